@@ -1,0 +1,50 @@
+# `make demo` and `make test` are all that has to be typed: each first sets up ./.venv, in under a second once that is done.
+PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(shell command -v $(name))))
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+IMPORTS := import torch._dynamo, torch.utils.tensorboard, lightning.pytorch.cli, metaworld, minari, matplotlib.pyplot, pytest
+NATIVE := setup.py CMakeLists.txt $(shell find csrc -type f)
+CODE := moto_pl tests setup.py $(wildcard benchmarks)
+
+.PHONY: help setup test lint demo cuda-check clean
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' Makefile
+
+setup: $(VENV)/.built ## ./.venv with everything that is needed, the compiled operators included
+
+$(VENV)/.packages: constraints.txt
+	@.ci/system-packages $(PYTHON)
+	@test -x $(BIN)/python || { echo "moto_pl: creating ./$(VENV) with $$($(PYTHON) --version)"; $(PYTHON) -m venv $(VENV); }
+	@echo "moto_pl: installing Python packages (constraints.txt)"
+	@$(PIP) install --prefer-binary --no-compile -r constraints.txt
+	@# Byte code of what is used rather than of all there is: half a minute less.
+	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -c '$(IMPORTS)' >/dev/null 2>&1 || true
+	@touch $@
+
+$(VENV)/.built: $(VENV)/.packages $(NATIVE)
+	@$(PIP) install --no-build-isolation --no-deps -e .
+	@$(BIN)/python -c 'from moto_pl.ops.extension import status; print("moto_pl:", status())'
+	@touch $@
+
+lint: setup ## ruff and mypy
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/mypy
+
+test: lint ## lint, types and all tests
+	$(BIN)/pytest -n 2
+
+demo: setup ## from ten demonstrations to a fine-tuned policy, and a report
+	$(BIN)/moto demo
+
+NVCC ?= $(firstword $(shell command -v nvcc) $(wildcard /usr/local/cuda/bin/nvcc))
+cuda-check: ## compiles every CUDA kernel for sm_80 and sm_90; needs nvcc, no GPU
+	@test -n "$(NVCC)" || { echo "nvcc: not found. Install the CUDA toolkit or put nvcc on PATH."; exit 2; }
+	@for kernel in csrc/cuda/*.cu; do for arch in 80 90; do \
+	  echo "nvcc $$kernel sm_$$arch"; \
+	  $(NVCC) -c -std=c++17 -Werror all-warnings -arch=sm_$$arch -Icsrc/include $$kernel -o /dev/null || exit 1; \
+	done; done
+
+clean: ## removes what was built, and ./.venv
+	rm -rf $(VENV) build *.egg-info moto_pl/_C*.so moto_pl/_build.json .pytest_cache .mypy_cache .ruff_cache

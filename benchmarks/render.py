@@ -1,0 +1,147 @@
+"""Frames a second of the MetaWorld environments, beside MetaWorld's own rendering: ``python -m benchmarks.render``.
+
+``as shipped`` is what ``render()`` of MetaWorld's environment gives at 64x64; ``full`` and ``fast`` are this package's
+qualities. The kinds take turns in short rounds, so that whatever else the machine does meets all of them; the median
+round counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from moto_pl.doctor import environment_summary
+from moto_pl.envs import make, metaworld_id
+from moto_pl.envs.metaworld import MetaWorldEnv
+from moto_pl.envs.rendering import Quality, select_backend
+from moto_pl.envs.workers import EnvPool
+
+
+def as_shipped(task: str, size: int) -> Any:
+    from metaworld.env_dict import ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE
+
+    # The goal-observable classes take no size: MuJoCo's renderer is made on first use and reads these two.
+    env: Any = ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE[f"{task}-v3-goal-observable"](seed=0, render_mode="rgb_array")
+    env.mujoco_renderer.width = env.mujoco_renderer.height = size
+    env.model.vis.global_.offwidth = env.model.vis.global_.offheight = size
+    env.reset()
+    image = env.render()
+    assert image.shape == (size, size, 3) and np.ptp(image) > 0
+    return env
+
+
+def ours(task: str, size: int, quality: Quality) -> MetaWorldEnv:
+    env = make(metaworld_id(task), image_size=size, render_quality=quality).unwrapped
+    assert isinstance(env, MetaWorldEnv)
+    env.reset(seed=0)
+    return env
+
+
+def rate(call: Callable[[], object], seconds: float, frames: int = 1) -> float:
+    count, start = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - start) < seconds:
+        call()
+        count += frames
+    return count / elapsed
+
+
+def pool_step(pool: EnvPool) -> Callable[[], object]:
+    rng = np.random.default_rng(0)
+    seeds = list(range(pool.capacity))
+    left = 0
+
+    def step() -> None:
+        nonlocal left
+        if not left:
+            pool.reset(seeds)
+            left = 100
+        left -= 1
+        pool.step(rng.uniform(-1, 1, (pool.capacity, 4)))
+
+    step()
+    return step
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--task", default="door-open")
+    parser.add_argument("--size", type=int, default=64, help="height and width of the images")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=1.0, help="of each kind in a round")
+    parser.add_argument("--workers", type=int, nargs="*", default=[1, 2])
+    parser.add_argument("--out", type=Path, help="also write the numbers to this JSON file")
+    arguments = parser.parse_args()
+
+    select_backend()
+    shipped = as_shipped(arguments.task, arguments.size)
+    full, fast = (ours(arguments.task, arguments.size, quality) for quality in ("full", "fast"))
+    kinds: dict[str, tuple[Callable[[], object], int]] = {
+        "render: as shipped": (shipped.render, 1),
+        "render: full": (full.render, 1),
+        "render: fast": (fast.render, 1),
+    }
+    pools = []
+    for workers in (0, *arguments.workers):
+        kwargs = {"image_size": arguments.size, "render_quality": "fast"}
+        pools.append(EnvPool(metaworld_id(arguments.task), kwargs, workers))
+        where = "this process" if workers == 0 else f"{workers} worker{'s' * (workers > 1)}"
+        kinds[f"step: fast, {where}"] = (pool_step(pools[-1]), max(workers, 1))
+
+    rates: dict[str, list[float]] = {name: [] for name in kinds}
+    for _ in track(range(arguments.rounds), "measuring", transient=True):
+        for name, (call, frames) in kinds.items():
+            rates[name].append(rate(call, arguments.seconds, frames))
+    medians = {name: statistics.median(values) for name, values in rates.items()}
+    base = {"render": medians["render: as shipped"], "step": medians["step: fast, this process"]}
+
+    console = Console()
+    table = Table(title=f"MetaWorld {arguments.task}, {arguments.size}x{arguments.size}, {fast.gl_renderer}")
+    for column in ("", "frames/s", "lowest", "highest", "ratio"):
+        table.add_column(column, justify="left" if not column else "right")
+    for name, values in rates.items():
+        ratio = medians[name] / base[name.split(":")[0]]
+        table.add_row(
+            name,
+            f"{medians[name]:.1f}",
+            f"{min(values):.1f}",
+            f"{max(values):.1f}",
+            f"{ratio:.2f}",
+            end_section=name == "render: fast",
+        )
+    console.print(table)
+    console.print(
+        f"Medians of {arguments.rounds} rounds of {arguments.seconds:g} s. A step is an agent's: two simulator steps and an image. "
+        "Ratios: renders to render as shipped, steps to steps in this process."
+    )
+    if arguments.out:
+        result = {
+            "task": arguments.task,
+            "size": arguments.size,
+            "gl_renderer": fast.gl_renderer,
+            "frames_per_second": rates,
+            "median": medians,
+            "environment": environment_summary(),
+        }
+        temporary = arguments.out.with_name(arguments.out.name + ".tmp")
+        with temporary.open("w") as file:
+            json.dump(result, file, indent=2)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(arguments.out)
+    for closing in (*pools, full, fast, shipped):
+        closing.close()
+
+
+if __name__ == "__main__":
+    main()

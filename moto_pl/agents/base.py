@@ -1,0 +1,263 @@
+"""What all agents share: the training step, acting, evaluation, and what a checkpoint says of them."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, is_dataclass
+from typing import Any, Literal
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+
+from moto_pl.behaviour.filters import EpisodeFilter
+from moto_pl.errors import SettingError
+from moto_pl.ops import Key
+from moto_pl.replay.sampler import SequenceBatch
+
+Batch = dict[str, SequenceBatch]
+ActMode = Literal["sample", "mode"]
+
+
+@dataclass(frozen=True)
+class BatchPart:
+    """One part of a training batch: what an agent asks of the replay.
+
+    Attributes:
+        size: sequences, over all ranks.
+        length: rows of each sequence.
+        filter: which episodes they come from.
+        top: share of the best episodes for ``filter: return``.
+    """
+
+    size: int
+    length: int
+    filter: EpisodeFilter = "none"
+    top: float = 0.1
+
+
+@dataclass(frozen=True)
+class ParamGroup:
+    """Parameters that share a learning rate and are clipped together."""
+
+    name: str
+    modules: tuple[nn.Module, ...]
+    lr: float
+    clip: float
+
+
+class Agent(L.LightningModule):
+    """An agent that learns from sequences and acts from images.
+
+    One optimizer with a parameter group a component, automatic optimization, one backward over the sum of the losses:
+    ``global_step`` counts gradient steps. All noise is keyed by ``(seed, global_step)``, so that a resumed run repeats the
+    unbroken one. Networks are made in :meth:`configure_model`, when the data module knows the action's size.
+
+    Args:
+        seed: keys the weights' initial values and all noise.
+        weight_decay: decoupled weight decay.
+        adam_eps: Adam's epsilon.
+    """
+
+    def __init__(self, seed: int = 0, weight_decay: float = 1e-6, adam_eps: float = 1e-5) -> None:
+        super().__init__()
+        self.seed, self.weight_decay, self.adam_eps = seed, weight_decay, adam_eps
+        self.action_size: int | None = None
+        self.settings: dict[str, Any] = {}
+        self.loaded_step = 0  # gradient steps behind weights that were loaded to be evaluated
+        self.eval_metrics = nn.ModuleDict({name: MeanMetric() for name in ("return", "success", "length")})
+
+    # What an agent has to say for itself.
+
+    @abstractmethod
+    def parts(self) -> dict[str, BatchPart]:
+        """The parts of a training batch, by name."""
+
+    @abstractmethod
+    def build(self, action_size: int) -> None:
+        """Makes the networks."""
+
+    @abstractmethod
+    def param_groups(self) -> list[ParamGroup]:
+        """The optimizer's parameter groups; every trainable parameter is in exactly one."""
+
+    @abstractmethod
+    def losses(self, batch: Batch, key: Key) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Weighted losses, whose sum is minimised, and metrics to log."""
+
+    @abstractmethod
+    def initial_state(self, count: int) -> Any:
+        """The acting state of ``count`` environments before their first frame."""
+
+    @abstractmethod
+    def act(self, image: Tensor, is_first: Tensor, state: Any, mode: ActMode, key: Key) -> tuple[Tensor, Any]:
+        """Acts in n environments.
+
+        Args:
+            image: uint8 [n, 3, 64, 64].
+            is_first: bool [n], true on an episode's first frame.
+            state: from :meth:`initial_state` or the last call.
+            mode: ``sample`` to collect, ``mode`` to evaluate.
+            key: names the draws.
+
+        Returns:
+            Actions [n, A] in [-1, 1] and the next state.
+        """
+
+    def after_step(self, step: int) -> None:
+        """Called after gradient step number ``step`` (from 1): target updates."""
+
+    # Lightning's hooks.
+
+    def configure_model(self) -> None:
+        """Makes the networks once, from the seed alone."""
+        if self.action_size is None:
+            self.action_size = int(self.trainer.datamodule.action_size)  # type: ignore[attr-defined]
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(self.seed)
+                self.build(self.action_size)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW with a group for each component."""
+        groups = [
+            {"params": _parameters(group.modules), "lr": group.lr, "name": group.name} for group in self.param_groups()
+        ]
+        return torch.optim.AdamW(groups, eps=self.adam_eps, weight_decay=self.weight_decay, fused=True)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clips each component's gradient to its own norm; ``trainer.gradient_clip_val`` replaces all of them."""
+        if gradient_clip_algorithm not in (None, "norm"):
+            raise SettingError("trainer.gradient_clip_algorithm", gradient_clip_algorithm, "Use norm, or leave it out.")
+        for group in self.param_groups():
+            limit = group.clip if gradient_clip_val is None else float(gradient_clip_val)
+            norm = nn.utils.clip_grad_norm_(_parameters(group.modules), limit, foreach=True)
+            self.log(f"grad_norm/{group.name}", norm)
+
+    def on_train_epoch_start(self) -> None:
+        """Begins the round: an online round collects its episode with the current policy."""
+        self.trainer.datamodule.begin_round(self)  # type: ignore[attr-defined]
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """One gradient step's loss."""
+        losses, metrics = self.losses(batch, self.step_key(batch_idx))
+        total = torch.stack([loss.float() for loss in losses.values()]).sum()
+        self.log_dict({name: value.detach() for name, value in {**losses, **metrics}.items()})
+        self.log("loss", total.detach(), prog_bar=True)
+        return total
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Target updates, counted in gradient steps."""
+        self.after_step(self.global_step)
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Rolls evaluation episodes, or takes the model's losses on held-out episodes (second loader)."""
+        if dataloader_idx == 0:
+            self._evaluate(batch)
+            return
+        losses, _ = self.losses(batch, Key(self.seed, batch_idx).fold(0xE7A1))
+        held_out = {f"held_out/{name}": loss.detach() for name, loss in losses.items() if name.startswith("model/")}
+        self.log_dict(held_out, add_dataloader_idx=False, on_epoch=True, batch_size=1, sync_dist=True)
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        """Rolls test episodes."""
+        self._evaluate(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs what the evaluation episodes came to."""
+        self._log_evaluation("eval")
+
+    def on_test_epoch_end(self) -> None:
+        """Logs what the test episodes came to."""
+        self._log_evaluation("test")
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Writes what it takes to build this agent again."""
+        checkpoint["agent"] = self.description()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuses a checkpoint of another agent or with other model settings, showing the difference."""
+        check_same_agent(checkpoint.get("agent"), self.description())
+        self.loaded_step = int(checkpoint["global_step"])
+
+    # Helpers.
+
+    def step_key(self, batch_idx: int) -> Key:
+        """Names this gradient step's draws; each rank, and each batch that a step accumulates, has its own."""
+        accumulated = batch_idx % self.trainer.accumulate_grad_batches
+        return Key(self.seed, self.global_step).fold(self.global_rank, accumulated)
+
+    def description(self) -> dict[str, Any]:
+        """Class, settings and action size, as plain types."""
+        name = f"{type(self).__module__}.{type(self).__qualname__}"
+        return {"class_path": name, "init_args": plain(self.settings), "action_size": self.action_size}
+
+    def _evaluate(self, seeds: Tensor) -> None:
+        episodes = self.trainer.datamodule.evaluate(self, [int(seed) for seed in seeds])  # type: ignore[attr-defined]
+        for episode in episodes:
+            self.eval_metrics["return"].update(episode.total_reward)
+            self.eval_metrics["success"].update(float(episode.succeeded))
+            self.eval_metrics["length"].update(float(episode.length))
+
+    def _log_evaluation(self, stage: str) -> None:
+        if self.eval_metrics["return"].update_count == 0:  # type: ignore[union-attr]
+            return
+        for name, metric in self.eval_metrics.items():
+            self.log(f"{stage}/{name}", metric.compute(), prog_bar=name != "length")  # type: ignore[operator]
+            metric.reset()  # type: ignore[operator]
+
+
+def _parameters(modules: Iterable[nn.Module]) -> list[nn.Parameter]:
+    return [p for module in modules for p in module.parameters() if p.requires_grad]
+
+
+def plain(value: Any) -> Any:
+    """Dataclasses, tuples and dicts as dicts, lists and scalars, which ``torch.load(weights_only=True)`` accepts."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return plain(asdict(value))
+    if isinstance(value, dict):
+        return {str(name): plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value
+
+
+#: Settings that may change on resume: they shape the schedule, not what the weights mean.
+FREE_SETTINGS = frozenset({"ops"})
+
+
+def check_same_agent(found: dict[str, Any] | None, ours: dict[str, Any]) -> None:
+    """Raises a :class:`SettingError` where a checkpoint's agent is not ours, listing each setting that differs."""
+    if found is None:
+        raise SettingError("ckpt_path", "a checkpoint without an agent", "Give a checkpoint that moto fit wrote.")
+    if found["class_path"] != ours["class_path"]:
+        raise SettingError(
+            "ckpt_path", f"a checkpoint of {found['class_path']}", f"This run trains {ours['class_path']}: use another run_dir."
+        )
+    before, after = _flatten(found), _flatten(ours)
+    changed = [
+        f"{name.removeprefix('init_args.')}: {before.get(name)} -> {after.get(name)}"
+        for name in sorted(before.keys() | after.keys())
+        if before.get(name) != after.get(name) and name.split(".")[1:2] not in [[free] for free in FREE_SETTINGS]
+    ]
+    if changed:
+        raise SettingError(
+            "model", "settings other than the checkpoint's (" + "; ".join(changed) + ")",
+            "Restore them, or start a new run in another run_dir.",
+        )
+
+
+def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(value, dict):
+        out: dict[str, Any] = {}
+        for name, item in value.items():
+            out.update(_flatten(item, f"{prefix}.{name}" if prefix else name))
+        return out
+    return {prefix: value}

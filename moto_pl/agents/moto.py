@@ -1,0 +1,417 @@
+"""MOTO: Offline Pre-training to Online Fine-tuning for Model-based Robot Learning (Rafailov et al., CoRL 2023)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from moto_pl.behaviour import Actor, EpisodeFilter, QEnsemble, ValueCritic, penalise, trajectory_weights
+from moto_pl.behaviour.critic import ActorValue
+from moto_pl.errors import SettingError
+from moto_pl.nn import States, WorldModel, WorldModelConfig
+from moto_pl.ops import (
+    ActionKind,
+    Disagreement,
+    Imagined,
+    Key,
+    MemberChoice,
+    Ops,
+    Stream,
+    imagine,
+    integers,
+    lambda_return,
+    uniform,
+)
+from moto_pl.replay.sampler import SequenceBatch
+
+from .base import ActMode, Agent, Batch, BatchPart, ParamGroup
+
+# Purposes that a step's key is folded with: each set of draws has its own.
+_MODEL, _AGENT, _CLONE, _IMAGINE, _ROWS, _TARGET = range(6)
+
+
+@dataclass
+class BehaviourConfig:
+    """Actor, critics, imagination and cloning. Defaults: the MOTO paper (C.3), and DreamerV2's where it is silent.
+
+    Attributes:
+        horizon: H, states of an imagined rollout, the start included (``q_ensemble``); its steps (``v``).
+        gamma: discount, in (0, 1].
+        lambda_: weight of longer returns, in [0, 1].
+        disagreement_scale: alpha, the penalty's weight; 0 turns it off. The right value depends on the estimator: the
+            logs show ``imagined/reward`` beside ``imagined/penalty``.
+        disagreement: the estimator of u; see :func:`moto_pl.ops.disagreement`.
+        critic: ``q_ensemble``, N critics Q(s, a) with model-based value expansion on imagined and real transitions; the
+            paper's own equations could not be read, so this follows the authors' public code. ``v``: DreamerV2's single
+            V(s), on imagined transitions alone.
+        critics: N.
+        critic_layers: hidden layers of a critic.
+        critic_units: their width.
+        actor_value: which of the critics' values the actor maximises.
+        actor_layers: hidden layers of the actor.
+        actor_units: their width.
+        action: the actor's distribution.
+        min_std: its smallest standard deviation.
+        entropy_scale: eta, weight of the policy's entropy.
+        target_every: gradient steps between copies of the critics to their targets.
+        imagine_rows: start states of imagination, drawn from the agent sequences' posterior states; null takes all. The
+            cost of imagination is proportional to it.
+        imagine_member: one prior head a step for the whole batch (authors' code), or one a row.
+        clone_scale: beta_bc, weight of behaviour cloning; 0 turns it off.
+        clone_filter: which data is cloned; see :func:`moto_pl.behaviour.keep_rows`. ``advantage`` clones steps whose
+            lambda-return is at least the critics' value of the policy's own action.
+        clone_top: share of the episodes that ``clone_filter: return`` keeps.
+    """
+
+    horizon: int = 15
+    gamma: float = 0.99
+    lambda_: float = 0.95
+    disagreement_scale: float = 10.0
+    disagreement: Disagreement = "mean"
+    critic: Literal["q_ensemble", "v"] = "q_ensemble"
+    critics: int = 5
+    critic_layers: int = 4
+    critic_units: int = 400
+    actor_value: ActorValue = "min"
+    actor_layers: int = 4
+    actor_units: int = 400
+    action: ActionKind = "trunc_normal"
+    min_std: float = 0.1
+    entropy_scale: float = 1e-4
+    target_every: int = 100
+    imagine_rows: int | None = 800
+    imagine_member: MemberChoice = "step"
+    clone_scale: float = 10.0
+    clone_filter: EpisodeFilter = "auto"
+    clone_top: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.horizon < (2 if self.critic == "q_ensemble" else 1):
+            raise SettingError("behaviour.horizon", self.horizon, "Give at least 2 (1 with critic: v).")
+        if not 0 < self.gamma <= 1:
+            raise SettingError("behaviour.gamma", self.gamma, "Give a number in (0, 1].")
+        if not 0 <= self.lambda_ <= 1:
+            raise SettingError("behaviour.lambda_", self.lambda_, "Give a number in [0, 1].")
+        if not 0 < self.clone_top <= 1:
+            raise SettingError("behaviour.clone_top", self.clone_top, "Give a share in (0, 1].")
+        for name in ("critics", "target_every"):
+            if getattr(self, name) < 1:
+                raise SettingError(f"behaviour.{name}", getattr(self, name), "Give at least 1.")
+        if self.clone_filter == "advantage" and self.critic != "q_ensemble":
+            raise SettingError("behaviour.clone_filter", "advantage with critic: v", "It needs critic: q_ensemble.")
+
+
+@dataclass
+class BatchConfig:
+    """Sizes of a training batch's parts, over all ranks (paper: 16 for the model, 128 for the agent).
+
+    Attributes:
+        model_size: sequences that train the world model.
+        model_length: their rows.
+        agent_size: sequences in whose states imagination starts.
+        agent_length: their rows (25 in the authors' code).
+        clone_size: sequences that are cloned.
+        clone_length: their rows.
+    """
+
+    model_size: int = 16
+    model_length: int = 50
+    agent_size: int = 128
+    agent_length: int = 25
+    clone_size: int = 128
+    clone_length: int = 25
+
+
+@dataclass
+class OptimConfig:
+    """Learning rates and clip norms of the components.
+
+    Attributes:
+        model_lr: world model's learning rate.
+        actor_lr: actor's.
+        critic_lr: critics'.
+        clip: largest gradient norm of each component.
+        weight_decay: decoupled weight decay.
+        adam_eps: Adam's epsilon.
+    """
+
+    model_lr: float = 1e-4
+    actor_lr: float = 8e-5
+    critic_lr: float = 8e-5
+    clip: float = 100.0
+    weight_decay: float = 1e-6
+    adam_eps: float = 1e-5
+
+
+class Starts(NamedTuple):
+    """Where imagination starts, and the real transition that led there."""
+
+    states: States  # [B, ...] start states
+    previous: States  # [B, ...] the states before them
+    action: Tensor  # [B, A] the action taken there
+    reward: Tensor  # [B] the reward received for it
+    valid: Tensor  # [B] float, 0 where the start has no predecessor in its sequence
+
+
+class ActingState(NamedTuple):
+    """Latent state and last action of each environment."""
+
+    states: States  # [n, ...]
+    action: Tensor  # [n, A]
+
+
+class MOTO(Agent):
+    """Ensemble world model, value-expanded critics, and an actor held to the good data.
+
+    Args:
+        world_model: sizes and losses of the world model.
+        behaviour: actor, critics, imagination, cloning.
+        batch: sizes of a training batch.
+        optim: learning rates and clipping.
+        ops: ``compiled``, ``reference``, or whichever there is.
+        seed: keys initial weights and noise.
+    """
+
+    def __init__(
+        self,
+        world_model: WorldModelConfig | None = None,
+        behaviour: BehaviourConfig | None = None,
+        batch: BatchConfig | None = None,
+        optim: OptimConfig | None = None,
+        ops: Ops = "auto",
+        seed: int = 0,
+    ) -> None:
+        optim = optim or OptimConfig()
+        super().__init__(seed, optim.weight_decay, optim.adam_eps)
+        self.model_config = world_model or WorldModelConfig()
+        self.config = behaviour or BehaviourConfig()
+        self.batch, self.optim, self.ops = batch or BatchConfig(), optim, ops
+        if self.config.disagreement == "max_var" and self.model_config.latent != "gaussian":
+            raise SettingError("behaviour.disagreement", "max_var with categorical latents", "Use mean, logit or log_prob.")
+        self.settings = {
+            "world_model": self.model_config,
+            "behaviour": self.config,
+            "batch": self.batch,
+            "optim": self.optim,
+            "ops": ops,
+            "seed": seed,
+        }
+
+    def parts(self) -> dict[str, BatchPart]:
+        """Model, agent and cloning sequences."""
+        sizes, config = self.batch, self.config
+        parts = {
+            "model": BatchPart(sizes.model_size, sizes.model_length),
+            "agent": BatchPart(sizes.agent_size, sizes.agent_length),
+        }
+        if config.clone_scale > 0:
+            parts["clone"] = BatchPart(sizes.clone_size, sizes.clone_length, config.clone_filter, config.clone_top)
+        return parts
+
+    def build(self, action_size: int) -> None:
+        """World model, actor and critics."""
+        config = self.config
+        self.world_model = WorldModel(self.model_config, action_size)
+        features = self.world_model.feature_size
+        self.actor = Actor(
+            features, action_size, config.actor_layers, config.actor_units, config.action, config.min_std
+        )
+        self.critic: QEnsemble | ValueCritic
+        if config.critic == "q_ensemble":
+            self.critic = QEnsemble(config.critics, features, action_size, config.critic_layers, config.critic_units)
+        else:
+            self.critic = ValueCritic(features, config.critic_layers, config.critic_units)
+
+    def param_groups(self) -> list[ParamGroup]:
+        """World model, actor, critics."""
+        optim = self.optim
+        return [
+            ParamGroup("model", (self.world_model,), optim.model_lr, optim.clip),
+            ParamGroup("actor", (self.actor,), optim.actor_lr, optim.clip),
+            ParamGroup("critic", (self.critic,), optim.critic_lr, optim.clip),
+        ]
+
+    def after_step(self, step: int) -> None:
+        """Copies the critics to their targets every ``target_every`` gradient steps."""
+        if step % self.config.target_every == 0:
+            self.critic.update_target()
+
+    # The method.
+
+    def losses(self, batch: Batch, key: Key) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """World model, critics, actor and cloning, each with its own part of the batch."""
+        losses, metrics, _ = self.world_model.loss(batch["model"], key.fold(_MODEL))
+        starts = self._starts(batch["agent"], key)
+        rollout = self._imagine(starts.states, key)
+        behaviour = self._q_losses if isinstance(self.critic, QEnsemble) else self._v_losses
+        behaviour_losses, behaviour_metrics = behaviour(starts, rollout, key)
+        losses |= behaviour_losses
+        metrics |= behaviour_metrics
+        if "clone" in batch:
+            losses["actor/clone"], clone_metrics = self._clone_loss(batch["clone"], key)
+            metrics |= clone_metrics
+        return losses, metrics
+
+    @torch.no_grad()
+    def _starts(self, batch: SequenceBatch, key: Key) -> Starts:
+        """Encodes the agent's sequences with the current model and draws the states where imagination starts."""
+        states = self.world_model.observe(batch, key.fold(_AGENT)).states  # [T, B, ...]
+        steps, size = batch.is_first.shape[1], batch.is_first.shape[0]
+        count = steps * size
+        wanted = self.config.imagine_rows
+        if wanted is None or wanted >= count:
+            rows = torch.arange(count, device=batch.reward.device)
+        else:
+            # The first `wanted` of a random order: drawn without replacement.
+            order = uniform(key.fold(_ROWS), Stream.ROWS, (count,), batch.reward.device)
+            rows = order.argsort()[:wanted]
+        t, b = rows // size, rows % size
+        before = (t - 1).clamp(min=0)
+        return Starts(
+            states=states.map(lambda x: x[t, b]),
+            previous=states.map(lambda x: x[before, b]),
+            action=batch.action[b, t],
+            reward=batch.reward[b, t],
+            valid=((t > 0) & ~batch.is_first[b, t]).float(),
+        )
+
+    def _imagine(self, start: States, key: Key) -> Imagined:
+        """Rolls the policy through the model, whose weights are constants here."""
+        config, rssm = self.config, self.world_model.rssm
+        # With Q(s, a) the last of the H states closes the return; with V(s) all H steps are taken.
+        steps = config.horizon - 1 if config.critic == "q_ensemble" else config.horizon
+        return imagine(
+            start.deter,
+            start.stoch,
+            self.actor.net.weights(),
+            rssm.cell(frozen=True),
+            rssm.prior(frozen=True),
+            rssm.latent,
+            key.fold(_IMAGINE),
+            steps,
+            action_kind=config.action,
+            min_std=config.min_std,
+            member_choice=config.imagine_member,
+            disagreement_kind=config.disagreement,
+        )
+
+    def _earned(self, rollout: Imagined) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Penalised rewards r~_1..r~_H [H, B], discounts [H, B] and what to log of them."""
+        states = States(rollout.deter[1:], rollout.stoch[1:])
+        reward = self.world_model.predict_reward(states, frozen=True)
+        penalised = penalise(reward, rollout.disagreement, self.config.disagreement_scale)
+        discount = self.config.gamma * self.world_model.predict_continuation(states)
+        with torch.no_grad():
+            metrics = {
+                "imagined/reward": reward.mean(),
+                "imagined/disagreement": rollout.disagreement.mean(),
+                "imagined/penalty": self.config.disagreement_scale * rollout.disagreement.mean(),
+                "actor/entropy": rollout.entropy.mean(),
+            }
+        return penalised, discount, metrics
+
+    def _q_losses(self, starts: Starts, rollout: Imagined, key: Key) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Critics by value expansion of imagined and real transitions; actor by the expanded value."""
+        config, critic = self.config, self.critic
+        assert isinstance(critic, QEnsemble)
+        penalised, discount, metrics = self._earned(rollout)
+        weights = trajectory_weights(discount.detach())  # [H, B]
+        features = States(rollout.deter, rollout.stoch).features  # [H, B, F]
+        action = rollout.action
+
+        # G' of the target critic that this update draws.
+        member = integers(key.fold(_TARGET), Stream.TARGET, config.critics, (1,), features.device)
+        target_q = critic.target_value(features, action, member)  # [H, B]
+        target = lambda_return(penalised.detach(), target_q, discount, config.lambda_, ops=self.ops)  # [H - 1, B]
+        online = critic(features[:-1].detach(), action[:-1].detach())  # [N, H - 1, B]
+        model_loss = (0.5 * (online - target).square() * weights[:-1]).mean()
+
+        # Real transitions: data reward, then the imagined value of the state that they led to.
+        bootstrap = (1 - config.lambda_) * target_q[0] + config.lambda_ * target[0]
+        first_discount = config.gamma * self.world_model.predict_continuation(starts.states)
+        y = starts.reward + first_discount * bootstrap  # [B]
+        real = critic(starts.previous.features, starts.action)  # [N, B]
+        # Not the mean over B: rows without a predecessor count for nothing.
+        real_loss = (0.5 * (real - y).square() * starts.valid).sum() / (config.critics * starts.valid.sum().clamp(min=1))
+
+        q = critic.actor_value(features, action, config.actor_value)  # [H, B]
+        expanded = lambda_return(penalised, q, discount, config.lambda_, ops=self.ops)  # [H - 1, B]
+        expanded = torch.cat((expanded, q[-1:]))  # G_{H-1} = q_{H-1}
+        objective = (1 - config.lambda_) * q + config.lambda_ * expanded + config.entropy_scale * rollout.entropy
+        metrics |= {"critic/value": q.detach().mean(), "critic/target": target.mean(), "actor/return": expanded.detach().mean()}
+        losses = {
+            "critic/model": model_loss,
+            "critic/real": real_loss,
+            "actor/value": -(weights * objective).mean(),
+        }
+        return losses, metrics
+
+    def _v_losses(self, starts: Starts, rollout: Imagined, key: Key) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """DreamerV2's: one state value, on imagined transitions alone."""
+        config, critic = self.config, self.critic
+        assert isinstance(critic, ValueCritic)
+        penalised, discount, metrics = self._earned(rollout)
+        weights = trajectory_weights(discount.detach())[:-1]  # [H, B]
+        features = States(rollout.deter, rollout.stoch).features  # [H + 1, B, F]
+        returns = lambda_return(penalised, critic.target_value(features), discount, config.lambda_, ops=self.ops)
+        value = critic(features[:-1].detach())
+        objective = returns + config.entropy_scale * rollout.entropy[:-1]
+        metrics |= {"critic/value": value.detach().mean(), "actor/return": returns.detach().mean()}
+        losses = {
+            "critic/model": (0.5 * (value - returns.detach()).square() * weights).mean(),
+            "actor/value": -(weights * objective).mean(),
+        }
+        return losses, metrics
+
+    def _clone_loss(self, batch: SequenceBatch, key: Key) -> tuple[Tensor, dict[str, Tensor]]:
+        """Filtered behaviour cloning: -beta_bc * E[ln pi(a_t | s_t)] on posterior features without gradient."""
+        config = self.config
+        with torch.no_grad():
+            features = self.world_model.observe(batch, key.fold(_CLONE)).states.features[:-1]  # [T - 1, B, F]
+        # Row t + 1 holds the action taken in row t's state.
+        action = batch.action.transpose(0, 1)[1:]
+        log_prob = self.actor.dist(features).log_prob(action)  # [T - 1, B]
+        keep = self._advantage_mask(batch, features, key) if config.clone_filter == "advantage" else None
+        mean = log_prob.mean() if keep is None else (log_prob * keep).sum() / keep.sum().clamp(min=1)
+        metrics = {"actor/clone_log_prob": mean.detach()}
+        if keep is not None:
+            metrics["actor/clone_share"] = keep.mean()
+        return -config.clone_scale * mean, metrics
+
+    @torch.no_grad()
+    def _advantage_mask(self, batch: SequenceBatch, features: Tensor, key: Key) -> Tensor:
+        """1 where the data's lambda-return G_t is at least Q(s_t, a ~ pi): [T - 1, B]."""
+        config, critic = self.config, self.critic
+        assert isinstance(critic, QEnsemble)
+        dist = self.actor.dist(features)
+        noise = uniform(key.fold(_CLONE), Stream.ACTION, tuple(dist.mean.shape), features.device)
+        q = critic.actor_value(features, dist.sample(noise), "mean")  # [T - 1, B]
+        reward = batch.reward.transpose(0, 1)[1:-1]
+        goes_on = 1 - batch.is_terminal.transpose(0, 1)[1:-1].float()
+        returns = lambda_return(reward, q, config.gamma * goes_on, config.lambda_, ops=self.ops)
+        # The sequence's last transition has no successor to bootstrap from: it is not judged, and not cloned.
+        return torch.cat((returns >= q[:-1], torch.zeros_like(q[-1:], dtype=torch.bool))).float()
+
+    # Acting.
+
+    def initial_state(self, count: int) -> ActingState:
+        """Zero latent states and actions."""
+        deter, stoch = self.world_model.rssm.initial(count)
+        assert self.action_size is not None
+        return ActingState(States(deter, stoch), deter.new_zeros(count, self.action_size))
+
+    @torch.no_grad()
+    def act(
+        self, image: Tensor, is_first: Tensor, state: ActingState, mode: ActMode, key: Key
+    ) -> tuple[Tensor, ActingState]:
+        """Filters the frame into the latent state and asks the actor there; see :meth:`Agent.act`."""
+        states = self.world_model.step(state.states, state.action, image, is_first, key)
+        dist = self.actor.dist(states.features)
+        if mode == "mode":
+            action = dist.mode()
+        else:
+            action = dist.sample(uniform(key, Stream.ACTION, tuple(dist.mean.shape), image.device))
+        return action, ActingState(states, action)

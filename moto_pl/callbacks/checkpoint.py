@@ -1,0 +1,205 @@
+"""Checkpoints that survive a kill at any moment, and say everything a run needs to go on bit for bit."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+
+from moto_pl.errors import SettingError
+
+LAST, PREVIOUS, PRETRAINED = "last.ckpt", "previous.ckpt", "pretrained.ckpt"
+
+
+def load_checkpoint(path: str | os.PathLike[str], map_location: Any = "cpu") -> dict[str, Any]:
+    """Reads a checkpoint without running anything that it contains.
+
+    Raises:
+        SettingError: where the file is missing, truncated, or holds anything but tensors and plain types.
+    """
+    try:
+        checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+    except FileNotFoundError:
+        raise SettingError("ckpt_path", f"no file {path}", "Give the path of a checkpoint.") from None
+    except Exception as error:  # torch raises many kinds for a damaged archive
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise SettingError("ckpt_path", f"{path}, which cannot be read ({reason})", "Give a whole checkpoint.") from None
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise SettingError("ckpt_path", f"{path}, which is no checkpoint", "Give a checkpoint that moto fit wrote.")
+    return checkpoint
+
+
+class DurableCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint whole under another name, flushes it to the disk, then renames it."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Saves; the file under ``path`` is the old one or the new one, at any moment."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.tmp")
+        try:
+            with open(temporary, "wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise SettingError(
+                "trainer.default_root_dir", f"{path} could not be written ({error.strerror})",
+                "Free disk space and run the same command again: the last checkpoint is whole.",
+            ) from error
+        if path.name == LAST and path.exists():
+            os.replace(path, path.with_name(PREVIOUS))
+        os.replace(temporary, path)
+        directory = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        """Loads with ``weights_only=True``, whatever is asked for."""
+        return load_checkpoint(path, map_location or "cpu")
+
+
+def newest_checkpoint(directory: Path) -> Path | None:
+    """The newest whole checkpoint of a run: ``last.ckpt``, else (with a warning) the one before it, else None."""
+    for name in (LAST, PREVIOUS):
+        path = directory / name
+        if path.exists():
+            try:
+                load_checkpoint(path)
+            except SettingError as error:
+                rank_zero_warn(f"{error} Falling back to an older checkpoint.")
+                continue
+            if name == PREVIOUS:
+                rank_zero_warn(f"Resuming from {path}.")
+            return path
+    return None
+
+
+class RunCheckpoint(Checkpoint):
+    """Saves ``last.ckpt`` as rounds end, ``pretrained.ckpt`` at the end of the offline phase, and on signals.
+
+    On SIGTERM and SIGUSR1 (what schedulers send before they kill) the step in progress is finished, a checkpoint is
+    written, and the process exits with status 128 + the signal's number. Every rank's random generators are in each
+    checkpoint.
+
+    Args:
+        every_n_rounds: rounds between checkpoints; phase ends are always saved.
+    """
+
+    def __init__(self, every_n_rounds: int = 1) -> None:
+        if every_n_rounds < 1:
+            raise SettingError("every_n_rounds", every_n_rounds, "Give at least 1 round.")
+        self.every_n_rounds = every_n_rounds
+        self._signal: int | None = None
+        self._handlers: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Takes over the two signals, after Lightning has set its own handlers."""
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            self._handlers[number] = signal.signal(number, self._on_signal)
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Gives the signals back."""
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers = {}
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        # Nothing but a note here: the step in progress is finished first.
+        self._signal = number
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Answers a signal at the first step boundary; the last one of a round is left to the round's end."""
+        stop = self._signal is not None
+        if trainer.world_size > 1:
+            stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
+        whole_step = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if stop and whole_step and not trainer.is_last_batch:
+            self._save_and_exit(trainer)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Saves as the round ends."""
+        schedule = trainer.datamodule.schedule  # type: ignore[attr-defined]
+        step = trainer.global_step
+        phase_end = step in (schedule.offline_steps, schedule.total_steps)
+        if phase_end or (trainer.current_epoch + 1) % self.every_n_rounds == 0:
+            trainer.save_checkpoint(self._path(trainer, LAST), weights_only=False)
+            if step == schedule.offline_steps:
+                trainer.save_checkpoint(self._path(trainer, PRETRAINED), weights_only=False)
+        if self._signal is not None:
+            self._save_and_exit(trainer)
+
+    def _save_and_exit(self, trainer: L.Trainer) -> None:
+        trainer.save_checkpoint(self._path(trainer, LAST), weights_only=False)
+        number = self._signal or signal.SIGTERM
+        rank_zero_info(
+            f"{signal.Signals(number).name}: saved {self._path(trainer, LAST)} at step {trainer.global_step}; "
+            "the same command goes on from there."
+        )
+        raise SystemExit(128 + number)
+
+    @staticmethod
+    def _path(trainer: L.Trainer, name: str) -> Path:
+        return Path(trainer.default_root_dir) / "checkpoints" / name
+
+    # Random generators. Nothing of ours draws from them (all draws are keyed), but a user's callback may.
+
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Gathers the generators of every rank."""
+        states: list[Any] = [rng_state()]
+        if trainer.world_size > 1:
+            states = [None] * trainer.world_size
+            torch.distributed.all_gather_object(states, rng_state())
+        checkpoint["rng"] = states
+
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Gives this rank its generators back."""
+        states = checkpoint.get("rng", [])
+        if trainer.global_rank < len(states):
+            set_rng_state(states[trainer.global_rank])
+        if len(states) != trainer.world_size:
+            rank_zero_warn(
+                f"The checkpoint was written by {len(states)} processes and is resumed by {trainer.world_size}: "
+                "batches are dealt out anew, and the run will not be bit-equal to an unbroken one."
+            )
+
+
+def rng_state() -> dict[str, Any]:
+    """The states of Python's, NumPy's, torch's and CUDA's generators as tensors and plain types."""
+    kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
+    return {
+        "python": [list(part) if isinstance(part, tuple) else part for part in random.getstate()],
+        "numpy": [str(kind), torch.from_numpy(keys.astype(np.int64)), int(position), int(has_gauss), float(gauss)],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def set_rng_state(state: dict[str, Any]) -> None:
+    """The inverse of :func:`rng_state`."""
+    version, internal, gauss_next = state["python"]
+    random.setstate((version, tuple(internal), gauss_next))
+    kind, keys, position, has_gauss, gauss = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, gauss))
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and torch.cuda.device_count() == len(state["cuda"]):
+        torch.cuda.set_rng_state_all(state["cuda"])

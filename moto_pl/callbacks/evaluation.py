@@ -1,0 +1,122 @@
+"""What each evaluation came to, episode by episode, and a video of it."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+
+from .video import side_by_side, write_video
+
+FILE = "evaluations.jsonl"
+
+
+class EvaluationRecorder(L.Callback):
+    """Appends each evaluation's episodes to ``evaluations.jsonl`` and writes a video of the first few.
+
+    Args:
+        episodes: episodes side by side in a video; 0 writes none.
+    """
+
+    def __init__(self, episodes: int = 4) -> None:
+        self.episodes = episodes
+        self._results: list[list[float]] = []
+        self._videos: list[np.ndarray] = []
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Begins a record."""
+        self._results, self._videos = [], []
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Begins a record."""
+        self._results, self._videos = [], []
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Adds the episodes that were just rolled."""
+        if dataloader_idx == 0:
+            self._add(trainer, batch)
+
+    def on_test_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Adds the episodes that were just rolled."""
+        self._add(trainer, batch)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Writes the record."""
+        self._write(trainer, "eval")
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Writes the record."""
+        self._write(trainer, "test")
+
+    def _add(self, trainer: L.Trainer, seeds: torch.Tensor) -> None:
+        for seed, episode in zip(seeds.tolist(), trainer.datamodule.last_evaluation, strict=True):  # type: ignore[attr-defined]
+            self._results.append([seed, episode.total_reward, float(episode.succeeded), episode.length])
+            if len(self._videos) < self.episodes:
+                self._videos.append(episode.image)
+
+    def _write(self, trainer: L.Trainer, stage: str) -> None:
+        results = self._results
+        if trainer.world_size > 1:
+            gathered: list[Any] = [None] * trainer.world_size
+            torch.distributed.all_gather_object(gathered, results)
+            results = sorted(row for rank in gathered for row in rank)
+        if not results or not trainer.is_global_zero:
+            return
+        root = Path(trainer.default_root_dir)
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        step = data.trained_steps
+        record = {
+            "stage": stage,
+            "step": step,
+            "phase": data.schedule.phase(step),
+            "online_episodes": data.env_episodes,
+            "seed": [int(row[0]) for row in results],
+            "return": [row[1] for row in results],
+            "success": [bool(row[2]) for row in results],
+            "length": [int(row[3]) for row in results],
+        }
+        root.mkdir(parents=True, exist_ok=True)
+        with open(root / FILE, "a") as file:
+            file.write(json.dumps(record) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        if self._videos:
+            write_video(root / "videos" / f"{stage}_{step:07d}.mp4", side_by_side(self._videos))
+
+
+def read_evaluations(root: Path) -> list[dict[str, Any]]:
+    """The evaluations of a run, by stage and step.
+
+    A resumed run evaluates again what a killed one had evaluated after its last checkpoint: the later record counts. A
+    line that a kill cut short is left out.
+    """
+    path = root / FILE
+    records: dict[tuple[str, int], dict[str, Any]] = {}
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        records[record["stage"], record["step"]] = record
+    return [records[key] for key in sorted(records)]

@@ -1,0 +1,113 @@
+"""One progress bar for a whole run."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import ProgressBar
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+_SHOWN = ("loss", "online/success", "eval/return", "eval/success", "updates/s")
+
+
+class RunProgress(ProgressBar):
+    """Gradient steps of the run, its phase, and the latest loss, returns and success.
+
+    Where the output is no terminal, a line is printed every ``interval_s`` seconds instead.
+
+    Args:
+        interval_s: seconds between lines.
+    """
+
+    def __init__(self, interval_s: float = 30.0) -> None:
+        super().__init__()
+        self.interval_s = interval_s
+        self._console = Console(stderr=True)
+        self._progress: Progress | None = None
+        self._enabled = True
+        self._printed = 0.0
+
+    def disable(self) -> None:
+        """Lightning calls this on all ranks but the first."""
+        self._enabled = False
+
+    def enable(self) -> None:
+        """The opposite of :meth:`disable`."""
+        self._enabled = True
+
+    def print(self, *args: Any, **kwargs: Any) -> None:
+        """Prints above the bar."""
+        if self._enabled:
+            (self._progress.console if self._progress else self._console).print(*args)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Starts the bar where the run stands."""
+        if self._enabled and sys.stderr.isatty():
+            self._progress = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[figures]}"),
+                console=self._console,
+            )
+            schedule = trainer.datamodule.schedule  # type: ignore[attr-defined]
+            self._task = self._progress.add_task("", total=schedule.total_steps, figures="")
+            self._progress.start()
+        self._show(trainer)
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Says what the round begins with."""
+        self._show(trainer)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Moves the bar."""
+        self._show(trainer)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Says how the evaluation went."""
+        metrics = trainer.callback_metrics
+        if self._enabled and "eval/success" in metrics:
+            step = trainer.datamodule.trained_steps  # type: ignore[attr-defined]
+            phase = trainer.datamodule.schedule.phase(step)  # type: ignore[attr-defined]
+            self.print(
+                f"evaluation after {step} steps ({phase}): success {float(metrics['eval/success']):.2f}, "
+                f"return {float(metrics['eval/return']):.1f}"
+            )
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Takes the bar down."""
+        self._stop()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Takes the bar down."""
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+    def _show(self, trainer: L.Trainer) -> None:
+        if not self._enabled:
+            return
+        step = trainer.global_step
+        due = self._progress is None and time.monotonic() - self._printed >= self.interval_s
+        if self._progress is None and not due:
+            return
+        schedule = trainer.datamodule.schedule  # type: ignore[attr-defined]
+        phase = "online" if schedule.is_online(schedule.round_of(step)) else "offline"
+        metrics = trainer.progress_bar_metrics
+        figures = "  ".join(f"{name} {float(metrics[name]):.3g}" for name in _SHOWN if name in metrics)
+        if self._progress is not None:
+            self._progress.update(self._task, completed=step, description=phase, figures=figures)
+        else:
+            self._printed = time.monotonic()
+            self._console.print(f"{phase} {step}/{schedule.total_steps}  {figures}", highlight=False)

@@ -1,0 +1,168 @@
+"""The command line: ``moto fit | validate | test`` are Lightning's, the other verbs are ours."""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import os
+import sys
+import sysconfig
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import moto_pl
+from moto_pl.errors import SettingError
+
+LIGHTNING_VERBS = ("fit", "validate", "test")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of ``moto``. Returns the exit status; bad input is one line on stderr and status 2."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if args and args[0] in LIGHTNING_VERBS:
+            run_lightning(args)
+            return 0
+        return run_verb(args)
+    except SettingError as error:
+        print(f"moto: {error}", file=sys.stderr)
+        return 2
+
+
+def run_verb(args: Sequence[str]) -> int:
+    """The verbs that train nothing."""
+    from moto_pl.data.commands import add_data_parser
+
+    parser = argparse.ArgumentParser(prog="moto", description="MOTO: from image demonstrations to a policy.")
+    parser.add_argument("--version", action="version", version=f"moto_pl {moto_pl.__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for verb, text in (
+        ("fit", "pre-train on demonstrations, then fine-tune online"),
+        ("validate", "evaluate a checkpoint on the evaluation seeds"),
+        ("test", "evaluate a checkpoint on the test seeds"),
+    ):
+        verbs.add_parser(verb, help=f"{text} (moto {verb} --help)", add_help=False)
+    add_data_parser(verbs)
+    verbs.add_parser("doctor", help="check rendering, compiled ops, devices and disk")
+    report = verbs.add_parser("report", help="write a run's report.html")
+    report.add_argument("run", type=Path, help="the run's directory (trainer.default_root_dir)")
+    demo = verbs.add_parser("demo", help="demonstrations, training and report of one task, on a CPU")
+    demo.add_argument("--dir", type=Path, default=Path("runs/demo"), help="the run's directory")
+    parsed = parser.parse_args(args)
+    if parsed.verb == "doctor":
+        from moto_pl.doctor import run_doctor
+
+        return run_doctor()
+    if parsed.verb == "report":
+        from moto_pl.report import write_report
+
+        print(f"report: {write_report(parsed.run)}")
+        return 0
+    if parsed.verb == "demo":
+        from moto_pl.demo import run_demo
+
+        return run_demo(parsed.dir)
+    return int(parsed.func(parsed) or 0)
+
+
+def config_path(name: str) -> Path:
+    """A configuration that comes with the package: ``debug`` or ``metaworld/door_open``."""
+    roots = (Path(moto_pl.__file__).parent.parent / "configs", Path(sysconfig.get_path("data")) / "share/moto_pl/configs")
+    for root in roots:
+        path = root / f"{name}.yaml"
+        if path.exists():
+            return path
+    raise SettingError("config", name, f"No such file under {' or '.join(map(str, roots))}.")
+
+
+def expand_configs(args: Sequence[str]) -> list[str]:
+    """Puts the configurations that a configuration ``extends`` before it, so that it overrides them.
+
+    ``extends`` is a path, or a list of them, relative to the file that names it.
+    """
+    expanded: list[str] = []
+    rest = iter(args)
+    for arg in rest:
+        name, given, value = arg.partition("=")
+        if name not in ("--config", "-c"):
+            expanded.append(arg)
+            continue
+        path = value if given else next(rest, None)
+        if path is None:
+            expanded.append(arg)
+            continue
+        for ancestor in _lineage(Path(path), ()):
+            expanded += ["--config", str(ancestor)]
+    return expanded
+
+
+def _lineage(path: Path, below: tuple[Path, ...]) -> list[Path]:
+    if path in below:
+        raise SettingError("extends", f"a circle through {path}", "Remove one of the links.")
+    try:
+        content = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise SettingError("--config", path, "No such file.") from None
+    except yaml.YAMLError as error:
+        raise SettingError("--config", f"{path}, which is not YAML ({error})", "Correct it.") from None
+    parents = (content or {}).get("extends", []) if isinstance(content, dict) else []
+    parents = [parents] if isinstance(parents, str) else parents
+    lineage: list[Path] = []
+    for parent in parents:
+        lineage += _lineage((path.parent / parent).resolve(), (*below, path))
+    return [*lineage, path]
+
+
+def run_lightning(args: Sequence[str]) -> None:
+    """Runs one of Lightning's verbs."""
+    from moto_pl.training import MotoCLI
+
+    _quiet()
+    MotoCLI.run(expand_configs(args))
+
+
+def _quiet() -> None:
+    """Lightning's advertisements and advice that does not apply to rounds as epochs."""
+    import logging
+    import warnings
+
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+        lambda record: "litlogger" not in record.getMessage() and "litmodels" not in record.getMessage()
+    )
+    for message in (
+        ".*is smaller than the logging interval.*",
+        ".*does not have many workers.*",
+        ".*Checkpoint directory .* exists and is not empty.*",
+        ".*The `srun` command is available.*",
+        ".*in eval mode at the start of training.*",
+        ".*Starting from v1.9.0, `tensorboardX`.*",
+        ".*LightningCLI's args parameter is intended.*",
+        ".*isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
+        ".*Total length of `list` across ranks is zero.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)
+
+
+def lock_run(directory: Path) -> Any:
+    """Holds a run's directory for this process; returns the open file that holds it.
+
+    Raises:
+        SettingError: where another process has it.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    file = open(directory / ".lock", "w")  # noqa: SIM115 - held until the process ends
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise SettingError(
+            "trainer.default_root_dir", f"{directory}, in which another process is training", "Wait for it, or use another."
+        ) from None
+    return file
+
+
+if __name__ == "__main__":
+    sys.exit(main())

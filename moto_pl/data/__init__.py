@@ -1,0 +1,1 @@
+"""Datasets: reading, recording, describing and showing demonstrations."""

@@ -1,0 +1,104 @@
+"""Datasets by name: ``reach`` and ``metaworld/<task>``."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+from typing import Any
+
+from moto_pl.data.metaworld_demos import build_metaworld
+from moto_pl.data.minari_io import (
+    buildable_names,
+    default_id,
+    exists,
+    locate,
+    open_dataset,
+    refuse_existing,
+    short_name,
+    write_dataset,
+)
+from moto_pl.data.recording import Built, Plan, record, versions
+from moto_pl.errors import SettingError
+
+REACH_ENV_ID = "moto_pl/Reach-v0"
+
+
+def build_reach(
+    episodes: int = 10,
+    steps: int = 30,
+    seed: int = 0,
+    workers: int = 1,
+    image_size: int = 64,
+    noise: float = 0.0,
+    output: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+    **env_options: Any,
+) -> Built:
+    """Record scripted demonstrations of the two-dimensional reaching task; it needs no OpenGL and takes a second.
+
+    The arguments are those of :func:`moto_pl.data.metaworld_demos.build_metaworld`.
+
+    Raises:
+        SettingError: bad settings, or a dataset that exists.
+    """
+    target = output or default_id("reach")
+    refuse_existing(target, overwrite)
+    env_kwargs = {"image_size": image_size, "episode_steps": steps, **env_options}
+    plan = Plan(REACH_ENV_ID, env_kwargs, episodes, seed, noise, {"source": "scripted"})
+    recording = record(plan, workers)
+    metadata = {**plan.describe(), "retries": recording.retries, "versions": versions("gymnasium", "minari", "numpy")}
+    path = write_dataset(target, recording.episodes, plan.env_id, metadata, overwrite)
+    return Built(path, recording)
+
+
+def build(name: str, **options: Any) -> Built:
+    """Build the dataset ``name``.
+
+    Args:
+        name: ``reach`` or ``metaworld/<task>``.
+        **options: those of :func:`build_reach` or :func:`moto_pl.data.metaworld_demos.build_metaworld`, and any other
+            argument of the environment.
+
+    Raises:
+        SettingError: unknown name or option, bad settings, or a dataset that exists.
+    """
+    names = buildable_names()
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=3) or difflib.get_close_matches(f"metaworld/{name}", names, n=3)
+        guess = f"Did you mean {' or '.join(near)}? " if near else ""
+        fix = f"{guess}Give reach, or metaworld/ and a task, such as metaworld/door-open."
+        raise SettingError("dataset", repr(name), fix)
+    if name == "reach":
+        return build_reach(**options)
+    return build_metaworld(name.removeprefix("metaworld/"), **options)
+
+
+def ensure(name: str, **options: Any) -> Path:
+    """Build a dataset unless it is there already.
+
+    Args:
+        name: ``reach``, ``metaworld/<task>``, or the id that such a dataset has by default (``moto_pl/reach-v0``). Any
+            other dataset, by id or path, has to be there.
+        **options: those of :func:`build`. One that is there, if it was built here, must have been built with them.
+
+    Returns:
+        The dataset's directory.
+
+    Raises:
+        SettingError: as :func:`build`; or the dataset that is there was built with other options, or is damaged.
+    """
+    target = options.get("output", name)
+    if not exists(target):
+        short = short_name(name)
+        # What cannot be built has to be there: locate says that it is not, and what is near.
+        return build(short, **options).path if short in buildable_names() else locate(name)
+    reader = open_dataset(target)
+    kwargs = reader.own.get("env_kwargs")
+    if kwargs is not None:
+        found = {**reader.own, **kwargs, "steps": kwargs.get("episode_steps")}
+        for key, value in options.items():
+            if key not in ("output", "workers", "overwrite") and found.get(key) != value:
+                fix = f"Asked for {value}: build it under another name with `output`, or again with --overwrite."
+                raise SettingError(key, f"{found.get(key)} in {reader.id}, which is already there", fix)
+    return reader.path

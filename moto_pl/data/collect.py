@@ -1,0 +1,125 @@
+"""Rolls episodes: the one loop in which a policy meets environments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from moto_pl.envs.workers import EnvPool, WorkerRestarted
+from moto_pl.ops import Key, Stream
+from moto_pl.ops.philox import normal
+from moto_pl.replay.episode import Episode
+
+if TYPE_CHECKING:
+    from moto_pl.agents.base import ActMode, Agent
+
+#: Evaluation seeds start here and training seeds end below: no evaluation episode is ever trained on.
+EVALUATION_SEEDS = 2**30
+TEST_SEEDS = EVALUATION_SEEDS + 2**29
+
+
+def training_seed(seed: int, index: int) -> int:
+    """The environment seed of online episode ``index`` (over all ranks) of a run: in [0, 2**30)."""
+    return Key(seed, index).fold(0x5EED).offset % EVALUATION_SEEDS
+
+
+def roll_episodes(
+    pool: EnvPool, agent: Agent, seeds: Sequence[int], mode: ActMode, key: Key, noise: float = 0.0
+) -> list[Episode]:
+    """Rolls one episode a seed, side by side.
+
+    An environment worker that died or hung has been replaced when we hear of it; the episodes are then rolled again from
+    their seeds, which gives what they would have given.
+
+    Args:
+        pool: at least ``len(seeds)`` workers.
+        agent: acts.
+        seeds: one for each environment.
+        mode: ``sample`` to collect, ``mode`` to evaluate.
+        key: names the policy's draws; step t folds t in.
+        noise: std of Gaussian noise added to the actions, which are clipped to [-1, 1] again.
+
+    Returns:
+        The episodes, in the order of their seeds.
+    """
+    while True:
+        try:
+            return _roll(pool, agent, seeds, mode, key, noise)
+        except WorkerRestarted:
+            continue
+
+
+def _roll(
+    pool: EnvPool, agent: Agent, seeds: Sequence[int], mode: ActMode, key: Key, noise: float
+) -> list[Episode]:
+    count, device = len(seeds), agent.device
+    recordings = [_Recording() for _ in seeds]
+    training = agent.training
+    agent.eval()
+    try:
+        state = agent.initial_state(count)
+        image = pool.reset(seeds)
+        is_first = torch.ones(count, dtype=torch.bool, device=device)
+        for recording, frame in zip(recordings, image, strict=True):
+            recording.frames.append(frame.copy())
+        t = 0
+        while not all(recording.done for recording in recordings):
+            frames = torch.from_numpy(np.ascontiguousarray(image.transpose(0, 3, 1, 2))).to(device)
+            step_key = key.fold(t)
+            action, state = agent.act(frames, is_first, state, mode, step_key)
+            if noise > 0:
+                action = (action + noise * normal(step_key, Stream.NOISE, tuple(action.shape), device)).clamp(-1, 1)
+            actions = action.float().cpu().numpy()
+            image, reward, terminated, truncated, infos = pool.step(actions)
+            for i, recording in enumerate(recordings):
+                if not recording.done:
+                    recording.add(
+                        actions[i], image[i], float(reward[i]), bool(terminated[i]), bool(truncated[i]), infos[i]
+                    )
+            is_first = torch.zeros_like(is_first)
+            t += 1
+    finally:
+        agent.train(training)
+    return [recording.episode(seed) for recording, seed in zip(recordings, seeds, strict=True)]
+
+
+class _Recording:
+    """An episode while it is rolled."""
+
+    def __init__(self) -> None:
+        self.frames: list[np.ndarray] = []
+        self.actions: list[np.ndarray] = []
+        self.rewards: list[float] = []
+        self.success: list[bool] = []
+        self.completed: list[np.ndarray] = []
+        self.terminated = self.truncated = False
+
+    @property
+    def done(self) -> bool:
+        return self.terminated or self.truncated
+
+    def add(
+        self, action: np.ndarray, frame: np.ndarray, reward: float, terminated: bool, truncated: bool, info: dict[str, Any]
+    ) -> None:
+        self.actions.append(action.copy())
+        self.frames.append(frame.copy())
+        self.rewards.append(reward)
+        self.success.append(bool(info.get("success", False)))
+        if "completed" in info:
+            self.completed.append(np.array(info["completed"], dtype=bool))
+        self.terminated, self.truncated = terminated, truncated
+
+    def episode(self, seed: int) -> Episode:
+        return Episode(
+            image=np.stack(self.frames),
+            action=np.stack(self.actions).astype(np.float32),
+            reward=np.array(self.rewards, dtype=np.float32),
+            terminated=self.terminated,
+            truncated=self.truncated,
+            success=np.array(self.success, dtype=bool),
+            extras={"completed": np.stack(self.completed)} if self.completed else {},
+            info={"seed": int(seed)},
+        )

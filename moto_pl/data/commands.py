@@ -1,0 +1,109 @@
+"""The verbs ``moto data build | info | view | list``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+BUILD_OPTIONS = (
+    *("episodes", "steps", "seed", "workers", "image_size", "noise", "output", "overwrite"),
+    *("render_quality", "camera", "action_repeat", "paper_reset"),
+)
+
+
+def add_data_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add ``data`` and its verbs; each sets ``run``, from the parsed arguments to the exit status."""
+    data = subparsers.add_parser("data", help="build, describe, show and list datasets of demonstrations")
+    verbs = data.add_subparsers(required=True, metavar="build | info | view | list")
+
+    build = _verb(verbs, "build", _build, "record scripted demonstrations as a Minari dataset")
+    build.add_argument("name", help="metaworld/<task>, such as metaworld/door-open, or reach")
+    absent = argparse.SUPPRESS  # so that each builder's own default holds
+    build.add_argument("--episodes", type=int, default=absent, help="successful episodes to keep (10)")
+    build.add_argument("--steps", type=int, default=absent, help="agent steps an episode (101; reach 30)")
+    build.add_argument("--seed", type=int, default=absent, help="decides where the objects are (0)")
+    build.add_argument("--workers", type=int, default=absent, help="processes (2; reach 1)")
+    build.add_argument("--image-size", type=int, default=absent, help="height and width in pixels (64)")
+    build.add_argument("--noise", type=float, default=absent, help="standard deviation of noise on the actions (0)")
+    build.add_argument("--render-quality", choices=("fast", "full"), default=absent, help="MetaWorld only (fast)")
+    build.add_argument("--camera", default=absent, help="MetaWorld only: paper, corner2, ... (paper)")
+    build.add_argument(
+        "--action-repeat", type=int, default=absent, help="MetaWorld only: simulator steps an agent step (2)"
+    )
+    build.add_argument(
+        "--paper-reset", action="store_true", default=absent, help="MetaWorld only: the paper's start of the hand"
+    )
+    build.add_argument("--output", default=absent, help="dataset id or path (moto_pl/<name>-v0)")
+    build.add_argument("--overwrite", action="store_true", default=absent, help="replace a dataset that is there")
+
+    info = _verb(verbs, "info", _info, "count trajectories, transitions, returns and successes")
+    info.add_argument("dataset", help="a dataset id, short name or path; metaworld: all beside the paper's Table 1")
+    info.add_argument("--json", action="store_true", help="print the numbers as JSON instead of a table")
+
+    view = _verb(verbs, "view", _view, "draw a contact sheet and a film")
+    view.add_argument("dataset", help="a dataset id, short name or path")
+    view.add_argument("--output-dir", default=".", help="where to write the two files (.)")
+    view.add_argument("--episodes", type=int, default=10, help="how many to show (10)")
+    view.add_argument("--columns", type=int, default=8, help="frames of each on the sheet (8)")
+    view.add_argument("--fps", type=int, default=20, help="frames a second of the film (20)")
+
+    _verb(verbs, "list", _list, "list the local Minari datasets")
+
+
+def _verb(
+    verbs: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    run: Callable[[argparse.Namespace], int],
+    summary: str,
+) -> argparse.ArgumentParser:
+    parser = verbs.add_parser(name, help=summary, description=summary)
+    parser.set_defaults(run=run)
+    return parser
+
+
+# The modules are imported where they are used: `moto --help` should not wait for them.
+
+
+def _build(args: argparse.Namespace) -> int:
+    from moto_pl.data.builders import build
+
+    built = build(args.name, **{key: value for key, value in vars(args).items() if key in BUILD_OPTIONS})
+    episodes, retries = built.recording.episodes, built.recording.retries
+    steps = sum(episode.length for episode in episodes)
+    mean = sum(episode.total_reward for episode in episodes) / len(episodes)
+    print(f"{len(episodes)} episodes, all successful, {steps:,} transitions, mean return {mean:.1f}")
+    print(f"Retries: {retries} failed episodes were discarded")
+    print(f"Dataset: {built.path}")
+    return 0
+
+
+def _info(args: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from moto_pl.data.info import info
+
+    numbers = info(args.dataset, Console(quiet=True) if args.json else None)
+    if args.json:
+        print(json.dumps(numbers, indent=2))
+    return 0
+
+
+def _view(args: argparse.Namespace) -> int:
+    from moto_pl.data.view import view
+
+    sheet, film = view(args.dataset, args.output_dir, args.episodes, args.columns, args.fps)
+    print(f"Contact sheet: {sheet.resolve()}\nFilm: {film.resolve()}")
+    return 0
+
+
+def _list(args: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from moto_pl.data.info import list_table
+
+    Console().print(list_table())
+    return 0

@@ -1,0 +1,81 @@
+"""Environments from pixels, as registered gymnasium ids. Importing this imports neither simulator nor renderer."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+import gymnasium as gym
+
+from moto_pl.errors import SettingError
+
+NAMESPACE = "moto_pl"
+# Written out, because asking MetaWorld would import the simulator.
+METAWORLD_TASKS: tuple[str, ...] = tuple(
+    """
+    assembly basketball bin-picking box-close button-press button-press-topdown button-press-topdown-wall
+    button-press-wall coffee-button coffee-pull coffee-push dial-turn disassemble door-close door-lock door-open
+    door-unlock drawer-close drawer-open faucet-close faucet-open hammer hand-insert handle-press handle-press-side
+    handle-pull handle-pull-side lever-pull peg-insert-side peg-unplug-side pick-out-of-hole pick-place pick-place-wall
+    plate-slide plate-slide-back plate-slide-back-side plate-slide-side push push-back push-wall reach reach-wall
+    shelf-place soccer stick-pull stick-push sweep sweep-into window-close window-open
+    """.split()
+)
+PAPER_TASKS: tuple[str, ...] = (
+    "assembly", "bin-picking", "box-close", "coffee-push", "disassemble",
+    "door-open", "drawer-open", "hammer", "plate-slide", "window-open",
+)  # fmt: skip
+"""The ten MetaWorld tasks of the paper's Table 1."""
+
+
+def metaworld_id(task: str) -> str:
+    """The gymnasium id of a MetaWorld task, such as ``"door-open"``."""
+    return f"{NAMESPACE}/MetaWorld-{task}-v0"
+
+
+def _register() -> None:
+    gym.register(f"{NAMESPACE}/Reach-v0", entry_point="moto_pl.envs.reach:ReachEnv")
+    for task in METAWORLD_TASKS:
+        gym.register(metaworld_id(task), entry_point="moto_pl.envs.metaworld:MetaWorldEnv", kwargs={"task": task})
+
+
+def unknown_name(setting: str, found: str, known: Iterable[str]) -> SettingError:
+    """The error for a name that is not known: what is near it, and how to list all."""
+    near = difflib.get_close_matches(found, list(known), n=3, cutoff=0.5)
+    guess = f"Did you mean {' or '.join(near)}? " if near else ""
+    listing = "python -c 'from moto_pl.envs import list_envs; print(*list_envs(), sep=chr(10))'"
+    return SettingError(setting, repr(found), f"{guess}List all with: {listing}")
+
+
+def list_envs() -> list[str]:
+    """The ids of all environments of this package."""
+    return sorted(env_id for env_id in gym.registry if env_id.startswith(f"{NAMESPACE}/"))
+
+
+def make(env_id: str, **kwargs: Any) -> gym.Env[Any, Any]:
+    """Create an environment by its id, as ``gymnasium.make`` does.
+
+    Args:
+        env_id: a registered id, such as ``"moto_pl/MetaWorld-door-open-v0"``, or ``"module:id"`` for one that
+            importing ``module`` registers.
+        **kwargs: the environment's own arguments.
+
+    Raises:
+        SettingError: no such id, or an argument that the environment does not take.
+    """
+    try:
+        # Gymnasium's passive checker is off: it costs time at every step, and the tests run the full one.
+        return gym.make(env_id, disable_env_checker=True, **kwargs)
+    except gym.error.Error as error:
+        if isinstance(error, gym.error.UnregisteredEnv) or "Malformed environment ID" in str(error):
+            raise unknown_name("env_id", env_id, list_envs()) from error
+        raise
+    except TypeError as error:
+        if "unexpected keyword argument" in str(error):
+            fix = f"Leave out what it does not take: {error}"
+            raise SettingError(f"env_kwargs of {env_id}", kwargs, fix) from error
+        raise
+
+
+_register()

@@ -1,0 +1,91 @@
+"""A tiny 2-D reaching task drawn with numpy: the robot tasks' interface, thousands of steps a second, no GL."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+from moto_pl.errors import SettingError
+
+STEP_LENGTH = 0.08
+"""Distance that a full action moves the hand along one axis, in units of half the arena's width."""
+SUCCESS_RADIUS = 0.15
+"""Largest distance between hand and goal that counts as success, in the same unit."""
+
+
+class ReachEnv(gym.Env[dict[str, Any], np.ndarray]):
+    """Move a green dot (the hand) onto a red square (the goal).
+
+    Observation: ``{"image": uint8 [image_size, image_size, 3]}``. Action: float32 ``[2]`` in [-1, 1], the hand's
+    velocity.
+    Reward: 1.0 at each step that ends with the hand within ``SUCCESS_RADIUS`` of the goal, else 0.0. The episode is
+        truncated
+    after ``episode_steps`` steps and never terminates. ``info["success"]`` is a bool.
+
+    Args:
+        image_size: height and width of the image in pixels, at least 16.
+        episode_steps: steps in an episode, at least 1.
+        render_mode: ``"rgb_array"`` or None.
+
+    Raises:
+        SettingError: an argument is out of its range.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 20}
+
+    def __init__(self, image_size: int = 64, episode_steps: int = 30, render_mode: str | None = None) -> None:
+        if image_size < 16:
+            raise SettingError("image_size", image_size, "Use 16 or more pixels.")
+        if episode_steps < 1:
+            raise SettingError("episode_steps", episode_steps, "Use 1 or more steps.")
+        self.image_size, self.episode_steps, self.render_mode = image_size, episode_steps, render_mode
+        self.observation_space = spaces.Dict({"image": spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)})
+        self.action_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
+        centres = (np.arange(image_size) + 0.5) / image_size * 2.0 - 1.0
+        self._x, self._y = np.meshgrid(centres, -centres)  # image rows run downwards, y upwards
+        self._hand, self._goal, self._steps = np.zeros(2), np.zeros(2), 0
+
+    @property
+    def state(self) -> np.ndarray:
+        """Hand and goal position, float64 ``[4]`` in [-1, 1]."""
+        return np.concatenate([self._hand, self._goal])
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Place hand and goal at random, apart from each other; ``seed`` alone decides where."""
+        super().reset(seed=seed)
+        self._hand = self.np_random.uniform(-0.8, 0.8, 2)
+        while True:
+            self._goal = self.np_random.uniform(-0.8, 0.8, 2)
+            if np.linalg.norm(self._goal - self._hand) > 3 * SUCCESS_RADIUS:
+                break
+        self._steps = 0
+        return self._observe(), {"success": False}
+
+    def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
+        """Move the hand by ``STEP_LENGTH * action``; it stays in the arena."""
+        action = np.clip(np.asarray(action, np.float64), -1.0, 1.0)
+        self._hand = np.clip(self._hand + STEP_LENGTH * action, -0.9, 0.9)
+        self._steps += 1
+        success = bool(np.linalg.norm(self._goal - self._hand) <= SUCCESS_RADIUS)
+        return self._observe(), float(success), False, self._steps >= self.episode_steps, {"success": success}
+
+    def scripted_action(self) -> np.ndarray:
+        """The action that moves straight to the goal: float32 ``[2]`` in [-1, 1]."""
+        return np.clip((self._goal - self._hand) / STEP_LENGTH, -1.0, 1.0).astype(np.float32)
+
+    def render(self) -> np.ndarray:
+        """The current image: uint8 ``[image_size, image_size, 3]``."""
+        image = np.full((self.image_size, self.image_size, 3), (40, 40, 60), np.uint8)
+        goal = np.maximum(np.abs(self._x - self._goal[0]), np.abs(self._y - self._goal[1])) < SUCCESS_RADIUS
+        hand = (self._x - self._hand[0]) ** 2 + (self._y - self._hand[1]) ** 2 < 0.1**2
+        image[goal] = (220, 60, 50)
+        image[hand] = (70, 210, 90)
+        return image
+
+    def _observe(self) -> dict[str, np.ndarray]:
+        return {"image": self.render()}

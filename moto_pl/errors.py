@@ -1,0 +1,21 @@
+"""The one error that a user's mistake raises."""
+
+
+class SettingError(ValueError):
+    """Bad input: names the setting, the value found, and what to do about it.
+
+    The command line prints the message alone, without a traceback, and exits with status 2.
+
+    Args:
+        setting: the setting, file or argument at fault, as the user wrote it (``data.dataset``).
+        found: what was found there.
+        fix: what to do, as an instruction.
+    """
+
+    def __init__(self, setting: str, found: object, fix: str) -> None:
+        self.setting, self.found, self.fix = setting, found, fix
+        super().__init__(f"{setting}: found {found}. {fix}")
+
+    def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
+        # Rebuilt from its three parts, so that it survives the way back from a worker process.
+        return type(self), (self.setting, str(self.found), self.fix)

@@ -1,0 +1,7 @@
+"""Networks: encoder, decoder, heads, the ensemble RSSM and the world model's loss."""
+
+from .mlp import MLP, EnsembleMLP
+from .rssm import RSSM
+from .world_model import States, WorldModel, WorldModelConfig
+
+__all__ = ["MLP", "RSSM", "EnsembleMLP", "States", "WorldModel", "WorldModelConfig"]

@@ -1,0 +1,112 @@
+"""Image encoder and decoder for 64x64 RGB frames."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from moto_pl.errors import SettingError
+
+from .mlp import MLP, glorot
+
+IMAGE_SIZE = 64
+
+
+def to_float(image: Tensor) -> Tensor:
+    """uint8 [..., 3, 64, 64] -> float32 in [-0.5, 0.5]."""
+    return image.float() / 255 - 0.5
+
+
+def to_uint8(image: Tensor) -> Tensor:
+    """The inverse of :func:`to_float`, clipped: float -> uint8."""
+    return ((image.float() + 0.5) * 255).round().clamp(0, 255).byte()
+
+
+class Encoder(nn.Module):
+    """Convolutions (stride 2, VALID, ELU), then ``mlp_layers`` of ``mlp_units``.
+
+    Args:
+        channels: of each convolution.
+        kernels: their sizes, as many.
+        mlp_layers: hidden layers after them; 0 gives DreamerV2's encoder.
+        mlp_units: their width.
+    """
+
+    def __init__(self, channels: tuple[int, ...], kernels: tuple[int, ...], mlp_layers: int, mlp_units: int) -> None:
+        super().__init__()
+        if len(channels) != len(kernels):
+            raise SettingError("world_model.encoder_kernels", kernels, f"Give one for each of {channels}.")
+        size, inputs, layers = IMAGE_SIZE, 3, []
+        for out, kernel in zip(channels, kernels, strict=True):
+            layers.append(nn.Conv2d(inputs, out, kernel, stride=2))
+            size, inputs = (size - kernel) // 2 + 1, out
+            if size < 1:
+                raise SettingError("world_model.encoder_kernels", kernels, f"Too large for {IMAGE_SIZE} pixels.")
+        self.convs = nn.ModuleList(layers)
+        self.convs.apply(glorot)
+        self.convs.to(memory_format=torch.channels_last)
+        self.mlp = MLP(inputs * size * size, None, mlp_layers, mlp_units)
+        self.out_features = self.mlp.out_features
+
+    def forward(self, image: Tensor) -> Tensor:
+        """uint8 [..., 3, 64, 64] -> [..., E]."""
+        x = to_float(image.flatten(end_dim=-4)).contiguous(memory_format=torch.channels_last)
+        for conv in self.convs:
+            x = F.elu(conv(x))
+        return self.mlp(x.flatten(1)).unflatten(0, image.shape[:-3])
+
+
+class Decoder(nn.Module):
+    """``mlp_layers`` of ``mlp_units``, a linear layer to 1x1 maps, then transposed convolutions (stride 2, VALID).
+
+    The mean of a unit-variance Gaussian on images in [-0.5, 0.5].
+
+    Args:
+        inputs: features of a state.
+        channels: of each transposed convolution but the last, which has 3.
+        kernels: their sizes, one more than ``channels``; together they must lead from 1 to 64 pixels.
+        base: channels of the 1x1 maps.
+        mlp_layers: hidden layers before them; 0 gives DreamerV2's decoder.
+        mlp_units: their width.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        channels: tuple[int, ...],
+        kernels: tuple[int, ...],
+        base: int,
+        mlp_layers: int,
+        mlp_units: int,
+    ) -> None:
+        super().__init__()
+        size = 1
+        for kernel in kernels:
+            size = 2 * (size - 1) + kernel
+        if size != IMAGE_SIZE or len(kernels) != len(channels) + 1:
+            raise SettingError(
+                "world_model.decoder_kernels",
+                f"{kernels}, which give {size} pixels from {len(channels)} + 1 layers",
+                f"Give one more than decoder_channels, leading from 1 to {IMAGE_SIZE} pixels at stride 2: 5,5,6,6.",
+            )
+        self.mlp = MLP(inputs, None, mlp_layers, mlp_units)
+        self.base = nn.Linear(self.mlp.out_features, base)
+        widths = (*channels, 3)
+        # A transposed convolution of 1x1 maps is a linear layer, and as one it takes a third of the time on a CPU.
+        self.first = nn.Linear(base, widths[0] * kernels[0] ** 2)
+        self.first_shape = (widths[0], kernels[0], kernels[0])
+        self.convs = nn.ModuleList(
+            nn.ConvTranspose2d(a, b, kernel, stride=2)
+            for a, b, kernel in zip(widths[:-1], widths[1:], kernels[1:], strict=True)
+        )
+        self.apply(glorot)
+        self.convs.to(memory_format=torch.channels_last)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[..., F] -> [..., 3, 64, 64]."""
+        x = self.first(self.base(self.mlp(features.flatten(end_dim=-2))))
+        x = x.unflatten(-1, self.first_shape).contiguous(memory_format=torch.channels_last)
+        for conv in self.convs:
+            x = conv(F.elu(x))
+        return x.unflatten(0, features.shape[:-1])

@@ -1,0 +1,209 @@
+"""The world model: encoder, ensemble RSSM, decoder, reward and discount heads, and their loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from moto_pl.errors import SettingError
+from moto_pl.ops import Disagreement, Key, LatentKind, LatentSpec, Stream, choose, disagreement, entropy, integers, kl
+from moto_pl.replay.sampler import SequenceBatch
+
+from .image import Decoder, Encoder, to_float
+from .mlp import MLP
+from .rssm import RSSM
+
+
+@dataclass
+class WorldModelConfig:
+    """Sizes and loss weights of the world model. Defaults: the MOTO paper (C.3), and DreamerV2's where it is silent.
+
+    Attributes:
+        latent: kind of the stochastic latent.
+        deter: D, size of the deterministic state.
+        hidden: U, width of the RSSM's dense layers.
+        stoch: S, number of latent variables.
+        classes: C, classes of each (categorical latents).
+        ensemble: K, number of prior heads; 1 gives a single model.
+        encoder_channels: channels of the encoder's convolutions.
+        encoder_kernels: their kernel sizes (stride 2, VALID).
+        decoder_channels: channels of the decoder's transposed convolutions, but the last (3).
+        decoder_kernels: their kernel sizes (stride 2, VALID).
+        mlp_layers: dense layers after the encoder's and before the decoder's convolutions (0 in DreamerV2).
+        mlp_units: their width.
+        head_layers: hidden layers of the reward and discount heads.
+        head_units: their width.
+        discount_head: predict episode ends; of use only where episodes end early.
+        image_scale: weight of the image loss.
+        reward_scale: weight of the reward loss.
+        discount_scale: weight of the discount loss.
+        kl_scale: beta, weight of the KL.
+        kl_balance: b, share of the KL's gradient that trains the prior, in [0, 1].
+        free_nats: the KL is not pushed below this, in nats, on the batch mean.
+        kl_member: one member drawn per time step (the authors' code), or the sum over all.
+    """
+
+    latent: LatentKind = "categorical"
+    deter: int = 1024
+    hidden: int = 1024
+    stoch: int = 32
+    classes: int = 32
+    ensemble: int = 7
+    encoder_channels: tuple[int, ...] = (48, 96, 192, 384)
+    encoder_kernels: tuple[int, ...] = (4, 4, 4, 4)
+    decoder_channels: tuple[int, ...] = (128, 64, 32)
+    decoder_kernels: tuple[int, ...] = (5, 5, 6, 6)
+    mlp_layers: int = 4
+    mlp_units: int = 400
+    head_layers: int = 4
+    head_units: int = 400
+    discount_head: bool = False
+    image_scale: float = 1.0
+    reward_scale: float = 1.0
+    discount_scale: float = 1.0
+    kl_scale: float = 1.0
+    kl_balance: float = 0.8
+    free_nats: float = 1.0
+    kl_member: Literal["sampled", "all"] = "sampled"
+
+    def __post_init__(self) -> None:
+        for name in ("deter", "hidden", "stoch", "ensemble"):
+            if getattr(self, name) < 1:
+                raise SettingError(f"world_model.{name}", getattr(self, name), "Give a whole number of at least 1.")
+        if self.latent == "categorical" and self.classes < 2:
+            raise SettingError("world_model.classes", self.classes, "Give at least 2.")
+        if not 0 <= self.kl_balance <= 1:
+            raise SettingError("world_model.kl_balance", self.kl_balance, "Give a number in [0, 1].")
+
+
+class States(NamedTuple):
+    """Latent states s = (h, z) with any leading dimensions."""
+
+    deter: Tensor  # [..., D]
+    stoch: Tensor  # [..., Z]
+
+    @property
+    def features(self) -> Tensor:
+        """[..., D + Z], what heads, actor and critics see."""
+        return torch.cat((self.deter, self.stoch), -1)
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> States:
+        """The same function on both parts."""
+        return States(function(self.deter), function(self.stoch))
+
+
+class Posterior(NamedTuple):
+    """What :meth:`WorldModel.observe` gives for a batch, time first."""
+
+    states: States  # [T, B, ...]
+    params: Tensor  # [T, B, P]
+
+
+class WorldModel(nn.Module):
+    """Encoder, ensemble RSSM, decoder and heads (MOTO, section 4; DreamerV2's losses)."""
+
+    def __init__(self, config: WorldModelConfig, action: int) -> None:
+        super().__init__()
+        self.config = config
+        self.latent = LatentSpec(config.latent, config.stoch, config.classes)
+        self.encoder = Encoder(config.encoder_channels, config.encoder_kernels, config.mlp_layers, config.mlp_units)
+        self.rssm = RSSM(
+            self.latent, config.deter, config.hidden, action, self.encoder.out_features, config.ensemble
+        )
+        self.feature_size = config.deter + self.latent.size
+        base = 4 * config.encoder_channels[-1]
+        self.decoder = Decoder(
+            self.feature_size, config.decoder_channels, config.decoder_kernels, base, config.mlp_layers, config.mlp_units
+        )
+        self.reward = MLP(self.feature_size, 1, config.head_layers, config.head_units)
+        self.discount = (
+            MLP(self.feature_size, 1, config.head_layers, config.head_units) if config.discount_head else None
+        )
+
+    def observe(self, batch: SequenceBatch, key: Key) -> Posterior:
+        """Posterior states of a batch of sequences [B, T], in time-first order [T, B]."""
+        embed = self.encoder(batch.image)  # [B, T, E]
+        deter, stoch, params = self.rssm.observe(
+            batch.action.transpose(0, 1), embed.transpose(0, 1), batch.is_first.transpose(0, 1), key
+        )
+        return Posterior(States(deter, stoch), params)
+
+    def step(self, state: States, action: Tensor, image: Tensor, is_first: Tensor, key: Key) -> States:
+        """One step of acting: the posterior after ``action`` [n, A] led to ``image`` uint8 [n, 3, 64, 64]."""
+        deter, stoch, _ = self.rssm.observe(
+            action.unsqueeze(0), self.encoder(image).unsqueeze(0), is_first.unsqueeze(0), key, (state.deter, state.stoch)
+        )
+        return States(deter[0], stoch[0])
+
+    def predict_reward(self, states: States, frozen: bool = False) -> Tensor:
+        """[...], the mean of r(s); ``frozen``: gradient to the states only."""
+        return self.reward(states.features, frozen).squeeze(-1).float()
+
+    def predict_continuation(self, states: States) -> Tensor:
+        """[...], d(s), the probability that the episode goes on after s; without gradient."""
+        if self.discount is None:
+            return torch.ones_like(states.deter[..., 0])
+        return torch.sigmoid(self.discount(states.features.detach(), frozen=True).squeeze(-1).float()).detach()
+
+    def loss(self, batch: SequenceBatch, key: Key) -> tuple[dict[str, Tensor], dict[str, Tensor], Posterior]:
+        """The negative evidence lower bound of a batch, by parts.
+
+        Additive constants of the Gaussian log-likelihoods are left out; image and latent terms are sums over their
+        dimensions and means over batch and time.
+
+        Args:
+            batch: sequences [B, T].
+            key: names the draws of latents and members.
+
+        Returns:
+            Weighted losses (their sum is the model's loss), metrics to log, and the posterior.
+        """
+        config = self.config
+        post = self.observe(batch, key)
+        features = post.states.features  # [T, B, D + Z]
+        target = to_float(batch.image.transpose(0, 1))
+        reconstruction = self.decoder(features).float()
+        image = 0.5 * (reconstruction - target).square().sum((-3, -2, -1)).mean()
+        reward_error = self.predict_reward(post.states) - batch.reward.transpose(0, 1)
+        reward = 0.5 * reward_error.square().mean()
+        prior = self.rssm.priors(post.states.deter)  # [K, T, B, P]
+        divergence, raw_kl = self._kl(post.params, prior, key)
+        losses = {
+            "model/image": config.image_scale * image,
+            "model/reward": config.reward_scale * reward,
+            "model/kl": config.kl_scale * divergence,
+        }
+        if self.discount is not None:
+            logit = self.discount(features).squeeze(-1).float()
+            goes_on = 1 - batch.is_terminal.transpose(0, 1).float()
+            losses["model/discount"] = config.discount_scale * F.binary_cross_entropy_with_logits(logit, goes_on)
+        with torch.no_grad():
+            metrics = {
+                "model/kl_nats": raw_kl,
+                "model/posterior_entropy": entropy(self.latent, post.params).mean(),
+                "model/data_disagreement": self.disagreement(prior, post.states.stoch, "mean").mean(),
+            }
+        return losses, metrics, post
+
+    def disagreement(self, prior: Tensor, stoch: Tensor, kind: Disagreement) -> Tensor:
+        """u of the members' predictions [K, ..., P] of the latent ``stoch`` [..., Z]: [...]."""
+        return disagreement(self.latent, prior, stoch, kind)
+
+    def _kl(self, post: Tensor, prior: Tensor, key: Key) -> tuple[Tensor, Tensor]:
+        """Balanced KL (DreamerV2, Eq. 2) against one drawn member a time step, or summed over all; and its plain mean."""
+        if self.config.kl_member == "sampled":
+            steps = post.shape[0]
+            member = integers(key, Stream.MEMBER, prior.shape[0], (steps,), post.device)
+            # Time is choose's row dimension here: each step has its own member.
+            prior = choose(prior, member).unsqueeze(0)  # [1, T, B, P]
+        balance, free = self.config.kl_balance, self.config.free_nats
+        post = post.expand_as(prior)
+        to_prior = kl(self.latent, post.detach(), prior).mean((1, 2))  # [1 or K]
+        to_post = kl(self.latent, post, prior.detach()).mean((1, 2))
+        loss = balance * to_prior.clamp(min=free) + (1 - balance) * to_post.clamp(min=free)
+        return loss.sum(), to_post.detach().mean()

@@ -1,0 +1,35 @@
+"""The hot paths: compiled where they were built, and beside each its plain-PyTorch reference, which defines what is right."""
+
+from .action import ActionDist, ActionKind
+from .imagine import Imagined, MemberChoice, PriorWeights, choose, imagine, priors
+from .lambda_return import Ops, lambda_return
+from .latent import Disagreement, LatentKind, LatentSpec, disagreement, entropy, kl
+from .observe import CellWeights, PosteriorWeights, observe
+from .philox import Key, Stream, integers, normal, uniform
+
+__all__ = [
+    "ActionDist",
+    "ActionKind",
+    "CellWeights",
+    "Disagreement",
+    "Imagined",
+    "Key",
+    "LatentKind",
+    "LatentSpec",
+    "MemberChoice",
+    "Ops",
+    "PosteriorWeights",
+    "PriorWeights",
+    "Stream",
+    "choose",
+    "disagreement",
+    "entropy",
+    "imagine",
+    "integers",
+    "kl",
+    "lambda_return",
+    "normal",
+    "observe",
+    "priors",
+    "uniform",
+]

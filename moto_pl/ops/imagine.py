@@ -1,0 +1,126 @@
+"""``imagine``: rolls the policy through the ensemble RSSM, in plain PyTorch (the definition of right)."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .action import ActionDist, ActionKind
+from .latent import Disagreement, LatentSpec, disagreement, draw_noise, sample
+from .observe import CellWeights, gru
+from .philox import Key, Stream, integers, uniform
+
+MemberChoice = Literal["step", "row"]
+
+
+class PriorWeights(NamedTuple):
+    """K prior heads p_k(z | deter), one hidden layer each, stacked: weights are [K, in, out]."""
+
+    hidden_weight: Tensor  # [K, D, U]
+    hidden_bias: Tensor  # [K, 1, U]
+    out_weight: Tensor  # [K, U, P]
+    out_bias: Tensor  # [K, 1, P]
+
+
+class Imagined(NamedTuple):
+    """An imagined rollout of H steps from B states."""
+
+    deter: Tensor  # [H + 1, B, D], the start state first
+    stoch: Tensor  # [H + 1, B, Z]
+    action: Tensor  # [H + 1, B, A], action i taken in state i
+    entropy: Tensor  # [H + 1, B], the policy's entropy in state i
+    disagreement: Tensor  # [H, B], u(s_i, a_i)
+
+
+def priors(deter: Tensor, weights: PriorWeights) -> Tensor:
+    """All K members' parameters of the next latent, as batched products: [B, D] -> [K, B, P]."""
+    members = weights.hidden_weight.shape[0]
+    hidden = F.elu(torch.baddbmm(weights.hidden_bias, deter.expand(members, *deter.shape), weights.hidden_weight))
+    return torch.baddbmm(weights.out_bias, hidden, weights.out_weight).to(deter.dtype)
+
+
+def choose(params: Tensor, member: Tensor) -> Tensor:
+    """Picks a member's parameters: [K, B, P] with member [] (for all) or [B] (for each row) -> [B, P]."""
+    if member.dim() == 0:
+        return params[member]
+    return params[member, torch.arange(params.shape[1], device=params.device)]
+
+
+def mlp(x: Tensor, weights: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """Layers of ``(weight [out, in], bias [out])``; ELU between, none after the last."""
+    for weight, bias in weights[:-1]:
+        x = F.elu(F.linear(x, weight, bias))
+    return F.linear(x, *weights[-1])
+
+
+def imagine(
+    deter: Tensor,
+    stoch: Tensor,
+    actor: list[tuple[Tensor, Tensor]],
+    cell: CellWeights,
+    prior: PriorWeights,
+    latent: LatentSpec,
+    key: Key,
+    steps: int,
+    *,
+    action_kind: ActionKind = "trunc_normal",
+    min_std: float = 0.1,
+    member_choice: MemberChoice = "step",
+    disagreement_kind: Disagreement = "mean",
+) -> Imagined:
+    """Imagines ``steps`` transitions from each of B start states.
+
+    The actor sees states without gradient; the gradient of what the rollout earns reaches it through actions, latents and
+    disagreement. The world model's weights are constants here: pass them detached (``imagine`` refuses others).
+
+    Args:
+        deter: [B, D], start states.
+        stoch: [B, Z].
+        actor: the actor's layers, the last one with 2A outputs.
+        cell: input layer and GRU, without gradient.
+        prior: the K prior heads, without gradient.
+        latent: kind and sizes of z.
+        key: names the draws: actions [H + 1, B, A], latents [H, B, S], members [H] or [H, B].
+        steps: H >= 0.
+        action_kind: the actor's distribution.
+        min_std: its smallest std.
+        member_choice: one member a step for the whole batch, or one a row.
+        disagreement_kind: the estimator of u.
+
+    Returns:
+        The rollout.
+
+    Raises:
+        ValueError: where a weight of the world model requires a gradient.
+    """
+    if any(weight.requires_grad for weight in (*cell, *prior)):
+        raise ValueError("imagine: a world-model weight requires grad; pass it detached (they get no gradient here)")
+    rows, actions_dim = deter.shape[0], actor[-1][1].shape[0] // 2
+    members = prior.hidden_weight.shape[0]
+    action_noise = uniform(key, Stream.ACTION, (steps + 1, rows, actions_dim), deter.device, deter.dtype)
+    latent_noise = draw_noise(latent, key, (steps, rows), deter)
+    member_shape = (steps,) if member_choice == "step" else (steps, rows)
+    member = integers(key, Stream.MEMBER, members, member_shape, deter.device)
+
+    deters, stochs, actions, entropies, spreads = [deter], [stoch], [], [], []
+    for i in range(steps + 1):
+        dist = ActionDist(mlp(torch.cat((deter, stoch), -1).detach(), actor), action_kind, min_std)
+        action = dist.sample(action_noise[i])
+        actions.append(action)
+        entropies.append(dist.entropy(action_noise[i]))
+        if i == steps:
+            break
+        x = F.elu(F.linear(torch.cat((stoch, action), -1), cell.input_weight, cell.input_bias))
+        deter = gru(x, deter, cell)
+        params = priors(deter, prior)  # [K, B, P]
+        stoch = sample(latent, choose(params, member[i]), latent_noise[i])
+        spreads.append(disagreement(latent, params, stoch, disagreement_kind))
+        deters.append(deter)
+        stochs.append(stoch)
+    spread = torch.stack(spreads) if spreads else deter.new_zeros(0, rows)
+    return Imagined(
+        torch.stack(deters), torch.stack(stochs), torch.stack(actions), torch.stack(entropies), spread
+    )

@@ -1,0 +1,87 @@
+"""Counter-based random numbers: Philox4x32-10 (Salmon et al., 2011) in plain PyTorch.
+
+A draw is a pure function of ``(seed, offset, stream, index)``. There is no generator state to save: a resumed run makes
+the draws of the unbroken one, and a compiled kernel makes those of this reference, on any device.
+"""
+
+from __future__ import annotations
+
+import math
+from enum import IntEnum
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+_MASK = 0xFFFFFFFF
+_ROUND_A, _ROUND_B = 0xD2511F53, 0xCD9E8D57
+_WEYL_A, _WEYL_B = 0x9E3779B9, 0xBB67AE85
+
+
+class Stream(IntEnum):
+    """What a draw is for: keeps draws under one key apart."""
+
+    LATENT = 0
+    ACTION = 1
+    MEMBER = 2
+    ROWS = 3
+    TARGET = 4
+    NOISE = 5
+
+
+class Key(NamedTuple):
+    """Names a family of draws: ``seed`` is the run's, ``offset`` counts its uses."""
+
+    seed: int
+    offset: int
+
+    def fold(self, *data: int) -> Key:
+        """A key of its own for each ``data``: an FNV-1a hash of the offset and the data, in 63 bits."""
+        state = 0xCBF29CE484222325 ^ (self.offset & 0xFFFFFFFFFFFFFFFF)
+        for value in data:
+            state = ((state ^ (value & 0xFFFFFFFFFFFFFFFF)) * 0x100000001B3) & 0xFFFFFFFFFFFFFFFF
+            state ^= state >> 29
+        return Key(self.seed, state >> 1)
+
+
+def _multiply(a: int, b: Tensor) -> tuple[Tensor, Tensor]:
+    """High and low 32 bits of ``a * b``; int64 wraps, but its bits are those of the unsigned product."""
+    product = b * a
+    return (product >> 32) & _MASK, product & _MASK
+
+
+def philox(key: Key, stream: int, count: int, device: torch.device | str = "cpu") -> Tensor:
+    """``count`` random 32-bit words as int64 [count]. Word i is lane ``i % 4`` of block ``i // 4``."""
+    blocks = (count + 3) // 4
+    c0 = torch.arange(blocks, dtype=torch.int64, device=device)
+    c1 = torch.full_like(c0, stream & _MASK)
+    c2 = torch.full_like(c0, key.offset & _MASK)
+    c3 = torch.full_like(c0, (key.offset >> 32) & _MASK)
+    k0, k1 = key.seed & _MASK, (key.seed >> 32) & _MASK
+    for _ in range(10):
+        high_a, low_a = _multiply(_ROUND_A, c0)
+        high_b, low_b = _multiply(_ROUND_B, c2)
+        c0, c1, c2, c3 = high_b ^ c1 ^ k0, low_b, high_a ^ c3 ^ k1, low_a
+        k0, k1 = (k0 + _WEYL_A) & _MASK, (k1 + _WEYL_B) & _MASK
+    return torch.stack((c0, c1, c2, c3), dim=1).flatten()[:count]
+
+
+def uniform(
+    key: Key, stream: int, shape: tuple[int, ...], device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Uniform draws in the open interval (0, 1), each an odd multiple of 2**-24, so exact in float32."""
+    words = philox(key, stream, math.prod(shape), device)
+    return (((words >> 9).to(dtype) + 0.5) * 2.0**-23).reshape(shape)
+
+
+def normal(
+    key: Key, stream: int, shape: tuple[int, ...], device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Standard normal draws by inversion of the uniform ones."""
+    return torch.special.ndtri(uniform(key, stream, shape, device, torch.float64)).to(dtype)
+
+
+def integers(key: Key, stream: int, high: int, shape: tuple[int, ...], device: torch.device | str = "cpu") -> Tensor:
+    """Integers in [0, high) as int64; the bias is below ``high / 2**32``."""
+    words = philox(key, stream, math.prod(shape), device)
+    return ((words * high) >> 32).reshape(shape)

@@ -1,0 +1,160 @@
+"""LightningCLI, set up for runs: derived settings, loggers, callbacks, and resume by the same command."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+from moto_pl.agents import Agent
+from moto_pl.agents.base import check_same_agent
+from moto_pl.callbacks.checkpoint import DurableCheckpointIO, RunCheckpoint, load_checkpoint, newest_checkpoint
+from moto_pl.callbacks.evaluation import EvaluationRecorder
+from moto_pl.callbacks.open_loop import OpenLoopVideo
+from moto_pl.callbacks.progress import RunProgress
+from moto_pl.callbacks.throughput import Throughput
+from moto_pl.cli import LIGHTNING_VERBS, lock_run
+from moto_pl.data.datamodule import OfflineToOnlineDataModule
+from moto_pl.data.schedule import Schedule
+from moto_pl.errors import SettingError
+
+
+def rounds(offline_steps: int, online_steps: int, offline_round_steps: int, updates_per_episode: int) -> int:
+    """The number of epochs of a run."""
+    return Schedule(offline_steps, online_steps, offline_round_steps, updates_per_episode).rounds
+
+
+class MotoCLI(LightningCLI):
+    """``moto fit | validate | test``."""
+
+    @classmethod
+    def run(cls, args: Sequence[str]) -> MotoCLI:
+        """Parses and runs."""
+        return cls(
+            Agent,
+            OfflineToOnlineDataModule,
+            subclass_mode_model=True,
+            save_config_callback=None,
+            seed_everything_default=0,
+            args=list(args),
+            trainer_defaults={
+                "default_root_dir": "runs/moto",
+                "accelerator": "auto",
+                "devices": 1,
+                "log_every_n_steps": 10,
+                "enable_model_summary": False,
+            },
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Lightning's verbs that mean something here."""
+        return {verb: LightningCLI.subcommands()[verb] for verb in LIGHTNING_VERBS}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Settings of ours, and those that follow from others."""
+        parser.add_argument("--extends", type=list[str] | str, default=[], help="configurations that this one builds on")
+        parser.add_argument("--checkpoint_every", type=int, default=1, help="rounds between checkpoints")
+        parser.add_argument("--video_episodes", type=int, default=4, help="episodes side by side in a video; 0: none")
+        parser.add_argument("--evaluate_untrained", type=bool, default=True, help="begin a run with an evaluation")
+        parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
+        parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=int)
+        parser.link_arguments(
+            tuple(
+                f"data.{name}"
+                for name in ("offline_steps", "online_steps", "offline_round_steps", "updates_per_episode")
+            ),
+            "trainer.max_epochs",
+            compute_fn=rounds,
+        )
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Adds what every run has; users add callbacks and loggers of their own in ``trainer``."""
+        trainer_config = self._get(self.config_init, "trainer")
+        root = Path(str(trainer_config.get("default_root_dir") or "runs/moto"))
+        extra: list[Any] = [
+            Throughput(),
+            EvaluationRecorder(self._get(self.config_init, "video_episodes")),
+            OpenLoopVideo(sequences=self._get(self.config_init, "video_episodes")),
+            RunCheckpoint(self._get(self.config_init, "checkpoint_every")),
+        ]
+        if trainer_config.get("enable_progress_bar") is not False:
+            extra.append(RunProgress())
+        settings = dict(kwargs)
+        if trainer_config.get("logger") in (None, True):
+            settings["logger"] = [
+                CSVLogger(root, name="csv", flush_logs_every_n_steps=1),
+                TensorBoardLogger(root, name="tensorboard", version=""),
+            ]
+        # What rounds as epochs need. Tensors made under inference_mode could not be updated in training later.
+        settings |= {
+            "reload_dataloaders_every_n_epochs": 1,
+            "num_sanity_val_steps": 0,
+            "use_distributed_sampler": False,
+            "inference_mode": False,
+        }
+        settings["plugins"] = [DurableCheckpointIO(), *_as_list(trainer_config.get("plugins"))]
+        config = {**trainer_config, **settings}
+        config["callbacks"] = _as_list(trainer_config.get("callbacks"))
+        return self._instantiate_trainer(config, extra)
+
+    def fit(
+        self, model: Agent, datamodule: OfflineToOnlineDataModule, ckpt_path: str | None = None, **kwargs: Any
+    ) -> None:
+        """Trains, going on from the run's newest checkpoint where there is one."""
+        root = Path(self.trainer.default_root_dir)
+        if self.trainer.is_global_zero:
+            self._lock = lock_run(root)
+            self._save_config(root)
+        if ckpt_path in (None, "last"):
+            newest = newest_checkpoint(root / "checkpoints")
+            ckpt_path = None if newest is None else str(newest)
+        if ckpt_path is not None:
+            checkpoint = load_checkpoint(ckpt_path)
+            ours = {**model.description(), "action_size": (checkpoint.get("agent") or {}).get("action_size")}
+            check_same_agent(checkpoint.get("agent"), ours)
+            step = int(checkpoint["global_step"])
+            if step >= datamodule.schedule.total_steps:
+                print(f"{root}: all {step} gradient steps are taken; raise data.online_steps to go on.")
+                return
+            print(f"resuming {root} at gradient step {step} of {datamodule.schedule.total_steps}")
+            del checkpoint
+        elif self._get(self.config, "evaluate_untrained") and datamodule.eval_episodes > 0:
+            datamodule.keep_workers = True
+            self.trainer.validate(model, datamodule, verbose=False)
+            datamodule.keep_workers = False
+        self.trainer.fit(model, datamodule=datamodule, ckpt_path=ckpt_path)
+
+    def validate(self, model: Agent, datamodule: LightningDataModule, ckpt_path: str | None = None, **kwargs: Any) -> None:
+        """Evaluates a checkpoint (the run's newest by default) on the evaluation seeds."""
+        self.trainer.validate(model, datamodule=datamodule, ckpt_path=self._checkpoint(ckpt_path))
+
+    def test(self, model: Agent, datamodule: LightningDataModule, ckpt_path: str | None = None, **kwargs: Any) -> None:
+        """Evaluates a checkpoint (the run's newest by default) on the test seeds."""
+        self.trainer.test(model, datamodule=datamodule, ckpt_path=self._checkpoint(ckpt_path))
+
+    def _save_config(self, root: Path) -> None:
+        """Writes what was asked for to ``<run>/config.yaml``, whole, then renames."""
+        temporary = root / "config.yaml.tmp"
+        self._parser("fit").save(self.config["fit"], temporary, skip_none=False, overwrite=True, multifile=False)
+        os.replace(temporary, root / "config.yaml")
+
+    def _checkpoint(self, ckpt_path: str | None) -> str:
+        if ckpt_path not in (None, "last"):
+            return str(ckpt_path)
+        directory = Path(self.trainer.default_root_dir) / "checkpoints"
+        newest = newest_checkpoint(directory)
+        if newest is None:
+            raise SettingError("ckpt_path", f"no checkpoint in {directory}", "Train with moto fit first, or name one.")
+        return str(newest)
+
+
+def _as_list(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]

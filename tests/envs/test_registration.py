@@ -1,0 +1,53 @@
+import subprocess
+import sys
+
+import gymnasium
+import pytest
+
+from moto_pl import envs
+from moto_pl.errors import SettingError
+
+
+def test_importing_the_package_imports_no_simulator():
+    code = (
+        "import sys, moto_pl.envs; print([m for m in ('mujoco', 'metaworld', 'OpenGL', 'torch') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+
+
+def test_every_task_of_metaworld_has_an_id(gl):
+    from metaworld.env_dict import ENV_CLS_MAP
+
+    assert {f"{task}-v3" for task in envs.METAWORLD_TASKS} == set(ENV_CLS_MAP)
+    assert len(envs.METAWORLD_TASKS) == 50
+    assert set(envs.PAPER_TASKS) <= set(envs.METAWORLD_TASKS) and len(envs.PAPER_TASKS) == 10
+    for task in envs.METAWORLD_TASKS:
+        assert envs.metaworld_id(task) in gymnasium.registry
+    assert len(envs.list_envs()) >= 51
+
+
+@pytest.mark.parametrize(
+    ("env_id", "near"),
+    [("moto_pl/MetaWorld-dor-open-v0", "moto_pl/MetaWorld-door-open-v0"), ("moto_pl/Reach-v7", "moto_pl/Reach-v0")],
+)
+def test_an_unknown_id_names_near_ones(env_id, near):
+    with pytest.raises(SettingError, match=f"env_id: found '{env_id}'. Did you mean {near}.*List all with"):
+        envs.make(env_id)
+
+
+@pytest.mark.parametrize("env_id", ["no such thing!", "", "elsewhere/Thing-v0"])
+def test_a_strange_id_is_refused(env_id):
+    with pytest.raises(SettingError, match="env_id"):
+        envs.make(env_id)
+
+
+def test_the_printed_way_to_list_all_works():
+    listing = str(envs.unknown_name("task", "x", [])).split("List all with: python -c '")[1].rstrip("'")
+    out = subprocess.run([sys.executable, "-c", listing], capture_output=True, text=True, check=True)
+    assert out.stdout.split() == envs.list_envs()
+
+
+def test_an_argument_that_the_environment_does_not_take():
+    with pytest.raises(SettingError, match="colour"):
+        envs.make("moto_pl/Reach-v0", colour="red")
