@@ -14,8 +14,10 @@ help: ## this list
 setup: $(VENV)/.built ## ./.venv with everything that is needed, the compiled operators included
 
 $(VENV)/.packages: constraints.txt
+	@$(or $(PYTHON),false) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  { echo "PYTHON: found '$(PYTHON)'. Install Python 3.11 or newer, or name one: make PYTHON=/path/to/python3.11"; exit 2; }
 	@.ci/system-packages $(PYTHON)
-	@test -x $(BIN)/python || { echo "moto_pl: creating ./$(VENV) with $$($(PYTHON) --version)"; $(PYTHON) -m venv $(VENV); }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { echo "moto_pl: creating ./$(VENV) with $$($(PYTHON) --version)"; $(PYTHON) -m venv $(VENV); }
 	@echo "moto_pl: installing Python packages (constraints.txt)"
 	@$(PIP) install --prefer-binary --no-compile -r constraints.txt
 	@# Byte code of what is used rather than of all there is: half a minute less.

@@ -108,8 +108,10 @@ class CMakeBuild(build_ext):
         cmake, ninja = tool("cmake", "pip install cmake"), tool("ninja", "pip install ninja")
         tool(os.environ.get("CXX", "c++").split()[0], "a C++20 compiler; on Debian: apt install g++")
         nvcc = cuda_compiler(torch.version.cuda)
-        # One build directory for each source tree and torch: neither may see the other's cache.
-        key = hashlib.sha256(f"{ROOT} {sys.executable} {torch.__file__} {torch.__version__}".encode()).hexdigest()[:12]
+        # CMake reads these once and caches them: a build directory for each combination.
+        cached = [str(ROOT), sys.executable, torch.__file__, torch.__version__]
+        cached += [os.environ.get(name, "") for name in ("CXX", "CXXFLAGS", "LDFLAGS", "CUDAARCHS", "CUDAFLAGS")]
+        key = hashlib.sha256("\0".join(cached).encode()).hexdigest()[:12]
         build = ROOT / "build" / f"cmake-{key}"
         arguments = {
             "CMAKE_MAKE_PROGRAM": ninja,

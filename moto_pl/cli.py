@@ -65,7 +65,7 @@ def run_verb(args: Sequence[str]) -> int:
         from moto_pl.demo import run_demo
 
         return run_demo(parsed.dir)
-    return int(parsed.func(parsed) or 0)
+    return int(parsed.run(parsed))
 
 
 def config_path(name: str) -> Path:

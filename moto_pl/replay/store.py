@@ -285,12 +285,12 @@ class EpisodeStore:
     def _remove_leftovers(self) -> None:
         for path in self.root.glob(f"*{_TEMPORARY}"):
             if re.fullmatch(rf"\d+\.safetensors\.\d+\{_TEMPORARY}", path.name):
-                with open(path, "rb") as file:
-                    try:
+                try:
+                    with open(path, "rb") as file:
                         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    except BlockingIOError:
-                        continue  # its writer is at work
-                    path.unlink(missing_ok=True)
+                        path.unlink()
+                except OSError:
+                    continue  # its writer is at work, another process removed it, or it is not ours to remove
 
 
 def _encode(episode: Episode) -> tuple[bytes, list[memoryview]]:
@@ -343,6 +343,8 @@ def _open(path: Path, check: bool = False) -> EpisodeView:
         return _map(path, check)
     except FileNotFoundError as error:
         raise SettingError(str(path), "no such file", _DAMAGED) from error
+    except OSError as error:
+        raise SettingError(str(path), error.strerror, "Make it a file that can be read.") from error
     except (_Damaged, ValueError, TypeError, KeyError, RecursionError) as error:
         raise SettingError(str(path), f"a damaged file ({error})", _DAMAGED) from error
 

@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from replay_episodes import make_episode
 
 from moto_pl.errors import SettingError
 from moto_pl.replay import EpisodeSet, EpisodeStore, PrefetchLoader, SequenceSampler
-from tests.replay.episodes import make_episode
 
 
 def threads() -> list[str]:

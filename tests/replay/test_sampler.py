@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from replay_episodes import make_episode
 
 from moto_pl.errors import SettingError
 from moto_pl.replay import DeviceMirror, EpisodeSet, EpisodeStore, SequenceBatch, SequenceSampler, rows
-from tests.replay.episodes import make_episode
 
 LENGTHS = [9, 4, 12, 7, 3, 10]
 

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from replay_episodes import assert_same, make_episode
 
 from moto_pl.errors import SettingError
 from moto_pl.replay import Episode, EpisodeStore
-from tests.replay.episodes import assert_same, make_episode
 
 
 def filled(root: Path, count: int, steps: int = 5) -> EpisodeStore:

@@ -1,0 +1,151 @@
+"""Charts as inline SVG that takes its colours from the page, so that one chart serves light and dark."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from moto_pl.analysis.records import Series
+from moto_pl.analysis.statistics import Interval
+
+# Told apart by lightness too, and readable on white and on near-black.
+COLOURS = ("#3d7fd6", "#e08214", "#1f9e77", "#b05cc6", "#d1495b", "#7d8a97")
+STYLES = ("-", "--", "-.", ":")
+POINTS = 400  # a curve of more points is drawn as means of neighbours
+
+# Matplotlib wants a colour; the page's own text colour takes its place.
+_TEXT = "#010203"
+_STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "moto",  # the same chart gives the same bytes
+    "font.size": 10,
+    "text.color": _TEXT,
+    "axes.edgecolor": _TEXT,
+    "axes.labelcolor": _TEXT,
+    "xtick.color": _TEXT,
+    "ytick.color": _TEXT,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": _TEXT,
+    "grid.alpha": 0.12,
+    "grid.linewidth": 0.8,
+    "axes.axisbelow": True,
+    "lines.linewidth": 1.6,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+}
+
+
+class Curve(NamedTuple):
+    """A line of a chart."""
+
+    label: str
+    x: np.ndarray  # [n]
+    y: np.ndarray  # [n]
+    faint: bool = False  # single points behind a smoother line
+
+
+def line_chart(
+    curves: Sequence[Curve], x_label: str, y_label: str, name: str, offline_steps: int | None = None,
+    bounds: tuple[float, float] | None = None,
+) -> str:
+    """Lines over gradient steps or episodes.
+
+    Args:
+        curves: the lines; empty ones are left out.
+        x_label: below the chart.
+        y_label: beside it.
+        name: a word that is unique on the page, for the SVG's ids.
+        offline_steps: end of the offline phase, which is shaded; None shades nothing.
+        bounds: of the y axis.
+
+    Returns:
+        An ``<svg>`` element.
+    """
+
+    def draw(axes: Axes) -> None:
+        lines = 0
+        for curve in curves:
+            if curve.faint:
+                axes.plot(curve.x, curve.y, ".", color=COLOURS[0], alpha=0.45, markersize=5, label=curve.label)
+                continue
+            marker = "o" if len(curve.x) <= 12 else ""
+            axes.plot(
+                curve.x, curve.y, STYLES[lines % len(STYLES)], marker=marker, markersize=4,
+                color=COLOURS[lines % len(COLOURS)], label=curve.label,
+            )
+            lines += 1
+        if len(curves) > 1:
+            axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=min(3, len(curves)))
+
+    return _svg(draw, x_label, y_label, name, offline_steps, bounds)
+
+
+def interval_chart(
+    x: Sequence[float], y: Sequence[float], intervals: Sequence[Interval], x_label: str, y_label: str, name: str,
+    offline_steps: int | None = None, bounds: tuple[float, float] | None = None,
+) -> str:
+    """Points with their intervals, joined by a line; see :func:`line_chart`."""
+
+    def draw(axes: Axes) -> None:
+        low, high = (np.array([interval[i] for interval in intervals]) for i in (0, 1))
+        centre = np.asarray(y, np.float64)
+        # An interval need not hold its point (a median's, or rounding): bars of negative length do not exist.
+        bars = np.clip(np.stack((centre - low, high - centre)), 0, None)
+        axes.errorbar(x, centre, yerr=bars, fmt="o-", color=COLOURS[0], markersize=5, capsize=3, elinewidth=1.2)
+
+    return _svg(draw, x_label, y_label, name, offline_steps, bounds)
+
+
+def thin(series: Series) -> Series:
+    """At most :data:`POINTS` points: the means of neighbours."""
+    if len(series.step) <= POINTS:
+        return series
+    groups = np.array_split(np.arange(len(series.step)), POINTS)
+    return Series(*(np.array([of[group].mean() for group in groups]) for of in (series.step, series.value)))
+
+
+def _svg(
+    draw: Callable[[Axes], None], x_label: str, y_label: str, name: str, offline_steps: int | None,
+    bounds: tuple[float, float] | None,
+) -> str:
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(5.0, 3.1), layout="constrained")
+        axes = figure.subplots()
+        draw(axes)
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        if bounds is not None:
+            axes.set_ylim(bounds[0] - 0.04 * (bounds[1] - bounds[0]), bounds[1] + 0.04 * (bounds[1] - bounds[0]))
+        if offline_steps is not None:
+            _shade_offline(axes, offline_steps)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    svg = buffer.getvalue().decode()
+    svg = svg[svg.index("<svg") :].replace(_TEXT, "currentColor")
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    # Many charts share a page, and an id may stand there once.
+    svg = re.sub(r'\bid="', f'id="{name}-', svg)
+    svg = svg.replace('href="#', f'href="#{name}-').replace("url(#", f"url(#{name}-")
+    # The figure around it holds the text alternative; the page sets the size.
+    return re.sub(r'^<svg ([^>]*?)width="[^"]*" height="[^"]*"', r"<svg \1", re.sub(r'\sheight="([^"]*)" (viewBox="[^"]*") width="([^"]*)"', r' width="\3" height="\1" \2', svg, count=1), count=1)
+
+
+def _shade_offline(axes: Axes, steps: int) -> None:
+    right = max(axes.get_xlim()[1], 1.0)
+    axes.set_xlim(min(0.0, axes.get_xlim()[0]), right)
+    if steps <= 0:
+        return
+    axes.axvspan(0, min(steps, right), color=COLOURS[5], alpha=0.16, linewidth=0)
+    place = {"transform": axes.get_xaxis_transform(), "fontsize": 8.5, "alpha": 0.75, "va": "top"}
+    axes.text(0.01 * right, 0.985, "offline", **place)  # type: ignore[arg-type]
+    if steps < 0.8 * right:
+        axes.text(steps + 0.01 * right, 0.985, "online", **place)  # type: ignore[arg-type]
