@@ -25,7 +25,7 @@ $(VENV)/.packages: constraints.txt
 	@touch $@
 
 $(VENV)/.built: $(VENV)/.packages $(NATIVE)
-	@$(PIP) install --no-build-isolation --no-deps -e .
+	@PYTHONWARNINGS=ignore $(PIP) install --no-build-isolation --no-deps -e .
 	@$(BIN)/python -c 'from moto_pl.ops.extension import status; print("moto_pl:", status())'
 	@touch $@
 

@@ -32,7 +32,7 @@ def as_shipped(task: str, size: int, camera: str) -> tuple[Callable[[], object],
     import mujoco
     from metaworld.env_dict import ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE
 
-    # The goal-observable classes take neither size nor camera; the renderer is made on first use and reads them here.
+    # The goal-observable classes take neither size nor camera: the renderer is made on first use and reads them here.
     env: Any = ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE[f"{task}-v3-goal-observable"](seed=0, render_mode="rgb_array")
     env.mujoco_renderer.width = env.mujoco_renderer.height = size
     env.model.vis.global_.offwidth = env.model.vis.global_.offheight = size
@@ -126,10 +126,9 @@ def main() -> None:
         cells = [*(f"{figure:.1f}" for figure in figures), f"{ratio:.2f}"]
         table.add_row(name, *cells, end_section=name == "render: fast")
     console.print(table)
-    console.print(
-        f"Medians of {arguments.rounds} rounds of {arguments.seconds:g} s. "
-        "A step is an agent's: two simulator steps and an image. Ratios: renders to render as shipped, steps to steps in this process."
-    )
+    console.print(f"Medians of {arguments.rounds} rounds of {arguments.seconds:g} s each.")
+    console.print("A step is an agent's: two simulator steps and an image.")
+    console.print("Ratios: renders to render as shipped, steps to steps in this process.")
     if arguments.out:
         result = {
             "task": arguments.task,

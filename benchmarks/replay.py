@@ -134,7 +134,7 @@ def main() -> None:
             expected = host.sample(0, 0, 1, size, length, view)
             megabytes[part] = sum(tensor.nbytes for tensor in expected) / 1e6
             for name, reader in readers.items():
-                call = partial(finished, reader, size, length, view)
+                call: Callable[[int], SequenceBatch] = partial(finished, reader, size, length, view)
                 calls[part, name] = call
                 assert all(torch.equal(a.cpu(), b) for a, b in zip(call(0), expected, strict=True)), name
         rates: dict[tuple[str, str], list[float]] = {kind: [] for kind in calls}

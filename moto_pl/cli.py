@@ -70,7 +70,10 @@ def run_verb(args: Sequence[str]) -> int:
 
 def config_path(name: str) -> Path:
     """A configuration that comes with the package: ``debug`` or ``metaworld/door_open``."""
-    roots = (Path(moto_pl.__file__).parent.parent / "configs", Path(sysconfig.get_path("data")) / "share/moto_pl/configs")
+    roots = (
+        Path(moto_pl.__file__).parent.parent / "configs",
+        Path(sysconfig.get_path("data")) / "share/moto_pl/configs",
+    )
     for root in roots:
         path = root / f"{name}.yaml"
         if path.exists():
@@ -154,12 +157,14 @@ def lock_run(directory: Path) -> Any:
         SettingError: where another process has it.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    file = open(directory / ".lock", "w")  # noqa: SIM115 - held until the process ends
+    file = open(directory / ".lock", "w")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         raise SettingError(
-            "trainer.default_root_dir", f"{directory}, in which another process is training", "Wait for it, or use another."
+            "trainer.default_root_dir",
+            f"{directory}, in which another process is training",
+            "Wait for it, or use another.",
         ) from None
     return file
 

@@ -58,7 +58,9 @@ class MotoCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Settings of ours, and those that follow from others."""
-        parser.add_argument("--extends", type=list[str] | str, default=[], help="configurations that this one builds on")
+        parser.add_argument(
+            "--extends", type=list[str] | str, default=[], help="configurations that this one builds on"
+        )
         parser.add_argument("--checkpoint_every", type=int, default=1, help="rounds between checkpoints")
         parser.add_argument("--video_episodes", type=int, default=4, help="episodes side by side in a video; 0: none")
         parser.add_argument("--evaluate_untrained", type=bool, default=True, help="begin a run with an evaluation")
@@ -130,7 +132,9 @@ class MotoCLI(LightningCLI):
             datamodule.keep_workers = False
         self.trainer.fit(model, datamodule=datamodule, ckpt_path=ckpt_path)
 
-    def validate(self, model: Agent, datamodule: LightningDataModule, ckpt_path: str | None = None, **kwargs: Any) -> None:
+    def validate(
+        self, model: Agent, datamodule: LightningDataModule, ckpt_path: str | None = None, **kwargs: Any
+    ) -> None:
         """Evaluates a checkpoint (the run's newest by default) on the evaluation seeds."""
         self.trainer.validate(model, datamodule=datamodule, ckpt_path=self._checkpoint(ckpt_path))
 

@@ -11,12 +11,13 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
 
 from moto_pl.behaviour.filters import EpisodeFilter
 from moto_pl.errors import SettingError
 from moto_pl.ops import Key
 from moto_pl.replay.sampler import SequenceBatch
+
+from .metrics import EpisodeMetrics
 
 Batch = dict[str, SequenceBatch]
 ActMode = Literal["sample", "mode"]
@@ -53,8 +54,8 @@ class Agent(L.LightningModule):
     """An agent that learns from sequences and acts from images.
 
     One optimizer with a parameter group a component, automatic optimization, one backward over the sum of the losses:
-    ``global_step`` counts gradient steps. All noise is keyed by ``(seed, global_step)``, so that a resumed run repeats the
-    unbroken one. Networks are made in :meth:`configure_model`, when the data module knows the action's size.
+    ``global_step`` counts gradient steps. All noise is keyed by ``(seed, global_step)``, so that a resumed run repeats
+    the unbroken one. Networks are made in :meth:`configure_model`, when the data module knows the action's size.
 
     Args:
         seed: keys the weights' initial values and all noise.
@@ -68,7 +69,7 @@ class Agent(L.LightningModule):
         self.action_size: int | None = None
         self.settings: dict[str, Any] = {}
         self.loaded_step = 0  # gradient steps behind weights that were loaded to be evaluated
-        self.eval_metrics = nn.ModuleDict({name: MeanMetric() for name in ("return", "success", "length")})
+        self.episode_metrics = EpisodeMetrics()
 
     # What an agent has to say for itself.
 
@@ -200,18 +201,12 @@ class Agent(L.LightningModule):
         return {"class_path": name, "init_args": plain(self.settings), "action_size": self.action_size}
 
     def _evaluate(self, seeds: Tensor) -> None:
-        episodes = self.trainer.datamodule.evaluate(self, [int(seed) for seed in seeds])  # type: ignore[attr-defined]
-        for episode in episodes:
-            self.eval_metrics["return"].update(episode.total_reward)
-            self.eval_metrics["success"].update(float(episode.succeeded))
-            self.eval_metrics["length"].update(float(episode.length))
+        self.episode_metrics.update(self.trainer.datamodule.evaluate(self, seeds.tolist()))  # type: ignore[attr-defined]
 
     def _log_evaluation(self, stage: str) -> None:
-        if self.eval_metrics["return"].update_count == 0:  # type: ignore[union-attr]
-            return
-        for name, metric in self.eval_metrics.items():
-            self.log(f"{stage}/{name}", metric.compute(), prog_bar=name != "length")  # type: ignore[operator]
-            metric.reset()  # type: ignore[operator]
+        for name, value in self.episode_metrics.compute().items():
+            self.log(f"{stage}/{name}", value, prog_bar=name != "length")
+        self.episode_metrics.reset()
 
 
 def _parameters(modules: Iterable[nn.Module]) -> list[nn.Parameter]:
@@ -239,7 +234,9 @@ def check_same_agent(found: dict[str, Any] | None, ours: dict[str, Any]) -> None
         raise SettingError("ckpt_path", "a checkpoint without an agent", "Give a checkpoint that moto fit wrote.")
     if found["class_path"] != ours["class_path"]:
         raise SettingError(
-            "ckpt_path", f"a checkpoint of {found['class_path']}", f"This run trains {ours['class_path']}: use another run_dir."
+            "ckpt_path",
+            f"a checkpoint of {found['class_path']}",
+            f"This run trains {ours['class_path']}: use another run_dir.",
         )
     before, after = _flatten(found), _flatten(ours)
     changed = [
@@ -249,7 +246,8 @@ def check_same_agent(found: dict[str, Any] | None, ours: dict[str, Any]) -> None
     ]
     if changed:
         raise SettingError(
-            "model", "settings other than the checkpoint's (" + "; ".join(changed) + ")",
+            "model",
+            "settings other than the checkpoint's (" + "; ".join(changed) + ")",
             "Restore them, or start a new run in another run_dir.",
         )
 

@@ -190,7 +190,9 @@ class MOTO(Agent):
         self.config = behaviour or BehaviourConfig()
         self.batch, self.optim, self.ops = batch or BatchConfig(), optim, ops
         if self.config.disagreement == "max_var" and self.model_config.latent != "gaussian":
-            raise SettingError("behaviour.disagreement", "max_var with categorical latents", "Use mean, logit or log_prob.")
+            raise SettingError(
+                "behaviour.disagreement", "max_var with categorical latents", "Use mean, logit or log_prob."
+            )
         self.settings = {
             "world_model": self.model_config,
             "behaviour": self.config,
@@ -335,13 +337,19 @@ class MOTO(Agent):
         y = starts.reward + first_discount * bootstrap  # [B]
         real = critic(starts.previous.features, starts.action)  # [N, B]
         # Not the mean over B: rows without a predecessor count for nothing.
-        real_loss = (0.5 * (real - y).square() * starts.valid).sum() / (config.critics * starts.valid.sum().clamp(min=1))
+        real_loss = (0.5 * (real - y).square() * starts.valid).sum() / (
+            config.critics * starts.valid.sum().clamp(min=1)
+        )
 
         q = critic.actor_value(features, action, config.actor_value)  # [H, B]
         expanded = lambda_return(penalised, q, discount, config.lambda_, ops=self.ops)  # [H - 1, B]
         expanded = torch.cat((expanded, q[-1:]))  # G_{H-1} = q_{H-1}
         objective = (1 - config.lambda_) * q + config.lambda_ * expanded + config.entropy_scale * rollout.entropy
-        metrics |= {"critic/value": q.detach().mean(), "critic/target": target.mean(), "actor/return": expanded.detach().mean()}
+        metrics |= {
+            "critic/value": q.detach().mean(),
+            "critic/target": target.mean(),
+            "actor/return": expanded.detach().mean(),
+        }
         losses = {
             "critic/model": model_loss,
             "critic/real": real_loss,

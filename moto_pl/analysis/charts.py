@@ -54,7 +54,11 @@ class Curve(NamedTuple):
 
 
 def line_chart(
-    curves: Sequence[Curve], x_label: str, y_label: str, name: str, offline_steps: int | None = None,
+    curves: Sequence[Curve],
+    x_label: str,
+    y_label: str,
+    name: str,
+    offline_steps: int | None = None,
     bounds: tuple[float, float] | None = None,
 ) -> str:
     """Lines over gradient steps or episodes.
@@ -79,8 +83,13 @@ def line_chart(
                 continue
             marker = "o" if len(curve.x) <= 12 else ""
             axes.plot(
-                curve.x, curve.y, STYLES[lines % len(STYLES)], marker=marker, markersize=4,
-                color=COLOURS[lines % len(COLOURS)], label=curve.label,
+                curve.x,
+                curve.y,
+                STYLES[lines % len(STYLES)],
+                marker=marker,
+                markersize=4,
+                color=COLOURS[lines % len(COLOURS)],
+                label=curve.label,
             )
             lines += 1
         if len(curves) > 1:
@@ -90,8 +99,14 @@ def line_chart(
 
 
 def interval_chart(
-    x: Sequence[float], y: Sequence[float], intervals: Sequence[Interval], x_label: str, y_label: str, name: str,
-    offline_steps: int | None = None, bounds: tuple[float, float] | None = None,
+    x: Sequence[float],
+    y: Sequence[float],
+    intervals: Sequence[Interval],
+    x_label: str,
+    y_label: str,
+    name: str,
+    offline_steps: int | None = None,
+    bounds: tuple[float, float] | None = None,
 ) -> str:
     """Points with their intervals, joined by a line; see :func:`line_chart`."""
 
@@ -114,7 +129,11 @@ def thin(series: Series) -> Series:
 
 
 def _svg(
-    draw: Callable[[Axes], None], x_label: str, y_label: str, name: str, offline_steps: int | None,
+    draw: Callable[[Axes], None],
+    x_label: str,
+    y_label: str,
+    name: str,
+    offline_steps: int | None,
     bounds: tuple[float, float] | None,
 ) -> str:
     with matplotlib.rc_context(_STYLE):
@@ -136,7 +155,12 @@ def _svg(
     svg = re.sub(r'\bid="', f'id="{name}-', svg)
     svg = svg.replace('href="#', f'href="#{name}-').replace("url(#", f"url(#{name}-")
     # The figure around it holds the text alternative; the page sets the size.
-    return re.sub(r'^<svg ([^>]*?)width="[^"]*" height="[^"]*"', r"<svg \1", re.sub(r'\sheight="([^"]*)" (viewBox="[^"]*") width="([^"]*)"', r' width="\3" height="\1" \2', svg, count=1), count=1)
+    return re.sub(
+        r'^<svg ([^>]*?)width="[^"]*" height="[^"]*"',
+        r"<svg \1",
+        re.sub(r'\sheight="([^"]*)" (viewBox="[^"]*") width="([^"]*)"', r' width="\3" height="\1" \2', svg, count=1),
+        count=1,
+    )
 
 
 def _shade_offline(axes: Axes, steps: int) -> None:

@@ -12,7 +12,13 @@ class Actor(nn.Module):
     """An MLP to the parameters of an :class:`~moto_pl.ops.ActionDist`."""
 
     def __init__(
-        self, features: int, action: int, layers: int, units: int, kind: ActionKind = "trunc_normal", min_std: float = 0.1
+        self,
+        features: int,
+        action: int,
+        layers: int,
+        units: int,
+        kind: ActionKind = "trunc_normal",
+        min_std: float = 0.1,
     ) -> None:
         super().__init__()
         self.net = MLP(features, 2 * action, layers, units)

@@ -21,10 +21,10 @@ def keep_rows(episode: EpisodeView, rule: EpisodeFilter, return_threshold: float
     Args:
         episode: a stored episode of T steps, T + 1 rows.
         rule: ``success`` keeps episodes that reach success, whole. ``progress`` follows the order in which the task's
-            objects were first completed: while it is the task's own order, the prefix up to ten steps after the last such
-            completion is kept. ``return`` keeps episodes whose return is at least ``return_threshold``. ``advantage`` and
-            ``none`` keep all (the advantage is judged step by step in the loss). ``auto`` is ``progress`` where the
-            episode records completed objects, else ``success``.
+            objects were first completed: while it is the task's own order, the prefix up to ten steps after the last
+            such completion is kept. ``return`` keeps episodes whose return is at least ``return_threshold``.
+            ``advantage`` and ``none`` keep all (the advantage is judged step by step in the loss). ``auto`` is
+            ``progress`` where the episode records completed objects, else ``success``.
         return_threshold: for ``return``.
 
     Returns:

@@ -7,7 +7,7 @@ import random
 import signal
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import numpy as np
@@ -33,7 +33,9 @@ def load_checkpoint(path: str | os.PathLike[str], map_location: Any = "cpu") -> 
         raise SettingError("ckpt_path", f"no file {path}", "Give the path of a checkpoint.") from None
     except Exception as error:  # torch raises many kinds for a damaged archive
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise SettingError("ckpt_path", f"{path}, which cannot be read ({reason})", "Give a whole checkpoint.") from None
+        raise SettingError(
+            "ckpt_path", f"{path}, which cannot be read ({reason})", "Give a whole checkpoint."
+        ) from None
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise SettingError("ckpt_path", f"{path}, which is no checkpoint", "Give a checkpoint that moto fit wrote.")
     return checkpoint
@@ -55,7 +57,8 @@ class DurableCheckpointIO(TorchCheckpointIO):
         except OSError as error:
             temporary.unlink(missing_ok=True)
             raise SettingError(
-                "trainer.default_root_dir", f"{path} could not be written ({error.strerror})",
+                "trainer.default_root_dir",
+                f"{path} could not be written ({error.strerror})",
                 "Free disk space and run the same command again: the last checkpoint is whole.",
             ) from error
         if path.name == LAST and path.exists():
@@ -159,9 +162,7 @@ class RunCheckpoint(Checkpoint):
 
     # Random generators. Nothing of ours draws from them (all draws are keyed), but a user's callback may.
 
-    def on_save_checkpoint(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Gathers the generators of every rank."""
         states: list[Any] = [rng_state()]
         if trainer.world_size > 1:
@@ -169,9 +170,7 @@ class RunCheckpoint(Checkpoint):
             torch.distributed.all_gather_object(states, rng_state())
         checkpoint["rng"] = states
 
-    def on_load_checkpoint(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Gives this rank its generators back."""
         states = checkpoint.get("rng", [])
         if trainer.global_rank < len(states):
@@ -185,7 +184,7 @@ class RunCheckpoint(Checkpoint):
 
 def rng_state() -> dict[str, Any]:
     """The states of Python's, NumPy's, torch's and CUDA's generators as tensors and plain types."""
-    kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
+    kind, keys, position, has_gauss, gauss = cast(tuple[str, np.ndarray, int, int, float], np.random.get_state())
     return {
         "python": [list(part) if isinstance(part, tuple) else part for part in random.getstate()],
         "numpy": [str(kind), torch.from_numpy(keys.astype(np.int64)), int(position), int(has_gauss), float(gauss)],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import imageio.v2 as imageio
 import numpy as np
@@ -24,7 +25,8 @@ def write_video(path: Path, frames: np.ndarray, fps: int = 20, scale: int = 4) -
     height, width = enlarged.shape[1] % 2, enlarged.shape[2] % 2
     if height or width:  # H.264 wants even sides
         enlarged = np.pad(enlarged, ((0, 0), (0, height), (0, width), (0, 0)), mode="edge")
-    with imageio.get_writer(temporary, fps=fps, codec="libx264", macro_block_size=1, pixelformat="yuv420p") as writer:  # type: ignore[attr-defined]
+    writer: Any = imageio.get_writer(temporary, fps=fps, codec="libx264", macro_block_size=1, pixelformat="yuv420p")
+    with writer:
         for frame in enlarged:
             writer.append_data(frame)
     os.replace(temporary, path)

@@ -31,8 +31,8 @@ def roll_episodes(
 ) -> list[Episode]:
     """Rolls one episode a seed, side by side.
 
-    An environment worker that died or hung has been replaced when we hear of it; the episodes are then rolled again from
-    their seeds, which gives what they would have given.
+    An environment worker that died or hung has been replaced when we hear of it; the episodes are then rolled again
+    from their seeds, which gives what they would have given.
 
     Args:
         pool: at least ``len(seeds)`` workers.
@@ -52,9 +52,7 @@ def roll_episodes(
             continue
 
 
-def _roll(
-    pool: EnvPool, agent: Agent, seeds: Sequence[int], mode: ActMode, key: Key, noise: float
-) -> list[Episode]:
+def _roll(pool: EnvPool, agent: Agent, seeds: Sequence[int], mode: ActMode, key: Key, noise: float) -> list[Episode]:
     count, device = len(seeds), agent.device
     recordings = [_Recording() for _ in seeds]
     training = agent.training
@@ -102,7 +100,13 @@ class _Recording:
         return self.terminated or self.truncated
 
     def add(
-        self, action: np.ndarray, frame: np.ndarray, reward: float, terminated: bool, truncated: bool, info: dict[str, Any]
+        self,
+        action: np.ndarray,
+        frame: np.ndarray,
+        reward: float,
+        terminated: bool,
+        truncated: bool,
+        info: dict[str, Any],
     ) -> None:
         self.actions.append(action.copy())
         self.frames.append(frame.copy())

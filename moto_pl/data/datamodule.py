@@ -34,8 +34,8 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
     """Streams sequences of demonstrations, then of demonstrations and collected episodes.
 
     An epoch is a round (:class:`~moto_pl.data.schedule.Schedule`): each online round begins with one episode of the
-    current policy in each environment, and then takes ``updates_per_episode`` gradient steps. Batches are a pure function
-    of seed, step and the episodes known, so a resumed run sees the batches of the unbroken one.
+    current policy in each environment, and then takes ``updates_per_episode`` gradient steps. Batches are a pure
+    function of seed, step and the episodes known, so a resumed run sees the batches of the unbroken one.
 
     Args:
         env: gymnasium id of an environment with pixel observations.
@@ -60,6 +60,10 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         prefetch: batches made ahead of need.
         seed: keys sampling, environment seeds and exploration.
     """
+
+    store: EpisodeStore  # there from setup("fit") on
+    held_out: EpisodeStore
+    trainer: L.Trainer
 
     def __init__(
         self,
@@ -104,11 +108,11 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         self.keep_workers = False
         self.collect_seconds = 0.0
         self.last_evaluation: list[Episode] = []
-        self.store: EpisodeStore | None = None
         self._mirror: DeviceMirror | None = None
         self._pool: EnvPool | None = None
         self._sets: dict[str, EpisodeSet] = {}
         self._kept: dict[tuple[str, float, int], int] = {}
+        self._left_out: dict[str, int] = {}
 
     def _check_settings(self) -> None:
         if self.num_envs < 1 or self.num_envs > max(1, self.env_workers):
@@ -120,7 +124,9 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         if self.dataset is None and self.schedule.offline_steps > 0:
             raise SettingError("data.dataset", None, "Name a dataset, or set data.offline_steps: 0.")
         if self.exploration_noise < 0:
-            raise SettingError("data.exploration_noise", self.exploration_noise, "Give a standard deviation, 0 or more.")
+            raise SettingError(
+                "data.exploration_noise", self.exploration_noise, "Give a standard deviation, 0 or more."
+            )
         if self.prefetch < 1:
             raise SettingError("data.prefetch", self.prefetch, "Give at least 1 batch.")
 
@@ -129,18 +135,17 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
     @property
     def replay_dir(self) -> Path:
         """Where this run's episodes lie."""
-        assert self.trainer is not None
         return Path(self.trainer.default_root_dir) / "replay"
 
     @property
     def world_size(self) -> int:
         """Processes that train together."""
-        return 1 if self.trainer is None else self.trainer.world_size
+        return self.trainer.world_size
 
     @property
     def rank(self) -> int:
         """This process among them."""
-        return 0 if self.trainer is None else self.trainer.global_rank
+        return self.trainer.global_rank
 
     def prepare_data(self) -> None:
         """Builds the dataset if asked, and takes its episodes into the replay once (first process alone)."""
@@ -183,7 +188,6 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
     @property
     def trained_steps(self) -> int:
         """Gradient steps behind the agent's present weights."""
-        assert self.trainer is not None
         return self.trainer.global_step if self._fitting else self._agent.loaded_step
 
     @property
@@ -200,12 +204,11 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
 
     @property
     def _agent(self) -> Agent:
-        assert self.trainer is not None
         return self.trainer.lightning_module  # type: ignore[return-value]
 
     @property
     def _fitting(self) -> bool:
-        return self.trainer is not None and self.trainer.state.fn == "fit"
+        return self.trainer.state.fn == "fit"
 
     @property
     def _limit(self) -> int | None:
@@ -242,7 +245,9 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         training = len(reader) - self.val_episodes
         if training < 1:
             raise SettingError(
-                "data.val_episodes", self.val_episodes, f"{self.dataset} has {len(reader)} episodes: leave one to train on."
+                "data.val_episodes",
+                self.val_episodes,
+                f"{self.dataset} has {len(reader)} episodes: leave one to train on.",
             )
         for i, episode in enumerate(reader):
             target, index = (store, i) if i < training else (held_out, i - training)
@@ -259,12 +264,10 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         return self.offline_episodes + self.schedule.online_rounds * self.num_envs * self.world_size
 
     def _expected_bytes(self) -> int:
-        assert self.store is not None
         known = len(self.store)
         return self.store.nbytes // known * self._expected_episodes if known else 0
 
     def _report_capacity(self) -> None:
-        assert self.store is not None
         rows = self.store[0].num_rows if len(self.store) else 102
         rank_zero_info(self.store.describe_capacity(self._expected_episodes, rows))
         rank_zero_info(
@@ -277,7 +280,6 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
 
     def begin_round(self, agent: Agent) -> None:
         """Collects an online round's episodes, unless they were before a resume, and brings the views up to date."""
-        assert self.trainer is not None
         index = self.schedule.round_of(self.trainer.global_step)
         online = index - self.schedule.offline_rounds
         if online >= 0 and self.collected_rounds <= online:
@@ -294,6 +296,9 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         for i, episode in enumerate(episodes):
             self.store.append(episode, self.offline_episodes + first + i)
             self.env_steps += episode.length
+        # Every rank learns from every rank's episodes, through the directory that they share.
+        self.trainer.strategy.barrier("collected")
+        self.store.refresh(self.offline_episodes + (online + 1) * self.world_size * self.num_envs)
         self.collect_seconds += time.perf_counter() - begun
         count = len(episodes)
         for name, values in (
@@ -321,10 +326,20 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
                 self._kept[kept] = keep_rows(episode, part.filter, threshold)
             if self._kept[kept]:
                 entries.append((i, self._kept[kept]))
-        if not entries and len(self.store):
-            rank_zero_warn(f"No episode passes the filter '{part.filter}': the '{name}' batches come from all data.")
+        if len(self.store) and part.filter != "none" and all(rows < part.length for _, rows in entries):
+            rank_zero_warn(
+                f"No episode of at least {part.length} rows passes the filter '{part.filter}': "
+                f"the '{name}' batches come from all data."
+            )
             entries = [(i, self.store[i].num_rows) for i in range(len(self.store))]
-        return EpisodeSet(entries, part.length, self.offline_episodes)
+        view = EpisodeSet(entries, part.length, self.offline_episodes)
+        if view.left_out and self._left_out.get(name, 0) != view.left_out:
+            self._left_out[name] = view.left_out
+            rank_zero_warn(
+                f"{view.left_out} of {len(entries)} episodes are shorter than the {part.length} rows of a '{name}' "
+                "sequence: they are left out."
+            )
+        return view
 
     def make_batch(self, step: int) -> Batch:
         """The batch of gradient step ``step``: each part from its own view and stream."""
@@ -333,7 +348,6 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
     def _draw(self, name: str, part: BatchPart, step: int) -> SequenceBatch:
         # A fraction of online data is for learning from; what is cloned is the filter's choice alone.
         fraction = self.online_fraction if part.filter == "none" else None
-        assert self.store is not None
         sampler = SequenceSampler(self.store, self.seed, name, fraction, self._mirror)
         size = part.size // self.world_size
         return sampler.sample(step, self.rank, self.world_size, size, part.length, self._sets[name])
@@ -346,7 +360,6 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
     def preview(self, count: int) -> SequenceBatch:
         """``count`` sequences of the first part's data, for pictures; another draw after each round."""
         name, part = next(iter(self._agent.parts().items()))
-        assert self.store is not None
         sampler = SequenceSampler(self.store, self.seed, "preview")
         batch = sampler.sample(self.trained_steps, 0, 1, count, part.length, self._sets[name])
         return SequenceBatch(*(tensor.to(self._agent.device) for tensor in batch))
@@ -359,7 +372,6 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
 
     def val_dataloader(self) -> list[Any]:
         """Evaluation seeds, and held-out batches; empty in rounds after which no evaluation is due."""
-        assert self.trainer is not None
         if self._fitting:
             index = self.schedule.round_of(max(0, self.trainer.global_step - 1))
             if not self.schedule.evaluation_due(index, self.eval_every):
@@ -412,7 +424,6 @@ class RoundLoader:
     """
 
     def __init__(self, data: OfflineToOnlineDataModule) -> None:
-        assert data.trainer is not None
         self.data, self.trainer = data, data.trainer
         self.round = data.schedule.round_of(self.trainer.global_step)
         self.accumulate = self.trainer.accumulate_grad_batches

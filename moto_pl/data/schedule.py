@@ -11,8 +11,8 @@ from moto_pl.errors import SettingError
 class Schedule:
     """Rounds of gradient steps: the offline phase in chunks, then one round for each collected episode.
 
-    A round is a Lightning epoch. Every question is answered from the number of gradient steps taken, which is all that a
-    checkpoint has to remember.
+    A round is a Lightning epoch. Every question is answered from the number of gradient steps taken, which is all that
+    a checkpoint has to remember.
 
     Attributes:
         offline_steps: gradient steps on the demonstrations alone.
@@ -79,7 +79,7 @@ class Schedule:
         return index >= self.offline_rounds
 
     def phase(self, step: int) -> str:
-        """``untrained``, ``offline``, ``pretrained``, ``online`` or ``final``: where a run stands after ``step`` steps."""
+        """``untrained``, ``offline``, ``pretrained``, ``online`` or ``final``: where a run stands."""
         if step >= self.total_steps:
             return "final"
         if step == 0:
@@ -89,7 +89,7 @@ class Schedule:
         return "offline" if step < self.offline_steps else "online"
 
     def evaluation_due(self, index: int, every: int) -> bool:
-        """Whether to evaluate after round ``index``: at the ends of both phases, and as ``every`` more steps are taken."""
+        """Whether to evaluate after round ``index``: where a phase ends, and as ``every`` more steps are taken."""
         if index + 1 in (self.offline_rounds, self.rounds):
             return True
         return every > 0 and self.start_of(index + 1) // every > self.start_of(index) // every

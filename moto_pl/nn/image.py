@@ -45,7 +45,7 @@ class Encoder(nn.Module):
                 raise SettingError("world_model.encoder_kernels", kernels, f"Too large for {IMAGE_SIZE} pixels.")
         self.convs = nn.ModuleList(layers)
         self.convs.apply(glorot)
-        self.convs.to(memory_format=torch.channels_last)
+        _channels_last(self.convs)
         self.mlp = MLP(inputs * size * size, None, mlp_layers, mlp_units)
         self.out_features = self.mlp.out_features
 
@@ -101,7 +101,7 @@ class Decoder(nn.Module):
             for a, b, kernel in zip(widths[:-1], widths[1:], kernels[1:], strict=True)
         )
         self.apply(glorot)
-        self.convs.to(memory_format=torch.channels_last)
+        _channels_last(self.convs)
 
     def forward(self, features: Tensor) -> Tensor:
         """[..., F] -> [..., 3, 64, 64]."""
@@ -110,3 +110,10 @@ class Decoder(nn.Module):
         for conv in self.convs:
             x = conv(F.elu(x))
         return x.unflatten(0, features.shape[:-1])
+
+
+def _channels_last(convs: nn.ModuleList) -> None:
+    """Stores the weights as the faster convolutions on CPUs and tensor cores want them."""
+    for parameter in convs.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -22,7 +24,7 @@ class MLP(nn.Module):
 
     def weights(self, frozen: bool = False) -> list[tuple[Tensor, Tensor]]:
         """Each layer's (weight, bias), as the ops take them; ``frozen``: without gradient."""
-        pairs = [(layer.weight, layer.bias) for layer in self.linears]
+        pairs = [(cast(Tensor, layer.weight), cast(Tensor, layer.bias)) for layer in self.linears]
         return [(weight.detach(), bias.detach()) for weight, bias in pairs] if frozen else pairs
 
     def forward(self, x: Tensor, frozen: bool = False) -> Tensor:

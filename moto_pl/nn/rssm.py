@@ -43,9 +43,7 @@ class RSSM(nn.Module):
 
     def cell(self, frozen: bool = False) -> CellWeights:
         """Input layer and GRU, as the ops take them; ``frozen``: without gradient."""
-        weights = CellWeights(
-            self.input.weight, self.input.bias, self.gru.weight, self.norm.weight, self.norm.bias
-        )
+        weights = CellWeights(self.input.weight, self.input.bias, self.gru.weight, self.norm.weight, self.norm.bias)
         return CellWeights(*(w.detach() for w in weights)) if frozen else weights
 
     def prior(self, frozen: bool = False) -> PriorWeights:
@@ -64,9 +62,7 @@ class RSSM(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Posterior states of a sequence; see :func:`moto_pl.ops.observe`. Time comes first: [T, B, ...]."""
         deter, stoch = self.initial(action.shape[1]) if state is None else state
-        return observe(
-            action, embed, is_first, deter, stoch, self.cell(), self.posterior(), self.latent, key
-        )
+        return observe(action, embed, is_first, deter, stoch, self.cell(), self.posterior(), self.latent, key)
 
     def priors(self, deter: Tensor) -> Tensor:
         """All members' parameters over a sequence, one batched product after the scan: [T, B, D] -> [K, T, B, P]."""

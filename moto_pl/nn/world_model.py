@@ -112,13 +112,16 @@ class WorldModel(nn.Module):
         self.config = config
         self.latent = LatentSpec(config.latent, config.stoch, config.classes)
         self.encoder = Encoder(config.encoder_channels, config.encoder_kernels, config.mlp_layers, config.mlp_units)
-        self.rssm = RSSM(
-            self.latent, config.deter, config.hidden, action, self.encoder.out_features, config.ensemble
-        )
+        self.rssm = RSSM(self.latent, config.deter, config.hidden, action, self.encoder.out_features, config.ensemble)
         self.feature_size = config.deter + self.latent.size
         base = 4 * config.encoder_channels[-1]
         self.decoder = Decoder(
-            self.feature_size, config.decoder_channels, config.decoder_kernels, base, config.mlp_layers, config.mlp_units
+            self.feature_size,
+            config.decoder_channels,
+            config.decoder_kernels,
+            base,
+            config.mlp_layers,
+            config.mlp_units,
         )
         self.reward = MLP(self.feature_size, 1, config.head_layers, config.head_units)
         self.discount = (
@@ -136,7 +139,11 @@ class WorldModel(nn.Module):
     def step(self, state: States, action: Tensor, image: Tensor, is_first: Tensor, key: Key) -> States:
         """One step of acting: the posterior after ``action`` [n, A] led to ``image`` uint8 [n, 3, 64, 64]."""
         deter, stoch, _ = self.rssm.observe(
-            action.unsqueeze(0), self.encoder(image).unsqueeze(0), is_first.unsqueeze(0), key, (state.deter, state.stoch)
+            action.unsqueeze(0),
+            self.encoder(image).unsqueeze(0),
+            is_first.unsqueeze(0),
+            key,
+            (state.deter, state.stoch),
         )
         return States(deter[0], stoch[0])
 
@@ -191,11 +198,11 @@ class WorldModel(nn.Module):
         return losses, metrics, post
 
     def disagreement(self, prior: Tensor, stoch: Tensor, kind: Disagreement) -> Tensor:
-        """u of the members' predictions [K, ..., P] of the latent ``stoch`` [..., Z]: [...]."""
+        """U of the members' predictions [K, ..., P] of the latent ``stoch`` [..., Z]: [...]."""
         return disagreement(self.latent, prior, stoch, kind)
 
     def _kl(self, post: Tensor, prior: Tensor, key: Key) -> tuple[Tensor, Tensor]:
-        """Balanced KL (DreamerV2, Eq. 2) against one drawn member a time step, or summed over all; and its plain mean."""
+        """Balanced KL (DreamerV2, Eq. 2) to one drawn member a time step, or summed over all; and its plain mean."""
         if self.config.kl_member == "sampled":
             steps = post.shape[0]
             member = integers(key, Stream.MEMBER, prior.shape[0], (steps,), post.device)

@@ -1,4 +1,4 @@
-"""The hot paths: compiled where they were built, and beside each its plain-PyTorch reference, which defines what is right."""
+"""The hot paths: compiled where they were built, each beside the plain-PyTorch reference that defines it."""
 
 from .action import ActionDist, ActionKind
 from .imagine import Imagined, MemberChoice, PriorWeights, choose, imagine, priors

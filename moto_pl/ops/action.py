@@ -54,7 +54,7 @@ class ActionDist:
         return (self.mean + self.std * torch.special.ndtri(quantile)).clamp(-1, 1)
 
     def log_prob(self, action: Tensor) -> Tensor:
-        """ln of the density at ``action`` [..., A] in [-1, 1], summed over A: [...]."""
+        """Ln of the density at ``action`` [..., A] in [-1, 1], summed over A: [...]."""
         if self.kind == "tanh_normal":
             action = action.clamp(-1 + 1e-4, 1 - 1e-4)  # the density is unbounded at the edges, where data may lie
             x = torch.atanh(action)

@@ -73,8 +73,8 @@ def imagine(
 ) -> Imagined:
     """Imagines ``steps`` transitions from each of B start states.
 
-    The actor sees states without gradient; the gradient of what the rollout earns reaches it through actions, latents and
-    disagreement. The world model's weights are constants here: pass them detached (``imagine`` refuses others).
+    The actor sees states without gradient; the gradient of what the rollout earns reaches it through actions, latents
+    and disagreement. The world model's weights are constants here: pass them detached (``imagine`` refuses others).
 
     Args:
         deter: [B, D], start states.
@@ -121,6 +121,4 @@ def imagine(
         deters.append(deter)
         stochs.append(stoch)
     spread = torch.stack(spreads) if spreads else deter.new_zeros(0, rows)
-    return Imagined(
-        torch.stack(deters), torch.stack(stochs), torch.stack(actions), torch.stack(entropies), spread
-    )
+    return Imagined(torch.stack(deters), torch.stack(stochs), torch.stack(actions), torch.stack(entropies), spread)

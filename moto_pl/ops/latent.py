@@ -64,8 +64,8 @@ def sample(spec: LatentSpec, params: Tensor, noise: Tensor) -> Tensor:
     Args:
         spec: the latent.
         params: [..., P] float32 or float64.
-        noise: [..., S] from :func:`draw_noise`. A categorical is drawn by inversion of its cumulative sum, which needs one
-            uniform number a variable instead of C Gumbel numbers.
+        noise: [..., S] from :func:`draw_noise`. A categorical is drawn by inversion of its cumulative sum, which
+            needs one uniform number a variable instead of C Gumbel numbers.
 
     Returns:
         [..., Z].
@@ -107,7 +107,7 @@ def entropy(spec: LatentSpec, params: Tensor) -> Tensor:
 
 
 def log_prob(spec: LatentSpec, params: Tensor, z: Tensor) -> Tensor:
-    """ln p(z), summed over the S variables: [..., P], [..., Z] -> [...]."""
+    """Ln p(z), summed over the S variables: [..., P], [..., Z] -> [...]."""
     if spec.kind == "gaussian":
         mean, std = spec.moments(params)
         return (-0.5 * ((z - mean) / std).square() - std.log() - 0.9189385332046727).sum(-1)
@@ -136,7 +136,9 @@ def disagreement(spec: LatentSpec, params: Tensor, z: Tensor, kind: Disagreement
         return _spread(log_prob(spec, params, z.expand(params.shape[0], *z.shape)))
     if kind == "max_var":
         if spec.kind != "gaussian":
-            raise ValueError("disagreement 'max_var' needs Gaussian latents: set latent: gaussian, or disagreement: mean")
+            raise ValueError(
+                "disagreement 'max_var' needs Gaussian latents: set latent: gaussian, or disagreement: mean"
+            )
         return spec.moments(params)[1].norm(dim=-1).amax(0)
     if spec.kind == "gaussian":
         return _spread(spec.moments(params)[0]).mean(-1)

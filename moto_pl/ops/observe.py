@@ -53,10 +53,10 @@ def observe(
     latent: LatentSpec,
     key: Key,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Runs GRU and posterior over T steps (METHOD: h_t = GRU(h_{t-1}, ...), z_t ~ q(z | h_t, e_t)).
+    """Runs GRU and posterior over T steps: h_t = GRU(h_{t-1}, z_{t-1}, a_{t-1}), z_t ~ q(z | h_t, e_t).
 
-    The products of actions and embeddings with their weights do not depend on the state and are taken for all T steps at
-    once; only what needs the previous state is in the loop.
+    The products of actions and embeddings with their weights do not depend on the state and are taken for all T steps
+    at once; only what needs the previous state is in the loop.
 
     Args:
         action: [T, B, A], row t led to frame t.

@@ -67,7 +67,11 @@ def philox(key: Key, stream: int, count: int, device: torch.device | str = "cpu"
 
 
 def uniform(
-    key: Key, stream: int, shape: tuple[int, ...], device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    key: Key,
+    stream: int,
+    shape: tuple[int, ...],
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Uniform draws in the open interval (0, 1), each an odd multiple of 2**-24, so exact in float32."""
     words = philox(key, stream, math.prod(shape), device)
@@ -75,7 +79,11 @@ def uniform(
 
 
 def normal(
-    key: Key, stream: int, shape: tuple[int, ...], device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    key: Key,
+    stream: int,
+    shape: tuple[int, ...],
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Standard normal draws by inversion of the uniform ones."""
     return torch.special.ndtri(uniform(key, stream, shape, device, torch.float64)).to(dtype)

@@ -128,7 +128,7 @@ def test_only_the_prefix_is_drawn(store: EpisodeStore) -> None:
     assert ends == {0: 6, 2: 5}
 
 
-@pytest.mark.parametrize(("fraction", "size"), [(0.25, 8), (0.3, 8), (0.0, 8), (1.0, 8), (0.5, 1), (0.9, 7)])
+@pytest.mark.parametrize(("fraction", "size"), [(0.25, 8), (0.3, 8), (0.7, 8), (0.0, 8), (1.0, 8), (0.5, 1), (0.9, 7)])
 def test_online_fraction(store: EpisodeStore, fraction: float, size: int) -> None:
     sampler, view = SequenceSampler(store, 0, 0, fraction), whole(store, 4, first_online=4)
     seen = set()

@@ -256,6 +256,14 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operation:
     assert_holds(EpisodeStore(tmp_path), [0, 1, 3])
 
 
+def test_short_writes_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.write
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda file, data: real(file, data[:50]))
+        filled(tmp_path, 2)
+    assert_holds(EpisodeStore(tmp_path), [0, 1])
+
+
 def test_another_error_is_not_called_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = filled(tmp_path, 1)
 

@@ -22,7 +22,12 @@ def fit(run: Path, *args: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "moto_pl.cli", "fit", "--config", str(ROOT / "configs/debug.yaml")]
     command += ["--trainer.default_root_dir", str(run), "--data.env_workers", "0", "--data.eval_episodes", "1"]
     command += ["--video_episodes", "0", "--evaluate_untrained", "false", *args]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{Path(__file__).parent}", "CUDA_VISIBLE_DEVICES": ""}
+    env = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": f"{ROOT}:{Path(__file__).parent}",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=600)
 
 
