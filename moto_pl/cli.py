@@ -121,10 +121,33 @@ def _lineage(path: Path, below: tuple[Path, ...]) -> list[Path]:
 
 def run_lightning(args: Sequence[str]) -> None:
     """Runs one of Lightning's verbs."""
+    _quiet()
     from moto_pl.training import MotoCLI
 
-    _quiet()
-    MotoCLI.run(expand_configs(args))
+    try:
+        MotoCLI.run(expand_configs(args))
+    except (argparse.ArgumentError, TypeError, ValueError) as error:
+        # The argument parser wraps what a class says of its settings in the history of its attempts.
+        cause = _setting_error(error)
+        if cause is not None:
+            raise cause from None
+        if isinstance(error, argparse.ArgumentError):
+            raise SettingError("arguments", str(error).strip(), f"See moto {args[0]} --help.") from None
+        raise
+
+
+def _setting_error(error: BaseException | None) -> SettingError | None:
+    """The SettingError in an exception's history, if there is one."""
+    seen: set[int] = set()
+    queue = [error]
+    while queue:
+        error = queue.pop(0)
+        if isinstance(error, SettingError):
+            return error
+        if error is not None and id(error) not in seen:
+            seen.add(id(error))
+            queue += [error.__cause__, error.__context__]
+    return None
 
 
 def _quiet() -> None:
@@ -132,7 +155,7 @@ def _quiet() -> None:
     import logging
     import warnings
 
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # Lightning's calls, not ours
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
         lambda record: "litlogger" not in record.getMessage() and "litmodels" not in record.getMessage()
     )

@@ -42,6 +42,8 @@ class MotoCLI(LightningCLI):
             save_config_callback=None,
             seed_everything_default=0,
             args=list(args),
+            # Errors are raised rather than printed, so that the command line can say the one thing that matters.
+            parser_kwargs={verb: {"exit_on_error": False} for verb in LIGHTNING_VERBS} | {"exit_on_error": False},
             trainer_defaults={
                 "default_root_dir": "runs/moto",
                 "accelerator": "auto",
@@ -110,9 +112,14 @@ class MotoCLI(LightningCLI):
     ) -> None:
         """Trains, going on from the run's newest checkpoint where there is one."""
         root = Path(self.trainer.default_root_dir)
-        if self.trainer.is_global_zero:
-            self._lock = lock_run(root)
+        if not self.trainer.is_global_zero:
+            self._fit(root, model, datamodule, ckpt_path)
+            return
+        with lock_run(root):
             self._save_config(root)
+            self._fit(root, model, datamodule, ckpt_path)
+
+    def _fit(self, root: Path, model: Agent, datamodule: OfflineToOnlineDataModule, ckpt_path: str | None) -> None:
         if ckpt_path in (None, "last"):
             newest = newest_checkpoint(root / "checkpoints")
             ckpt_path = None if newest is None else str(newest)
@@ -145,7 +152,7 @@ class MotoCLI(LightningCLI):
     def _save_config(self, root: Path) -> None:
         """Writes what was asked for to ``<run>/config.yaml``, whole, then renames."""
         temporary = root / "config.yaml.tmp"
-        self._parser("fit").save(self.config["fit"], temporary, skip_none=False, overwrite=True, multifile=False)
+        self._parser("fit").save(self.config["fit"], temporary, skip_unset=False, overwrite=True, multifile=False)
         os.replace(temporary, root / "config.yaml")
 
     def _checkpoint(self, ckpt_path: str | None) -> str:

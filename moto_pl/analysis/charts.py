@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from moto_pl.analysis.records import Series
 from moto_pl.analysis.statistics import Interval
@@ -22,11 +23,12 @@ POINTS = 400  # a curve of more points is drawn as means of neighbours
 
 # Matplotlib wants a colour; the page's own text colour takes its place.
 _TEXT = "#010203"
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "moto",  # the same chart gives the same bytes
     "font.size": 10,
     "text.color": _TEXT,
+    "text.parse_math": False,  # names from files are no formulas
     "axes.edgecolor": _TEXT,
     "axes.labelcolor": _TEXT,
     "xtick.color": _TEXT,
@@ -79,7 +81,7 @@ def line_chart(
         lines = 0
         for curve in curves:
             if curve.faint:
-                axes.plot(curve.x, curve.y, ".", color=COLOURS[0], alpha=0.45, markersize=5, label=curve.label)
+                axes.plot(curve.x, curve.y, ".", color=COLOURS[5], alpha=0.5, markersize=5, label=curve.label)
                 continue
             marker = "o" if len(curve.x) <= 12 else ""
             axes.plot(
@@ -137,11 +139,13 @@ def _svg(
     bounds: tuple[float, float] | None,
 ) -> str:
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(5.0, 3.1), layout="constrained")
+        figure = Figure(figsize=(4.4, 2.8), layout="constrained")
         axes = figure.subplots()
         draw(axes)
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         if bounds is not None:
             axes.set_ylim(bounds[0] - 0.04 * (bounds[1] - bounds[0]), bounds[1] + 0.04 * (bounds[1] - bounds[0]))
         if offline_steps is not None:
@@ -154,13 +158,10 @@ def _svg(
     # Many charts share a page, and an id may stand there once.
     svg = re.sub(r'\bid="', f'id="{name}-', svg)
     svg = svg.replace('href="#', f'href="#{name}-').replace("url(#", f"url(#{name}-")
-    # The figure around it holds the text alternative; the page sets the size.
-    return re.sub(
-        r'^<svg ([^>]*?)width="[^"]*" height="[^"]*"',
-        r"<svg \1",
-        re.sub(r'\sheight="([^"]*)" (viewBox="[^"]*") width="([^"]*)"', r' width="\3" height="\1" \2', svg, count=1),
-        count=1,
-    )
+    # The page sets the size, and styles that hold inside a chart must not leak out of it.
+    opening, rest = svg.split(">", 1)
+    opening = re.sub(r'\s(width|height)="[^"]*"', "", opening)
+    return f"{opening}>" + re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", rest, count=1, flags=re.DOTALL)
 
 
 def _shade_offline(axes: Axes, steps: int) -> None:
@@ -169,7 +170,10 @@ def _shade_offline(axes: Axes, steps: int) -> None:
     if steps <= 0:
         return
     axes.axvspan(0, min(steps, right), color=COLOURS[5], alpha=0.16, linewidth=0)
-    place = {"transform": axes.get_xaxis_transform(), "fontsize": 8.5, "alpha": 0.75, "va": "top"}
-    axes.text(0.01 * right, 0.985, "offline", **place)  # type: ignore[arg-type]
-    if steps < 0.8 * right:
-        axes.text(steps + 0.01 * right, 0.985, "online", **place)  # type: ignore[arg-type]
+    place: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "fontsize": 8.5, "alpha": 0.75, "va": "bottom"}
+    if steps < 0.15 * right:  # too narrow for its name
+        axes.text(steps + 0.01 * right, 0.01, "← offline", **place)
+        return
+    axes.text(0.01 * right, 0.01, "offline", **place)
+    if steps < 0.85 * right:
+        axes.text(steps + 0.01 * right, 0.01, "online", **place)

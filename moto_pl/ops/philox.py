@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 _MASK = 0xFFFFFFFF
+_MASK64 = 0xFFFFFFFFFFFFFFFF
 _ROUND_A, _ROUND_B = 0xD2511F53, 0xCD9E8D57
 _WEYL_A, _WEYL_B = 0x9E3779B9, 0xBB67AE85
 
@@ -36,12 +37,19 @@ class Key(NamedTuple):
     offset: int
 
     def fold(self, *data: int) -> Key:
-        """A key of its own for each ``data``: an FNV-1a hash of the offset and the data, in 63 bits."""
-        state = 0xCBF29CE484222325 ^ (self.offset & 0xFFFFFFFFFFFFFFFF)
+        """A key of its own for each ``data``: a hash of the offset and the data, in 63 bits."""
+        state = _mix(self.offset & _MASK64)
         for value in data:
-            state = ((state ^ (value & 0xFFFFFFFFFFFFFFFF)) * 0x100000001B3) & 0xFFFFFFFFFFFFFFFF
-            state ^= state >> 29
+            state = _mix(state ^ (value & _MASK64))
         return Key(self.seed, state >> 1)
+
+
+def _mix(x: int) -> int:
+    """SplitMix64's mixing function: neighbouring numbers, which steps are, come to lie far apart."""
+    x = (x + 0x9E3779B97F4A7C15) & _MASK64
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & _MASK64
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & _MASK64
+    return x ^ (x >> 31)
 
 
 def _multiply(a: int, b: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,620 @@
+"""``moto report``: one HTML page that says how a run went, and opens without a network."""
+
+from __future__ import annotations
+
+import base64
+import math
+import os
+import re
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from html import escape
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from moto_pl import __version__
+from moto_pl.analysis.charts import Curve, interval_chart, line_chart, thin
+from moto_pl.analysis.records import Evaluation, RunRecord, Series, read_run
+from moto_pl.analysis.statistics import Interval, bootstrap_interval, running_mean, wilson_interval
+from moto_pl.errors import SettingError
+
+FILE = "report.html"
+MAX_VIDEOS = 8
+MAX_VIDEO_BYTES = 30_000_000  # of all videos together, as they stand in the page
+WINDOW = 10  # online episodes that a running mean covers
+
+PHASES = {
+    "untrained": "untrained",
+    "offline": "during pre-training",
+    "pretrained": "after pre-training",
+    "online": "during fine-tuning",
+    "final": "at the end",
+}
+
+
+class Plot(NamedTuple):
+    """Metrics that share a chart."""
+
+    title: str
+    metrics: tuple[str, ...]
+    caption: str
+
+
+PLOTS = (
+    Plot(
+        "Image loss",
+        ("model/image", "held_out/model/image"),
+        "Negative log-likelihood of the frames, without its constant.",
+    ),
+    Plot(
+        "Reward loss",
+        ("model/reward", "held_out/model/reward"),
+        "Negative log-likelihood of the rewards, without its constant.",
+    ),
+    Plot(
+        "Latent KL",
+        ("model/kl", "model/kl_nats", "held_out/model/kl"),
+        "model/kl is the loss, which stops at the free nats; model/kl_nats is the divergence itself.",
+    ),
+    Plot("Critic losses", ("critic/model", "critic/real"), "Squared errors on imagined and on real transitions."),
+    Plot(
+        "Values",
+        ("critic/value", "critic/target", "actor/return"),
+        "What critics and imagination expect, the penalty included.",
+    ),
+    Plot(
+        "Actor losses",
+        ("actor/value", "actor/clone"),
+        "actor/value falls as the expected value grows; actor/clone is the weighted imitation of good data.",
+    ),
+    Plot(
+        "Policy",
+        ("actor/entropy", "actor/clone_log_prob", "actor/clone_share"),
+        "Entropy of the policy, and its log-density of the cloned actions.",
+    ),
+    Plot(
+        "Imagined reward and penalty",
+        ("imagined/reward", "imagined/penalty"),
+        "Means per imagined step. A penalty far above the reward keeps the policy where the model's heads agree.",
+    ),
+    Plot("Gradient norms", ("grad_norm/model", "grad_norm/actor", "grad_norm/critic"), "Before clipping."),
+)
+SPEED_PLOTS = (
+    Plot("Gradient steps per second", ("speed/updates_per_s",), "Training time alone."),
+    Plot("Environment steps per second", ("speed/env_steps_per_s",), "Collecting time alone."),
+    Plot("Time spent waiting for data", ("speed/data_wait",), "Share of the training time, 0 to 1."),
+)
+# Metrics of these families that no plot above names (another agent's, say) are drawn in one chart a family.
+FAMILIES = ("model", "critic", "actor", "imagined", "held_out")
+IN_NO_CHART = ("model/data_disagreement", "model/posterior_entropy", "imagined/disagreement")
+
+
+def write_report(run: Path) -> Path:
+    """Writes ``<run>/report.html``, whole under another name first, and returns its path.
+
+    Args:
+        run: directory of a run, finished or in progress; what is missing is said in the page.
+
+    Raises:
+        SettingError: where the directory holds no run, or cannot be written to.
+    """
+    run = Path(run)
+    page = render(read_run(run))
+    path, temporary = run / FILE, run / f".{FILE}.tmp"
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(page)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        found = f"{path}, which could not be written ({error.strerror})"
+        raise SettingError("run", found, "Free disk space, or allow writing there.") from None
+    return path
+
+
+def render(record: RunRecord) -> str:
+    """The page as a string."""
+    sections = [
+        ("Results", _results(record)),
+        ("Learning curves", _curves(record)),
+        ("Training", _training(record)),
+        ("Videos", _videos(record)),
+        ("Data", _data(record)),
+        ("Throughput", _throughput(record)),
+        ("Configuration", _configuration(record)),
+        ("Files", _files(record)),
+    ]
+    names = [(title.lower().replace(" ", "-"), title, body) for title, body in sections]
+    links = "".join(f'<a href="#{name}">{title}</a>' for name, title, _ in names)
+    body = "".join(
+        f'<section id="{name}" aria-labelledby="{name}-h"><h2 id="{name}-h">{title}</h2>{body}</section>'
+        for name, title, body in names
+    )
+    title = _title(record)
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta name="color-scheme" content="light dark">'
+        f"<title>{escape(title)}</title><style>{_CSS}</style></head><body><main><header>"
+        f"<h1>{escape(title)}</h1>{_subtitle(record)}"
+        f'<p class="verdict">{escape(verdict(record))}</p>{_missing(record)}'
+        f'<nav aria-label="Sections">{links}</nav></header>{body}'
+        f"<footer>moto_pl {escape(__version__)}</footer></main></body></html>\n"
+    )
+
+
+# Head of the page.
+
+
+def verdict(record: RunRecord) -> str:
+    """The run in one line: successes now, after pre-training and untrained."""
+    steps = record.steps
+    progress = ""
+    if record.schedule is not None and steps < record.schedule.total_steps:
+        progress = f" The run stands at {steps:,} of {record.schedule.total_steps:,} gradient steps."
+    evaluations = [e for e in record.evaluations if e.stage == "eval"]
+    tests = [e for e in record.evaluations if e.stage == "test"]
+    parts = []
+    if evaluations:
+        last = evaluations[-1]
+        when = PHASES.get(last.phase, last.phase)
+        if last.phase in ("offline", "online"):
+            when += f" ({last.step:,} gradient steps)"
+        parts.append(f"Success {last.successes} of {last.episodes} {when}")
+        for phase in ("pretrained", "untrained"):
+            earlier = [e for e in evaluations[:-1] if e.phase == phase]
+            parts += [f"{e.successes} of {e.episodes} {PHASES[phase]}" for e in earlier]
+    if tests:
+        last = tests[-1]
+        parts.append(f"{last.successes} of {last.episodes} on the test seeds after {last.step:,} gradient steps")
+    return ("; ".join(parts) + "." if parts else "Nothing has been evaluated yet.") + progress
+
+
+def _agent(record: RunRecord) -> str:
+    path = record.setting("model", "class_path")
+    return path.rsplit(".", 1)[-1] if isinstance(path, str) else ""
+
+
+def _title(record: RunRecord) -> str:
+    env = record.setting("data", "env")
+    name = record.root.resolve().name
+    return f"{_agent(record) or 'Run'} on {env}" if env else f"{_agent(record) or 'Run'} {name}".strip()
+
+
+def _subtitle(record: RunRecord) -> str:
+    times = [path.stat().st_mtime for path in record.root.rglob("*") if path.is_file() and path.name != FILE]
+    first, last = (datetime.fromtimestamp(of(times, default=0)).strftime("%Y-%m-%d %H:%M") for of in (min, max))
+    written = last if first == last else f"{first} to {last.removeprefix(first[:11])}"
+    seed = record.setting("seed_everything")
+    parts = [f"<code>{escape(str(record.root.resolve()))}</code>", f"files of {escape(written)}"]
+    if seed is not None:
+        parts.append(f"seed {escape(str(seed))}")
+    return f'<p class="meta">{" · ".join(parts)}</p>'
+
+
+def _missing(record: RunRecord) -> str:
+    notes = list(record.missing)
+    for name, series in record.metrics.items():
+        bad = ~np.isfinite(series.value)
+        if bad.any():
+            first = series.step[bad][0]
+            notes.append(f"{name} is not finite in {bad.sum():,} rows, first after {first:,} gradient steps.")
+    if not notes:
+        return ""
+    items = "".join(f"<li>{escape(note)}</li>" for note in notes)
+    return f'<aside class="note" aria-label="Missing parts"><strong>Missing or broken</strong><ul>{items}</ul></aside>'
+
+
+# Results.
+
+
+def _results(record: RunRecord) -> str:
+    tables = []
+    for stage, text in (("eval", "Evaluation seeds"), ("test", "Test seeds")):
+        of = [e for e in record.evaluations if e.stage == stage]
+        if of:
+            tables.append(_table_of_evaluations(text, of))
+    if not tables:
+        return "<p>Nothing has been evaluated yet.</p>"
+    return (
+        "".join(tables)
+        + "<p class='small'>In brackets: 95% intervals, Wilson's for the success rate, bootstrap of the mean for the "
+        "return. They say how well these episodes pin down this one policy; another training seed may differ by more. "
+        "An episode succeeds if the environment reports success at any of its steps.</p>"
+    )
+
+
+def _table_of_evaluations(caption: str, evaluations: Sequence[Evaluation]) -> str:
+    rows = []
+    for e in evaluations:
+        rate, of_rate, of_return = e.successes / e.episodes, wilson_interval(e.successes, e.episodes), "one episode"
+        if e.episodes > 1:
+            between = bootstrap_interval(e.returns)
+            of_return = f"{_figure(between.low)}, {_figure(between.high)}"
+        rows.append(
+            f"<tr><th scope='row'>{escape(PHASES.get(e.phase, e.phase))}</th>"
+            f"<td>{e.step:,}</td><td>{e.online_episodes:,}</td><td><b>{e.successes}</b> of {e.episodes}</td>"
+            f"<td><div class='rate'>{_bar(rate, of_rate)}"
+            f"<span>{rate:.0%} <small>[{of_rate.low:.0%}, {of_rate.high:.0%}]</small></span></div></td>"
+            f"<td>{_figure(float(np.mean(e.returns)))} <small>[{of_return}]</small></td>"
+            f"<td>{np.mean(e.length):.0f}</td></tr>"
+        )
+    columns = ("Policy", "Gradient steps", "Online episodes", "Success", "Success rate", "Mean return", "Mean length")
+    head = "".join(f"<th scope='col'>{text}</th>" for text in columns)
+    return (
+        f"<div class='scroll'><table class='results'><caption>{caption}</caption>"
+        f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def _bar(rate: float, interval: Interval) -> str:
+    """The interval and its point on a line from 0 to 1; the figures beside it say the same."""
+    low, high, at = (f"{100 * value:.1f}" for value in (*interval, rate))
+    return (
+        "<svg class='bar' viewBox='0 0 100 12' aria-hidden='true'><path class='rail' d='M0 6H100'/>"
+        f"<path class='range' d='M{low} 6H{high}'/><circle cx='{at}' cy='6' r='4'/></svg>"
+    )
+
+
+def _figure(value: float) -> str:
+    """A number with about four digits."""
+    if not np.isfinite(value):
+        return str(value)
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+# Curves.
+
+
+def _curves(record: RunRecord) -> str:
+    charts = []
+    evaluations = [e for e in record.evaluations if e.stage == "eval"]
+    offline = record.offline_steps
+    if evaluations:
+        steps = [e.step for e in evaluations]
+        n = " or ".join(str(n) for n in sorted({e.episodes for e in evaluations}))
+        said = ", ".join(f"{e.successes} of {e.episodes} after {e.step:,} steps" for e in _few(evaluations))
+        charts.append(
+            _chart(
+                "Evaluation success",
+                interval_chart(
+                    steps, [e.successes / e.episodes for e in evaluations],
+                    [wilson_interval(e.successes, e.episodes) for e in evaluations],
+                    "gradient steps", "success rate", "eval-success", offline, (0, 1),
+                ),
+                f"{n} episodes each, on seeds that are never trained on; bars: Wilson 95% intervals.",
+                f"Evaluation success against gradient steps: {said}.",
+            )
+        )  # fmt: skip
+        said = ", ".join(f"{_figure(float(np.mean(e.returns)))} after {e.step:,} steps" for e in _few(evaluations))
+        charts.append(
+            _chart(
+                "Evaluation return",
+                interval_chart(
+                    steps, [float(np.mean(e.returns)) for e in evaluations],
+                    [bootstrap_interval(e.returns) for e in evaluations],
+                    "gradient steps", "mean return", "eval-return", offline,
+                ),
+                "Mean over the same episodes; bars: bootstrap 95% intervals.",
+                f"Mean evaluation return against gradient steps: {said}.",
+            )
+        )  # fmt: skip
+    charts += _online_charts(record)
+    return f"<div class='charts wide'>{''.join(charts)}</div>" if charts else "<p>There is nothing to draw yet.</p>"
+
+
+def _online_charts(record: RunRecord) -> list[str]:
+    charts = []
+    envs = _envs(record)
+    for name, label, bounds in (("success", "success", (0.0, 1.0)), ("return", "return", None)):
+        series = record.metrics.get(f"online/{name}")
+        if series is None:
+            continue
+        episode = envs * np.arange(1, len(series.value) + 1)
+        rounds = math.ceil(WINDOW / envs)
+        smooth = running_mean(series.value, rounds)
+        curves = [
+            Curve("single episodes" if envs == 1 else f"means of {envs} episodes", episode, series.value, True),
+            Curve(f"running mean over {rounds * envs}", episode, smooth),
+        ]
+        charts.append(
+            _chart(
+                f"Online {name}",
+                line_chart(curves, "online episode", label, f"online-{name}", None, bounds),
+                "Episodes that the policy collected while exploring; each is trained on afterwards.",
+                f"Online {name} over {episode[-1]:,} episodes; the running mean ends at {_figure(float(smooth[-1]))}.",
+            )
+        )
+    return charts
+
+
+def _envs(record: RunRecord) -> int:
+    envs = record.setting("data", "num_envs")
+    return envs if isinstance(envs, int) and envs > 0 else 1
+
+
+def _few(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
+    """First, last, and a few between, for a sentence."""
+    picked = np.unique(np.linspace(0, len(evaluations) - 1, min(5, len(evaluations))).round().astype(int))
+    return [evaluations[i] for i in picked]
+
+
+def _training(record: RunRecord) -> str:
+    charts = _plots(record, PLOTS)
+    named = {name for plot in (*PLOTS, *SPEED_PLOTS) for name in plot.metrics} | set(IN_NO_CHART)
+    for family in FAMILIES:
+        rest = tuple(name for name in record.metrics if name.startswith(f"{family}/") and name not in named)
+        charts += _plots(record, (Plot(f"Other of {family}/", rest, "As logged."),))
+    if not charts:
+        return "<p>No training step has been logged yet.</p>"
+    return f"<div class='charts'>{''.join(charts)}</div>"
+
+
+def _plots(record: RunRecord, plots: Iterable[Plot]) -> list[str]:
+    charts = []
+    for plot in plots:
+        found = [(name, record.metrics[name]) for name in plot.metrics if name in record.metrics]
+        found = [(name, series) for name, series in found if np.isfinite(series.value).any()]
+        if not found:
+            continue
+        curves = [Curve(name, *thin(series)) for name, series in found]
+        slug = re.sub(r"[^a-z]+", "-", plot.title.lower()).strip("-")
+        label = found[0][0] if len(found) == 1 else ""
+        said = "; ".join(f"{name} {_course(series)}" for name, series in found)
+        svg = line_chart(curves, "gradient steps", label, slug, record.offline_steps)
+        charts.append(_chart(plot.title, svg, plot.caption, f"{plot.title} against gradient steps: {said}."))
+    return charts
+
+
+def _course(series: Series) -> str:
+    return f"from {_figure(series.value[0])} to {_figure(series.value[-1])}"
+
+
+def _chart(title: str, svg: str, caption: str, alt: str) -> str:
+    return (
+        f"<figure class='chart'><h3>{escape(title)}</h3>"
+        f"<div role='img' aria-label='{escape(alt, quote=True)}'>{svg}</div>"
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
+    )
+
+
+# Videos.
+
+
+def _videos(record: RunRecord) -> str:
+    paths = sorted(p for p in (record.root / "videos").glob("*.mp4") if p.is_file() and not p.name.startswith("."))
+    if not paths:
+        return "<p>There are no videos yet.</p>"
+    shown: set[Path] = set()
+    room = float(MAX_VIDEO_BYTES)
+    for path in _by_interest(record, paths):
+        inlined = path.stat().st_size * 4 / 3
+        if len(shown) < MAX_VIDEOS and inlined <= room:
+            shown.add(path)
+            room -= inlined
+    order = sorted(shown, key=lambda path: (_step_of(path)[0] == "open_loop", _step_of(path)[1] or 0, path.name))
+    figures = "".join(_video(record, path) for path in order)
+    left_out = [path for path in paths if path not in shown]
+    note = ""
+    if left_out:
+        links = ", ".join(_link(record, path) for path in left_out)
+        note = (
+            f"<details><summary>{len(left_out)} more not in this page (at most {MAX_VIDEOS} videos and "
+            f"{MAX_VIDEO_BYTES // 1_000_000} MB are)</summary><p>They lie in the run's directory: {links}</p></details>"
+        )
+    return f"<div class='videos'>{figures}</div>{note}"
+
+
+def _by_interest(record: RunRecord, paths: Sequence[Path]) -> list[Path]:
+    """What tells most first: newest and first evaluation, end of pre-training, newest predictions, tests."""
+    kinds: dict[str, list[Path]] = {"eval": [], "open_loop": [], "test": [], "": []}
+    for path in sorted(paths, key=lambda path: _step_of(path)[1] or 0, reverse=True):
+        kinds[_step_of(path)[0]].append(path)
+    evaluations, predictions = kinds["eval"], kinds["open_loop"]
+    pretrained = [path for path in evaluations + predictions if _step_of(path)[1] == record.offline_steps]
+    first = [*evaluations[:1], *predictions[:1], *evaluations[-1:], *kinds["test"][:1], *pretrained]
+    # Then as they come, the kinds in turn.
+    rest = [path for pair in zip(evaluations[1:], predictions[1:], strict=False) for path in pair]
+    return list(dict.fromkeys([*first, *rest, *evaluations, *predictions, *kinds["test"], *kinds[""]]))
+
+
+def _step_of(path: Path) -> tuple[str, int | None]:
+    match = re.fullmatch(r"(eval|test|open_loop)_(\d+)", path.stem)
+    return (match[1], int(match[2])) if match else ("", None)
+
+
+def _video(record: RunRecord, path: Path) -> str:
+    kind, step = _step_of(path)
+    if step is None:
+        heading, caption = path.stem, "A video that the run did not name."
+    else:
+        heading = f"{'World model' if kind == 'open_loop' else 'Policy'} after {step:,} gradient steps"
+        phase = _phase_at(record, step)
+        heading += f", {phase}" if phase else ""
+        caption = _caption(record, kind, step)
+    data = base64.b64encode(path.read_bytes()).decode()
+    alt = escape(f"{heading}. {caption}", quote=True)
+    return (
+        f"<figure class='video'><video controls loop muted playsinline preload='metadata' aria-label='{alt}' "
+        f"src='data:video/mp4;base64,{data}'></video><figcaption><b>{escape(heading)}</b><br>{escape(caption)} "
+        f"{_link(record, path)}</figcaption></figure>"
+    )
+
+
+def _caption(record: RunRecord, kind: str, step: int) -> str:
+    if kind == "open_loop":
+        return (
+            "The world model's predictions: recorded frames above, the model in the middle, its error below (grey is "
+            "none). It sees the first frames and then only the recorded actions. One sequence a column."
+        )
+    seeds = "test" if kind == "test" else "evaluation"
+    found = [e for e in record.evaluations if e.stage == kind and e.step == step]
+    of = f" Of all {found[0].episodes}, {found[0].successes} succeed." if found else ""
+    return f"The first episodes on the {seeds} seeds, side by side; one that ends early holds its last frame.{of}"
+
+
+def _phase_at(record: RunRecord, step: int) -> str:
+    phase = record.schedule.phase(step) if record.schedule is not None else ""
+    phase = phase or next((e.phase for e in record.evaluations if e.step == step), "")
+    return PHASES.get(phase, phase)
+
+
+# Data, throughput, settings, files.
+
+
+def _data(record: RunRecord) -> str:
+    episodes = list((record.root / "replay").glob("*.safetensors"))
+    held_out = list((record.root / "replay" / "held_out").glob("*.safetensors"))
+    size = sum(path.stat().st_size for path in episodes)
+    demonstrations = record.dataset.get("episodes")
+    online = max((e.online_episodes for e in record.evaluations), default=0)
+    rounds = record.metrics.get("online/success")
+    if rounds is not None:
+        online = max(online, len(rounds.value) * _envs(record))
+    rows = [
+        ("Environment", record.setting("data", "env") or "unknown"),
+        ("Demonstrations from", record.dataset.get("dataset") or record.setting("data", "dataset") or "no dataset"),
+        ("Demonstrations trained on", demonstrations if demonstrations is not None else "not taken in"),
+        ("Demonstrations held out", len(held_out)),
+        ("Online episodes", f"{online:,}"),
+    ]
+    if rounds is not None:
+        last = rounds.value[-math.ceil(WINDOW / _envs(record)) :]
+        text = f"{rounds.value.mean():.0%} of all, {last.mean():.0%} of the last {len(last) * _envs(record)}"
+        rows.append(("Online success", text))
+    rows.append(("Replay", f"{len(episodes):,} episodes, {_bytes(size)}"))
+    return _facts(rows)
+
+
+def _throughput(record: RunRecord) -> str:
+    rows = []
+    for name, label, form in (
+        ("updates_per_s", "Gradient steps per second", _figure),
+        ("env_steps_per_s", "Environment steps per second", _figure),
+        ("data_wait", "Waiting for data", lambda value: f"{value:.1%}"),
+    ):
+        series = record.metrics.get(f"speed/{name}")
+        if series is not None:
+            values = series.value
+            rows.append(
+                f"<tr><th scope='row'>{label}</th><td>{form(float(np.median(values)))}</td>"
+                f"<td>{form(float(values.min()))}</td><td>{form(float(values.max()))}</td><td>{len(values):,}</td></tr>"
+            )
+    if not rows:
+        return "<p>No round has ended yet.</p>"
+    head = "".join(f"<th scope='col'>{text}</th>" for text in ("", "Median", "Least", "Most", "Rounds"))
+    table = f"<div class='scroll'><table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+    return f"{table}<div class='charts'>{''.join(_plots(record, SPEED_PLOTS))}</div>"
+
+
+def _configuration(record: RunRecord) -> str:
+    if not record.config_text:
+        return "<p>There is no config.yaml.</p>"
+    text = escape(record.config_text)
+    return f"<details><summary>config.yaml</summary><pre tabindex='0'><code>{text}</code></pre></details>"
+
+
+def _files(record: RunRecord) -> str:
+    root = record.root
+    rows = []
+    for path in sorted((root / "checkpoints").glob("*.ckpt")):
+        text = {
+            "last.ckpt": "newest checkpoint; the run goes on from it",
+            "previous.ckpt": "the one before it",
+            "pretrained.ckpt": "end of pre-training",
+        }.get(path.name, "checkpoint")
+        rows.append((path, text, path.stat().st_size))
+    for name, text in (
+        ("config.yaml", "all settings"),
+        ("evaluations.jsonl", "each evaluation, episode by episode"),
+        ("csv", "training metrics as tables"),
+        ("tensorboard", "the same for TensorBoard"),
+        ("replay", "all episodes"),
+        ("videos", "all videos"),
+    ):
+        path = root / name
+        if path.exists():
+            inside = [p for p in path.rglob("*") if p.is_file()] if path.is_dir() else [path]
+            rows.append((path, text, sum(p.stat().st_size for p in inside)))
+    note = "" if any(path.suffix == ".ckpt" for path, _, _ in rows) else "<p>There is no checkpoint yet.</p>"
+    body = "".join(
+        f"<tr><th scope='row'>{_link(record, path)}</th><td class='text'>{text}</td><td>{_bytes(size)}</td></tr>"
+        for path, text, size in rows
+    )
+    head = "<tr><th scope='col'>File</th><th scope='col' class='text'>What</th><th scope='col'>Size</th></tr>"
+    return f"{note}<div class='scroll'><table><thead>{head}</thead><tbody>{body}</tbody></table></div>"
+
+
+def _facts(rows: Iterable[tuple[str, object]]) -> str:
+    return "<dl>" + "".join(f"<dt>{escape(name)}</dt><dd>{escape(str(value))}</dd>" for name, value in rows) + "</dl>"
+
+
+def _link(record: RunRecord, path: Path) -> str:
+    relative = path.relative_to(record.root).as_posix()
+    return f'<a href="{escape(relative, quote=True)}"><code>{escape(relative)}</code></a>'
+
+
+def _bytes(size: float) -> str:
+    if size < 1000:
+        return f"{size:.0f} B"
+    power = min(4, int(np.log10(size) / 3))
+    return f"{size / 1000**power:.1f} {('', 'kB', 'MB', 'GB', 'TB')[power]}"
+
+
+_CSS = """
+:root{--bg:#fff;--panel:#f6f7f9;--text:#1b1f24;--soft:#59636e;--line:#d9dee4;--accent:#2563b8;--warn:#fff6e0;
+--warn-line:#d9a520}
+@media(prefers-color-scheme:dark){:root{--bg:#12151a;--panel:#1b2027;--text:#e4e8ee;--soft:#9aa5b1;--line:#323a44;
+--accent:#7db2f5;--warn:#2d2510;--warn-line:#a67c14}}
+*{box-sizing:border-box}
+html{scroll-behavior:smooth}
+body{margin:0;background:var(--bg);color:var(--text);
+font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
+main{max-width:1120px;margin:0 auto;padding:2.2rem 1.4rem 3rem}
+h1{font-size:1.75rem;line-height:1.2;margin:0 0 .3rem;overflow-wrap:anywhere}
+h2{font-size:1.2rem;margin:2.4rem 0 .8rem;padding-bottom:.3rem;border-bottom:1px solid var(--line)}
+h3{font-size:.95rem;margin:0 0 .3rem}
+a{color:var(--accent)}a:focus-visible,summary:focus-visible,pre:focus-visible{outline:2px solid var(--accent);
+outline-offset:2px}
+code,pre{font-family:ui-monospace,"SF Mono",Menlo,Consolas,monospace;font-size:.86em}
+.meta,.small,figcaption,footer,small{color:var(--soft)}.small,figcaption{font-size:.86rem}
+.meta{margin:0 0 1rem;overflow-wrap:anywhere}
+.verdict{font-size:1.2rem;font-weight:600;margin:0 0 1rem;padding:.85rem 1.1rem;background:var(--panel);
+border-left:4px solid var(--accent);border-radius:4px}
+.note{background:var(--warn);border-left:4px solid var(--warn-line);border-radius:4px;padding:.7rem 1.1rem;
+margin:0 0 1rem}
+.note ul{margin:.2rem 0 0;padding-left:1.2rem}
+nav{display:flex;flex-wrap:wrap;gap:.2rem 1.1rem;font-size:.92rem}nav a{text-decoration:none}
+nav a:hover{text-decoration:underline}
+.scroll{overflow-x:auto;margin-bottom:1rem}
+table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums;font-size:.94rem}
+caption{text-align:left;font-weight:600;padding-bottom:.4rem}
+th,td{padding:.42rem .7rem;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
+thead th{color:var(--soft);font-weight:500;font-size:.84rem}
+th:first-child,.text{text-align:left}tbody th{font-weight:500}
+.rate{display:flex;align-items:center;justify-content:flex-end;gap:.7rem}.rate span{min-width:8.6rem}
+.bar{width:110px;height:13px;flex:none;overflow:visible}.bar .rail{stroke:var(--line);stroke-width:2}
+.bar .range{stroke:var(--accent);stroke-width:5;opacity:.42}.bar circle{fill:var(--accent)}
+.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(330px,1fr));gap:1.1rem}
+.charts.wide{grid-template-columns:repeat(auto-fit,minmax(440px,1fr))}
+.videos{display:grid;align-items:start;grid-template-columns:repeat(auto-fit,minmax(440px,1fr));gap:1.1rem}
+figure{margin:0;padding:.9rem;background:var(--panel);border:1px solid var(--line);border-radius:8px;
+break-inside:avoid}
+.chart svg{display:block;width:100%;height:auto;max-width:560px;margin:0 auto}
+.chart svg *{stroke-linejoin:round;stroke-linecap:butt}.chart svg text{font-family:inherit!important}
+video{display:block;width:100%;background:#000;border-radius:4px;margin-bottom:.5rem}
+dl{display:grid;grid-template-columns:max-content 1fr;gap:.35rem 1.4rem;margin:0}dt{color:var(--soft)}dd{margin:0;
+overflow-wrap:anywhere}
+details{margin:.6rem 0}summary{cursor:pointer}
+pre{background:var(--panel);border:1px solid var(--line);border-radius:8px;padding:1rem;overflow:auto;
+max-height:70vh;line-height:1.45}
+footer{margin-top:2.5rem;font-size:.84rem}
+@media(max-width:520px){.charts,.charts.wide,.videos{grid-template-columns:1fr}}
+@media print{:root{--bg:#fff;--panel:#fff;--text:#000;--soft:#444;--line:#bbb;--accent:#1d4f91;--warn:#fff}
+body{font-size:11pt}main{max-width:none;padding:0}nav,video{display:none}h2{break-after:avoid}
+.charts{grid-template-columns:1fr 1fr}.scroll{overflow:visible}pre{max-height:none;white-space:pre-wrap}}
+"""

@@ -1,0 +1,191 @@
+"""The command line, its configurations, and what it says to bad input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from moto_pl.callbacks.evaluation import read_evaluations
+from moto_pl.cli import config_path, expand_configs, lock_run, main
+from moto_pl.data.builders import build
+from moto_pl.errors import SettingError
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+RUNNABLE = sorted(path for path in CONFIGS.rglob("*.yaml") if path.name not in ("paper.yaml", "dv2.yaml"))
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("datasets") / "reach"
+    build("reach", output=str(path), workers=1)
+    return path
+
+
+def debug(run: Path, dataset: Path | str, *args: str) -> list[str]:
+    """Arguments of a tiny run with one environment in this process."""
+    return [
+        *("--config", str(CONFIGS / "debug.yaml"), "--trainer.default_root_dir", str(run)),
+        *("--data.dataset", str(dataset), "--data.build_missing", "false"),
+        *("--data.env_workers", "0", "--data.offline_steps", "4", "--data.offline_round_steps", "4"),
+        *("--data.online_steps", "4", "--data.updates_per_episode", "2", "--data.eval_episodes", "2"),
+        *args,
+    ]
+
+
+@pytest.mark.slow
+def test_fit_validate_test_and_report(tmp_path: Path, dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    assert main(["fit", *debug(run, dataset, "--data.val_episodes", "2")]) == 0
+    checkpoint = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 8
+    assert len(list((run / "replay").glob("*.safetensors"))) == 8 + 2  # two of ten held out, two collected
+    records = read_evaluations(run)
+    assert [(r["phase"], r["step"], r["online_episodes"]) for r in records] == [
+        ("untrained", 0, 0),
+        ("pretrained", 4, 0),
+        ("final", 8, 2),
+    ]
+    assert all(len(set(r["seed"])) == 2 and min(r["seed"]) >= 2**30 for r in records)
+    assert yaml.safe_load((run / "config.yaml").read_text())["data"]["online_steps"] == 4
+    header = (run / "csv/version_0/metrics.csv").read_text().splitlines()[0].split(",")
+    for name in (
+        *("model/image", "model/kl", "critic/model", "critic/real", "actor/value", "actor/clone", "online/return"),
+        *("eval/success", "speed/updates_per_s", "speed/env_steps_per_s", "speed/data_wait", "held_out/model/image"),
+    ):
+        assert name in header
+    assert list((run / "tensorboard").glob("events*"))
+    assert {path.name for path in (run / "videos").glob("*.mp4")} >= {"eval_0000008.mp4", "open_loop_0000008.mp4"}
+    # The same command again has nothing left to do, and changes nothing.
+    before = (run / "checkpoints/last.ckpt").read_bytes()
+    assert main(["fit", *debug(run, dataset, "--data.val_episodes", "2")]) == 0
+    assert "all 8 gradient steps are taken" in capsys.readouterr().out
+    assert (run / "checkpoints/last.ckpt").read_bytes() == before
+    assert main(["validate", *debug(run, dataset)]) == 0
+    assert read_evaluations(run)[2]["return"] == records[2]["return"]  # the same weights on the same seeds
+    assert main(["test", *debug(run, dataset, "--data.test_episodes", "3")]) == 0
+    tests = [r for r in read_evaluations(run) if r["stage"] == "test"]
+    assert len(tests) == 1 and len(tests[0]["seed"]) == 3 and min(tests[0]["seed"]) >= 2**30 + 2**29
+    assert main(["report", str(run)]) == 0
+    page = (run / "report.html").read_text()
+    assert "<html" in page and "http://" not in page.replace("http://www.w3.org", "")
+
+
+@pytest.mark.slow
+def test_online_from_scratch(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    args = debug(run, "unused", "--data.offline_steps", "0", "--evaluate_untrained", "false")
+    args[args.index("--data.dataset") + 1] = "null"
+    assert main(["fit", *args]) == 0
+    assert len(list((run / "replay").glob("*.safetensors"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--data.env", "moto_pl/MetaWorld-door-opn-v0"], ["door-opn", "door-open"]),
+        (["--data.dataset", "metaworld/dor-open"], ["metaworld/dor-open", "metaworld/door-open"]),
+        (["--model.init_args.batch.model_length", "64"], ["64", "31 rows"]),
+        (["--data.online_fraction", "1.5"], ["data.online_fraction", "1.5", "[0, 1]"]),
+        (["--data.updates_per_episode", "0"], ["data.updates_per_episode", "0"]),
+        (["--data.val_episodes", "10"], ["data.val_episodes", "10 episodes"]),
+        (["--data.num_envs", "3"], ["data.num_envs", "3"]),
+        (["--model.init_args.world_model.ensemble", "0"], ["world_model.ensemble", "0"]),
+        (["--model.init_args.behaviour.disagreement", "max_var"], ["max_var", "categorical"]),
+        (["--model.init_args.behaviour.gamma", "1.5"], ["behaviour.gamma", "1.5"]),
+        (["--data.replay_limit_gb", "0.0001"], ["GiB", "MiB"]),
+        (["--ckpt_path", "nowhere.ckpt"], ["ckpt_path", "nowhere.ckpt"]),
+        (["--config", "nowhere.yaml"], ["--config", "nowhere.yaml"]),
+    ],
+    ids=lambda value: value[0].removeprefix("--") if isinstance(value, list) and value[0].startswith("--") else "",
+)
+def test_bad_input_is_one_clear_line(
+    args: list[str], words: list[str], tmp_path: Path, dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = debug(tmp_path / "run", dataset, "--evaluate_untrained", "false")
+    assert main(["fit", *base, *args]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("moto: ")
+    if "replay_limit" in args[0]:
+        assert "replay" in error
+    else:
+        for word in words:
+            assert word in error
+    assert not (tmp_path / "run/checkpoints").exists()
+
+
+def test_truncated_checkpoint_falls_back_to_the_one_before(
+    tmp_path: Path, dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from moto_pl.callbacks.checkpoint import newest_checkpoint
+
+    torch.save({"state_dict": {}, "global_step": 3}, tmp_path / "previous.ckpt")
+    torch.save({"state_dict": {}, "global_step": 4}, tmp_path / "last.ckpt")
+    assert newest_checkpoint(tmp_path) == tmp_path / "last.ckpt"
+    whole = (tmp_path / "last.ckpt").read_bytes()
+    (tmp_path / "last.ckpt").write_bytes(whole[: len(whole) // 2])
+    with pytest.warns(UserWarning, match="last.ckpt"):
+        assert newest_checkpoint(tmp_path) == tmp_path / "previous.ckpt"
+
+
+@pytest.mark.parametrize("path", RUNNABLE, ids=lambda path: str(path.relative_to(CONFIGS)))
+def test_every_configuration_is_complete(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", "--config", str(path), "--print_config"])
+    assert stop.value.code == 0
+    config = yaml.safe_load(capsys.readouterr().out)
+    assert config["data"]["env"].startswith("moto_pl/")
+    assert config["model"]["class_path"] == "moto_pl.agents.MOTO"
+    if path.parent.name == "metaworld":
+        task = path.stem.replace("_", "-")
+        assert (
+            config["data"]["env"] == f"moto_pl/MetaWorld-{task}-v0" and config["data"]["dataset"] == f"metaworld/{task}"
+        )
+        assert (config["data"]["offline_steps"], config["data"]["online_steps"]) == (1000, 20000)
+        assert config["model"]["init_args"]["world_model"]["ensemble"] == 7
+
+
+def test_the_ten_tasks_have_a_configuration() -> None:
+    from moto_pl.envs import PAPER_TASKS
+
+    assert {path.stem.replace("_", "-") for path in RUNNABLE if path.parent.name == "metaworld"} == set(PAPER_TASKS)
+
+
+def test_extends_puts_the_base_first(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text("a: 1\n")
+    (tmp_path / "middle.yaml").write_text("extends: base.yaml\n")
+    (tmp_path / "leaf.yaml").write_text("extends: [middle.yaml]\n")
+    args = expand_configs(["fit", "--config", str(tmp_path / "leaf.yaml"), "--x", "1"])
+    assert [Path(arg).name for arg in args] == [
+        *("fit", "--config", "base.yaml", "--config", "middle.yaml", "--config", "leaf.yaml", "--x", "1")
+    ]
+    assert expand_configs([f"--config={tmp_path / 'base.yaml'}"]) == ["--config", str(tmp_path / "base.yaml")]
+
+
+def test_extends_in_a_circle_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("extends: b.yaml\n")
+    (tmp_path / "b.yaml").write_text("extends: a.yaml\n")
+    with pytest.raises(SettingError, match="circle"):
+        expand_configs(["--config", str((tmp_path / "a.yaml").resolve())])
+
+
+def test_a_run_is_held_by_one_process(tmp_path: Path) -> None:
+    held = lock_run(tmp_path)
+    with pytest.raises(SettingError, match="another process"):
+        lock_run(tmp_path)
+    held.close()
+    lock_run(tmp_path).close()
+
+
+def test_packaged_configurations_are_found() -> None:
+    assert config_path("debug").name == "debug.yaml"
+    with pytest.raises(SettingError, match="nothing"):
+        config_path("nothing")
+
+
+def test_data_verb_prints_numbers(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "info", str(dataset), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["trajectories"] == 10
