@@ -11,6 +11,7 @@ from datetime import datetime
 from html import escape
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import quote
 
 import numpy as np
 
@@ -555,7 +556,7 @@ def _facts(rows: Iterable[tuple[str, object]]) -> str:
 
 def _link(record: RunRecord, path: Path) -> str:
     relative = path.relative_to(record.root).as_posix()
-    return f'<a href="{escape(relative, quote=True)}"><code>{escape(relative)}</code></a>'
+    return f'<a href="{quote(relative)}"><code>{escape(relative)}</code></a>'
 
 
 def _bytes(size: float) -> str:

@@ -6,6 +6,7 @@ import json
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -372,12 +373,15 @@ def test_what_comes_from_files_is_escaped(tmp_path: Path) -> None:
     add_evaluation(root, "eval", 100, evil, 3, 20)
     path = root / "csv/version_0/metrics.csv"
     path.write_text(path.read_text().replace("critic/model", "critic/<script>x<'\"").replace("actor/value", "$\\frac$"))
-    add_video(root, "<script>'\"", b"video")
+    name = "#1 100% <script>'\""
+    add_video(root, name, b"video")
     page = Page(report.write_report(root).read_text())
     tags = {tag for tag, _ in page.found}
     assert "script" not in tags
     assert not any("onload" in attributes for _, attributes in page.found)
     assert "alert('x')" in page.text
+    assert f"videos/{name}.mp4" in {unquote(str(a["href"])) for tag, a in page.found if tag == "a"}
+    assert not any("<" in str(a["href"]) or "#1" in str(a["href"]) for tag, a in page.found if tag == "a")
 
 
 def test_dollars_in_metric_names_are_no_formulas(tmp_path: Path) -> None:

@@ -95,7 +95,9 @@ def line_chart(
             )
             lines += 1
         if len(curves) > 1:
-            axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=min(3, len(curves)))
+            # A row of long names would be wider than the chart, and squeeze it.
+            columns = 3 if sum(len(curve.label) for curve in curves) <= 42 else 2
+            axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns)
 
     return _svg(draw, x_label, y_label, name, offline_steps, bounds)
 

@@ -116,7 +116,7 @@ def read_evaluations(root: Path) -> list[dict[str, Any]]:
     for line in path.read_text().splitlines() if path.exists() else []:
         try:
             record = json.loads(line)
-        except json.JSONDecodeError:
+            records[str(record["stage"]), int(record["step"])] = record
+        except (ValueError, KeyError, TypeError):
             continue
-        records[record["stage"], record["step"]] = record
     return [records[key] for key in sorted(records)]

@@ -25,11 +25,14 @@ def write_video(path: Path, frames: np.ndarray, fps: int = 20, scale: int = 4) -
     height, width = enlarged.shape[1] % 2, enlarged.shape[2] % 2
     if height or width:  # H.264 wants even sides
         enlarged = np.pad(enlarged, ((0, 0), (0, height), (0, width), (0, 0)), mode="edge")
-    writer: Any = imageio.get_writer(temporary, fps=fps, codec="libx264", macro_block_size=1, pixelformat="yuv420p")
-    with writer:
-        for frame in enlarged:
-            writer.append_data(frame)
-    os.replace(temporary, path)
+    try:
+        writer: Any = imageio.get_writer(temporary, fps=fps, codec="libx264", macro_block_size=1, pixelformat="yuv420p")
+        with writer:
+            for frame in enlarged:
+                writer.append_data(frame)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def side_by_side(videos: list[np.ndarray], gap: int = 2) -> np.ndarray:

@@ -23,7 +23,7 @@ TEST_SEEDS = EVALUATION_SEEDS + 2**29
 
 def training_seed(seed: int, index: int) -> int:
     """The environment seed of online episode ``index`` (over all ranks) of a run: in [0, 2**30)."""
-    return Key(seed, index).fold(0x5EED).offset % EVALUATION_SEEDS
+    return Key(seed, index).fold(0x5EED, seed).offset % EVALUATION_SEEDS
 
 
 def roll_episodes(

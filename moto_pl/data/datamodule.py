@@ -408,12 +408,11 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes back the checkpoint's episodes; whatever came after it is ignored, and replaced by later appends."""
-        if not self._fitting:
-            return
-        self.store.restore(state_dict["manifest"])
         self.collected_rounds = state_dict["collected_rounds"]
         self.env_steps = state_dict["env_steps"]
-        self._refresh_sets()
+        if self._fitting:
+            self.store.restore(state_dict["manifest"])
+            self._refresh_sets()
 
 
 class RoundLoader:

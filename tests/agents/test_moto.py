@@ -1,0 +1,572 @@
+import dataclasses
+import math
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from moto_pl.agents import MOTO
+from moto_pl.agents.moto import BatchConfig, BehaviourConfig, OptimConfig, Starts
+from moto_pl.envs.reach import ReachEnv
+from moto_pl.errors import SettingError
+from moto_pl.nn import WorldModelConfig
+from moto_pl.ops import Imagined, Key, Stream, integers
+from moto_pl.replay.sampler import SequenceBatch
+
+TINY_MODEL = WorldModelConfig(
+    deter=6, hidden=5, stoch=3, classes=4, ensemble=3, encoder_channels=(2, 3, 4, 5), decoder_channels=(4, 3, 2),
+    mlp_layers=0, head_layers=1, head_units=6, free_nats=0.0,
+)
+TINY = BehaviourConfig(
+    horizon=4, gamma=0.9, lambda_=0.7, disagreement_scale=3.0, critics=3, critic_layers=1, critic_units=7, actor_layers=1,
+    actor_units=7, entropy_scale=0.05, target_every=5, imagine_rows=None, clone_scale=2.0,
+)
+KEY = Key(3, 8)
+CRITICS = pytest.mark.parametrize("critic", ["q_ensemble", "v"])
+LATENTS = pytest.mark.parametrize("latent", ["categorical", "gaussian"])
+
+
+def make(model: dict[str, Any] | None = None, seed: int = 0, **behaviour: Any) -> MOTO:
+    """A tiny agent whose networks, targets included, all differ."""
+    agent = MOTO(
+        dataclasses.replace(TINY_MODEL, **(model or {})), dataclasses.replace(TINY, **behaviour), ops="reference", seed=seed
+    )
+    agent.action_size = 2
+    torch.manual_seed(seed)
+    agent.build(2)
+    with torch.no_grad():
+        for p in (*agent.world_model.rssm.parameters(), *agent.world_model.reward.parameters()):
+            p.add_(0.3 * torch.randn_like(p))
+        for p in (*agent.actor.parameters(), *agent.critic.parameters()):
+            p.copy_(0.4 * torch.randn_like(p))
+    return agent
+
+
+def sequences(size: int = 3, length: int = 5, seed: int = 1) -> SequenceBatch:
+    """Random rows; every second sequence is the beginning of an episode."""
+    generator = torch.Generator().manual_seed(seed)
+    is_first = torch.zeros(size, length, dtype=torch.bool)
+    is_first[::2, 0] = True
+    is_terminal = torch.zeros(size, length, dtype=torch.bool)
+    is_terminal[-1, -1] = True
+    starts = is_first.unsqueeze(-1)
+    return SequenceBatch(
+        torch.randint(0, 256, (size, length, 3, 64, 64), generator=generator, dtype=torch.uint8),
+        (2 * torch.rand(size, length, 2, generator=generator) - 1).masked_fill(starts, 0),
+        torch.randn(size, length, generator=generator).masked_fill(is_first, 0),
+        is_first,
+        is_terminal,
+    )
+
+
+def batches() -> dict[str, SequenceBatch]:
+    return {"model": sequences(seed=1), "agent": sequences(seed=2), "clone": sequences(seed=3)}
+
+
+def moved(module: nn.Module) -> bool:
+    return any(p.grad is not None and bool((p.grad != 0).any()) for p in module.parameters())
+
+
+# Which loss trains which component.
+
+
+@CRITICS
+@LATENTS
+def test_each_loss_moves_its_component_alone(critic: str, latent: str) -> None:
+    # The advantage filter asks the critics: their gradient must not leak into cloning.
+    rules = ["none", "advantage"] if critic == "q_ensemble" else ["none"]
+    for rule in rules:
+        agent = make({"latent": latent, "discount_head": True}, critic=critic, clone_filter=rule)
+        losses, metrics = agent.losses(batches(), KEY)
+        assert all(loss.isfinite() and loss.requires_grad for loss in losses.values())
+        assert not any(metric.requires_grad for metric in metrics.values())
+        components = {"model": agent.world_model, "critic": agent.critic.online, "actor": agent.actor}
+        names = {"model/image", "model/reward", "model/kl", "model/discount", "critic/model", "actor/value", "actor/clone"}
+        assert losses.keys() == names | ({"critic/real"} if critic == "q_ensemble" else set())
+        for name, loss in losses.items():
+            agent.zero_grad(set_to_none=True)
+            loss.backward(retain_graph=True)
+            for component, module in components.items():
+                assert moved(module) == name.startswith(component), (name, component)
+            assert all(p.grad is None for p in agent.critic.target.parameters())
+
+
+@CRITICS
+def test_every_trainable_parameter_is_in_one_group_and_learns(critic: str) -> None:
+    agent = make({"discount_head": True, "kl_member": "all"}, critic=critic)
+    losses, _ = agent.losses(batches(), KEY)
+    torch.stack(list(losses.values())).sum().backward()
+    groups = [p for group in agent.param_groups() for module in group.modules for p in module.parameters() if p.requires_grad]
+    trainable = [p for p in agent.parameters() if p.requires_grad]
+    assert len(groups) == len(trainable) and {id(p) for p in groups} == {id(p) for p in trainable}
+    # With min over the critics every critic is still trained, by its own loss.
+    assert all(p.grad is not None and p.grad.isfinite().all() and (p.grad != 0).any() for p in trainable)
+    optimizer = agent.configure_optimizers()
+    assert isinstance(optimizer, torch.optim.Optimizer)
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(trainable)
+    assert [group["name"] for group in optimizer.param_groups] == ["model", "actor", "critic"]
+
+
+# The losses against loops over single numbers.
+
+
+def critic_value(net: nn.Module, n: int, x: Tensor) -> Tensor:
+    """One critic on one vector."""
+    for i, (kernel, bias) in enumerate(zip(net.kernels, net.biases, strict=True)):
+        x = (nn.functional.elu(x) if i else x) @ kernel[n] + bias[n, 0]
+    return x[0]
+
+
+def state_value(net: nn.Module, x: Tensor) -> Tensor:
+    first, last = net.linears
+    return (nn.functional.elu(x @ first.weight.T + first.bias) @ last.weight.T + last.bias)[0]
+
+
+def expected_q(
+    agent: MOTO, starts: Starts, rollout: Imagined, drawn: int
+) -> tuple[float, float, Tensor]:
+    """L_model and L_real of METHOD as numbers, and the actor's loss with gradient, one element at a time."""
+    config, critic, wm = agent.config, agent.critic, agent.world_model
+    horizon, rows = config.horizon, rollout.deter.shape[1]
+    lam, gamma = config.lambda_, config.gamma
+
+    def s(i: int, b: int) -> Tensor:
+        return torch.cat((rollout.deter[i, b], rollout.stoch[i, b]))
+
+    def goes_on(x: Tensor) -> float:
+        return 1.0 if wm.discount is None else wm.discount(x).sigmoid().item()
+
+    model_loss, real_loss, valid, actor = 0.0, 0.0, 0.0, torch.zeros(())
+    for b in range(rows):
+        states = [s(i, b) for i in range(horizon)]
+        inputs = [torch.cat((states[i], rollout.action[i, b])) for i in range(horizon)]
+        rewards: list[Any] = [None]
+        rewards += [
+            wm.reward(states[i])[0] - config.disagreement_scale * rollout.disagreement[i - 1, b] for i in range(1, horizon)
+        ]
+        discount = [gamma * goes_on(x) for x in states]
+        weight = [1.0]
+        for i in range(1, horizon):
+            weight.append(weight[-1] * discount[i])
+
+        def returns(q: list[Any], rewards: list[Any] = rewards, discount: list[float] = discount) -> list[Any]:
+            g = [q[horizon - 1]]
+            for i in range(horizon - 2, -1, -1):
+                g.insert(0, rewards[i + 1] + discount[i + 1] * ((1 - lam) * q[i + 1] + lam * g[0]))
+            return g
+
+        target_q = [critic_value(critic.target, drawn, x).item() for x in inputs]
+        target = [g if isinstance(g, float) else g.item() for g in returns(target_q)]
+        for n in range(config.critics):
+            for i in range(horizon - 1):
+                error = critic_value(critic.online, n, inputs[i]).item() - target[i]
+                model_loss += weight[i] * 0.5 * error**2 / (config.critics * (horizon - 1) * rows)
+        if starts.valid[b]:
+            valid += 1
+            y = starts.reward[b].item() + discount[0] * ((1 - lam) * target_q[0] + lam * target[0])
+            before = torch.cat((starts.previous.deter[b], starts.previous.stoch[b], starts.action[b]))
+            for n in range(config.critics):
+                real_loss += 0.5 * (critic_value(critic.online, n, before).item() - y) ** 2 / config.critics
+        values = [torch.stack([critic_value(critic.online, n, x) for n in range(config.critics)]) for x in inputs]
+        q = [{"min": v.min(), "mean": v.mean(), "max": v.max()}[config.actor_value] for v in values]
+        for i, g in enumerate(returns(q)):
+            gain = (1 - lam) * q[i] + lam * g + config.entropy_scale * rollout.entropy[i, b]
+            actor = actor - weight[i] * gain / (horizon * rows)
+    return model_loss, real_loss / valid, actor
+
+
+@pytest.mark.parametrize("actor_value", ["min", "mean", "max"])
+@pytest.mark.parametrize("latent", ["categorical", "gaussian"])
+@pytest.mark.parametrize("horizon", [2, 4])
+def test_q_losses_against_loops(actor_value: str, latent: str, horizon: int) -> None:
+    agent = make(
+        {"latent": latent, "discount_head": latent == "gaussian"}, actor_value=actor_value, horizon=horizon, clone_scale=0.0
+    )
+    batch = {name: part for name, part in batches().items() if name != "clone"}
+    starts = agent._starts(batch["agent"], KEY)
+    rollout = agent._imagine(starts.states, KEY)
+    assert len(rollout.deter) == horizon and 0 < starts.valid.sum() < len(starts.valid)
+    drawn = int(integers(KEY.fold(5), Stream.TARGET, 3, (1,)))
+    model_loss, real_loss, actor_loss = expected_q(agent, starts, rollout, drawn)
+    losses, _ = agent.losses(batch, KEY)
+    assert losses["critic/model"].item() == pytest.approx(model_loss, rel=1e-4)
+    assert losses["critic/real"].item() == pytest.approx(real_loss, rel=1e-4)
+    assert losses["actor/value"].item() == pytest.approx(actor_loss.item(), rel=1e-4)
+    weights = list(agent.actor.parameters())
+    for ours, theirs in zip(
+        torch.autograd.grad(losses["actor/value"], weights), torch.autograd.grad(actor_loss, weights), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-6)
+    other = expected_q(agent, starts, rollout, (drawn + 1) % 3)[0]
+    assert losses["critic/model"].item() != pytest.approx(other, rel=1e-3)
+
+
+def test_every_target_is_drawn() -> None:
+    agent = make(imagine_rows=2, clone_scale=0.0)
+    batch = batches()
+    starts = agent._starts(batch["agent"], KEY)
+    rollout = agent._imagine(starts.states, KEY)
+    candidates = [expected_q(agent, starts, rollout, n)[0] for n in range(3)]
+    seen = set()
+    for offset in range(20):
+        # The rollout is held; the key of the targets' draw alone is another.
+        losses, _ = agent._q_losses(starts, rollout, Key(0, offset))
+        distance = [abs(losses["critic/model"].item() - value) for value in candidates]
+        assert min(distance) < 1e-4 * max(candidates)
+        seen.add(int(np.argmin(distance)))
+    assert seen == {0, 1, 2}
+
+
+@LATENTS
+def test_v_losses_against_loops(latent: str) -> None:
+    agent = make({"latent": latent, "discount_head": latent == "gaussian"}, critic="v", horizon=3, clone_scale=0.0)
+    config, wm = agent.config, agent.world_model
+    batch = {name: part for name, part in batches().items() if name != "clone"}
+    rollout = agent._imagine(agent._starts(batch["agent"], KEY).states, KEY)
+    assert len(rollout.deter) == 3 + 1
+    rows = rollout.deter.shape[1]
+    critic_loss, actor = 0.0, torch.zeros(())
+    for b in range(rows):
+        states = [torch.cat((rollout.deter[i, b], rollout.stoch[i, b])) for i in range(4)]
+        goes_on = [1.0 if wm.discount is None else wm.discount(x).sigmoid().item() for x in states]
+        value = [state_value(agent.critic.target, x) for x in states]
+        running, returns = value[3], []
+        for i in (2, 1, 0):
+            reward = wm.reward(states[i + 1])[0] - config.disagreement_scale * rollout.disagreement[i, b]
+            mixed = (1 - config.lambda_) * value[i + 1] + config.lambda_ * running
+            running = reward + config.gamma * goes_on[i + 1] * mixed
+            returns.insert(0, running)
+        weight = 1.0
+        for i in range(3):
+            error = state_value(agent.critic.online, states[i]).item() - returns[i].item()
+            critic_loss += weight * 0.5 * error**2 / (3 * rows)
+            actor = actor - weight * (returns[i] + config.entropy_scale * rollout.entropy[i, b]) / (3 * rows)
+            weight *= config.gamma * goes_on[i + 1]
+    losses, _ = agent.losses(batch, KEY)
+    assert losses["critic/model"].item() == pytest.approx(critic_loss, rel=1e-4)
+    assert losses["actor/value"].item() == pytest.approx(actor.item(), rel=1e-4)
+    weights = list(agent.actor.parameters())
+    for ours, theirs in zip(
+        torch.autograd.grad(losses["actor/value"], weights), torch.autograd.grad(actor, weights), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-6)
+
+
+# Start states.
+
+
+def test_starts_are_posterior_states_with_the_transition_that_led_there() -> None:
+    agent = make({"latent": "gaussian"})  # no two states have the same sample
+    batch = sequences(3, 5)
+    states = agent.world_model.observe(batch, KEY.fold(1)).states
+    starts = agent._starts(batch, KEY)
+    assert len(starts.valid) == 15 and not any(x.requires_grad for x in (*starts.states, *starts.previous))
+    seen = set()
+    for row in range(15):
+        ((t, b),) = [
+            (t, b) for t in range(5) for b in range(3) if torch.allclose(starts.states.stoch[row], states.stoch[t, b])
+        ]
+        seen.add((t, b))
+        torch.testing.assert_close(starts.states.deter[row], states.deter[t, b])
+        assert starts.valid[row].item() == (t > 0 and not batch.is_first[b, t])
+        if t > 0:
+            torch.testing.assert_close(starts.previous.deter[row], states.deter[t - 1, b])
+            torch.testing.assert_close(starts.previous.stoch[row], states.stoch[t - 1, b])
+            assert torch.equal(starts.action[row], batch.action[b, t])
+            assert starts.reward[row] == batch.reward[b, t]
+    assert len(seen) == 15
+
+
+def test_pairs_across_a_reset_are_masked() -> None:
+    agent, batch = make(), sequences(2, 4)
+    batch.is_first[1, 2] = True
+    valid = agent._starts(batch, KEY).valid.reshape(4, 2)  # all rows are taken, in time-first order
+    assert valid.T.tolist() == [[0, 1, 1, 1], [0, 1, 0, 1]]
+
+
+def test_real_loss_without_any_predecessor_is_zero() -> None:
+    agent = make()
+    batch = batches()
+    batch["agent"] = sequences(4, 1)
+    losses, _ = agent.losses(batch, KEY)
+    assert losses["critic/real"].item() == 0
+    assert all(loss.isfinite() for loss in losses.values())
+
+
+def test_imagine_rows_are_drawn_without_replacement() -> None:
+    agent, batch = make({"latent": "gaussian"}, imagine_rows=6), sequences(3, 5)
+    counts = np.zeros(15)
+    for offset in range(150):
+        key = Key(0, offset)
+        everything = agent.world_model.observe(batch, key.fold(1)).states.features.reshape(15, -1)
+        found = agent._starts(batch, key).states.features
+        assert found.shape == (6, 6 + 3)
+        rows = (found[:, None] - everything).abs().sum(-1).argmin(1).tolist()
+        assert len(set(rows)) == 6
+        counts[rows] += 1
+    # Each row is expected 60 times, with a standard deviation of 6.
+    assert counts.min() > 35 and counts.max() < 85
+    assert len(make(imagine_rows=99)._starts(batch, KEY).valid) == 15
+
+
+# Cloning.
+
+
+@LATENTS
+@pytest.mark.parametrize("action", ["trunc_normal", "tanh_normal"])
+def test_clone_loss_against_loops(latent: str, action: str) -> None:
+    agent = make({"latent": latent}, action=action)
+    batch = sequences(seed=3)
+    states = agent.world_model.observe(batch, KEY.fold(2)).states
+    total = 0.0
+    for b in range(3):
+        for t in range(4):
+            dist = agent.actor.dist(torch.cat((states.deter[t, b], states.stoch[t, b])))
+            total += dist.log_prob(batch.action[b, t + 1]).item() / 12  # the action taken in state t led to row t + 1
+    loss, _ = agent._clone_loss(batch, KEY)
+    assert loss.item() == pytest.approx(-2.0 * total, rel=1e-4)
+    assert agent.losses(batches(), KEY)[0]["actor/clone"].item() == pytest.approx(loss.item(), rel=1e-6)
+
+
+def test_advantage_filter_against_loops() -> None:
+    agent = make(clone_filter="advantage")
+    config, batch = agent.config, sequences(4, 6, seed=3)
+    batch.is_terminal[0, 3] = True  # a value behind an end counts for nothing
+    states = agent.world_model.observe(batch, KEY.fold(2)).states
+    features = states.features[:-1].detach()
+    found = agent._advantage_mask(batch, features, KEY)
+    assert found.shape == (5, 4) and 0 < found.sum() < 20 and not found.requires_grad
+    from moto_pl.ops import uniform
+
+    noise = uniform(KEY.fold(2), Stream.ACTION, (5, 4, 2))
+    for b in range(4):
+        q = []
+        for t in range(5):
+            action = agent.actor.dist(features[t, b]).sample(noise[t, b])
+            x = torch.cat((features[t, b], action))
+            q.append(sum(critic_value(agent.critic.online, n, x).item() for n in range(3)) / 3)
+        running = q[4]
+        assert found[4, b] == 0
+        for t in (3, 2, 1, 0):
+            goes_on = 1 - float(batch.is_terminal[b, t + 1])
+            mixed = (1 - config.lambda_) * q[t + 1] + config.lambda_ * running
+            running = batch.reward[b, t + 1].item() + config.gamma * goes_on * mixed
+            assert found[t, b].item() == (running >= q[t])
+    # What is cloned is the mean over the kept steps.
+    log_prob = agent.actor.dist(features).log_prob(batch.action.transpose(0, 1)[1:])
+    loss, metrics = agent._clone_loss(batch, KEY)
+    assert loss.item() == pytest.approx(-2.0 * log_prob[found.bool()].mean().item(), rel=1e-4)
+    assert metrics["actor/clone_share"].item() == pytest.approx(found.mean().item())
+
+
+def test_advantage_filter_that_keeps_nothing() -> None:
+    agent, batch = make(clone_filter="advantage"), sequences(seed=3)
+    loss, _ = agent._clone_loss(batch._replace(reward=batch.reward - 1000), KEY)
+    assert loss.item() == 0
+    loss.backward()
+    assert not moved(agent.actor)
+    _, metrics = agent._clone_loss(batch._replace(reward=batch.reward + 1000), KEY)
+    assert metrics["actor/clone_share"].item() == pytest.approx(3 / 4)  # all but the last step
+
+
+# The rest of the agent.
+
+
+@CRITICS
+def test_targets_are_copied_every_few_steps(critic: str) -> None:
+    agent = make(critic=critic)
+    for step in range(1, 11):
+        with torch.no_grad():
+            for p in agent.critic.online.parameters():
+                p.add_(1)
+        agent.after_step(step)
+        same = [
+            torch.equal(a, b)
+            for a, b in zip(agent.critic.online.parameters(), agent.critic.target.parameters(), strict=True)
+        ]
+        assert all(same) if step in (5, 10) else not any(same)
+
+
+def test_losses_are_a_function_of_the_key() -> None:
+    agent = make()
+    first, again, other = (agent.losses(batches(), key)[0] for key in (KEY, KEY, Key(3, 9)))
+    for name, value in first.items():
+        assert torch.equal(value, again[name])
+        assert not torch.equal(value, other[name])
+
+
+def test_step_keys_of_steps_ranks_and_accumulated_batches_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = make()
+    monkeypatch.setattr(MOTO, "trainer", SimpleNamespace(accumulate_grad_batches=2))
+    keys = set()
+    for step in range(50):
+        for rank in range(4):
+            monkeypatch.setattr(MOTO, "global_step", step)
+            monkeypatch.setattr(MOTO, "global_rank", rank)
+            keys |= {agent.step_key(batch_idx).fold(purpose) for batch_idx in (0, 1) for purpose in range(6)}
+    assert len(keys) == 50 * 4 * 2 * 6
+
+
+@LATENTS
+@pytest.mark.parametrize("mode", ["sample", "mode"])
+def test_act(latent: str, mode: str) -> None:
+    agent = make({"latent": latent})
+    frames = sequences(3, 3).image
+    first, later = torch.ones(3, dtype=torch.bool), torch.zeros(3, dtype=torch.bool)
+
+    def roll(key_offset: int = 0) -> Iterator[Tensor]:
+        state = agent.initial_state(3)
+        for t in range(3):
+            action, state = agent.act(frames[:, t], first if t == 0 else later, state, mode, Key(5, key_offset + t))
+            assert torch.equal(state.action, action)  # it is the action that leads to the next frame
+            yield action
+
+    ours, again = list(roll()), list(roll())
+    for a, b in zip(ours, again, strict=True):
+        assert a.shape == (3, 2) and a.dtype == torch.float32 and not a.requires_grad
+        assert a.abs().max() <= 1 and torch.equal(a, b)
+    assert not torch.equal(ours[0], ours[1])
+    if mode == "sample":
+        assert not torch.equal(ours[0], next(roll(100)))
+
+
+def test_act_filters_and_asks_the_actor() -> None:
+    agent = make({"latent": "gaussian"})
+    frames, key = sequences(2, 2).image, Key(5, 0)
+    start = agent.initial_state(2)
+    action, state = agent.act(frames[:, 0], torch.ones(2, dtype=torch.bool), start, "mode", key)
+    torch.testing.assert_close(action, torch.tanh(agent.actor.net(state.states.features)[:, :2]))
+    # A new episode forgets the old one, in its environment alone.
+    fresh, _ = agent.act(frames[:, 1], torch.ones(2, dtype=torch.bool), start, "mode", key)
+    mixed, _ = agent.act(frames[:, 1], torch.tensor([True, False]), state, "mode", key)
+    torch.testing.assert_close(mixed[0], fresh[0])
+    assert not torch.isclose(mixed[1], fresh[1]).any()
+
+
+def test_parts() -> None:
+    sizes = BatchConfig(2, 3, 4, 5, 6, 7)
+    agent = MOTO(TINY_MODEL, dataclasses.replace(TINY, clone_filter="return", clone_top=0.3), sizes)
+    parts = agent.parts()
+    assert list(parts) == ["model", "agent", "clone"]
+    assert [(p.size, p.length, p.filter) for p in parts.values()] == [(2, 3, "none"), (4, 5, "none"), (6, 7, "return")]
+    assert parts["clone"].top == 0.3
+    assert "clone" not in MOTO(TINY_MODEL, dataclasses.replace(TINY, clone_scale=0.0)).parts()
+
+
+@CRITICS
+def test_bfloat16_is_close_and_trains_the_same_parameters(critic: str) -> None:
+    agent = make({"latent": "gaussian", "discount_head": True, "kl_member": "all"}, critic=critic)
+    full, _ = agent.losses(batches(), KEY)
+    torch.stack(list(full.values())).sum().backward()
+    learned = {name: p.grad for name, p in agent.named_parameters() if p.grad is not None}
+    agent.zero_grad(set_to_none=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half, _ = agent.losses(batches(), KEY)
+    torch.stack(list(half.values())).sum().backward()
+    for name, value in full.items():
+        assert half[name].dtype == torch.float32
+        assert half[name].item() == pytest.approx(value.item(), rel=0.1, abs=0.05), name
+    for name, p in agent.named_parameters():
+        assert (p.grad is not None) == (name in learned), name
+        if p.grad is not None:
+            cosine = torch.cosine_similarity(p.grad.flatten(), learned[name].flatten(), dim=0).item()
+            assert cosine > 0.8, (name, cosine)
+
+
+@pytest.mark.parametrize(
+    ("settings", "setting"),
+    [
+        ({"horizon": 1}, "horizon"),
+        ({"horizon": 0, "critic": "v"}, "horizon"),
+        ({"gamma": 0.0}, "gamma"),
+        ({"gamma": 1.1}, "gamma"),
+        ({"lambda_": 1.1}, "lambda_"),
+        ({"clone_top": 0.0}, "clone_top"),
+        ({"critics": 0}, "critics"),
+        ({"target_every": 0}, "target_every"),
+        ({"clone_filter": "advantage", "critic": "v"}, "clone_filter"),
+    ],
+)
+def test_bad_settings(settings: dict[str, Any], setting: str) -> None:
+    with pytest.raises(SettingError, match=f"behaviour.{setting}"):
+        BehaviourConfig(**settings)
+
+
+def test_max_var_needs_gaussian_latents() -> None:
+    with pytest.raises(SettingError, match="behaviour.disagreement"):
+        MOTO(TINY_MODEL, dataclasses.replace(TINY, disagreement="max_var"))
+    make({"latent": "gaussian"}, disagreement="max_var").losses(batches(), KEY)
+
+
+# Learning.
+
+
+def demonstrations(count: int) -> SequenceBatch:
+    """Whole scripted episodes of the reaching task as one batch [count, T + 1]."""
+    env = ReachEnv(episode_steps=15)
+    images, actions, rewards = [], [], []
+    for seed in range(count):
+        observation, _ = env.reset(seed=seed)
+        images.append([observation["image"]])
+        actions.append([np.zeros(2, np.float32)])
+        rewards.append([0.0])
+        for _ in range(15):
+            action = env.scripted_action()
+            observation, reward, *_ = env.step(action)
+            images[-1].append(observation["image"])
+            actions[-1].append(action)
+            rewards[-1].append(reward)
+    image = torch.from_numpy(np.array(images)).permute(0, 1, 4, 2, 3).contiguous()
+    is_first = torch.zeros(image.shape[:2], dtype=torch.bool)
+    is_first[:, 0] = True
+    return SequenceBatch(
+        image, torch.from_numpy(np.array(actions)), torch.tensor(rewards), is_first, torch.zeros_like(is_first)
+    )
+
+
+@pytest.mark.slow
+@LATENTS
+def test_a_tiny_agent_learns_a_few_episodes_by_heart(latent: str) -> None:
+    agent = MOTO(
+        WorldModelConfig(
+            latent=latent, deter=64, hidden=64, stoch=8, classes=8, ensemble=3, encoder_channels=(8, 16, 32, 64),
+            decoder_channels=(32, 16, 8), mlp_layers=0, head_layers=1, head_units=64, reward_scale=50.0, kl_scale=0.1,
+        ),
+        BehaviourConfig(
+            horizon=3, critics=2, critic_layers=1, critic_units=32, actor_layers=2, actor_units=64, imagine_rows=8,
+            clone_scale=10.0, clone_filter="none",
+        ),
+        optim=OptimConfig(model_lr=1e-3, actor_lr=1e-3, critic_lr=1e-3),
+    )
+    agent.action_size = 2
+    torch.manual_seed(0)
+    agent.build(2)
+    data = demonstrations(6)
+    optimizer = agent.configure_optimizers()
+    assert isinstance(optimizer, torch.optim.Optimizer)
+    history = []
+    for step in range(200):
+        losses, _ = agent.losses({"model": data, "agent": data, "clone": data}, Key(0, step))
+        optimizer.zero_grad()
+        torch.stack(list(losses.values())).sum().backward()
+        for group in agent.param_groups():
+            nn.utils.clip_grad_norm_([p for m in group.modules for p in m.parameters() if p.requires_grad], group.clip)
+        optimizer.step()
+        agent.after_step(step + 1)
+        history.append({name: loss.item() for name, loss in losses.items()})
+    with torch.no_grad():
+        states = agent.world_model.observe(data, Key(1, 0)).states
+        reward = agent.world_model.predict_reward(states).T
+        action = agent.actor.dist(states.features[:-1]).mode().transpose(0, 1)
+    wanted = data.action[:, 1:]
+    reward_error = (reward - data.reward).square().mean() / data.reward.var(correction=0)
+    action_error = (action - wanted).square().mean() / (wanted - wanted.mean((0, 1))).square().mean()
+    print(history[0], history[-1], reward_error, action_error)
+    assert all(math.isfinite(value) for losses in history for value in losses.values())
+    assert history[-1]["model/image"] < history[0]["model/image"] / 5
+    assert reward_error < 0.3
+    assert action_error < 0.3

@@ -1,0 +1,213 @@
+"""The data module: rounds, views, seeds, and what a batch is made of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from moto_pl.agents.base import BatchPart
+from moto_pl.data.builders import build
+from moto_pl.data.collect import EVALUATION_SEEDS, TEST_SEEDS, roll_episodes, training_seed
+from moto_pl.data.datamodule import OfflineToOnlineDataModule, SeedBatches
+from moto_pl.envs.workers import EnvPool, WorkerRestarted
+from moto_pl.errors import SettingError
+from moto_pl.ops import Key
+
+
+class StraightLine:
+    """An agent whose action is its step's key alone: enough to roll episodes with."""
+
+    device = torch.device("cpu")
+    training = True
+    loaded_step = 0
+
+    def __init__(self, parts: dict[str, BatchPart] | None = None) -> None:
+        self._parts = parts or {"model": BatchPart(4, 8), "clone": BatchPart(4, 8, "success")}
+        self.logged: dict[str, float] = {}
+
+    def parts(self) -> dict[str, BatchPart]:
+        return self._parts
+
+    def eval(self) -> None:
+        self.training = False
+
+    def train(self, mode: bool) -> None:
+        self.training = mode
+
+    def initial_state(self, count: int) -> None:
+        return None
+
+    def act(self, image: torch.Tensor, is_first: torch.Tensor, state: Any, mode: str, key: Key) -> tuple[Any, Any]:
+        generator = np.random.default_rng(key.offset % 2**32)
+        return torch.from_numpy(generator.uniform(-1, 1, (len(image), 2)).astype(np.float32)), state
+
+    def log(self, name: str, value: float, **kwargs: Any) -> None:
+        self.logged[name] = value
+
+
+def fake_trainer(root: Path, agent: StraightLine) -> Any:
+    return SimpleNamespace(
+        default_root_dir=str(root),
+        lightning_module=agent,
+        world_size=1,
+        global_rank=0,
+        global_step=0,
+        accumulate_grad_batches=1,
+        state=SimpleNamespace(fn="fit"),
+        strategy=SimpleNamespace(root_device=torch.device("cpu"), barrier=lambda name=None: None),
+    )
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("datasets") / "reach"
+    build("reach", output=str(path), workers=1)
+    return path
+
+
+def make(
+    root: Path, dataset: Path | None, agent: StraightLine | None = None, **options: Any
+) -> OfflineToOnlineDataModule:
+    settings: dict[str, Any] = {
+        "offline_steps": 4,
+        "offline_round_steps": 2,
+        "online_steps": 6,
+        "updates_per_episode": 3,
+        "env_workers": 0,
+        **options,
+    }
+    data = OfflineToOnlineDataModule("moto_pl/Reach-v0", None if dataset is None else str(dataset), **settings)
+    data.trainer = fake_trainer(root, agent or StraightLine())
+    data.prepare_data()
+    data.setup("fit")
+    return data
+
+
+def test_rounds_collect_once_each_and_only_online(tmp_path: Path, dataset: Path) -> None:
+    data = make(tmp_path, dataset)
+    agent: Any = data.trainer.lightning_module
+    data.begin_round(agent)
+    assert len(data.store) == 10 and data.collected_rounds == 0
+    data.trainer.global_step = 4
+    data.begin_round(agent)
+    data.begin_round(agent)  # a resume in the middle of the round asks again
+    assert len(data.store) == 11 and data.env_steps == 30 and data.env_episodes == 1
+    data.trainer.global_step = 7
+    data.begin_round(agent)
+    assert len(data.store) == 12
+    assert agent.logged["online/length"] == 30.0
+
+
+def test_loader_yields_what_is_left_of_the_round(tmp_path: Path, dataset: Path) -> None:
+    data = make(tmp_path, dataset)
+    data.trainer.global_step = 4
+    data.begin_round(data.trainer.lightning_module)  # type: ignore[arg-type]
+    loader = data.train_dataloader()
+    whole = list(loader)
+    assert len(loader) == len(whole) == 3
+    data.trainer.global_step = 6
+    rest = list(data.train_dataloader())
+    assert len(data.train_dataloader()) == 3 and len(rest) == 1
+    for name in ("model", "clone"):
+        assert torch.equal(rest[0][name].image, whole[2][name].image)
+        assert not torch.equal(whole[0][name].image, whole[1][name].image)
+
+
+def test_cloned_sequences_come_from_successful_episodes_alone(tmp_path: Path, dataset: Path) -> None:
+    data = make(tmp_path, dataset)
+    data.trainer.global_step = 4
+    data.begin_round(data.trainer.lightning_module)  # type: ignore[arg-type]
+    assert not data.store[10].success.any()  # random actions do not reach
+    assert data._sets["model"].episodes.tolist() == list(range(11))
+    assert data._sets["clone"].episodes.tolist() == list(range(10))
+
+
+def test_an_empty_filter_falls_back_to_all_data(tmp_path: Path) -> None:
+    agent = StraightLine()
+    with pytest.warns(UserWarning, match="passes the filter 'success'"):
+        data = make(tmp_path, None, agent, offline_steps=0)
+        data.begin_round(agent)  # type: ignore[arg-type]
+    assert data._sets["clone"].episodes.tolist() == [0]
+
+
+def test_state_names_the_episodes_and_later_ones_are_replaced(tmp_path: Path, dataset: Path) -> None:
+    data = make(tmp_path, dataset)
+    agent: Any = data.trainer.lightning_module
+    data.trainer.global_step = 4
+    data.begin_round(agent)
+    state = data.state_dict()
+    first = data.store[10].crc
+    data.trainer.global_step = 7
+    data.begin_round(agent)
+    assert len(list((tmp_path / "replay").glob("*.safetensors"))) == 12
+    resumed = make(tmp_path, dataset)
+    assert len(resumed.store) == 10  # before the checkpoint is read, the demonstrations alone
+    resumed.load_state_dict(state)
+    assert len(resumed.store) == 11 and resumed.store[10].crc == first
+    assert (resumed.collected_rounds, resumed.env_steps) == (1, 30)
+
+
+def test_another_dataset_in_the_same_run_is_refused(tmp_path: Path, dataset: Path) -> None:
+    make(tmp_path, dataset)
+    with pytest.raises(SettingError, match="default_root_dir"):
+        make(tmp_path, dataset, val_episodes=2)
+
+
+def test_held_out_episodes_are_not_trained_on(tmp_path: Path, dataset: Path) -> None:
+    data = make(tmp_path, dataset, val_episodes=3)
+    assert len(data.store) == 7 and len(data.held_out) == 3
+    assert not {data.store[i].crc for i in range(7)} & {data.held_out[i].crc for i in range(3)}
+
+
+def test_sequences_longer_than_episodes_are_refused(tmp_path: Path, dataset: Path) -> None:
+    with pytest.raises(SettingError, match="31 rows"):
+        make(tmp_path, dataset, StraightLine({"model": BatchPart(4, 32)}))
+
+
+def test_seeds_of_training_evaluation_and_test_are_apart() -> None:
+    training = {training_seed(seed, index) for seed in range(3) for index in range(500)}
+    assert len(training) > 1490 and max(training) < EVALUATION_SEEDS < TEST_SEEDS
+
+
+def test_seed_batches_cover_every_seed_once() -> None:
+    batches = list(SeedBatches(torch.arange(5, 12), 3))
+    assert [len(batch) for batch in batches] == [3, 3, 1]
+    assert torch.cat(batches).tolist() == list(range(5, 12))
+
+
+def test_rolled_episodes_depend_on_seed_and_key_alone() -> None:
+    agent: Any = StraightLine()
+    with EnvPool("moto_pl/Reach-v0", {"episode_steps": 7}, 0) as pool:
+        first = roll_episodes(pool, agent, [3], "sample", Key(0, 1))[0]
+        other = roll_episodes(pool, agent, [4], "sample", Key(0, 1))[0]
+        again = roll_episodes(pool, agent, [3], "sample", Key(0, 1))[0]
+        noisy = roll_episodes(pool, agent, [3], "sample", Key(0, 1), noise=0.5)[0]
+    assert first.length == 7 and first.truncated and not first.terminated and first.info["seed"] == 3
+    assert np.array_equal(first.image, again.image) and np.array_equal(first.action, again.action)
+    assert not np.array_equal(first.image, other.image)
+    assert not np.array_equal(first.action, noisy.action) and np.abs(noisy.action).max() <= 1
+    assert agent.training  # given back as it was
+
+
+def test_a_lost_worker_costs_nothing_but_time() -> None:
+    class Losing(EnvPool):
+        losses = 2
+
+        def step(self, actions: np.ndarray) -> Any:
+            if Losing.losses and actions[0, 0] < 0:
+                Losing.losses -= 1
+                raise WorkerRestarted(0, "died")
+            return super().step(actions)
+
+    agent: Any = StraightLine()
+    with EnvPool("moto_pl/Reach-v0", {"episode_steps": 7}, 0) as pool:
+        expected = roll_episodes(pool, agent, [3], "sample", Key(0, 1))[0]
+    with Losing("moto_pl/Reach-v0", {"episode_steps": 7}, 0) as pool:
+        found = roll_episodes(pool, agent, [3], "sample", Key(0, 1))[0]
+    assert Losing.losses == 0
+    assert np.array_equal(expected.image, found.image) and np.array_equal(expected.action, found.action)

@@ -1,0 +1,226 @@
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.distributions import Bernoulli, Independent, Normal, OneHotCategorical, kl_divergence
+
+from moto_pl.errors import SettingError
+from moto_pl.nn import States, WorldModel, WorldModelConfig
+from moto_pl.ops import Key, Stream, integers
+from moto_pl.replay.sampler import SequenceBatch
+
+TINY = WorldModelConfig(
+    deter=6, hidden=5, stoch=3, classes=4, ensemble=3, encoder_channels=(2, 3, 4, 5), decoder_channels=(4, 3, 2),
+    mlp_layers=0, head_layers=1, head_units=6, free_nats=0.0,
+)
+KEY = Key(3, 8)
+BOTH = pytest.mark.parametrize("latent", ["categorical", "gaussian"])
+
+
+def make(**changes: object) -> WorldModel:
+    torch.manual_seed(0)
+    model = WorldModel(dataclasses.replace(TINY, **changes), 2)  # type: ignore[arg-type]
+    with torch.no_grad():
+        for p in (*model.rssm.parameters(), *model.reward.parameters()):
+            p.add_(0.3 * torch.randn_like(p))  # far enough from each other to tell terms apart
+    return model
+
+
+def sequences(size: int = 3, length: int = 5) -> SequenceBatch:
+    generator = torch.Generator().manual_seed(1)
+    is_first = torch.zeros(size, length, dtype=torch.bool)
+    is_first[0, 0] = is_first[2, 2 % length] = True
+    is_terminal = torch.zeros(size, length, dtype=torch.bool)
+    is_terminal[1, -1] = True
+    return SequenceBatch(
+        torch.randint(0, 256, (size, length, 3, 64, 64), generator=generator, dtype=torch.uint8),
+        2 * torch.rand(size, length, 2, generator=generator) - 1,
+        torch.randn(size, length, generator=generator),
+        is_first,
+        is_terminal,
+    )
+
+
+def distribution(model: WorldModel, params: Tensor) -> torch.distributions.Distribution:
+    size = model.config.stoch
+    if model.config.latent == "gaussian":
+        return Independent(Normal(params[..., :size], 2 * torch.sigmoid(params[..., size:] / 2) + 0.1), 1)
+    return Independent(OneHotCategorical(logits=params.unflatten(-1, (size, -1))), 1)
+
+
+def member_kls(model: WorldModel, batch: SequenceBatch) -> np.ndarray:
+    """KL(q || p_k) of each member, step and row: [K, T, B]."""
+    with torch.no_grad():
+        post = model.observe(batch, KEY)
+        heads = [distribution(model, p) for p in model.rssm.priors(post.states.deter)]
+        return np.stack([kl_divergence(distribution(model, post.params), head).numpy() for head in heads])
+
+
+@BOTH
+@pytest.mark.parametrize("kl_member", ["sampled", "all"])
+@pytest.mark.parametrize("free_nats", [0.0, 1.5, 1e4])
+def test_loss_by_hand(latent: str, kl_member: str, free_nats: float) -> None:
+    model = make(
+        latent=latent, kl_member=kl_member, free_nats=free_nats, discount_head=True, image_scale=0.5, reward_scale=3.0,
+        discount_scale=7.0, kl_scale=2.0,
+    )
+    batch = sequences()
+    losses, metrics, post = model.loss(batch, KEY)
+    image = reward = discount = 0.0
+    for b in range(3):
+        for t in range(5):
+            s = torch.cat((post.states.deter[t, b], post.states.stoch[t, b]))
+            target = batch.image[b, t].double() / 255 - 0.5
+            image += 0.5 * (model.decoder(s.unsqueeze(0))[0].double() - target).square().sum().item() / 15
+            reward += 0.5 * (model.reward(s)[0].item() - batch.reward[b, t].item()) ** 2 / 15
+            goes_on = Bernoulli(logits=model.discount(s)[0])
+            discount -= goes_on.log_prob(1 - batch.is_terminal[b, t].float()).item() / 15
+    each = member_kls(model, batch)
+    if kl_member == "sampled":
+        member = integers(KEY, Stream.MEMBER, 3, (5,)).tolist()
+        assert len(set(member)) > 1
+        plain = np.mean([each[member[t], t] for t in range(5)])
+        kl, raw = max(plain, free_nats), plain
+    else:
+        means = each.mean((1, 2))
+        kl, raw = np.maximum(means, free_nats).sum(), means.mean()
+    # Both halves of the balanced KL have the same value: 0.8 + 0.2 of it.
+    expected = {"model/image": 0.5 * image, "model/reward": 3 * reward, "model/discount": 7 * discount, "model/kl": 2 * kl}
+    assert losses.keys() == expected.keys()
+    for name, value in expected.items():
+        assert losses[name].item() == pytest.approx(value, rel=1e-4), name
+    assert metrics["model/kl_nats"].item() == pytest.approx(raw, rel=1e-4)
+
+
+def test_a_member_is_drawn_for_each_step_and_shared_by_the_batch() -> None:
+    model, batch = make(), sequences(length=40)
+    each = member_kls(model, batch).mean(-1)  # [K, T]
+    found = {}
+    for offset in range(12):
+        # The latents' key is the model's own: only the KL's is changed.
+        post = model.observe(batch, KEY)
+        prior = model.rssm.priors(post.states.deter)
+        value, _ = model._kl(post.params, prior, Key(0, offset))
+        member = integers(Key(0, offset), Stream.MEMBER, 3, (40,)).numpy()
+        assert value.item() == pytest.approx(each[member, np.arange(40)].mean(), rel=1e-4)
+        found[offset] = value.item()
+    assert len(set(found.values())) == 12
+
+
+@pytest.mark.parametrize(("balance", "prior_moves", "posterior_moves"), [(1.0, True, False), (0.0, False, True)])
+def test_balance_splits_the_gradient(balance: float, prior_moves: bool, posterior_moves: bool) -> None:
+    model = make(kl_balance=balance, kl_member="all")
+    generator = torch.Generator().manual_seed(0)
+    post = torch.randn(4, 2, 12, generator=generator, requires_grad=True)
+    prior = torch.randn(3, 4, 2, 12, generator=generator, requires_grad=True)
+    loss, _ = model._kl(post, prior, KEY)
+    grads = torch.autograd.grad(loss, (post, prior), allow_unused=True, materialize_grads=True)
+    assert [bool((g != 0).any()) for g in grads] == [posterior_moves, prior_moves]
+
+
+def test_balance_weighs_the_gradient() -> None:
+    generator = torch.Generator().manual_seed(0)
+    post = torch.randn(4, 2, 12, generator=generator, requires_grad=True)
+    prior = torch.randn(3, 4, 2, 12, generator=generator, requires_grad=True)
+    grads = []
+    for balance in (0.0, 0.8, 1.0):
+        loss, _ = make(kl_balance=balance, kl_member="all")._kl(post, prior, KEY)
+        grads.append(torch.autograd.grad(loss, (post, prior), allow_unused=True, materialize_grads=True))
+    torch.testing.assert_close(grads[1][0], 0.2 * grads[0][0])
+    torch.testing.assert_close(grads[1][1], 0.8 * grads[2][1])
+
+
+def test_free_nats_are_counted_on_the_batch_mean_of_each_member() -> None:
+    model = make(kl_member="all", free_nats=1.0)
+    post = torch.zeros(2, 1, 12)  # uniform
+    far = torch.zeros(2, 1, 12)
+    far[0, 0, 0] = 20.0  # only the first step is far away: on the mean that counts
+    near = torch.zeros(2, 1, 12)
+    near[0, 0, 0] = 1.0
+    prior = torch.stack((far, near, near)).requires_grad_()
+    loss, raw = model._kl(post, prior, KEY)
+    expected = -math.log(4) - np.mean(torch.tensor([20.0, 0, 0, 0]).log_softmax(0).tolist())
+    near_kl = -math.log(4) - np.mean(torch.tensor([1.0, 0, 0, 0]).log_softmax(0).tolist())
+    assert near_kl / 2 < 1 < expected / 2
+    assert loss.item() == pytest.approx(expected / 2 + 1 + 1, rel=1e-5)
+    assert raw.item() == pytest.approx((expected / 2 + near_kl) / 3, rel=1e-5)
+    (grad,) = torch.autograd.grad(loss, prior)
+    assert (grad[0] != 0).any() and (grad[1:] == 0).all()
+
+
+@BOTH
+def test_every_parameter_learns(latent: str) -> None:
+    model = make(latent=latent, discount_head=True, kl_member="all")
+    losses, _, _ = model.loss(sequences(), KEY)
+    torch.stack(list(losses.values())).sum().backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None or not (p.grad != 0).any()] == []
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_sampled_prior_leaves_the_other_members_alone() -> None:
+    model, batch = make(), sequences(length=1)
+    losses, _, _ = model.loss(batch, KEY)
+    losses["model/kl"].backward()
+    member = int(integers(KEY, Stream.MEMBER, 3, (1,)))
+    moved = [bool((model.rssm.prior_out.grad[k] != 0).any()) for k in range(3)]
+    assert moved == [k == member for k in range(3)]
+
+
+@BOTH
+def test_step_is_observe_one_row_at_a_time(latent: str) -> None:
+    model, batch = make(latent=latent), sequences()
+    states = States(*model.rssm.initial(3))
+    for t in range(4):
+        key = Key(0, t)
+        before = states
+        states = model.step(states, batch.action[:, t], batch.image[:, t], batch.is_first[:, t], key)
+        deter, stoch, _ = model.rssm.observe(
+            batch.action[:, t : t + 1].transpose(0, 1), model.encoder(batch.image[:, t]).unsqueeze(0),
+            batch.is_first[:, t].unsqueeze(0), key, (before.deter, before.stoch),
+        )
+        assert torch.equal(states.deter, deter[0]) and torch.equal(states.stoch, stoch[0])
+    # The deterministic part does not depend on the noise of its own step: the first is that of a whole sequence.
+    first = model.step(States(*model.rssm.initial(3)), batch.action[:, 0], batch.image[:, 0], batch.is_first[:, 0], KEY)
+    torch.testing.assert_close(first.deter, model.observe(batch, KEY).states.deter[0])
+    torch.testing.assert_close(first.stoch, model.observe(batch, KEY).states.stoch[0])
+
+
+def test_heads() -> None:
+    model = make(discount_head=True)
+    states = States(torch.randn(4, 2, 6, requires_grad=True), torch.randn(4, 2, 12, requires_grad=True))
+    assert torch.equal(states.features, torch.cat(tuple(states), -1))
+    reward = model.predict_reward(states, frozen=True)
+    assert reward.shape == (4, 2)
+    reward.sum().backward()
+    assert states.deter.grad is not None and all(p.grad is None for p in model.parameters())
+    goes_on = model.predict_continuation(states)
+    assert not goes_on.requires_grad and (goes_on > 0).all() and (goes_on < 1).all()
+    torch.testing.assert_close(goes_on, 1 / (1 + torch.exp(-model.discount(states.features)[..., 0].detach())))
+    assert torch.equal(make().predict_continuation(states), torch.ones(4, 2))
+
+
+def test_bfloat16_autocast_is_close() -> None:
+    model, batch = make(latent="gaussian", discount_head=True), sequences()
+    full, _, _ = model.loss(batch, KEY)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half, _, post = model.loss(batch, KEY)
+    for name, value in full.items():
+        assert half[name].dtype == torch.float32
+        assert half[name].item() == pytest.approx(value.item(), rel=0.05), name
+    assert post.states.deter.dtype == post.states.stoch.dtype == post.params.dtype == torch.float32
+    torch.stack(list(half.values())).sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", ["deter", "hidden", "stoch", "ensemble", "classes"])
+def test_sizes_are_checked(name: str) -> None:
+    with pytest.raises(SettingError, match=f"world_model.{name}"):
+        WorldModelConfig(**{name: 0})
+
+
+def test_balance_is_checked() -> None:
+    with pytest.raises(SettingError, match="kl_balance"):
+        WorldModelConfig(kl_balance=1.1)
