@@ -14,16 +14,36 @@ from moto_pl.agents.moto import BatchConfig, BehaviourConfig, OptimConfig, Start
 from moto_pl.envs.reach import ReachEnv
 from moto_pl.errors import SettingError
 from moto_pl.nn import WorldModelConfig
-from moto_pl.ops import Imagined, Key, Stream, integers
+from moto_pl.ops import Imagined, Key, Stream, integers, uniform
 from moto_pl.replay.sampler import SequenceBatch
 
 TINY_MODEL = WorldModelConfig(
-    deter=6, hidden=5, stoch=3, classes=4, ensemble=3, encoder_channels=(2, 3, 4, 5), decoder_channels=(4, 3, 2),
-    mlp_layers=0, head_layers=1, head_units=6, free_nats=0.0,
+    deter=6,
+    hidden=5,
+    stoch=3,
+    classes=4,
+    ensemble=3,
+    encoder_channels=(2, 3, 4, 5),
+    decoder_channels=(4, 3, 2),
+    mlp_layers=0,
+    head_layers=1,
+    head_units=6,
+    free_nats=0.0,
 )
 TINY = BehaviourConfig(
-    horizon=4, gamma=0.9, lambda_=0.7, disagreement_scale=3.0, critics=3, critic_layers=1, critic_units=7, actor_layers=1,
-    actor_units=7, entropy_scale=0.05, target_every=5, imagine_rows=None, clone_scale=2.0,
+    horizon=4,
+    gamma=0.9,
+    lambda_=0.7,
+    disagreement_scale=3.0,
+    critics=3,
+    critic_layers=1,
+    critic_units=7,
+    actor_layers=1,
+    actor_units=7,
+    entropy_scale=0.05,
+    target_every=5,
+    imagine_rows=None,
+    clone_scale=2.0,
 )
 KEY = Key(3, 8)
 CRITICS = pytest.mark.parametrize("critic", ["q_ensemble", "v"])
@@ -33,7 +53,10 @@ LATENTS = pytest.mark.parametrize("latent", ["categorical", "gaussian"])
 def make(model: dict[str, Any] | None = None, seed: int = 0, **behaviour: Any) -> MOTO:
     """A tiny agent whose networks, targets included, all differ."""
     agent = MOTO(
-        dataclasses.replace(TINY_MODEL, **(model or {})), dataclasses.replace(TINY, **behaviour), ops="reference", seed=seed
+        dataclasses.replace(TINY_MODEL, **(model or {})),
+        dataclasses.replace(TINY, **behaviour),
+        ops="reference",
+        seed=seed,
     )
     agent.action_size = 2
     torch.manual_seed(seed)
@@ -85,7 +108,15 @@ def test_each_loss_moves_its_component_alone(critic: str, latent: str) -> None:
         assert all(loss.isfinite() and loss.requires_grad for loss in losses.values())
         assert not any(metric.requires_grad for metric in metrics.values())
         components = {"model": agent.world_model, "critic": agent.critic.online, "actor": agent.actor}
-        names = {"model/image", "model/reward", "model/kl", "model/discount", "critic/model", "actor/value", "actor/clone"}
+        names = {
+            "model/image",
+            "model/reward",
+            "model/kl",
+            "model/discount",
+            "critic/model",
+            "actor/value",
+            "actor/clone",
+        }
         assert losses.keys() == names | ({"critic/real"} if critic == "q_ensemble" else set())
         for name, loss in losses.items():
             agent.zero_grad(set_to_none=True)
@@ -100,7 +131,9 @@ def test_every_trainable_parameter_is_in_one_group_and_learns(critic: str) -> No
     agent = make({"discount_head": True, "kl_member": "all"}, critic=critic)
     losses, _ = agent.losses(batches(), KEY)
     torch.stack(list(losses.values())).sum().backward()
-    groups = [p for group in agent.param_groups() for module in group.modules for p in module.parameters() if p.requires_grad]
+    groups = [
+        p for group in agent.param_groups() for module in group.modules for p in module.parameters() if p.requires_grad
+    ]
     trainable = [p for p in agent.parameters() if p.requires_grad]
     assert len(groups) == len(trainable) and {id(p) for p in groups} == {id(p) for p in trainable}
     # With min over the critics every critic is still trained, by its own loss.
@@ -126,9 +159,7 @@ def state_value(net: nn.Module, x: Tensor) -> Tensor:
     return (nn.functional.elu(x @ first.weight.T + first.bias) @ last.weight.T + last.bias)[0]
 
 
-def expected_q(
-    agent: MOTO, starts: Starts, rollout: Imagined, drawn: int
-) -> tuple[float, float, Tensor]:
+def expected_q(agent: MOTO, starts: Starts, rollout: Imagined, drawn: int) -> tuple[float, float, Tensor]:
     """L_model and L_real of METHOD as numbers, and the actor's loss with gradient, one element at a time."""
     config, critic, wm = agent.config, agent.critic, agent.world_model
     horizon, rows = config.horizon, rollout.deter.shape[1]
@@ -146,7 +177,8 @@ def expected_q(
         inputs = [torch.cat((states[i], rollout.action[i, b])) for i in range(horizon)]
         rewards: list[Any] = [None]
         rewards += [
-            wm.reward(states[i])[0] - config.disagreement_scale * rollout.disagreement[i - 1, b] for i in range(1, horizon)
+            wm.reward(states[i])[0] - config.disagreement_scale * rollout.disagreement[i - 1, b]
+            for i in range(1, horizon)
         ]
         discount = [gamma * goes_on(x) for x in states]
         weight = [1.0]
@@ -184,7 +216,10 @@ def expected_q(
 @pytest.mark.parametrize("horizon", [2, 4])
 def test_q_losses_against_loops(actor_value: str, latent: str, horizon: int) -> None:
     agent = make(
-        {"latent": latent, "discount_head": latent == "gaussian"}, actor_value=actor_value, horizon=horizon, clone_scale=0.0
+        {"latent": latent, "discount_head": latent == "gaussian"},
+        actor_value=actor_value,
+        horizon=horizon,
+        clone_scale=0.0,
     )
     batch = {name: part for name, part in batches().items() if name != "clone"}
     starts = agent._starts(batch["agent"], KEY)
@@ -340,8 +375,6 @@ def test_advantage_filter_against_loops() -> None:
     features = states.features[:-1].detach()
     found = agent._advantage_mask(batch, features, KEY)
     assert found.shape == (5, 4) and 0 < found.sum() < 20 and not found.requires_grad
-    from moto_pl.ops import uniform
-
     noise = uniform(KEY.fold(2), Stream.ACTION, (5, 4, 2))
     for b in range(4):
         q = []
@@ -515,7 +548,7 @@ def demonstrations(count: int) -> SequenceBatch:
         actions.append([np.zeros(2, np.float32)])
         rewards.append([0.0])
         for _ in range(15):
-            action = env.scripted_action()
+            action = 0.7 * env.scripted_action()  # inside the range: at its edge the mean saturates
             observation, reward, *_ = env.step(action)
             images[-1].append(observation["image"])
             actions[-1].append(action)
@@ -533,19 +566,37 @@ def demonstrations(count: int) -> SequenceBatch:
 def test_a_tiny_agent_learns_a_few_episodes_by_heart(latent: str) -> None:
     agent = MOTO(
         WorldModelConfig(
-            latent=latent, deter=64, hidden=64, stoch=8, classes=8, ensemble=3, encoder_channels=(8, 16, 32, 64),
-            decoder_channels=(32, 16, 8), mlp_layers=0, head_layers=1, head_units=64, reward_scale=50.0, kl_scale=0.1,
+            latent=latent,
+            deter=64,
+            hidden=64,
+            stoch=8,
+            classes=8,
+            ensemble=3,
+            encoder_channels=(8, 16, 32, 64),
+            decoder_channels=(32, 16, 8),
+            mlp_layers=0,
+            head_layers=1,
+            head_units=64,
+            reward_scale=50.0,
+            kl_scale=0.1,
         ),
         BehaviourConfig(
-            horizon=3, critics=2, critic_layers=1, critic_units=32, actor_layers=2, actor_units=64, imagine_rows=8,
-            clone_scale=10.0, clone_filter="none",
+            horizon=3,
+            critics=2,
+            critic_layers=1,
+            critic_units=32,
+            actor_layers=2,
+            actor_units=64,
+            imagine_rows=8,
+            clone_scale=10.0,
+            clone_filter="none",
         ),
-        optim=OptimConfig(model_lr=1e-3, actor_lr=1e-3, critic_lr=1e-3),
+        optim=OptimConfig(model_lr=2e-3, actor_lr=2e-3, critic_lr=2e-3),
     )
     agent.action_size = 2
     torch.manual_seed(0)
     agent.build(2)
-    data = demonstrations(6)
+    data = demonstrations(4)
     optimizer = agent.configure_optimizers()
     assert isinstance(optimizer, torch.optim.Optimizer)
     history = []
@@ -565,8 +616,8 @@ def test_a_tiny_agent_learns_a_few_episodes_by_heart(latent: str) -> None:
     wanted = data.action[:, 1:]
     reward_error = (reward - data.reward).square().mean() / data.reward.var(correction=0)
     action_error = (action - wanted).square().mean() / (wanted - wanted.mean((0, 1))).square().mean()
-    print(history[0], history[-1], reward_error, action_error)
     assert all(math.isfinite(value) for losses in history for value in losses.values())
-    assert history[-1]["model/image"] < history[0]["model/image"] / 5
-    assert reward_error < 0.3
-    assert action_error < 0.3
+    assert history[-1]["model/image"] < history[0]["model/image"] / 20
+    # Shares of what the mean reward and the mean action would miss.
+    assert reward_error < 0.2
+    assert action_error < 0.35

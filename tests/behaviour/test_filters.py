@@ -84,9 +84,7 @@ def test_all_are_kept(rule: str) -> None:
     assert keep_rows(episode([None, 3]), rule) == STEPS + 1
 
 
-@pytest.mark.parametrize(
-    ("share", "expected"), [(1.0, 1.0), (0.5, 6.0), (0.3, 8.0), (0.1, 10.0), (0.01, 10.0)]
-)
+@pytest.mark.parametrize(("share", "expected"), [(1.0, 1.0), (0.5, 6.0), (0.3, 8.0), (0.1, 10.0), (0.01, 10.0)])
 def test_return_threshold(share: float, expected: float) -> None:
     returns = [float(r) for r in (4, 1, 9, 2, 10, 3, 5, 8, 7, 6)]
     threshold = return_threshold(returns, share)

@@ -26,7 +26,8 @@ class StraightLine:
     training = True
     loaded_step = 0
 
-    def __init__(self, parts: dict[str, BatchPart] | None = None) -> None:
+    def __init__(self, parts: dict[str, BatchPart] | None = None, still: bool = False) -> None:
+        self.still = still  # never moves, so never succeeds
         self._parts = parts or {"model": BatchPart(4, 8), "clone": BatchPart(4, 8, "success")}
         self.logged: dict[str, float] = {}
 
@@ -43,6 +44,8 @@ class StraightLine:
         return None
 
     def act(self, image: torch.Tensor, is_first: torch.Tensor, state: Any, mode: str, key: Key) -> tuple[Any, Any]:
+        if self.still:
+            return torch.zeros(len(image), 2), state
         generator = np.random.default_rng(key.offset % 2**32)
         return torch.from_numpy(generator.uniform(-1, 1, (len(image), 2)).astype(np.float32)), state
 
@@ -119,16 +122,16 @@ def test_loader_yields_what_is_left_of_the_round(tmp_path: Path, dataset: Path) 
 
 
 def test_cloned_sequences_come_from_successful_episodes_alone(tmp_path: Path, dataset: Path) -> None:
-    data = make(tmp_path, dataset)
+    data = make(tmp_path, dataset, StraightLine(still=True))
     data.trainer.global_step = 4
     data.begin_round(data.trainer.lightning_module)  # type: ignore[arg-type]
-    assert not data.store[10].success.any()  # random actions do not reach
+    assert not data.store[10].success.any()
     assert data._sets["model"].episodes.tolist() == list(range(11))
     assert data._sets["clone"].episodes.tolist() == list(range(10))
 
 
 def test_an_empty_filter_falls_back_to_all_data(tmp_path: Path) -> None:
-    agent = StraightLine()
+    agent = StraightLine(still=True)
     with pytest.warns(UserWarning, match="passes the filter 'success'"):
         data = make(tmp_path, None, agent, offline_steps=0)
         data.begin_round(agent)  # type: ignore[arg-type]

@@ -31,7 +31,18 @@ def test_by_hand() -> None:
     assert (schedule.total_steps, schedule.offline_rounds, schedule.online_rounds, schedule.rounds) == (32, 3, 3, 6)
     assert [schedule.start_of(i) for i in range(7)] == [0, 10, 20, 25, 28, 31, 32]
     assert [schedule.steps_in(i) for i in range(6)] == [10, 10, 5, 3, 3, 1]
-    assert [schedule.round_of(step) for step in (0, 9, 10, 24, 25, 27, 28, 31, 32, 99)] == [0, 0, 1, 2, 3, 3, 4, 5, 6, 6]
+    assert [schedule.round_of(step) for step in (0, 9, 10, 24, 25, 27, 28, 31, 32, 99)] == [
+        0,
+        0,
+        1,
+        2,
+        3,
+        3,
+        4,
+        5,
+        6,
+        6,
+    ]
     assert [schedule.is_online(i) for i in range(6)] == [False] * 3 + [True] * 3
     phases = [schedule.phase(step) for step in (0, 1, 24, 25, 26, 31, 32)]
     assert phases == ["untrained", "offline", "offline", "pretrained", "online", "online", "final"]

@@ -13,8 +13,17 @@ from moto_pl.ops import Key, Stream, integers
 from moto_pl.replay.sampler import SequenceBatch
 
 TINY = WorldModelConfig(
-    deter=6, hidden=5, stoch=3, classes=4, ensemble=3, encoder_channels=(2, 3, 4, 5), decoder_channels=(4, 3, 2),
-    mlp_layers=0, head_layers=1, head_units=6, free_nats=0.0,
+    deter=6,
+    hidden=5,
+    stoch=3,
+    classes=4,
+    ensemble=3,
+    encoder_channels=(2, 3, 4, 5),
+    decoder_channels=(4, 3, 2),
+    mlp_layers=0,
+    head_layers=1,
+    head_units=6,
+    free_nats=0.0,
 )
 KEY = Key(3, 8)
 BOTH = pytest.mark.parametrize("latent", ["categorical", "gaussian"])
@@ -64,8 +73,14 @@ def member_kls(model: WorldModel, batch: SequenceBatch) -> np.ndarray:
 @pytest.mark.parametrize("free_nats", [0.0, 1.5, 1e4])
 def test_loss_by_hand(latent: str, kl_member: str, free_nats: float) -> None:
     model = make(
-        latent=latent, kl_member=kl_member, free_nats=free_nats, discount_head=True, image_scale=0.5, reward_scale=3.0,
-        discount_scale=7.0, kl_scale=2.0,
+        latent=latent,
+        kl_member=kl_member,
+        free_nats=free_nats,
+        discount_head=True,
+        image_scale=0.5,
+        reward_scale=3.0,
+        discount_scale=7.0,
+        kl_scale=2.0,
     )
     batch = sequences()
     losses, metrics, post = model.loss(batch, KEY)
@@ -88,7 +103,12 @@ def test_loss_by_hand(latent: str, kl_member: str, free_nats: float) -> None:
         means = each.mean((1, 2))
         kl, raw = np.maximum(means, free_nats).sum(), means.mean()
     # Both halves of the balanced KL have the same value: 0.8 + 0.2 of it.
-    expected = {"model/image": 0.5 * image, "model/reward": 3 * reward, "model/discount": 7 * discount, "model/kl": 2 * kl}
+    expected = {
+        "model/image": 0.5 * image,
+        "model/reward": 3 * reward,
+        "model/discount": 7 * discount,
+        "model/kl": 2 * kl,
+    }
     assert losses.keys() == expected.keys()
     for name, value in expected.items():
         assert losses[name].item() == pytest.approx(value, rel=1e-4), name
@@ -178,8 +198,11 @@ def test_step_is_observe_one_row_at_a_time(latent: str) -> None:
         before = states
         states = model.step(states, batch.action[:, t], batch.image[:, t], batch.is_first[:, t], key)
         deter, stoch, _ = model.rssm.observe(
-            batch.action[:, t : t + 1].transpose(0, 1), model.encoder(batch.image[:, t]).unsqueeze(0),
-            batch.is_first[:, t].unsqueeze(0), key, (before.deter, before.stoch),
+            batch.action[:, t : t + 1].transpose(0, 1),
+            model.encoder(batch.image[:, t]).unsqueeze(0),
+            batch.is_first[:, t].unsqueeze(0),
+            key,
+            (before.deter, before.stoch),
         )
         assert torch.equal(states.deter, deter[0]) and torch.equal(states.stoch, stoch[0])
     # The deterministic part does not depend on the noise of its own step: the first is that of a whole sequence.

@@ -35,10 +35,17 @@ class World:
             (draw(2 * ACTION, HIDDEN).requires_grad_(), draw(2 * ACTION).requires_grad_()),
         ]
         self.cell = CellWeights(
-            draw(HIDDEN, latent.size + ACTION), draw(HIDDEN), draw(3 * DETER, HIDDEN + DETER), draw(3 * DETER), draw(3 * DETER)
+            draw(HIDDEN, latent.size + ACTION),
+            draw(HIDDEN),
+            draw(3 * DETER, HIDDEN + DETER),
+            draw(3 * DETER),
+            draw(3 * DETER),
         )
         self.prior = PriorWeights(
-            draw(members, DETER, HIDDEN), draw(members, 1, HIDDEN), draw(members, HIDDEN, latent.params), draw(members, 1, latent.params)
+            draw(members, DETER, HIDDEN),
+            draw(members, 1, HIDDEN),
+            draw(members, HIDDEN, latent.params),
+            draw(members, 1, latent.params),
         )
 
     def imagine(self, steps: int, key: Key = KEY, **options: Any) -> Imagined:
@@ -49,7 +56,12 @@ class World:
         return [w for layer in self.actor for w in layer]
 
     def naive(
-        self, steps: int, key: Key = KEY, member_choice: str = "step", kind: str = "mean", action_kind: str = "trunc_normal"
+        self,
+        steps: int,
+        key: Key = KEY,
+        member_choice: str = "step",
+        kind: str = "mean",
+        action_kind: str = "trunc_normal",
     ) -> Imagined:
         """Row by row and head by head."""
         rows, size = len(self.deter), self.latent.stoch
@@ -109,7 +121,13 @@ def test_against_naive_loop(latent: LatentSpec, steps: int, member_choice: str) 
     world = World(latent)
     found = world.imagine(steps, member_choice=member_choice)
     expected = world.naive(steps, member_choice=member_choice)
-    shapes = [(steps + 1, ROWS, DETER), (steps + 1, ROWS, latent.size), (steps + 1, ROWS, ACTION), (steps + 1, ROWS), (steps, ROWS)]
+    shapes = [
+        (steps + 1, ROWS, DETER),
+        (steps + 1, ROWS, latent.size),
+        (steps + 1, ROWS, ACTION),
+        (steps + 1, ROWS),
+        (steps, ROWS),
+    ]
     for ours, theirs, shape in zip(found, expected, shapes, strict=True):
         assert ours.shape == shape
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
@@ -117,7 +135,9 @@ def test_against_naive_loop(latent: LatentSpec, steps: int, member_choice: str) 
         # One at a time: each is a way of its own on which the gradient reaches the actor.
         if steps == 0 and field not in ("action", "entropy"):
             continue
-        ours = gradients(found_again := world.imagine(steps, member_choice=member_choice), world.actor_weights, (field,))
+        ours = gradients(
+            found_again := world.imagine(steps, member_choice=member_choice), world.actor_weights, (field,)
+        )
         theirs = gradients(world.naive(steps, member_choice=member_choice), world.actor_weights, (field,))
         assert getattr(found_again, field).isfinite().all()
         for a, b in zip(ours, theirs, strict=True):
@@ -139,7 +159,9 @@ def test_options_against_naive_loop(latent: LatentSpec, kind: str, action_kind: 
     fields = ("action", "entropy", "disagreement")
     for field in fields:
         torch.testing.assert_close(getattr(found, field), getattr(expected, field), rtol=1e-9, atol=1e-9)
-    for a, b in zip(gradients(found, world.actor_weights, fields), gradients(expected, world.actor_weights, fields), strict=True):
+    for a, b in zip(
+        gradients(found, world.actor_weights, fields), gradients(expected, world.actor_weights, fields), strict=True
+    ):
         torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9)
 
 
@@ -149,7 +171,11 @@ def test_the_actor_sees_states_without_gradient(latent: LatentSpec) -> None:
     states = [world.deter.requires_grad_(), world.stoch.requires_grad_()]
     rollout = world.imagine(2)
     direct = torch.autograd.grad(
-        rollout.action.sum() + rollout.entropy.sum(), states, allow_unused=True, materialize_grads=True, retain_graph=True
+        rollout.action.sum() + rollout.entropy.sum(),
+        states,
+        allow_unused=True,
+        materialize_grads=True,
+        retain_graph=True,
     )
     assert all((g == 0).all() for g in direct)
     through = torch.autograd.grad(rollout.deter[2].sum(), states)

@@ -39,7 +39,10 @@ def test_noise_is_of_its_kind() -> None:
 
 
 def test_categorical_is_drawn_by_inversion() -> None:
-    params, noise = draw(CATEGORICAL, 50), draw_noise(CATEGORICAL, Key(0, 0), (50,), torch.zeros((), dtype=torch.float64))
+    params, noise = (
+        draw(CATEGORICAL, 50),
+        draw_noise(CATEGORICAL, Key(0, 0), (50,), torch.zeros((), dtype=torch.float64)),
+    )
     found = sample(CATEGORICAL, params, noise).reshape(50, 3, 5)
     probs = params.reshape(50, 3, 5).softmax(-1).numpy()
     for b in range(50):

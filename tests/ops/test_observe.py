@@ -92,7 +92,13 @@ def inputs(latent: LatentSpec, steps: int, batch: int, deter: int, action: int, 
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
     is_first = torch.rand(steps, batch, generator=generator) < 0.25
-    return [draw(steps, batch, action), draw(steps, batch, embed), is_first, draw(batch, deter), draw(batch, latent.size)]
+    return [
+        draw(steps, batch, action),
+        draw(steps, batch, embed),
+        is_first,
+        draw(batch, deter),
+        draw(batch, latent.size),
+    ]
 
 
 # Sizes that are no multiples of anything, one step, one row.
@@ -166,8 +172,11 @@ def test_gradcheck() -> None:
 def test_gru_by_hand() -> None:
     # One unit: LayerNorm over (reset, candidate, update) of logits (0, s, -s) with s = 3.
     weights = CellWeights(
-        torch.zeros(1, 1), torch.zeros(1), torch.tensor([[0.0, 0.0], [3.0, 0.0], [-3.0, 0.0]], dtype=torch.float64),
-        torch.ones(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64),
+        torch.zeros(1, 1),
+        torch.zeros(1),
+        torch.tensor([[0.0, 0.0], [3.0, 0.0], [-3.0, 0.0]], dtype=torch.float64),
+        torch.ones(3, dtype=torch.float64),
+        torch.zeros(3, dtype=torch.float64),
     )
     x, deter = torch.ones(1, 1, dtype=torch.float64), torch.full((1, 1), 0.5, dtype=torch.float64)
     scaled = torch.tensor(3 / (6 + 1e-3) ** 0.5, dtype=torch.float64)  # variance (9 + 9) / 3
