@@ -115,6 +115,8 @@ class Agent(L.LightningModule):
 
     def configure_model(self) -> None:
         """Makes the networks once, from the seed alone."""
+        if self.trainer.precision in ("bf16-true", "16-true"):
+            raise SettingError("trainer.precision", self.trainer.precision, "Use bf16-mixed or 32-true.")
         if self.action_size is None:
             self.action_size = int(self.trainer.datamodule.action_size)  # type: ignore[attr-defined]
             with torch.random.fork_rng(devices=[]):

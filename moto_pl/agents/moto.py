@@ -64,6 +64,9 @@ class BehaviourConfig:
         clone_filter: which data is cloned; see :func:`moto_pl.behaviour.keep_rows`. ``advantage`` clones steps whose
             lambda-return is at least the critics' value of the policy's own action.
         clone_top: share of the episodes that ``clone_filter: return`` keeps.
+        clone_limit: cloned actions are clipped to [-clone_limit, clone_limit], in (0, 1]. Scripted demonstrations are
+            clipped to exactly -1 and 1 at many steps; the likelihood of those grows without end as the mean is driven to
+            the edge, where the gradient through tanh dies for all other states too. Below 1 the optimum is inside.
     """
 
     horizon: int = 15
@@ -87,6 +90,7 @@ class BehaviourConfig:
     clone_scale: float = 10.0
     clone_filter: EpisodeFilter = "auto"
     clone_top: float = 0.1
+    clone_limit: float = 1.0
 
     def __post_init__(self) -> None:
         if self.horizon < (2 if self.critic == "q_ensemble" else 1):
@@ -97,6 +101,8 @@ class BehaviourConfig:
             raise SettingError("behaviour.lambda_", self.lambda_, "Give a number in [0, 1].")
         if not 0 < self.clone_top <= 1:
             raise SettingError("behaviour.clone_top", self.clone_top, "Give a share in (0, 1].")
+        if not 0 < self.clone_limit <= 1:
+            raise SettingError("behaviour.clone_limit", self.clone_limit, "Give a number in (0, 1].")
         for name in ("critics", "target_every"):
             if getattr(self, name) < 1:
                 raise SettingError(f"behaviour.{name}", getattr(self, name), "Give at least 1.")
@@ -380,7 +386,7 @@ class MOTO(Agent):
         with torch.no_grad():
             features = self.world_model.observe(batch, key.fold(_CLONE)).states.features[:-1]  # [T - 1, B, F]
         # Row t + 1 holds the action taken in row t's state.
-        action = batch.action.transpose(0, 1)[1:]
+        action = batch.action.transpose(0, 1)[1:].clamp(-config.clone_limit, config.clone_limit)
         log_prob = self.actor.dist(features).log_prob(action)  # [T - 1, B]
         keep = self._advantage_mask(batch, features, key) if config.clone_filter == "advantage" else None
         mean = log_prob.mean() if keep is None else (log_prob * keep).sum() / keep.sum().clamp(min=1)
