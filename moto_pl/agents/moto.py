@@ -65,8 +65,8 @@ class BehaviourConfig:
             lambda-return is at least the critics' value of the policy's own action.
         clone_top: share of the episodes that ``clone_filter: return`` keeps.
         clone_limit: cloned actions are clipped to [-clone_limit, clone_limit], in (0, 1]. Scripted demonstrations are
-            clipped to exactly -1 and 1 at many steps; the likelihood of those grows without end as the mean is driven to
-            the edge, where the gradient through tanh dies for all other states too. Below 1 the optimum is inside.
+            clipped to exactly -1 and 1 at many steps; their likelihood grows without end as the mean is driven to the
+            edge, where the gradient through tanh dies, for all other states too. Below 1 the optimum is inside.
     """
 
     horizon: int = 15
