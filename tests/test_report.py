@@ -284,8 +284,6 @@ def test_one_evaluation_episode(tmp_path: Path) -> None:
         ("config.yaml", "a: [1"),
         ("config.yaml", "just words"),
         ("config.yaml", "data: 3\nmodel: [x]"),
-        ("evaluations.jsonl", '{"step": 3}\n'),
-        ("evaluations.jsonl", "3\n"),
         ("evaluations.jsonl", '{"stage": "eval", "step": 3, "success": [], "return": [], "length": []}\n'),
         ("replay/dataset.json", "{"),
         ("replay/dataset.json", "[]"),
