@@ -41,6 +41,7 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         env: gymnasium id of an environment with pixel observations.
         dataset: Minari dataset (id or directory) of demonstrations; null trains online from scratch.
         build_missing: make the dataset with ``moto data build`` where it is absent and can be built.
+        build_options: what ``moto data build`` takes besides, such as ``noise`` or ``output``.
         env_options: keyword arguments of the environment.
         offline_steps: gradient steps on the demonstrations.
         online_steps: gradient steps while collecting.
@@ -70,6 +71,7 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         env: str,
         dataset: str | None = None,
         build_missing: bool = False,
+        build_options: dict[str, Any] | None = None,
         env_options: dict[str, Any] | None = None,
         offline_steps: int = 1000,
         online_steps: int = 20_000,
@@ -91,7 +93,7 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
     ) -> None:
         super().__init__()
         self.env, self.dataset, self.build_missing = env, dataset, build_missing
-        self.env_options = dict(env_options or {})
+        self.env_options, self.build_options = dict(env_options or {}), dict(build_options or {})
         self.num_envs, self.env_workers, self.worker_timeout_s = num_envs, env_workers, worker_timeout_s
         self.exploration_noise, self.online_fraction = exploration_noise, online_fraction
         self.eval_episodes, self.eval_every = eval_episodes, eval_every
@@ -123,6 +125,10 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
             raise SettingError("data.online_fraction", self.online_fraction, "Give a share in [0, 1], or null.")
         if self.dataset is None and self.schedule.offline_steps > 0:
             raise SettingError("data.dataset", None, "Name a dataset, or set data.offline_steps: 0.")
+        if self.build_options and not self.build_missing:
+            raise SettingError(
+                "data.build_options", self.build_options, "Set data.build_missing: true, or leave them out."
+            )
         if self.exploration_noise < 0:
             raise SettingError(
                 "data.exploration_noise", self.exploration_noise, "Give a standard deviation, 0 or more."
@@ -151,11 +157,12 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         """Builds the dataset if asked, and takes its episodes into the replay once (first process alone)."""
         if self.dataset is None or not self._fitting:
             return
+        source: str | Path = self.dataset
         if self.build_missing:
             from moto_pl.data.builders import ensure
 
-            ensure(self.dataset, **self.env_options)
-        self._ingest()
+            source = ensure(self.dataset, **{**self.env_options, **self.build_options})
+        self._ingest(source)
 
     def setup(self, stage: str) -> None:
         """Opens the replay and starts the environment workers."""
@@ -225,14 +232,13 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
             )
         return size
 
-    def _ingest(self) -> None:
+    def _ingest(self, source: str | Path) -> None:
         """Copies the dataset's episodes into the replay; goes on where a killed run stopped."""
         from moto_pl.data.minari_io import open_dataset
 
-        assert self.dataset is not None
-        reader = open_dataset(self.dataset)
+        reader = open_dataset(source)
         reader.check(image_size=IMAGE_SIZE)
-        names = {"dataset": str(self.dataset), "val_episodes": self.val_episodes}
+        names = {"dataset": str(self.dataset), **self.build_options, "val_episodes": self.val_episodes}
         marker = self.replay_dir / "dataset.json"
         if marker.exists():
             found = json.loads(marker.read_text())
