@@ -50,6 +50,8 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         num_envs: environments that collect side by side, each one episode a round.
         env_workers: processes that run environments; 0 runs one environment in this process.
         worker_timeout_s: seconds after which an environment that does not answer is replaced.
+        collect_mode: collect with samples of the policy (the paper's protocol), or with its mode, which is what is
+            evaluated; give the mode some ``exploration_noise``.
         exploration_noise: std of Gaussian noise on collected actions.
         online_fraction: share of each batch from collected episodes; null is uniform over all episodes.
         eval_episodes: evaluation episodes, on seeds that are never trained on.
@@ -80,6 +82,7 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         num_envs: int = 1,
         env_workers: int = 2,
         worker_timeout_s: float = 60.0,
+        collect_mode: Literal["sample", "mode"] = "sample",
         exploration_noise: float = 0.0,
         online_fraction: float | None = None,
         eval_episodes: int = 20,
@@ -95,6 +98,7 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         self.env, self.dataset, self.build_missing = env, dataset, build_missing
         self.env_options, self.build_options = dict(env_options or {}), dict(build_options or {})
         self.num_envs, self.env_workers, self.worker_timeout_s = num_envs, env_workers, worker_timeout_s
+        self.collect_mode: Literal["sample", "mode"] = collect_mode
         self.exploration_noise, self.online_fraction = exploration_noise, online_fraction
         self.eval_episodes, self.eval_every = eval_episodes, eval_every
         self.test_episodes, self.val_episodes = test_episodes, val_episodes
@@ -298,7 +302,7 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         first = (online * self.world_size + self.rank) * self.num_envs
         seeds = [training_seed(self.seed, first + i) for i in range(self.num_envs)]
         key = Key(self.seed, online).fold(_COLLECT, self.rank)
-        episodes = roll_episodes(self.pool, agent, seeds, "sample", key, self.exploration_noise)
+        episodes = roll_episodes(self.pool, agent, seeds, self.collect_mode, key, self.exploration_noise)
         for i, episode in enumerate(episodes):
             self.store.append(episode, self.offline_episodes + first + i)
             self.env_steps += episode.length
