@@ -116,7 +116,7 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         self._check_settings()
         self.action_size = 0
         self.offline_episodes = 0
-        self.collected_rounds = 0
+        self.collected_rounds = self.collected_episodes = 0
         self.env_steps = 0
         self.round_wait_seconds = 0.0
         self.keep_workers = False
@@ -213,7 +213,7 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
     @property
     def env_episodes(self) -> int:
         """Episodes collected so far, over all ranks."""
-        return self.collected_rounds * self.num_envs * self.world_size
+        return self.collected_episodes
 
     @property
     def pool(self) -> EnvPool:
@@ -308,12 +308,13 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
 
     def _collect(self, agent: Agent, online: int) -> None:
         begun = time.perf_counter()
-        first = (online * self.world_size + self.rank) * self.num_envs
+        # Counted in episodes, not rounds: a resume may change the number of processes or environments.
+        first = self.collected_episodes + self.rank * self.num_envs
         seeds = [training_seed(self.seed, first + i) for i in range(self.num_envs)]
         key = Key(self.seed, online).fold(_COLLECT, self.rank)
         episodes = roll_episodes(self.pool, agent, seeds, self.collect_mode, key, self.exploration_noise)
         self.env_steps += sum(episode.length for episode in episodes)
-        self._exchange(episodes, online)
+        self._exchange(episodes)
         self.collect_seconds += time.perf_counter() - begun
         count = len(episodes)
         for name, values in (
@@ -323,21 +324,20 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         ):
             agent.log(f"online/{name}", sum(values) / count, on_epoch=True, prog_bar=name == "success", sync_dist=True)
 
-    def _exchange(self, episodes: list[Episode], online: int) -> None:
+    def _exchange(self, episodes: list[Episode]) -> None:
         """Every rank learns from every rank's episodes: rank r's are numbers r * num_envs and up of the round's."""
+        known = self.offline_episodes + self.collected_episodes
         ranks = [self.rank]
         if self.exchange == "broadcast" and self.world_size > 1:
             gathered: list[Any] = [None] * self.world_size
             torch.distributed.all_gather_object(gathered, episodes)
             ranks, episodes = list(range(self.world_size)), [episode for rank in gathered for episode in rank]
         if self.exchange == "shared" or self.trainer.local_rank == 0:
-            begin = self.offline_episodes + (online * self.world_size + ranks[0]) * self.num_envs
             for i, episode in enumerate(episodes):
-                self.store.append(episode, begin + i)
+                self.store.append(episode, known + ranks[0] * self.num_envs + i)
         self.trainer.strategy.barrier("collected")
-        count = self.offline_episodes + (online + 1) * self.world_size * self.num_envs
         try:
-            self.store.refresh(count)
+            self.store.refresh(known + self.world_size * self.num_envs)
         except SettingError as error:
             if self.world_size == 1:
                 raise
@@ -346,6 +346,7 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
                 f"{self.exchange}, and rank {self.rank} cannot read the round's episodes ({error})",
                 "Give all machines one directory, or set data.exchange: broadcast.",
             ) from error
+        self.collected_episodes += self.world_size * self.num_envs
 
     def _refresh_sets(self) -> None:
         """Each part's view of the episodes known now."""
@@ -380,16 +381,23 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
             )
         return view
 
-    def make_batch(self, step: int) -> Batch:
-        """The batch of gradient step ``step``: each part from its own view and stream."""
-        return {name: self._draw(name, part, step) for name, part in self._agent.parts().items()}
+    def make_batch(self, index: int) -> Batch:
+        """The batch number ``index`` of this process: each part from its own view and stream.
 
-    def _draw(self, name: str, part: BatchPart, step: int) -> SequenceBatch:
+        A gradient step may accumulate several batches. They are dealt out as those of as many processes would be: n
+        processes and one that accumulates n batches take the same steps, up to rounding.
+        """
+        return {name: self._draw(name, part, index) for name, part in self._agent.parts().items()}
+
+    def _draw(self, name: str, part: BatchPart, index: int) -> SequenceBatch:
+        accumulate = self.trainer.accumulate_grad_batches
+        step, batch = divmod(index, accumulate)
         # A fraction of online data is for learning from; what is cloned is the filter's choice alone.
         fraction = self.online_fraction if part.filter == "none" else None
         sampler = SequenceSampler(self.store, self.seed, name, fraction, self._mirror)
         size = part.size // self.world_size
-        return sampler.sample(step, self.rank, self.world_size, size, part.length, self._sets[name])
+        shard, shards = self.rank * accumulate + batch, self.world_size * accumulate
+        return sampler.sample(step, shard, shards, size, part.length, self._sets[name])
 
     @property
     def can_sample(self) -> bool:
@@ -429,7 +437,10 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         return SeedBatches(seeds, max(1, self.env_workers))
 
     def evaluate(self, agent: Agent, seeds: list[int]) -> list[Episode]:
-        """Rolls evaluation episodes with the mode of the policy."""
+        """Rolls evaluation episodes with the mode of the policy; none on a rank beyond the last seed."""
+        if not seeds:
+            self.last_evaluation = []
+            return []
         key = Key(self.seed, seeds[0]).fold(_EVALUATE)
         self.last_evaluation = roll_episodes(self.pool, agent, seeds, "mode", key)
         return self.last_evaluation
@@ -441,6 +452,7 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         return {
             "manifest": self.store.manifest(),
             "collected_rounds": self.collected_rounds,
+            "collected_episodes": self.collected_episodes,
             "env_steps": self.env_steps,
             "world_size": self.world_size,
         }
@@ -448,6 +460,7 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes back the checkpoint's episodes; whatever came after it is ignored, and replaced by later appends."""
         self.collected_rounds = state_dict["collected_rounds"]
+        self.collected_episodes = state_dict["collected_episodes"]
         self.env_steps = state_dict["env_steps"]
         if self._fitting:
             self.store.restore(state_dict["manifest"])
@@ -490,7 +503,7 @@ class RoundLoader:
 
 
 class SeedBatches:
-    """Environment seeds int64, as many at a time as there are environments."""
+    """Environment seeds int64, as many at a time as there are environments; one empty batch where there are none."""
 
     def __init__(self, seeds: Tensor, size: int) -> None:
         self.batches = seeds.split(size)
