@@ -16,6 +16,7 @@ from torch import Tensor
 
 from moto_pl.behaviour.filters import keep_rows, return_threshold
 from moto_pl.data.collect import EVALUATION_SEEDS, TEST_SEEDS, roll_episodes, training_seed
+from moto_pl.data.collector import Collector, Job
 from moto_pl.data.schedule import Schedule
 from moto_pl.envs.workers import EnvPool
 from moto_pl.errors import SettingError
@@ -54,6 +55,8 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
             evaluated; give the mode some ``exploration_noise``.
         exploration_noise: std of Gaussian noise on collected actions; of two numbers, each episode draws its own std
             between them, so that the policy also learns from what it does undisturbed.
+        collect: ``alternate`` collects, then learns, as the paper does. ``overlap`` collects the next round's episodes
+            in a process of its own while this round's steps are taken, with the policy as it was before them.
         exchange: how processes learn from each other's episodes. ``shared``: through the run's directory, which all of
             them see. ``broadcast``: over the network, into a directory of the same name on each machine's own disk.
         online_fraction: share of each batch from collected episodes; null is uniform over all episodes.
@@ -87,6 +90,7 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         worker_timeout_s: float = 60.0,
         collect_mode: Literal["sample", "mode"] = "sample",
         exploration_noise: float | tuple[float, float] = 0.0,
+        collect: Literal["alternate", "overlap"] = "alternate",
         exchange: Literal["shared", "broadcast"] = "shared",
         online_fraction: float | None = None,
         eval_episodes: int = 20,
@@ -106,6 +110,8 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         low, high = exploration_noise if isinstance(exploration_noise, tuple | list) else (exploration_noise,) * 2
         self.exploration_noise, self.online_fraction = (low, high), online_fraction
         self.exchange: Literal["shared", "broadcast"] = exchange
+        self.collect: Literal["alternate", "overlap"] = collect
+        self._collector = Collector(env, self.env_options, env_workers, worker_timeout_s)
         # One process writes what each disk holds.
         self.prepare_data_per_node = exchange == "broadcast"
         self.eval_episodes, self.eval_every = eval_episodes, eval_every
@@ -201,6 +207,7 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
 
     def teardown(self, stage: str) -> None:
         """Ends the environment workers, unless a fit is to follow (``keep_workers``)."""
+        self._collector.close()
         if self._pool is not None and not (self.keep_workers and stage == "validate"):
             self._pool.close()
             self._pool = None
@@ -308,13 +315,14 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
 
     def _collect(self, agent: Agent, online: int) -> None:
         begun = time.perf_counter()
-        # Counted in episodes, not rounds: a resume may change the number of processes or environments.
-        first = self.collected_episodes + self.rank * self.num_envs
-        seeds = [training_seed(self.seed, first + i) for i in range(self.num_envs)]
-        key = Key(self.seed, online).fold(_COLLECT, self.rank)
-        episodes = roll_episodes(self.pool, agent, seeds, self.collect_mode, key, self.exploration_noise)
+        if self._collector.busy:
+            episodes = self._collector.fetch()
+        else:
+            episodes = roll_episodes(self.pool, agent, *self._job(online))
         self.env_steps += sum(episode.length for episode in episodes)
         self._exchange(episodes)
+        if self.collect == "overlap" and online + 1 < self.schedule.online_rounds:
+            self._collector.submit(agent, self._job(online + 1))
         self.collect_seconds += time.perf_counter() - begun
         count = len(episodes)
         for name, values in (
@@ -323,6 +331,14 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
             ("length", [float(e.length) for e in episodes]),
         ):
             agent.log(f"online/{name}", sum(values) / count, on_epoch=True, prog_bar=name == "success", sync_dist=True)
+
+    def _job(self, online: int) -> Job:
+        """What this rank is to roll for an online round."""
+        # Counted in episodes, not rounds: a resume may change the number of processes or environments.
+        first = self.collected_episodes + self.rank * self.num_envs
+        seeds = [training_seed(self.seed, first + i) for i in range(self.num_envs)]
+        key = Key(self.seed, online).fold(_COLLECT, self.rank)
+        return Job(seeds, self.collect_mode, key, self.exploration_noise)
 
     def _exchange(self, episodes: list[Episode]) -> None:
         """Every rank learns from every rank's episodes: rank r's are numbers r * num_envs and up of the round's."""

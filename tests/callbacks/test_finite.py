@@ -41,9 +41,7 @@ def test_a_run_stops_with_its_batch_saved(
     assert all(bool(w.isfinite().all()) for w in checkpoint["state_dict"].values() if w.is_floating_point())
 
 
-def test_some_steps_may_be_left_out(
-    tmp_path: Path, reach_dataset: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_some_steps_may_be_left_out(tmp_path: Path, reach_dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.warns(UserWarning, match="left out, 2 of 2"):
         assert poisoned(tmp_path, reach_dataset, [1, 5], "--max_skipped", "2") == 0
     checkpoint = torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)
