@@ -1,4 +1,4 @@
-"""Readers of what others hand us, fed with damage: nothing but a SettingError, and no memory beyond the file's own size."""
+"""Readers of what others hand us, fed with damage: nothing but a SettingError, and no memory beyond reason."""
 
 from __future__ import annotations
 

@@ -15,7 +15,6 @@ def test_later_records_count_and_broken_lines_do_not(tmp_path: Path) -> None:
         json.dumps({**whole, "step": 10, "return": [2.0]}),
         "3",
         json.dumps({"step": 3}),
-        json.dumps({**whole, "step": 10, "return": [2.0, 3.0]}),
         json.dumps({**whole, "step": 20, "return": [5.0]}),
         '{"stage": "eval", "st',
     ]
