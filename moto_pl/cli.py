@@ -171,7 +171,7 @@ def _importable(package: str) -> bool:
         return False
 
 
-def _lineage(path: Path, below: tuple[Path, ...], trusted: tuple[str, ...]) -> list[Path]:
+def _lineage(path: Path, below: tuple[Path, ...], trusted: tuple[str, ...] = TRUSTED) -> list[Path]:
     if path in below:
         raise SettingError("extends", f"a circle through {path}", "Remove one of the links.")
     content = _read_yaml(path)

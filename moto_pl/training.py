@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from moto_pl.agents import Agent
 from moto_pl.agents.base import check_same_agent
-from moto_pl.callbacks.checkpoint import DurableCheckpointIO, RunCheckpoint, load_checkpoint, newest_checkpoint
+from moto_pl.callbacks.checkpoint import BEST, DurableCheckpointIO, RunCheckpoint, load_checkpoint, newest_checkpoint
 from moto_pl.callbacks.evaluation import EvaluationRecorder
 from moto_pl.callbacks.finite import FiniteGuard
 from moto_pl.callbacks.open_loop import OpenLoopVideo
@@ -149,11 +149,11 @@ class MotoCLI(LightningCLI):
     def validate(
         self, model: Agent, datamodule: LightningDataModule, ckpt_path: str | None = None, **kwargs: Any
     ) -> None:
-        """Evaluates a checkpoint (the run's newest by default) on the evaluation seeds."""
+        """Evaluates a checkpoint (the run's newest by default, or ``best``) on the evaluation seeds."""
         self.trainer.validate(model, datamodule=datamodule, ckpt_path=self._checkpoint(ckpt_path))
 
     def test(self, model: Agent, datamodule: LightningDataModule, ckpt_path: str | None = None, **kwargs: Any) -> None:
-        """Evaluates a checkpoint (the run's newest by default) on the test seeds."""
+        """Evaluates a checkpoint (the run's newest by default, or ``best``) on the test seeds."""
         self.trainer.test(model, datamodule=datamodule, ckpt_path=self._checkpoint(ckpt_path))
 
     def _save_config(self, root: Path) -> None:
@@ -163,9 +163,11 @@ class MotoCLI(LightningCLI):
         os.replace(temporary, root / "config.yaml")
 
     def _checkpoint(self, ckpt_path: str | None) -> str:
+        directory = Path(self.trainer.default_root_dir) / "checkpoints"
+        if ckpt_path == "best":
+            return str(directory / BEST)
         if ckpt_path not in (None, "last"):
             return str(ckpt_path)
-        directory = Path(self.trainer.default_root_dir) / "checkpoints"
         newest = newest_checkpoint(directory)
         if newest is None:
             raise SettingError("ckpt_path", f"no checkpoint in {directory}", "Train with moto fit first, or name one.")

@@ -61,6 +61,8 @@ def test_fit_validate_test_and_report(tmp_path: Path, dataset: Path, capsys: pyt
         assert name in header
     assert list((run / "tensorboard").glob("events*"))
     assert {path.name for path in (run / "videos").glob("*.mp4")} >= {"eval_0000008.mp4", "open_loop_0000008.mp4"}
+    kept = {path.name for path in (run / "checkpoints").iterdir()}
+    assert kept == {"last.ckpt", "previous.ckpt", "pretrained.ckpt", "best.ckpt"}
     # The same command again has nothing left to do, and changes nothing.
     before = (run / "checkpoints/last.ckpt").read_bytes()
     assert main(["fit", *debug(run, dataset, "--data.val_episodes", "2")]) == 0
@@ -71,6 +73,9 @@ def test_fit_validate_test_and_report(tmp_path: Path, dataset: Path, capsys: pyt
     assert main(["test", *debug(run, dataset, "--data.test_episodes", "3")]) == 0
     tests = [r for r in read_evaluations(run) if r["stage"] == "test"]
     assert len(tests) == 1 and len(tests[0]["seed"]) == 3 and min(tests[0]["seed"]) >= 2**30 + 2**29
+    best = max(records[1:], key=lambda r: (sum(r["success"]), sum(r["return"])))
+    assert torch.load(run / "checkpoints/best.ckpt", weights_only=True)["global_step"] == best["step"]
+    assert main(["test", *debug(run, dataset, "--data.test_episodes", "1", "--ckpt_path", "best")]) == 0
     assert main(["report", str(run)]) == 0
     page = (run / "report.html").read_text()
     assert "<html" in page and "http://" not in page.replace("http://www.w3.org", "")

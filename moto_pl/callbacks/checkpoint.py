@@ -19,7 +19,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from moto_pl.errors import SettingError
 
-LAST, PREVIOUS, PRETRAINED = "last.ckpt", "previous.ckpt", "pretrained.ckpt"
+LAST, PREVIOUS, PRETRAINED, BEST = "last.ckpt", "previous.ckpt", "pretrained.ckpt", "best.ckpt"
 
 
 def load_checkpoint(path: str | os.PathLike[str], map_location: Any = "cpu") -> dict[str, Any]:
@@ -101,7 +101,10 @@ def newest_checkpoint(directory: Path) -> Path | None:
 
 
 class RunCheckpoint(Checkpoint):
-    """Saves ``last.ckpt`` as rounds end, ``pretrained.ckpt`` at the end of the offline phase, and on signals.
+    """Saves ``last.ckpt`` as rounds end and on signals, ``pretrained.ckpt`` at the end of the offline phase.
+
+    The one before the last is kept as ``previous.ckpt``, the one that did best in an evaluation as ``best.ckpt`` (it
+    was chosen by the evaluation episodes: judge it on the test seeds); all others are replaced.
 
     On SIGTERM and SIGUSR1 (what schedulers send before they kill) the step in progress is finished, a checkpoint is
     written, and the process exits with status 128 + the signal's number. Every rank's random generators are in each
@@ -116,8 +119,17 @@ class RunCheckpoint(Checkpoint):
             raise SettingError("every_n_rounds", every_n_rounds, "Give at least 1 round.")
         self.every_n_rounds = every_n_rounds
         self._signal: int | None = None
+        self.best: tuple[float, ...] = (-1.0, -float("inf"))  # success and return
         self._newest: dict[str, Any] = {}
         self._handlers: dict[int, Any] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the best evaluation so far came to."""
+        return {"best": list(self.best)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on comparing."""
+        self.best = tuple(state_dict["best"])
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Takes over the two signals, after Lightning has set its own handlers."""
@@ -149,6 +161,8 @@ class RunCheckpoint(Checkpoint):
         """Saves as the round ends."""
         schedule = trainer.datamodule.schedule  # type: ignore[attr-defined]
         step = trainer.global_step
+        if self._is_best(trainer):
+            self._save(trainer, BEST)
         phase_end = step in (schedule.offline_steps, schedule.total_steps)
         if phase_end or (trainer.current_epoch + 1) % self.every_n_rounds == 0:
             self._save(trainer, LAST)
@@ -156,6 +170,18 @@ class RunCheckpoint(Checkpoint):
                 self._save(trainer, PRETRAINED)
         if self._signal is not None:
             self._save_and_exit(trainer)
+
+    def _is_best(self, trainer: L.Trainer) -> bool:
+        """Whether an evaluation has just been better than all before it."""
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        index = data.schedule.round_of(trainer.global_step - 1)
+        if data.eval_episodes == 0 or not data.schedule.evaluation_due(index, data.eval_every):
+            return False
+        found = tuple(float(trainer.callback_metrics[f"eval/{name}"]) for name in ("success", "return"))
+        if found <= self.best:
+            return False
+        self.best = found
+        return True
 
     def _save_and_exit(self, trainer: L.Trainer) -> None:
         self._save(trainer, LAST)

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from moto_pl.errors import SettingError
 from moto_pl.replay.episode import EXTRA_NAME, EXTRA_TYPES, Episode, InfoValue, rows
@@ -360,6 +361,13 @@ def _need(condition: bool, message: str) -> None:
         raise _Damaged(message)
 
 
+def _mapped(file: int, size: int) -> np.ndarray:
+    """The bytes of an open file, read-only. Unlike Python's own, this mapping keeps no file open: a store has many."""
+    array: np.ndarray = torch.from_file(f"/proc/self/fd/{file}", shared=False, size=size, dtype=torch.uint8).numpy()
+    array.flags.writeable = False
+    return array
+
+
 def _map(path: Path, check: bool) -> EpisodeView:
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
@@ -369,7 +377,7 @@ def _map(path: Path, check: bool) -> EpisodeView:
         header_size = int.from_bytes(prefix, "little")
         _need(2 <= header_size <= min(size - 8, _MAX_HEADER), f"a header of {header_size} bytes in a file of {size}")
         header = json.loads(file.read(header_size))
-        data = np.memmap(file, np.uint8, "r").view(np.ndarray)[8 + header_size :]
+        data = _mapped(file.fileno(), size)[8 + header_size :]
     _need(isinstance(header, dict), "a header that is no object")
     metadata = header.pop("__metadata__", None)
     _need(isinstance(metadata, dict) and sorted(metadata) == sorted(_METADATA), "unknown metadata")

@@ -511,3 +511,10 @@ def test_processes_that_share_a_directory(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=r"000004\.safetensors: found no such file"):
         ranks[0].refresh(5)
     assert_holds(ranks[0], [0, 1, 12, 13])
+
+
+def test_mapped_episodes_keep_no_file_open(tmp_path: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    store = filled(tmp_path, 8)
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert_holds(store, list(range(8)))
