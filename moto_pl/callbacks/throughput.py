@@ -9,15 +9,16 @@ import lightning as L
 
 
 class Throughput(L.Callback):
-    """Logs ``speed/updates_per_s``, ``speed/env_steps_per_s`` and ``speed/data_wait`` (share of the time, 0 to 1).
+    """Logs ``speed/updates_per_s``, ``speed/env_steps_per_s``, ``speed/data_wait`` and ``speed/exchange``.
 
-    Updates per second count training time alone; env steps per second count collecting time alone.
+    Updates per second count training time alone, env steps per second collecting time alone. The last two are shares (0
+    to 1): of training time spent waiting for batches, and of collecting time spent waiting for other processes.
     """
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Notes where the counters stand; runs before the agent's own hook collects."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        self._collect, self._env_steps = data.collect_seconds, data.env_steps
+        self._collect, self._exchange, self._env_steps = data.collect_seconds, data.exchange_seconds, data.env_steps
         self._begun: float | None = None
 
     def on_train_batch_start(
@@ -47,6 +48,7 @@ class Throughput(L.Callback):
         collected = data.collect_seconds - getattr(self, "_collect", data.collect_seconds)
         if collected > 0:
             figures["speed/env_steps_per_s"] = (data.env_steps - self._env_steps) / collected
+            figures["speed/exchange"] = min(1.0, (data.exchange_seconds - self._exchange) / collected)
         pl_module.log_dict(figures)
         pl_module.log("updates/s", figures["speed/updates_per_s"], prog_bar=True, logger=False)
         self._begun = None

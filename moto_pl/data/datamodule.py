@@ -127,6 +127,7 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         self.round_wait_seconds = 0.0
         self.keep_workers = False
         self.collect_seconds = 0.0
+        self.exchange_seconds = 0.0
         self.last_evaluation: list[Episode] = []
         self._mirror: DeviceMirror | None = None
         self._pool: EnvPool | None = None
@@ -342,6 +343,7 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
 
     def _exchange(self, episodes: list[Episode]) -> None:
         """Every rank learns from every rank's episodes: rank r's are numbers r * num_envs and up of the round's."""
+        begun = time.perf_counter()
         known = self.offline_episodes + self.collected_episodes
         ranks = [self.rank]
         if self.exchange == "broadcast" and self.world_size > 1:
@@ -363,6 +365,7 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
                 "Give all machines one directory, or set data.exchange: broadcast.",
             ) from error
         self.collected_episodes += self.world_size * self.num_envs
+        self.exchange_seconds += time.perf_counter() - begun
 
     def _refresh_sets(self) -> None:
         """Each part's view of the episodes known now."""
