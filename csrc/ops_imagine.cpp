@@ -327,7 +327,7 @@ void backward(const OptionalTensor& grad_deter, const OptionalTensor& grad_stoch
     const Tensor grad_params = at::empty({K, B, P}, storage), grad_hidden = at::empty({B, K * U}, storage);
     const Tensor grad_parts = at::empty({B, 3 * D}, storage), grad_inputs = at::empty({steps, B, V + D}, storage);
     const Tensor scratch = make_scratch<T>(z_shape, K, deter);
-    const bool one_member = !to_spread.defined() && !by_row;
+    const bool one_member = !to_spread.defined() && !by_row && B > 0;
     for (int64_t i = steps - 1; i >= 0; --i) {
       if (to_deter.defined()) Tensor(grad_h).add_(to_deter.select(0, i + 1));
       if (to_stoch.defined()) Tensor(grad_z).add_(to_stoch.select(0, i + 1));

@@ -21,8 +21,9 @@ struct GatherLayer {
   const S* product;      // [B, U] the rest of the product, or null
   const T* addend;       // [B, U] added in full precision, or null
   const T* bias;         // [U] or null
-  const int32_t* index;  // [B, stoch] the classes drawn, as rows of `table`; -1 for none; or null
+  const int32_t* index;  // [B, stoch] the classes drawn, as rows of `table`; or null
   const S* table;        // [Z, U]
+  const bool* is_first;  // [B] or null: rows that gather nothing
   int64_t stoch;
   const T* action;        // [B, A] or null
   const T* action_table;  // [A, U]

@@ -152,10 +152,9 @@ void gather_layer(const GatherLayer<T, S>& layer, Rows rows) {
 #pragma omp simd
         for (int64_t u = 0; u < width; ++u) sum[u] += value * row[u];
       }
-      for (int64_t s = 0; layer.index && s < layer.stoch; ++s) {
-        const int32_t index = layer.index[b * layer.stoch + s];
-        if (index < 0) continue;
-        const S* row = layer.table + index * layer.units + first;
+      const bool gathers = layer.index && !(layer.is_first && layer.is_first[b]);
+      for (int64_t s = 0; gathers && s < layer.stoch; ++s) {
+        const S* row = layer.table + layer.index[b * layer.stoch + s] * layer.units + first;
         if (width == kBlock) {
 #pragma omp simd
           for (int64_t u = 0; u < kBlock; ++u) sum[u] += load(row + u);
