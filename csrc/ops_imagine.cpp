@@ -220,6 +220,7 @@ void forward(const Outputs& outputs, const Tensor& start_deter, const Tensor& st
   deter.select(0, 0).copy_(start_deter);
   stoch.select(0, 0).copy_(start_stoch);
   inputs.select(0, 0).narrow(1, V, D).copy_(start_deter);
+  if (save) inputs.select(0, steps).narrow(1, 0, V).zero_();  // no step is taken from the last state
 
   for (int64_t i = 0; i <= steps; ++i) {
     const int64_t slot = save ? i : 0;

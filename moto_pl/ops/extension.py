@@ -72,6 +72,13 @@ def build_info() -> dict[str, Any]:
     return dict(_load().info or {})
 
 
+@torch.compiler.assume_constant_result
+def _devices() -> str:
+    """Types of the devices that there are operators for; a constant to torch.compile, which cannot trace the loading."""
+    info = _load().info
+    return "" if info is None else "cpu cuda" if info["cuda"] else "cpu"
+
+
 @cache
 def _report_once() -> None:
     _logger.warning("%s. The plain-PyTorch references are used meanwhile.", status())
@@ -94,13 +101,13 @@ def use_compiled(ops: Ops, device: torch.device) -> bool:
         return False
     if ops not in ("auto", "compiled"):
         raise SettingError("ops", repr(ops), "Use auto, compiled or reference.")
-    info = _load().info
-    if info is None:
+    devices = _devices().split()
+    if not devices:
         if ops == "compiled":
             raise SettingError("ops", "'compiled'", f"Set ops to auto or reference: {status()}.")
         _report_once()
         return False
-    supported = device.type == "cpu" or (device.type == "cuda" and info["cuda"] is not None)
+    supported = device.type in devices
     if ops == "compiled" and not supported:
         raise SettingError(
             "ops", f"'compiled' with tensors on {device.type}", f"Set ops to auto or reference: {status()}."
