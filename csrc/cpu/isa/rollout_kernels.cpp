@@ -300,25 +300,40 @@ inline void biased(const S* params, const T* bias, int64_t count, T* out) {
   for (int64_t j = 0; j < count; ++j) out[j] = load(params + j) + bias[j];
 }
 
+// Calls body with the number of classes: as a constant where it is a usual one, for loops without remainders.
+template <int64_t C>
+struct Constant {
+  constexpr operator int64_t() const { return C; }
+};
+
+template <typename Body>
+inline void with_classes(int64_t classes, const Body& body) {
+  if (classes == 32) return body(Constant<32>{});
+  if (classes == 16) return body(Constant<16>{});
+  body(classes);
+}
+
 // S softmaxes over C classes, in place.
 template <typename T>
-inline void softmax(T* x, int64_t stoch, int64_t classes) {
-  for (int64_t s = 0; s < stoch; ++s) {
-    T* row = x + s * classes;
-    T top = row[0];
+inline void softmax(T* x, int64_t stoch, int64_t count) {
+  with_classes(count, [&](auto classes) {
+    for (int64_t s = 0; s < stoch; ++s) {
+      T* row = x + s * classes;
+      T top = row[0];
 #pragma omp simd reduction(max : top)
-    for (int64_t j = 0; j < classes; ++j) top = row[j] > top ? row[j] : top;
-    T total = 0;
+      for (int64_t j = 0; j < classes; ++j) top = row[j] > top ? row[j] : top;
+      T total = 0;
 #pragma omp simd reduction(+ : total)
-    for (int64_t j = 0; j < classes; ++j) {
-      const T e = exp(row[j] - top);
-      row[j] = e;
-      total += e;
-    }
-    const T inverse = T(1) / total;
+      for (int64_t j = 0; j < classes; ++j) {
+        const T e = exp(row[j] - top);
+        row[j] = e;
+        total += e;
+      }
+      const T inverse = T(1) / total;
 #pragma omp simd
-    for (int64_t j = 0; j < classes; ++j) row[j] *= inverse;
-  }
+      for (int64_t j = 0; j < classes; ++j) row[j] *= inverse;
+    }
+  });
 }
 
 // Per variable: x -> x - logsumexp(x), in place.
@@ -477,21 +492,23 @@ void sample(const Sample<T, S>& x, Rows rows) {
 
 // grad of logits from that of probabilities, per variable; added to or written over `out`.
 template <typename T>
-inline void softmax_backward(const T* probs, const T* grad, int64_t stoch, int64_t classes, T* out, bool add) {
-  for (int64_t s = 0; s < stoch; ++s) {
-    const T *p = probs + s * classes, *g = grad + s * classes;
-    T* o = out + s * classes;
-    T total = 0;
+inline void softmax_backward(const T* probs, const T* grad, int64_t stoch, int64_t count, T* out, bool add) {
+  with_classes(count, [&](auto classes) {
+    for (int64_t s = 0; s < stoch; ++s) {
+      const T *p = probs + s * classes, *g = grad + s * classes;
+      T* o = out + s * classes;
+      T total = 0;
 #pragma omp simd reduction(+ : total)
-    for (int64_t j = 0; j < classes; ++j) total += p[j] * g[j];
-    if (add) {
+      for (int64_t j = 0; j < classes; ++j) total += p[j] * g[j];
+      if (add) {
 #pragma omp simd
-      for (int64_t j = 0; j < classes; ++j) o[j] += p[j] * (g[j] - total);
-    } else {
+        for (int64_t j = 0; j < classes; ++j) o[j] += p[j] * (g[j] - total);
+      } else {
 #pragma omp simd
-      for (int64_t j = 0; j < classes; ++j) o[j] = p[j] * (g[j] - total);
+        for (int64_t j = 0; j < classes; ++j) o[j] = p[j] * (g[j] - total);
+      }
     }
-  }
+  });
 }
 
 template <typename T, typename S>
