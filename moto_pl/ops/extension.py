@@ -74,7 +74,7 @@ def build_info() -> dict[str, Any]:
 
 @torch.compiler.assume_constant_result
 def _devices() -> str:
-    """Types of the devices that there are operators for; a constant to torch.compile, which cannot trace the loading."""
+    """Types of the devices with operators; a constant to torch.compile, which cannot trace the loading."""
     info = _load().info
     return "" if info is None else "cpu cuda" if info["cuda"] else "cpu"
 
