@@ -137,6 +137,7 @@ def measure(name: str, device: torch.device, rounds: int) -> dict[str, float]:
             mock.patch("moto_pl.nn.rssm.priors", looped_priors),
             mock.patch.object(EnsembleMLP, "forward", looped_ensemble),
             mock.patch.object(agent, "ops", "reference"),
+            mock.patch.object(agent.world_model.rssm, "ops", "reference"),
         ):
             step()
 

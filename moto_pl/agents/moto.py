@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from moto_pl.behaviour import Actor, EpisodeFilter, QEnsemble, ValueCritic, penalise, trajectory_weights
@@ -25,6 +26,7 @@ from moto_pl.ops import (
     lambda_return,
     uniform,
 )
+from moto_pl.ops.extension import status, use_compiled
 from moto_pl.replay.sampler import SequenceBatch
 
 from .base import ActMode, Agent, Batch, BatchPart, ParamGroup
@@ -179,7 +181,8 @@ class MOTO(Agent):
         behaviour: actor, critics, imagination, cloning.
         batch: sizes of a training batch.
         optim: learning rates and clipping.
-        ops: ``compiled``, ``reference``, or whichever there is.
+        ops: ``compiled`` or ``reference`` operators for imagination, observation and lambda-returns; ``auto``: compiled
+            where they were built for the device.
         seed: keys initial weights and noise.
     """
 
@@ -224,7 +227,7 @@ class MOTO(Agent):
     def build(self, action_size: int) -> None:
         """World model, actor and critics."""
         config = self.config
-        self.world_model = WorldModel(self.model_config, action_size)
+        self.world_model = WorldModel(self.model_config, action_size, self.ops)
         features = self.world_model.feature_size
         self.actor = Actor(
             features, action_size, config.actor_layers, config.actor_units, config.action, config.min_std
@@ -248,6 +251,11 @@ class MOTO(Agent):
         """Copies the critics to their targets every ``target_every`` gradient steps."""
         if step % self.config.target_every == 0:
             self.critic.update_target()
+
+    def on_fit_start(self) -> None:
+        """Says which operators train; refuses ``ops: compiled`` where there are none before anything runs."""
+        form = "compiled" if use_compiled(self.ops, self.device) else "reference"
+        rank_zero_info(f"ops: {self.ops}: the {form} operators train on {self.device}. {status()}")
 
     # The method.
 
@@ -306,6 +314,7 @@ class MOTO(Agent):
             min_std=config.min_std,
             member_choice=config.imagine_member,
             disagreement_kind=config.disagreement,
+            ops=self.ops,
         )
 
     def _earned(self, rollout: Imagined) -> tuple[Tensor, Tensor, dict[str, Tensor]]:

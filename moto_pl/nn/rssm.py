@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from moto_pl.ops import CellWeights, Key, LatentSpec, PosteriorWeights, PriorWeights, observe, priors
+from moto_pl.ops import CellWeights, Key, LatentSpec, Ops, PosteriorWeights, PriorWeights, observe, priors
 
 from .mlp import glorot, stacked_glorot
 
@@ -20,11 +20,14 @@ class RSSM(nn.Module):
         action: A.
         embed: E.
         ensemble: K >= 1, number of prior heads.
+        ops: which form of ``observe`` runs; see :func:`moto_pl.ops.observe`.
     """
 
-    def __init__(self, latent: LatentSpec, deter: int, hidden: int, action: int, embed: int, ensemble: int) -> None:
+    def __init__(
+        self, latent: LatentSpec, deter: int, hidden: int, action: int, embed: int, ensemble: int, ops: Ops = "auto"
+    ) -> None:
         super().__init__()
-        self.latent, self.deter, self.action, self.ensemble = latent, deter, action, ensemble
+        self.latent, self.deter, self.action, self.ensemble, self.ops = latent, deter, action, ensemble, ops
         self.input = nn.Linear(latent.size + action, hidden)
         self.gru = nn.Linear(hidden + deter, 3 * deter, bias=False)
         self.norm = nn.LayerNorm(3 * deter)
@@ -62,7 +65,8 @@ class RSSM(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Posterior states of a sequence; see :func:`moto_pl.ops.observe`. Time comes first: [T, B, ...]."""
         deter, stoch = self.initial(action.shape[1]) if state is None else state
-        return observe(action, embed, is_first, deter, stoch, self.cell(), self.posterior(), self.latent, key)
+        weights = (self.cell(), self.posterior())
+        return observe(action, embed, is_first, deter, stoch, *weights, self.latent, key, self.ops)
 
     def priors(self, deter: Tensor) -> Tensor:
         """All members' parameters over a sequence, one batched product after the scan: [T, B, D] -> [K, T, B, P]."""

@@ -11,7 +11,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moto_pl.errors import SettingError
-from moto_pl.ops import Disagreement, Key, LatentKind, LatentSpec, Stream, choose, disagreement, entropy, integers, kl
+from moto_pl.ops import (
+    Disagreement,
+    Key,
+    LatentKind,
+    LatentSpec,
+    Ops,
+    Stream,
+    choose,
+    disagreement,
+    entropy,
+    integers,
+    kl,
+)
 from moto_pl.replay.sampler import SequenceBatch
 
 from .image import Decoder, Encoder, to_float
@@ -107,12 +119,13 @@ class Posterior(NamedTuple):
 class WorldModel(nn.Module):
     """Encoder, ensemble RSSM, decoder and heads (MOTO, section 4; DreamerV2's losses)."""
 
-    def __init__(self, config: WorldModelConfig, action: int) -> None:
+    def __init__(self, config: WorldModelConfig, action: int, ops: Ops = "auto") -> None:
         super().__init__()
         self.config = config
         self.latent = LatentSpec(config.latent, config.stoch, config.classes)
         self.encoder = Encoder(config.encoder_channels, config.encoder_kernels, config.mlp_layers, config.mlp_units)
-        self.rssm = RSSM(self.latent, config.deter, config.hidden, action, self.encoder.out_features, config.ensemble)
+        embed = self.encoder.out_features
+        self.rssm = RSSM(self.latent, config.deter, config.hidden, action, embed, config.ensemble, ops)
         self.feature_size = config.deter + self.latent.size
         base = 4 * config.encoder_channels[-1]
         self.decoder = Decoder(

@@ -20,6 +20,7 @@ Ops = Literal["auto", "compiled", "reference"]
 
 _RECORD = Path(__file__).parent.parent / "_build.json"
 _REBUILD = "run `pip install --no-build-isolation --no-deps -e .` in moto_pl's source tree"
+_DEVICES = ("cpu",)  # where imagine and observe have kernels
 _logger = logging.getLogger("moto_pl")
 
 
@@ -71,6 +72,13 @@ def build_info() -> dict[str, Any]:
     return dict(_load().info or {})
 
 
+@torch.compiler.assume_constant_result
+def _devices() -> str:
+    """Types of the devices with operators; a constant to torch.compile, which cannot trace the loading."""
+    info = _load().info
+    return "" if info is None else "cpu cuda" if info["cuda"] else "cpu"
+
+
 @cache
 def _report_once() -> None:
     _logger.warning("%s. The plain-PyTorch references are used meanwhile.", status())
@@ -93,15 +101,64 @@ def use_compiled(ops: Ops, device: torch.device) -> bool:
         return False
     if ops not in ("auto", "compiled"):
         raise SettingError("ops", repr(ops), "Use auto, compiled or reference.")
-    info = _load().info
-    if info is None:
+    devices = _devices().split()
+    if not devices:
         if ops == "compiled":
             raise SettingError("ops", "'compiled'", f"Set ops to auto or reference: {status()}.")
         _report_once()
         return False
-    supported = device.type == "cpu" or (device.type == "cuda" and info["cuda"] is not None)
+    supported = device.type in devices
     if ops == "compiled" and not supported:
         raise SettingError(
             "ops", f"'compiled' with tensors on {device.type}", f"Set ops to auto or reference: {status()}."
         )
     return supported
+
+
+def compiled_products(name: str, ops: Ops, state: torch.Tensor) -> bool | None:
+    """Whether an operator's products are to be in bfloat16; None where only its reference can serve.
+
+    The operators take float32 and float64, and do under bfloat16 autocast what it does to the reference.
+
+    Args:
+        name: the operator's.
+        ops: as in :func:`use_compiled`.
+        state: an input whose dtype and device are the operator's.
+
+    Returns:
+        True for bfloat16 products, False for products in the state's dtype, None for the reference.
+
+    Raises:
+        SettingError: naming ``ops``, where it is ``compiled`` and the operator does not do this.
+    """
+    if state.device.type not in _DEVICES:
+        found = f"tensors on {state.device.type}"
+    elif state.dtype not in (torch.float32, torch.float64):
+        found = f"{state.dtype} states"
+    elif not torch.is_autocast_enabled(state.device.type) or state.dtype == torch.float64:
+        return False
+    elif (dtype := torch.get_autocast_dtype(state.device.type)) == torch.bfloat16:
+        return True
+    else:
+        found = f"autocast to {dtype}"
+    if ops == "compiled":
+        raise SettingError("ops", f"'compiled' with {found} in {name}", "Set ops to auto or reference.")
+    return None
+
+
+def check_tensors(
+    like_name: str, like: torch.Tensor, expected: list[tuple[str, torch.Tensor, tuple[int, ...]]]
+) -> None:
+    """Raises a :class:`SettingError` naming the first tensor without the shape given or ``like``'s dtype and device."""
+    for name, tensor, shape in expected:
+        if tensor.shape != shape:
+            raise SettingError(name, f"shape {tuple(tensor.shape)}", f"Give it as {shape}.")
+        if tensor.dtype != like.dtype:
+            raise SettingError(name, tensor.dtype, f"Use {like_name}'s dtype, {like.dtype}.")
+        if tensor.device != like.device:
+            raise SettingError(name, f"device {tensor.device}", f"Put it on {like_name}'s device, {like.device}.")
+
+
+def signed(word: int) -> int:
+    """A 64-bit word as the signed integer with the same bits, which is what an operator takes."""
+    return ((word + (1 << 63)) & ((1 << 64) - 1)) - (1 << 63)

@@ -1,14 +1,16 @@
-"""``imagine``: rolls the policy through the ensemble RSSM, in plain PyTorch (the definition of right)."""
+"""``imagine``: rolls the policy through the ensemble RSSM. Compiled operator and plain-PyTorch reference."""
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..errors import SettingError
 from .action import ActionDist, ActionKind
+from .extension import Ops, check_tensors, compiled_products, signed, use_compiled
 from .latent import Disagreement, LatentSpec, disagreement, draw_noise, sample
 from .observe import CellWeights, gru
 from .philox import Key, Stream, integers, uniform
@@ -56,7 +58,47 @@ def mlp(x: Tensor, weights: list[tuple[Tensor, Tensor]]) -> Tensor:
     return F.linear(x, *weights[-1])
 
 
-def imagine(
+def _check(
+    deter: Tensor,
+    stoch: Tensor,
+    actor: list[tuple[Tensor, Tensor]],
+    cell: CellWeights,
+    prior: PriorWeights,
+    latent: LatentSpec,
+    steps: int,
+    disagreement_kind: Disagreement,
+) -> None:
+    if any(weight.requires_grad for weight in (*cell, *prior)):
+        raise ValueError("imagine: a world-model weight requires grad; pass it detached (they get no gradient here)")
+    if disagreement_kind == "max_var" and latent.kind != "gaussian":
+        raise ValueError("disagreement 'max_var' needs Gaussian latents: set latent: gaussian, or disagreement: mean")
+    if steps < 0:
+        raise SettingError("steps", steps, "Give at least 0.")
+    if deter.dim() != 2:
+        raise SettingError("deter", f"shape {tuple(deter.shape)}", "Give it as [batch, deter].")
+    batch, size = deter.shape
+    units, hidden, members = cell.input_bias.shape[0], prior.hidden_weight.shape[-1], prior.hidden_weight.shape[0]
+    actions, width = actor[-1][1].shape[0] // 2, size + latent.size
+    expected: list[tuple[str, Tensor, tuple[int, ...]]] = [("stoch", stoch, (batch, latent.size))]
+    for index, (weight, bias) in enumerate(actor):
+        out = 2 * actions if index == len(actor) - 1 else weight.shape[0]
+        expected += [(f"actor[{index}].weight", weight, (out, width)), (f"actor[{index}].bias", bias, (out,))]
+        width = out
+    expected += [
+        ("cell.input_weight", cell.input_weight, (units, latent.size + actions)),
+        ("cell.input_bias", cell.input_bias, (units,)),
+        ("cell.gru_weight", cell.gru_weight, (3 * size, units + size)),
+        ("cell.norm_weight", cell.norm_weight, (3 * size,)),
+        ("cell.norm_bias", cell.norm_bias, (3 * size,)),
+        ("prior.hidden_weight", prior.hidden_weight, (members, size, hidden)),
+        ("prior.hidden_bias", prior.hidden_bias, (members, 1, hidden)),
+        ("prior.out_weight", prior.out_weight, (members, hidden, latent.params)),
+        ("prior.out_bias", prior.out_bias, (members, 1, latent.params)),
+    ]
+    check_tensors("deter", deter, expected)
+
+
+def imagine_ref(
     deter: Tensor,
     stoch: Tensor,
     actor: list[tuple[Tensor, Tensor]],
@@ -71,33 +113,8 @@ def imagine(
     member_choice: MemberChoice = "step",
     disagreement_kind: Disagreement = "mean",
 ) -> Imagined:
-    """Imagines ``steps`` transitions from each of B start states.
-
-    The actor sees states without gradient; the gradient of what the rollout earns reaches it through actions, latents
-    and disagreement. The world model's weights are constants here: pass them detached (``imagine`` refuses others).
-
-    Args:
-        deter: [B, D], start states.
-        stoch: [B, Z].
-        actor: the actor's layers, the last one with 2A outputs.
-        cell: input layer and GRU, without gradient.
-        prior: the K prior heads, without gradient.
-        latent: kind and sizes of z.
-        key: names the draws: actions [H + 1, B, A], latents [H, B, S], members [H] or [H, B].
-        steps: H >= 0.
-        action_kind: the actor's distribution.
-        min_std: its smallest std.
-        member_choice: one member a step for the whole batch, or one a row.
-        disagreement_kind: the estimator of u.
-
-    Returns:
-        The rollout.
-
-    Raises:
-        ValueError: where a weight of the world model requires a gradient.
-    """
-    if any(weight.requires_grad for weight in (*cell, *prior)):
-        raise ValueError("imagine: a world-model weight requires grad; pass it detached (they get no gradient here)")
+    """The definition of :func:`imagine`, one PyTorch operation at a time. Same arguments and result."""
+    _check(deter, stoch, actor, cell, prior, latent, steps, disagreement_kind)
     rows, actions_dim = deter.shape[0], actor[-1][1].shape[0] // 2
     members = prior.hidden_weight.shape[0]
     action_noise = uniform(key, Stream.ACTION, (steps + 1, rows, actions_dim), deter.device, deter.dtype)
@@ -122,3 +139,86 @@ def imagine(
         stochs.append(stoch)
     spread = torch.stack(spreads) if spreads else deter.new_zeros(0, rows)
     return Imagined(torch.stack(deters), torch.stack(stochs), torch.stack(actions), torch.stack(entropies), spread)
+
+
+def imagine(
+    deter: Tensor,
+    stoch: Tensor,
+    actor: list[tuple[Tensor, Tensor]],
+    cell: CellWeights,
+    prior: PriorWeights,
+    latent: LatentSpec,
+    key: Key,
+    steps: int,
+    *,
+    action_kind: ActionKind = "trunc_normal",
+    min_std: float = 0.1,
+    member_choice: MemberChoice = "step",
+    disagreement_kind: Disagreement = "mean",
+    ops: Ops = "auto",
+) -> Imagined:
+    """Imagines ``steps`` transitions from each of B start states.
+
+    The actor sees states without gradient; the gradient of what the rollout earns reaches it through actions, latents
+    and disagreement. The world model's weights are constants here: pass them detached (``imagine`` refuses others).
+
+    Args:
+        deter: [B, D], start states.
+        stoch: [B, Z].
+        actor: the actor's layers, the last one with 2A outputs.
+        cell: input layer and GRU, without gradient.
+        prior: the K prior heads, without gradient.
+        latent: kind and sizes of z.
+        key: names the draws: actions [H + 1, B, A], latents [H, B, S], members [H] or [H, B].
+        steps: H >= 0.
+        action_kind: the actor's distribution.
+        min_std: its smallest std.
+        member_choice: one member a step for the whole batch, or one a row.
+        disagreement_kind: the estimator of u.
+        ops: ``compiled``, ``reference``, or ``auto``: the compiled operator where it was built for this device and
+            takes this dtype (float32, under bfloat16 autocast too, and float64).
+
+    Returns:
+        The rollout.
+
+    Raises:
+        ValueError: where a weight of the world model requires a gradient.
+        SettingError: naming the argument whose shape, dtype, device or value is wrong, or ``ops`` where it is
+            ``compiled`` and there is no operator for this.
+    """
+    if not use_compiled(ops, deter.device) or (half := compiled_products("imagine", ops, deter)) is None:
+        return imagine_ref(
+            deter,
+            stoch,
+            actor,
+            cell,
+            prior,
+            latent,
+            key,
+            steps,
+            action_kind=action_kind,
+            min_std=min_std,
+            member_choice=member_choice,
+            disagreement_kind=disagreement_kind,
+        )
+    _check(deter, stoch, actor, cell, prior, latent, steps, disagreement_kind)
+    layers = [tensor for layer in actor for tensor in layer]
+    save = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (deter, stoch, *layers))
+    outputs = torch.ops.moto.imagine(
+        deter,
+        stoch,
+        layers,
+        list(cell),
+        list(prior),
+        latent.codes,
+        signed(key.seed),
+        signed(key.offset),
+        steps,
+        get_args(ActionKind).index(action_kind),
+        min_std,
+        member_choice == "row",
+        get_args(Disagreement).index(disagreement_kind),
+        half,
+        save,
+    )
+    return Imagined(*outputs[:5])

@@ -9,7 +9,7 @@ Symbols (used in all of ``ops``, ``nn``, ``behaviour`` and ``agents``):
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -41,6 +41,11 @@ class LatentSpec:
     def params(self) -> int:
         """P, the length of the distribution's parameters."""
         return self.stoch * self.classes if self.kind == "categorical" else 2 * self.stoch
+
+    @property
+    def codes(self) -> list[int]:
+        """The compiled operators' form of it: kind, variables, classes."""
+        return [get_args(LatentKind).index(self.kind), self.stoch, self.classes]
 
     def logits(self, params: Tensor) -> Tensor:
         """[..., P] -> [..., S, C]."""

@@ -1,4 +1,4 @@
-"""``observe``: the sequential part of the posterior over a sequence, in plain PyTorch (the definition of right)."""
+"""``observe``: the sequential part of the posterior over a sequence. Compiled operator and plain-PyTorch reference."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..errors import SettingError
+from .extension import Ops, check_tensors, compiled_products, signed, use_compiled
 from .latent import LatentSpec, draw_noise, sample
 from .philox import Key
 
@@ -42,6 +44,101 @@ def gru(x: Tensor, deter: Tensor, weights: CellWeights) -> Tensor:
     return update * torch.tanh(torch.sigmoid(reset) * candidate) + (1 - update) * deter
 
 
+class _Pieces(NamedTuple):
+    """What both forms start from: weights by what they multiply, and the products that need no state."""
+
+    stoch_weight: Tensor  # [U, Z]
+    deter_weight: Tensor  # [U, D]
+    from_action: Tensor  # [T, B, U]
+    from_embed: Tensor  # [T, B, U]
+
+
+def _pieces(
+    action: Tensor, embed: Tensor, is_first: Tensor, cell: CellWeights, posterior: PosteriorWeights, latent: LatentSpec
+) -> _Pieces:
+    keep = (~is_first).to(action.dtype).unsqueeze(-1)  # [T, B, 1]
+    stoch_weight, action_weight = cell.input_weight.split((latent.size, action.shape[-1]), -1)
+    size = posterior.hidden_weight.shape[-1] - embed.shape[-1]
+    deter_weight, embed_weight = posterior.hidden_weight.split((size, embed.shape[-1]), -1)
+    from_action = F.linear(action * keep, action_weight, cell.input_bias)
+    from_embed = F.linear(embed, embed_weight, posterior.hidden_bias)
+    return _Pieces(stoch_weight, deter_weight, from_action, from_embed)
+
+
+def _check(
+    action: Tensor,
+    embed: Tensor,
+    is_first: Tensor,
+    deter: Tensor,
+    stoch: Tensor,
+    cell: CellWeights,
+    posterior: PosteriorWeights,
+    latent: LatentSpec,
+) -> None:
+    for name, tensor, form, dims in (
+        ("action", action, "[steps, batch, action]", 3),
+        ("embed", embed, "[steps, batch, embed]", 3),
+        ("deter", deter, "[batch, deter]", 2),
+    ):
+        if tensor.dim() != dims:
+            raise SettingError(name, f"shape {tuple(tensor.shape)}", f"Give it as {form}.")
+    steps, (batch, size) = action.shape[0], deter.shape
+    units, hidden = cell.input_bias.shape[0], posterior.hidden_bias.shape[0]
+    expected: list[tuple[str, Tensor, tuple[int, ...]]] = [
+        ("action", action, (steps, batch, action.shape[-1])),
+        ("stoch", stoch, (batch, latent.size)),
+        ("cell.input_weight", cell.input_weight, (units, latent.size + action.shape[-1])),
+        ("cell.input_bias", cell.input_bias, (units,)),
+        ("cell.gru_weight", cell.gru_weight, (3 * size, units + size)),
+        ("cell.norm_weight", cell.norm_weight, (3 * size,)),
+        ("cell.norm_bias", cell.norm_bias, (3 * size,)),
+        ("posterior.hidden_weight", posterior.hidden_weight, (hidden, size + embed.shape[-1])),
+        ("posterior.hidden_bias", posterior.hidden_bias, (hidden,)),
+        ("posterior.out_weight", posterior.out_weight, (latent.params, hidden)),
+        ("posterior.out_bias", posterior.out_bias, (latent.params,)),
+    ]
+    check_tensors("deter", deter, expected)
+    # Under autocast the encoder's embeddings are in half precision.
+    if not embed.is_floating_point():
+        raise SettingError("embed", embed.dtype, "Use a floating-point dtype.")
+    check_tensors("deter", deter, [("embed", embed.to(deter.dtype), (steps, batch, embed.shape[-1]))])
+    check_tensors("is_first", is_first, [("is_first", is_first, (steps, batch))])
+    if is_first.dtype != torch.bool:
+        raise SettingError("is_first", is_first.dtype, "Use bool.")
+    if is_first.device != deter.device:
+        raise SettingError("is_first", f"device {is_first.device}", f"Put it on deter's device, {deter.device}.")
+
+
+def observe_ref(
+    action: Tensor,
+    embed: Tensor,
+    is_first: Tensor,
+    deter: Tensor,
+    stoch: Tensor,
+    cell: CellWeights,
+    posterior: PosteriorWeights,
+    latent: LatentSpec,
+    key: Key,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The definition of :func:`observe`, one PyTorch operation at a time. Same arguments and result."""
+    _check(action, embed, is_first, deter, stoch, cell, posterior, latent)
+    dtype = deter.dtype
+    noise = draw_noise(latent, key, tuple(is_first.shape), deter)  # [T, B, S]
+    keep = (~is_first).to(dtype).unsqueeze(-1)  # [T, B, 1]
+    stoch_weight, deter_weight, from_action, from_embed = _pieces(action, embed, is_first, cell, posterior, latent)
+    deters, stochs, params = [], [], []
+    for t in range(action.shape[0]):
+        x = F.elu(F.linear(stoch * keep[t], stoch_weight) + from_action[t])
+        deter = gru(x, deter * keep[t], cell)
+        hidden = F.elu(F.linear(deter, deter_weight) + from_embed[t])
+        param = F.linear(hidden, posterior.out_weight, posterior.out_bias).to(dtype)
+        stoch = sample(latent, param, noise[t])
+        deters.append(deter)
+        stochs.append(stoch)
+        params.append(param)
+    return torch.stack(deters), torch.stack(stochs), torch.stack(params)
+
+
 def observe(
     action: Tensor,
     embed: Tensor,
@@ -52,6 +149,7 @@ def observe(
     posterior: PosteriorWeights,
     latent: LatentSpec,
     key: Key,
+    ops: Ops = "auto",
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Runs GRU and posterior over T steps: h_t = GRU(h_{t-1}, z_{t-1}, a_{t-1}), z_t ~ q(z | h_t, e_t).
 
@@ -68,25 +166,33 @@ def observe(
         posterior: posterior head.
         latent: kind and sizes of z.
         key: names the draws; the noise of row t, batch b, variable s is number (t * B + b) * S + s.
+        ops: ``compiled``, ``reference``, or ``auto``: the compiled operator where it was built for this device and
+            takes this dtype (float32, under bfloat16 autocast too, and float64).
 
     Returns:
         deter [T, B, D], stoch [T, B, Z], and the posterior's parameters [T, B, P].
+
+    Raises:
+        SettingError: naming the argument whose shape, dtype or device is wrong, or ``ops`` where it is ``compiled`` and
+            there is no operator for this.
     """
+    if not use_compiled(ops, deter.device) or (half := compiled_products("observe", ops, deter)) is None:
+        return observe_ref(action, embed, is_first, deter, stoch, cell, posterior, latent, key)
+    _check(action, embed, is_first, deter, stoch, cell, posterior, latent)
     dtype = deter.dtype
-    noise = draw_noise(latent, key, tuple(is_first.shape), deter)  # [T, B, S]
-    keep = (~is_first).to(dtype).unsqueeze(-1)  # [T, B, 1]
-    stoch_weight, action_weight = cell.input_weight.split((latent.size, action.shape[-1]), -1)
-    deter_weight, embed_weight = posterior.hidden_weight.split((deter.shape[-1], embed.shape[-1]), -1)
-    from_action = F.linear(action * keep, action_weight, cell.input_bias)  # [T, B, U]
-    from_embed = F.linear(embed, embed_weight, posterior.hidden_bias)  # [T, B, U]
-    deters, stochs, params = [], [], []
-    for t in range(action.shape[0]):
-        x = F.elu(F.linear(stoch * keep[t], stoch_weight) + from_action[t])
-        deter = gru(x, deter * keep[t], cell)
-        hidden = F.elu(F.linear(deter, deter_weight) + from_embed[t])
-        param = F.linear(hidden, posterior.out_weight, posterior.out_bias).to(dtype)
-        stoch = sample(latent, param, noise[t])
-        deters.append(deter)
-        stochs.append(stoch)
-        params.append(param)
-    return torch.stack(deters), torch.stack(stochs), torch.stack(params)
+    stoch_weight, deter_weight, from_action, from_embed = _pieces(action, embed, is_first, cell, posterior, latent)
+    weights = [
+        stoch_weight,
+        cell.gru_weight,
+        cell.norm_weight,
+        cell.norm_bias,
+        deter_weight,
+        posterior.out_weight,
+        posterior.out_bias,
+    ]
+    inputs = (from_action.to(dtype), from_embed.to(dtype))
+    save = torch.is_grad_enabled() and any(x.requires_grad for x in (*inputs, deter, stoch, *weights))
+    outputs = torch.ops.moto.observe(
+        *inputs, is_first, deter, stoch, weights, latent.codes, signed(key.seed), signed(key.offset), half, save
+    )
+    return outputs[0], outputs[1], outputs[2]

@@ -1,0 +1,636 @@
+// Compiled once for each instruction set (CMakeLists.txt), MOTO_ISA naming it. Loops are plain so that the compiler vectorises
+// them; `omp simd` allows it to reorder the sums. Everything is unnamed and of this file, and nothing of the standard library
+// is called but inlined builtins: the linker must find no function here to share with code for older processors.
+#include "cpu/rollout_kernels.h"
+
+namespace moto::cpu {
+namespace {
+
+// Elementary functions.
+
+inline float bits_to_float(int32_t bits) { return __builtin_bit_cast(float, bits); }
+
+// e^x - 1, to about two units in the last place. e^x = 2^n e^r with |r| <= ln(2) / 2.
+inline float expm1(float x) {
+  x = x < -87.0f ? -87.0f : x;
+  x = x > 88.0f ? 88.0f : x;
+  const float shifted = x * 1.44269504088896341f + 12582912.0f;  // adding 1.5 * 2^23 rounds to an integer in the low bits
+  const float n = shifted - 12582912.0f;
+  float r = x - n * 0.693145751953125f;
+  r = r - n * 1.42860682030941723e-6f;
+  float p = 1.9841270e-4f;
+  p = p * r + 1.3888889e-3f;
+  p = p * r + 8.3333333e-3f;
+  p = p * r + 4.1666667e-2f;
+  p = p * r + 1.6666667e-1f;
+  p = p * r + 0.5f;
+  p = p * r * r + r;
+  const int32_t exponent = __builtin_bit_cast(int32_t, shifted) - 0x4B400000;
+  const float scale = bits_to_float((exponent + 127) << 23);
+  return scale * p + (scale - 1.0f);
+}
+
+inline float exp(float x) {
+  // Split like expm1, without its last subtraction, which would lose what is far below 1.
+  x = x < -87.0f ? -87.0f : x;
+  x = x > 88.0f ? 88.0f : x;
+  const float shifted = x * 1.44269504088896341f + 12582912.0f;
+  const float n = shifted - 12582912.0f;
+  float r = x - n * 0.693145751953125f;
+  r = r - n * 1.42860682030941723e-6f;
+  float p = 1.9841270e-4f;
+  p = p * r + 1.3888889e-3f;
+  p = p * r + 8.3333333e-3f;
+  p = p * r + 4.1666667e-2f;
+  p = p * r + 1.6666667e-1f;
+  p = p * r + 0.5f;
+  p = p * r * r + r + 1.0f;
+  const int32_t exponent = __builtin_bit_cast(int32_t, shifted) - 0x4B400000;
+  return p * bits_to_float((exponent + 127) << 23);
+}
+
+inline double expm1(double x) { return __builtin_expm1(x); }
+inline double exp(double x) { return __builtin_exp(x); }
+inline float log(float x) { return __builtin_logf(x); }
+inline double log(double x) { return __builtin_log(x); }
+inline float sqrt(float x) { return __builtin_sqrtf(x); }
+inline double sqrt(double x) { return __builtin_sqrt(x); }
+
+template <typename T>
+inline T elu(T x) {
+  const T below = expm1(x < T(0) ? x : T(0));
+  return x > T(0) ? x : below;
+}
+
+template <typename T>
+inline T elu_slope(T result) {
+  return result > T(0) ? T(1) : result + T(1);
+}
+
+template <typename T>
+inline T sigmoid(T x) {
+  return T(1) / (T(1) + exp(-x));
+}
+
+template <typename T>
+inline T tanh(T x) {
+  // Clamped where the result rounds to one: the quotient of two huge numbers says nothing.
+  T twice = x + x;
+  twice = twice > T(40) ? T(40) : twice;
+  twice = twice < T(-40) ? T(-40) : twice;
+  const T e = expm1(twice);
+  return e / (e + T(2));
+}
+
+// Loads and stores, rounding to nearest even where the storage is bfloat16.
+
+inline float load(const float* p) { return *p; }
+inline double load(const double* p) { return *p; }
+inline float load(const Half* p) { return bits_to_float(static_cast<int32_t>(static_cast<uint32_t>(p->bits) << 16)); }
+inline void store(float* p, float x) { *p = x; }
+inline void store(double* p, double x) { *p = x; }
+inline void store(Half* p, float x) {
+  const uint32_t bits = __builtin_bit_cast(uint32_t, x);
+  const uint32_t rounded = (bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16;
+  p->bits = static_cast<uint16_t>(x != x ? 0x7FC0u : rounded);
+}
+
+// Layers.
+
+template <typename T, typename S>
+void bias_elu(S* values, const T* bias, int64_t units, Rows rows) {
+  for (int64_t b = rows.begin; b < rows.end; ++b) {
+    S* row = values + b * units;
+#pragma omp simd
+    for (int64_t u = 0; u < units; ++u) store(row + u, elu<T>(load(row + u) + bias[u]));
+  }
+}
+
+template <typename T, typename S>
+void elu_backward(S* grad, int64_t grad_stride, const S* values, int64_t stride, int64_t units, Rows rows) {
+  for (int64_t b = rows.begin; b < rows.end; ++b) {
+    S* g = grad + b * grad_stride;
+    const S* v = values + b * stride;
+#pragma omp simd
+    for (int64_t u = 0; u < units; ++u) store(g + u, static_cast<T>(load(g + u)) * elu_slope<T>(load(v + u)));
+  }
+}
+
+template <typename T, typename S>
+void column_sums(const S* values, int64_t rows, int64_t stride, T* out, Rows columns) {
+  for (int64_t j = columns.begin; j < columns.end; ++j) out[j] = T(0);
+  for (int64_t b = 0; b < rows; ++b) {
+    const S* row = values + b * stride;
+#pragma omp simd
+    for (int64_t j = columns.begin; j < columns.end; ++j) out[j] += load(row + j);
+  }
+}
+
+template <typename T, typename S>
+void gather_layer(const GatherLayer<T, S>& layer, Rows rows) {
+  constexpr int64_t kBlock = 128;  // columns whose sums stay in registers or the nearest cache
+  for (int64_t b = rows.begin; b < rows.end; ++b) {
+    S* out = layer.out + b * layer.stride;
+    for (int64_t first = 0; first < layer.units; first += kBlock) {
+      const int64_t width = layer.units - first < kBlock ? layer.units - first : kBlock;
+      T sum[kBlock];
+#pragma omp simd
+      for (int64_t u = 0; u < width; ++u) sum[u] = layer.bias ? layer.bias[first + u] : T(0);
+      if (layer.product) {
+        const S* row = layer.product + b * layer.units + first;
+#pragma omp simd
+        for (int64_t u = 0; u < width; ++u) sum[u] += load(row + u);
+      }
+      if (layer.addend) {
+        const T* row = layer.addend + b * layer.units + first;
+#pragma omp simd
+        for (int64_t u = 0; u < width; ++u) sum[u] += row[u];
+      }
+      for (int64_t a = 0; layer.action && a < layer.actions; ++a) {
+        const T value = layer.action[b * layer.actions + a];
+        const T* row = layer.action_table + a * layer.units + first;
+#pragma omp simd
+        for (int64_t u = 0; u < width; ++u) sum[u] += value * row[u];
+      }
+      const bool gathers = layer.index && !(layer.is_first && layer.is_first[b]);
+      for (int64_t s = 0; gathers && s < layer.stoch; ++s) {
+        const S* row = layer.table + layer.index[b * layer.stoch + s] * layer.units + first;
+        if (width == kBlock) {
+#pragma omp simd
+          for (int64_t u = 0; u < kBlock; ++u) sum[u] += load(row + u);
+        } else {
+#pragma omp simd
+          for (int64_t u = 0; u < width; ++u) sum[u] += load(row + u);
+        }
+      }
+#pragma omp simd
+      for (int64_t u = 0; u < width; ++u) store(out + first + u, elu<T>(sum[u]));
+    }
+  }
+}
+
+// The recurrent cell.
+
+template <typename T, typename S>
+void gru(const Gru<T, S>& cell, Rows rows) {
+  const int64_t D = cell.deter, width = 3 * D;
+  const T *w = cell.norm_weight, *c = cell.norm_bias;
+  for (int64_t b = rows.begin; b < rows.end; ++b) {
+    const S* parts = cell.parts + b * width;
+    T total = 0, squares = 0;
+#pragma omp simd reduction(+ : total)
+    for (int64_t j = 0; j < width; ++j) total += load(parts + j);
+    const T mean = total / static_cast<T>(width);
+#pragma omp simd reduction(+ : squares)
+    for (int64_t j = 0; j < width; ++j) {
+      const T centred = load(parts + j) - mean;
+      squares += centred * centred;
+    }
+    const T scale = T(1) / sqrt(squares / static_cast<T>(width) + T(1e-3));
+    cell.stats[2 * b] = mean;
+    cell.stats[2 * b + 1] = scale;
+    const T keep = cell.is_first && cell.is_first[b] ? T(0) : T(1);
+    const T* previous = cell.previous + b * D;
+    T* out = cell.out + b * D;
+#pragma omp simd
+    for (int64_t j = 0; j < D; ++j) {
+      const T reset = (load(parts + j) - mean) * scale * w[j] + c[j];
+      const T candidate = (load(parts + D + j) - mean) * scale * w[D + j] + c[D + j];
+      const T update = sigmoid<T>((load(parts + 2 * D + j) - mean) * scale * w[2 * D + j] + c[2 * D + j] - T(1));
+      out[j] = update * tanh<T>(sigmoid<T>(reset) * candidate) + (T(1) - update) * (keep * previous[j]);
+    }
+    if (cell.operand) {
+      S* operand = cell.operand + b * cell.stride;
+#pragma omp simd
+      for (int64_t j = 0; j < D; ++j) store(operand + j, out[j]);
+    }
+  }
+}
+
+template <typename T, typename S>
+void gru_backward(const Gru<T, S>& cell, Rows rows) {
+  constexpr int64_t kBlock = 64;
+  const int64_t D = cell.deter, width = 3 * D;
+  const T *w = cell.norm_weight, *c = cell.norm_bias;
+  for (int64_t b = rows.begin; b < rows.end; ++b) {
+    const S* parts = cell.parts + b * width;
+    S* grad_parts = cell.grad_parts + b * width;
+    const T mean = cell.stats[2 * b], scale = cell.stats[2 * b + 1];
+    const T keep = cell.is_first && cell.is_first[b] ? T(0) : T(1);
+    const T* previous = cell.previous + b * D;
+    T* grad = cell.grad + b * D;
+    // Two passes: the gradient of the normalised values needs its own mean and its mean with the values. The second pass takes
+    // the first one's results from where they are stored at full precision, or computes them again.
+    T total = 0, with_values = 0;
+    const auto slopes = [&](int64_t j, T& to_reset, T& to_candidate, T& to_update, T& normal_r, T& normal_c, T& normal_u, T& update,
+                            T& g) __attribute__((always_inline)) {
+      normal_r = (load(parts + j) - mean) * scale;
+      normal_c = (load(parts + D + j) - mean) * scale;
+      normal_u = (load(parts + 2 * D + j) - mean) * scale;
+      const T reset = sigmoid<T>(normal_r * w[j] + c[j]), candidate = normal_c * w[D + j] + c[D + j];
+      update = sigmoid<T>(normal_u * w[2 * D + j] + c[2 * D + j] - T(1));
+      const T proposal = tanh<T>(reset * candidate);
+      g = grad[j];
+      const T inner = g * update * (T(1) - proposal * proposal);
+      to_candidate = inner * reset;
+      to_reset = inner * candidate * reset * (T(1) - reset);
+      to_update = g * (proposal - keep * previous[j]) * update * (T(1) - update);
+    };
+    for (int pass = 0; pass < 2; ++pass) {
+      const T average = total / static_cast<T>(width), projection = with_values / static_cast<T>(width);
+      for (int64_t first = 0; first < D; first += kBlock) {
+        const int64_t last = D - first < kBlock ? D : first + kBlock;
+        if (pass == 0) {
+          T* norm = cell.grad_norm ? cell.grad_norm + b * width : nullptr;
+#pragma omp simd reduction(+ : total, with_values)
+          for (int64_t j = first; j < last; ++j) {
+            T r, k, u, nr, nk, nu, update, g;
+            slopes(j, r, k, u, nr, nk, nu, update, g);
+            const T a = r * w[j], e = k * w[D + j], f = u * w[2 * D + j];
+            total += a + e + f;
+            with_values += a * nr + e * nk + f * nu;
+          }
+          if (norm) {
+#pragma omp simd
+            for (int64_t j = first; j < last; ++j) {
+              T r, k, u, nr, nk, nu, update, g;
+              slopes(j, r, k, u, nr, nk, nu, update, g);
+              norm[j] = r;
+              norm[D + j] = k;
+              norm[2 * D + j] = u;
+            }
+          }
+        } else {
+#pragma omp simd
+          for (int64_t j = first; j < last; ++j) {
+            T r, k, u, nr, nk, nu, update, g;
+            slopes(j, r, k, u, nr, nk, nu, update, g);
+            store(grad_parts + j, scale * (r * w[j] - average - nr * projection));
+            store(grad_parts + D + j, scale * (k * w[D + j] - average - nk * projection));
+            store(grad_parts + 2 * D + j, scale * (u * w[2 * D + j] - average - nu * projection));
+            grad[j] = keep * g * (T(1) - update);
+          }
+        }
+      }
+    }
+  }
+}
+
+template <typename T, typename S>
+void norm_grad(const NormGrad<T, S>& norm, Rows columns) {
+  for (int64_t j = columns.begin; j < columns.end; ++j) norm.weight[j] = norm.bias[j] = T(0);
+  for (int64_t b = 0; b < norm.rows; ++b) {
+    const T mean = norm.stats[2 * b], scale = norm.stats[2 * b + 1];
+    const S* parts = norm.parts + b * norm.width;
+    const T* grad = norm.grad + b * norm.width;
+#pragma omp simd
+    for (int64_t j = columns.begin; j < columns.end; ++j) {
+      norm.weight[j] += grad[j] * (load(parts + j) - mean) * scale;
+      norm.bias[j] += grad[j];
+    }
+  }
+}
+
+// The latent.
+
+// out = params + bias.
+template <typename T, typename S>
+inline void biased(const S* params, const T* bias, int64_t count, T* out) {
+#pragma omp simd
+  for (int64_t j = 0; j < count; ++j) out[j] = load(params + j) + bias[j];
+}
+
+// Calls body with the number of classes: as a constant where it is a usual one, for loops without remainders.
+template <int64_t C>
+struct Constant {
+  constexpr operator int64_t() const { return C; }
+};
+
+template <typename Body>
+inline void with_classes(int64_t classes, const Body& body) {
+  if (classes == 32) return body(Constant<32>{});
+  if (classes == 16) return body(Constant<16>{});
+  body(classes);
+}
+
+// S softmaxes over C classes, in place.
+template <typename T>
+inline void softmax(T* x, int64_t stoch, int64_t count) {
+  with_classes(count, [&](auto classes) {
+    for (int64_t s = 0; s < stoch; ++s) {
+      T* row = x + s * classes;
+      T top = row[0];
+#pragma omp simd reduction(max : top)
+      for (int64_t j = 0; j < classes; ++j) top = row[j] > top ? row[j] : top;
+      T total = 0;
+#pragma omp simd reduction(+ : total)
+      for (int64_t j = 0; j < classes; ++j) {
+        const T e = exp(row[j] - top);
+        row[j] = e;
+        total += e;
+      }
+      const T inverse = T(1) / total;
+#pragma omp simd
+      for (int64_t j = 0; j < classes; ++j) row[j] *= inverse;
+    }
+  });
+}
+
+// Per variable: x -> x - logsumexp(x), in place.
+template <typename T>
+inline void log_softmax(T* x, int64_t stoch, int64_t classes) {
+  for (int64_t s = 0; s < stoch; ++s) {
+    T* row = x + s * classes;
+    T top = row[0];
+#pragma omp simd reduction(max : top)
+    for (int64_t j = 0; j < classes; ++j) top = row[j] > top ? row[j] : top;
+    T total = 0;
+#pragma omp simd reduction(+ : total)
+    for (int64_t j = 0; j < classes; ++j) total += exp(row[j] - top);
+    const T shift = top + log(total);
+#pragma omp simd
+    for (int64_t j = 0; j < classes; ++j) row[j] -= shift;
+  }
+}
+
+template <typename T>
+inline T gaussian_std(T raw) {
+  return T(2) * sigmoid<T>(raw * T(0.5)) + T(0.1);
+}
+
+// Mean and population variance over the members of values [K, stride], elements [0, count).
+template <typename T>
+inline void moments(const T* values, int64_t members, int64_t stride, int64_t count, T* mean, T* variance) {
+  const T share = T(1) / static_cast<T>(members);
+#pragma omp simd
+  for (int64_t j = 0; j < count; ++j) mean[j] = values[j], variance[j] = T(0);
+  for (int64_t k = 1; k < members; ++k) {
+    const T* v = values + k * stride;
+#pragma omp simd
+    for (int64_t j = 0; j < count; ++j) mean[j] += v[j];
+  }
+#pragma omp simd
+  for (int64_t j = 0; j < count; ++j) mean[j] *= share;
+  for (int64_t k = 0; k < members; ++k) {
+    const T* v = values + k * stride;
+#pragma omp simd
+    for (int64_t j = 0; j < count; ++j) variance[j] += (v[j] - mean[j]) * (v[j] - mean[j]);
+  }
+#pragma omp simd
+  for (int64_t j = 0; j < count; ++j) variance[j] *= share;
+}
+
+// The floor of the reference's _spread.
+template <typename T>
+constexpr T kLeastVariance = T(1e-12);
+
+template <typename T>
+inline T spread_mean(const T* variance, int64_t count) {
+  T total = 0;
+#pragma omp simd reduction(+ : total)
+  for (int64_t j = 0; j < count; ++j) total += sqrt(variance[j] > kLeastVariance<T> ? variance[j] : kLeastVariance<T>);
+  return total / static_cast<T>(count);
+}
+
+// The members' values that their disagreement is about, for row b: [K, P] into `values`. For log_prob, [K] into `likelihood`.
+// `values` then holds what backward needs: class probabilities (mean), raw parameters (logit, Gaussians) or log-probabilities.
+template <typename T, typename S>
+inline void member_values(const Sample<T, S>& x, int64_t b, const T* z, T* values, T* likelihood) {
+  const int64_t P = x.latent.params(), stoch = x.latent.stoch, classes = x.latent.classes;
+  const bool categorical = x.latent.kind == Latent::categorical;
+  for (int64_t k = 0; k < x.members; ++k) {
+    T* v = values + k * P;
+    biased(x.params + (k * x.batch + b) * P, x.bias + k * P, P, v);
+    if (x.kind == Spread::mean && categorical) softmax(v, stoch, classes);
+    if (x.kind != Spread::log_prob) continue;
+    T total = 0;
+    if (categorical) {
+      log_softmax(v, stoch, classes);
+#pragma omp simd reduction(+ : total)
+      for (int64_t j = 0; j < P; ++j) total += v[j] * z[j];
+    } else {
+      for (int64_t s = 0; s < stoch; ++s) {
+        const T std = gaussian_std(v[stoch + s]), distance = (z[s] - v[s]) / std;
+        total += T(-0.5) * distance * distance - log(std) - T(0.9189385332046727);
+      }
+    }
+    likelihood[k] = total;
+  }
+}
+
+template <typename T>
+inline T largest_norm(const T* values, int64_t members, int64_t stoch, T* norms) {
+  T top = 0;
+  for (int64_t k = 0; k < members; ++k) {
+    T total = 0;
+    for (int64_t s = 0; s < stoch; ++s) {
+      const T std = gaussian_std(values[k * 2 * stoch + stoch + s]);
+      total += std * std;
+    }
+    norms[k] = sqrt(total);
+    top = norms[k] > top ? norms[k] : top;
+  }
+  return top;
+}
+
+template <typename T, typename S>
+void sample(const Sample<T, S>& x, Rows rows) {
+  const int64_t P = x.latent.params(), Z = x.latent.size(), stoch = x.latent.stoch, classes = x.latent.classes;
+  const bool categorical = x.latent.kind == Latent::categorical;
+  T *values = x.scratch, *mean = values + x.members * P, *variance = mean + P, *own = variance + P, *likelihood = own + P;
+  for (int64_t b = rows.begin; b < rows.end; ++b) {
+    const int64_t chosen = x.member[b];
+    T* z = x.z + b * Z;
+    // The class probabilities of all members serve the sample too.
+    const bool shared = x.spread && categorical && x.kind == Spread::mean;
+    if (shared) member_values(x, b, z, values, likelihood);
+    const T* params = values + chosen * P;
+    if (!shared) {
+      biased(x.params + (chosen * x.batch + b) * P, x.bias + chosen * P, P, own);
+      if (x.full) {
+        for (int64_t j = 0; j < P; ++j) x.full[b * P + j] = own[j];
+      }
+      if (categorical) softmax(own, stoch, classes);
+      params = own;
+    }
+    const T* noise = x.noise + b * stoch;
+    if (categorical) {
+#pragma omp simd
+      for (int64_t j = 0; j < Z; ++j) z[j] = T(0);
+      for (int64_t s = 0; s < stoch; ++s) {
+        // Inversion of the cumulative sum, summed as torch.cumsum sums it.
+        double running = 0;
+        int64_t index = 0;
+        for (; index < classes - 1; ++index) {
+          running += static_cast<double>(params[s * classes + index]);
+          if (!(static_cast<T>(running) < noise[s])) break;
+        }
+        z[s * classes + index] = T(1);
+        x.index[b * stoch + s] = static_cast<int32_t>(s * classes + index);
+      }
+    } else {
+      for (int64_t s = 0; s < stoch; ++s) z[s] = params[s] + gaussian_std(params[stoch + s]) * noise[s];
+    }
+    if (x.operand) {
+      S* operand = x.operand + b * Z;
+#pragma omp simd
+      for (int64_t j = 0; j < Z; ++j) store(operand + j, z[j]);
+    }
+    if (!x.spread) continue;
+    if (!shared) member_values(x, b, z, values, likelihood);
+    if (x.kind == Spread::max_var) {
+      x.spread[b] = largest_norm(values, x.members, stoch, likelihood);
+    } else if (x.kind == Spread::log_prob) {
+      moments(likelihood, x.members, 1, 1, mean, variance);
+      x.spread[b] = spread_mean(variance, 1);
+    } else {
+      moments(values, x.members, P, Z, mean, variance);  // of a Gaussian's parameters, the first half: the means
+      x.spread[b] = spread_mean(variance, Z);
+    }
+  }
+}
+
+// grad of logits from that of probabilities, per variable; added to or written over `out`.
+template <typename T>
+inline void softmax_backward(const T* probs, const T* grad, int64_t stoch, int64_t count, T* out, bool add) {
+  with_classes(count, [&](auto classes) {
+    for (int64_t s = 0; s < stoch; ++s) {
+      const T *p = probs + s * classes, *g = grad + s * classes;
+      T* o = out + s * classes;
+      T total = 0;
+#pragma omp simd reduction(+ : total)
+      for (int64_t j = 0; j < classes; ++j) total += p[j] * g[j];
+      if (add) {
+#pragma omp simd
+        for (int64_t j = 0; j < classes; ++j) o[j] += p[j] * (g[j] - total);
+      } else {
+#pragma omp simd
+        for (int64_t j = 0; j < classes; ++j) o[j] = p[j] * (g[j] - total);
+      }
+    }
+  });
+}
+
+template <typename T, typename S>
+void sample_backward(const Sample<T, S>& x, Rows rows) {
+  const int64_t P = x.latent.params(), Z = x.latent.size(), stoch = x.latent.stoch, classes = x.latent.classes, K = x.members;
+  const bool categorical = x.latent.kind == Latent::categorical;
+  T *values = x.scratch, *mean = values + K * P, *slope = mean + P, *own = slope + P, *grad_z = own + P, *likelihood = grad_z + P;
+  for (int64_t b = rows.begin; b < rows.end; ++b) {
+    const int64_t chosen = x.member[b];
+    const T* z = x.z + b * Z;
+#pragma omp simd
+    for (int64_t j = 0; j < Z; ++j) grad_z[j] = x.grad_z ? x.grad_z[b * Z + j] : T(0);
+    const T to_spread = x.grad_spread ? x.grad_spread[b] : T(0);
+    if (x.grad_spread) {
+      member_values(x, b, z, values, likelihood);
+      if (x.kind == Spread::max_var) {
+        const T top = largest_norm(values, K, stoch, likelihood);
+        T ties = 0;
+        for (int64_t k = 0; k < K; ++k) ties += likelihood[k] == top ? T(1) : T(0);
+        for (int64_t k = 0; k < K; ++k) likelihood[k] = likelihood[k] == top ? to_spread / (ties * top) : T(0);
+      } else if (x.kind == Spread::log_prob) {
+        moments(likelihood, K, 1, 1, mean, slope);
+        const T each = slope[0] < kLeastVariance<T> ? T(0) : to_spread / (static_cast<T>(K) * sqrt(slope[0]));
+        for (int64_t k = 0; k < K; ++k) {
+          likelihood[k] = each * (likelihood[k] - mean[0]);
+          const T* v = values + k * P;
+          for (int64_t j = 0; j < Z; ++j) {
+            if (categorical) {
+              grad_z[j] += likelihood[k] * v[j];
+            } else {
+              const T std = gaussian_std(v[stoch + j]);
+              grad_z[j] -= likelihood[k] * (z[j] - v[j]) / (std * std);
+            }
+          }
+        }
+      } else {
+        moments(values, K, P, Z, mean, slope);
+        const T each = to_spread / static_cast<T>(Z * K);
+#pragma omp simd
+        for (int64_t j = 0; j < Z; ++j) {
+          const T variance = slope[j], root = sqrt(variance > kLeastVariance<T> ? variance : kLeastVariance<T>);
+          slope[j] = variance < kLeastVariance<T> ? T(0) : each / root;
+        }
+      }
+    }
+    for (int64_t k = 0; k < K; ++k) {
+      S* out = x.grad_params + (k * x.batch + b) * P;
+      T* v = values + k * P;
+      if (!x.grad_spread && k != chosen) {
+#pragma omp simd
+        for (int64_t j = 0; j < P; ++j) store(out + j, T(0));
+        continue;
+      }
+      // In place: from what the disagreement is about to the gradient of the parameters.
+      if (!x.grad_spread) {
+#pragma omp simd
+        for (int64_t j = 0; j < P; ++j) v[j] = T(0);
+      } else if (x.kind == Spread::max_var) {
+        for (int64_t s = 0; s < stoch; ++s) {
+          const T gate = sigmoid<T>(v[stoch + s] * T(0.5)), std = T(2) * gate + T(0.1);
+          v[s] = T(0);
+          v[stoch + s] = likelihood[k] * std * gate * (T(1) - gate);
+        }
+      } else if (x.kind == Spread::log_prob) {
+        if (categorical) {
+          for (int64_t j = 0; j < Z; ++j) v[j] = likelihood[k] * (z[j] - exp(v[j]));
+        } else {
+          for (int64_t s = 0; s < stoch; ++s) {
+            const T gate = sigmoid<T>(v[stoch + s] * T(0.5)), std = T(2) * gate + T(0.1), distance = (z[s] - v[s]) / std;
+            v[s] = likelihood[k] * distance / std;
+            v[stoch + s] = likelihood[k] * (distance * distance - T(1)) / std * gate * (T(1) - gate);
+          }
+        }
+      } else if (categorical && x.kind == Spread::mean) {
+        if (k == chosen) {
+#pragma omp simd
+          for (int64_t j = 0; j < Z; ++j) own[j] = slope[j] * (v[j] - mean[j]) + grad_z[j];
+        } else {
+#pragma omp simd
+          for (int64_t j = 0; j < Z; ++j) own[j] = slope[j] * (v[j] - mean[j]);
+        }
+        softmax_backward(v, own, stoch, classes, v, false);
+      } else {
+#pragma omp simd
+        for (int64_t j = 0; j < Z; ++j) v[j] = slope[j] * (v[j] - mean[j]);
+        for (int64_t j = Z; j < P; ++j) v[j] = T(0);
+      }
+      const bool sampled = x.grad_spread && categorical && x.kind == Spread::mean;  // the sample's gradient is in already
+      if (k == chosen && !sampled) {
+        biased(x.params + (k * x.batch + b) * P, x.bias + k * P, P, own);
+        if (categorical) {
+          softmax(own, stoch, classes);
+          softmax_backward(own, grad_z, stoch, classes, v, true);
+        } else {
+          const T* noise = x.noise + b * stoch;
+          for (int64_t s = 0; s < stoch; ++s) {
+            const T gate = sigmoid<T>(own[stoch + s] * T(0.5));
+            v[s] += grad_z[s];
+            v[stoch + s] += grad_z[s] * noise[s] * gate * (T(1) - gate);
+          }
+        }
+      }
+      if (x.grad_full) {
+#pragma omp simd
+        for (int64_t j = 0; j < P; ++j) v[j] += x.grad_full[b * P + j];
+      }
+#pragma omp simd
+      for (int64_t j = 0; j < P; ++j) store(out + j, v[j]);
+    }
+  }
+}
+
+template <typename T, typename S>
+constexpr Kernels<T, S> kTable = {gather_layer<T, S>, gru<T, S>,      gru_backward<T, S>, norm_grad<T, S>, sample<T, S>,
+                                  sample_backward<T, S>, bias_elu<T, S>, elu_backward<T, S>, column_sums<T, S>};
+
+}  // namespace
+
+namespace MOTO_ISA {
+extern const Kernels<float, float> single = kTable<float, float>;
+extern const Kernels<float, Half> mixed = kTable<float, Half>;
+extern const Kernels<double, double> twofold = kTable<double, double>;
+}  // namespace MOTO_ISA
+
+}  // namespace moto::cpu

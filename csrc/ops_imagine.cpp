@@ -1,0 +1,560 @@
+// moto::imagine and its backward: schemas, checks, CPU implementation, registrations.
+//
+// Nothing is summed across rows but the actor's weight gradients, so threads share a step by rows. A one-hot latent is never
+// multiplied: its product with a layer's weights is the sum of S of their rows, gathered.
+#include <torch/csrc/autograd/autograd_not_implemented_fallback.h>
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/library.h>
+
+#include <tuple>
+#include <vector>
+
+#include "cpu/rollout.h"
+#include "moto/philox.h"
+
+namespace moto {
+namespace {
+
+using at::Tensor;
+using at::TensorList;
+using OptionalTensor = std::optional<Tensor>;
+
+// deter [H + 1, B, D], stoch [H + 1, B, Z], action [H + 1, B, A], entropy [H + 1, B], disagreement [H, B]; then what backward needs
+// (empty unless `save`): inputs [H + 1, B, U + D], the GRU's operand; parts [H, B, 3D]; stats [H, B, 2]; hidden [H, B, K U];
+// params [H, K, B, P]; actor_hidden, the layers' [H + 1, B, units] one after another; raw [H + 1, B, 2A].
+using Outputs = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+using Gradients = std::tuple<Tensor, Tensor, std::vector<Tensor>>;
+
+#define MOTO_IMAGINE_OPTIONS                                                                                                    \
+  at::IntArrayRef latent, int64_t seed, c10::SymInt offset, int64_t steps, int64_t action_kind, double min_std, bool by_row, \
+      int64_t spread, bool half
+#define MOTO_IMAGINE_OPTIONS_INT                                                                                            \
+  at::IntArrayRef latent, int64_t seed, int64_t offset, int64_t steps, int64_t action_kind, double min_std, bool by_row, \
+      int64_t spread, bool half
+#define MOTO_IMAGINE_ARGUMENTS latent, seed, offset, steps, action_kind, min_std, by_row, spread, half
+#define MOTO_IMAGINE_SCHEMA                                                                                              \
+  "Tensor[] actor, Tensor[] cell, Tensor[] prior, int[] latent, int seed, SymInt offset, int steps, int action_kind, " \
+  "float min_std, bool by_row, int spread, bool half"
+
+LatentShape latent_shape(at::IntArrayRef latent) {
+  TORCH_CHECK(latent.size() == 3 && (latent[0] == 0 || latent[0] == 1) && latent[1] > 0 && latent[2] > 0,
+              "moto::imagine: latent must be [0 (categorical) or 1 (Gaussian), variables, classes], found ", latent);
+  return {static_cast<Latent>(latent[0]), latent[1], latent[0] == 0 ? latent[2] : 1};
+}
+
+// Sizes, symbolic so that the same checks serve real and fake tensors.
+struct Sizes {
+  c10::SymInt batch, deter, hidden, members, actions;
+  LatentShape latent;
+};
+
+Sizes check(const Tensor& deter, const Tensor& stoch, TensorList actor, TensorList cell, TensorList prior, at::IntArrayRef latent,
+            int64_t steps, int64_t action_kind, int64_t spread, bool half) {
+  TORCH_CHECK(deter.dim() == 2, "moto::imagine: deter must be [batch, deter], found shape ", deter.sym_sizes());
+  const auto dtype = deter.scalar_type();
+  TORCH_CHECK(dtype == at::kFloat || dtype == at::kDouble, "moto::imagine: deter must be float32 or float64, found ", dtype);
+  TORCH_CHECK(!half || dtype == at::kFloat, "moto::imagine: half needs float32 states, found ", dtype);
+  TORCH_CHECK(steps >= 0, "moto::imagine: steps must be at least 0, found ", steps);
+  TORCH_CHECK(action_kind == 0 || action_kind == 1, "moto::imagine: action_kind must be 0 or 1, found ", action_kind);
+  TORCH_CHECK(spread >= 0 && spread <= 3, "moto::imagine: spread must be 0 to 3, found ", spread);
+  TORCH_CHECK(!actor.empty() && actor.size() % 2 == 0, "moto::imagine: actor must be weights and biases in turn, found ",
+              actor.size(), " tensors");
+  TORCH_CHECK(cell.size() == 5, "moto::imagine: cell must be 5 tensors, found ", cell.size());
+  TORCH_CHECK(prior.size() == 4, "moto::imagine: prior must be 4 tensors, found ", prior.size());
+  const LatentShape shape = latent_shape(latent);
+  TORCH_CHECK(shape.kind == Latent::gaussian || static_cast<Spread>(spread) != Spread::max_var,
+              "moto::imagine: spread max_var needs Gaussian latents");
+  const auto expect = [&](const char* name, const Tensor& tensor, std::vector<c10::SymInt> sizes) {
+    TORCH_CHECK(tensor.sym_sizes() == c10::SymIntArrayRef(sizes), "moto::imagine: ", name, " must have shape ",
+                c10::SymIntArrayRef(sizes), ", found ", tensor.sym_sizes());
+    TORCH_CHECK(tensor.scalar_type() == dtype, "moto::imagine: ", name, " must have deter's dtype ", dtype, ", found ",
+                tensor.scalar_type());
+    TORCH_CHECK(tensor.device() == deter.device(), "moto::imagine: ", name, " must be on deter's device ", deter.device(),
+                ", found ", tensor.device());
+  };
+  TORCH_CHECK(prior[0].dim() == 3, "moto::imagine: prior.hidden_weight must be [members, deter, hidden], found shape ",
+              prior[0].sym_sizes());
+  TORCH_CHECK(actor.back().dim() == 1, "moto::imagine: actor's biases must be vectors, found shape ", actor.back().sym_sizes());
+  const c10::SymInt B = deter.sym_size(0), D = deter.sym_size(1), K = prior[0].sym_size(0), U = prior[0].sym_size(2);
+  const c10::SymInt A = actor.back().sym_size(0) / 2, Z = shape.size(), P = shape.params();
+  expect("stoch", stoch, {B, Z});
+  c10::SymInt width = D + Z;
+  for (size_t i = 0; i < actor.size(); i += 2) {
+    TORCH_CHECK(actor[i].dim() == 2, "moto::imagine: actor's weights must be [out, in], found shape ", actor[i].sym_sizes());
+    const c10::SymInt out = i + 2 == actor.size() ? 2 * A : actor[i].sym_size(0);
+    expect("actor's weight", actor[i], {out, width});
+    expect("actor's bias", actor[i + 1], {out});
+    width = out;
+  }
+  const c10::SymInt V = cell[1].sym_size(0);  // width of the input layer
+  expect("cell.input_weight", cell[0], {V, Z + A});
+  expect("cell.input_bias", cell[1], {V});
+  expect("cell.gru_weight", cell[2], {3 * D, V + D});
+  expect("cell.norm_weight", cell[3], {3 * D});
+  expect("cell.norm_bias", cell[4], {3 * D});
+  expect("prior.hidden_weight", prior[0], {K, D, U});
+  expect("prior.hidden_bias", prior[1], {K, 1, U});
+  expect("prior.out_weight", prior[2], {K, U, P});
+  expect("prior.out_bias", prior[3], {K, 1, P});
+  return {B, D, U, K, A, shape};
+}
+
+Outputs allocate(const Tensor& deter, TensorList actor, TensorList cell, const Sizes& n, int64_t steps, bool half, bool save) {
+  const auto options = deter.options();
+  const auto storage = half ? options.dtype(at::kBFloat16) : options;
+  const c10::SymInt H = steps, B = n.batch, Z = n.latent.size(), P = n.latent.params(), V = cell[1].sym_size(0);
+  c10::SymInt units = 0;
+  for (size_t i = 0; i + 2 < actor.size(); i += 2) units += actor[i].sym_size(0);
+  const auto make = [&](const at::TensorOptions& o, std::vector<c10::SymInt> sizes) { return at::empty_symint(sizes, o); };
+  const auto saved = [&](const at::TensorOptions& o, std::vector<c10::SymInt> sizes) {
+    if (!save) sizes[0] = 0;
+    return at::empty_symint(sizes, o);
+  };
+  return {make(options, {H + 1, B, n.deter}),
+          make(options, {H + 1, B, Z}),
+          make(options, {H + 1, B, n.actions}),
+          make(options, {H + 1, B}),
+          make(options, {H, B}),
+          saved(storage, {H + 1, B, V + n.deter}),
+          saved(storage, {H, B, 3 * n.deter}),
+          saved(options, {H, B, 2}),
+          saved(storage, {H, B, n.members * n.hidden}),
+          saved(storage, {H, n.members, B, P}),
+          saved(storage, {(H + 1) * B * units}),
+          saved(options, {H + 1, B, 2 * n.actions})};
+}
+
+Outputs imagine_meta(const Tensor& deter, const Tensor& stoch, TensorList actor, TensorList cell, TensorList prior,
+                     MOTO_IMAGINE_OPTIONS, bool save) {
+  const Sizes n = check(deter, stoch, actor, cell, prior, latent, steps, action_kind, spread, half);
+  return allocate(deter, actor, cell, n, steps, half, save);
+}
+
+std::tuple<Tensor, Tensor, std::vector<Tensor>> empty_gradients(const Tensor& deter, const Tensor& stoch, TensorList actor,
+                                                                bool to_start, bool to_actor) {
+  // deter and stoch are rollouts here: their first rows are the start.
+  const auto rows = [](const Tensor& rollout, bool wanted) {
+    return wanted ? at::empty_symint({rollout.sym_size(1), rollout.sym_size(2)}, rollout.options())
+                  : at::empty({0}, rollout.options());
+  };
+  std::vector<Tensor> weights;
+  for (const Tensor& weight : actor)
+    weights.push_back(to_actor ? at::empty_symint(weight.sym_sizes(), weight.options()) : at::empty({0}, weight.options()));
+  return {rows(deter, to_start), rows(stoch, to_start), weights};
+}
+
+Gradients imagine_backward_meta(const OptionalTensor&, const OptionalTensor&, const OptionalTensor&, const OptionalTensor&,
+                                const OptionalTensor&, TensorList saved, TensorList actor, TensorList, TensorList,
+                                MOTO_IMAGINE_OPTIONS, bool to_start, bool to_actor) {
+  return empty_gradients(saved[0], saved[1], actor, to_start, to_actor);
+}
+
+// [H] or [H, B] members as one index a row: [H, B].
+Tensor members_drawn(PhiloxKey key, int64_t steps, int64_t batch, int64_t members, bool by_row) {
+  Tensor out = at::empty({steps, batch}, at::kLong);
+  int64_t* index = cpu::data<int64_t>(out);
+  for (int64_t i = 0; i < steps * batch; ++i) {
+    const uint64_t number = static_cast<uint64_t>(by_row ? i : i / batch);
+    index[i] = static_cast<int64_t>((uint64_t{philox_word(key, Stream::member, number)} * static_cast<uint64_t>(members)) >> 32);
+  }
+  return out;
+}
+
+template <typename T, typename S>
+void forward(const Outputs& outputs, const Tensor& start_deter, const Tensor& start_stoch, TensorList actor, TensorList cell,
+             TensorList prior, const Sizes& n, MOTO_IMAGINE_OPTIONS_INT, bool save) {
+  using namespace cpu;
+  const auto& kernel = kernels<T, S>();
+  const LatentShape z_shape = n.latent;
+  const int64_t B = start_deter.size(0), D = start_deter.size(1), Z = z_shape.size(), P = z_shape.params();
+  const int64_t K = prior[0].size(0), U = prior[0].size(2), V = cell[1].size(0), A = actor.back().size(0) / 2;
+  const bool categorical = z_shape.kind == Latent::categorical;
+  const PhiloxKey key{static_cast<uint64_t>(seed), static_cast<uint64_t>(offset)};
+  const auto full = start_deter.options(), storage = full.dtype(kStorage<S>);
+  const auto cast = [&](const Tensor& weight) { return weight.to(kStorage<S>); };
+  const auto [deter, stoch, action, entropy, disagreement, inputs_saved, parts_saved, stats_saved, hidden_saved, params_saved,
+              actor_saved, raw_saved] = outputs;
+
+  // Without saving, one slot serves all steps; the GRU's operand needs two.
+  const int64_t slots = save ? steps : 1, states = save ? steps + 1 : 2;
+  const Tensor inputs = save ? inputs_saved : at::empty({states, B, V + D}, storage);
+  const Tensor parts = save ? parts_saved : at::empty({slots, B, 3 * D}, storage);
+  const Tensor stats = save ? stats_saved : at::empty({slots, B, 2}, full);
+  const Tensor hidden = save ? hidden_saved : at::empty({slots, B, K * U}, storage);
+  const Tensor params = save ? params_saved : at::empty({slots, K, B, P}, storage);
+  std::vector<Tensor> layers;  // the actor's hidden activations
+  {
+    int64_t units = 0, at = 0;
+    for (size_t l = 0; l + 2 < actor.size(); l += 2) units += actor[l].size(0);
+    const int64_t rows = save ? steps + 1 : 1;
+    const Tensor all = save ? actor_saved : at::empty({rows * B * units}, storage);
+    for (size_t l = 0; l + 2 < actor.size(); l += 2) {
+      const int64_t width = actor[l].size(0);
+      layers.push_back(all.narrow(0, at, rows * B * width).view({rows, B, width}));
+      at += rows * B * width;
+    }
+  }
+  const Tensor raw = save ? raw_saved : at::empty({1, B, 2 * A}, full);
+
+  // Weights in the products' dtype, and transposed where rows are gathered.
+  std::vector<Tensor> actor_t;
+  for (size_t l = 0; l < actor.size(); l += 2) actor_t.push_back(cast(actor[l]).t());
+  const Tensor actor_deter = actor_t[0].narrow(0, 0, D), actor_stoch = actor_t[0].narrow(0, D, Z).contiguous();
+  const Tensor input_t = cast(cell[0]).t(), input_stoch = input_t.narrow(0, 0, Z).contiguous();
+  const Tensor input_action = cell[0].t().narrow(0, Z, A).contiguous();
+  const Tensor gru_t = cast(cell[2]).t();
+  const Tensor hidden_weight = cast(prior[0]).permute({1, 0, 2}).reshape({D, K * U}), out_weight = cast(prior[2]).contiguous();
+  const Tensor hidden_bias = prior[1].contiguous(), out_bias = prior[3].contiguous();
+  const Tensor input_bias = cell[1].contiguous(), norm_weight = cell[3].contiguous(), norm_bias = cell[4].contiguous();
+  std::vector<Tensor> actor_bias;
+  for (size_t l = 1; l < actor.size(); l += 2) actor_bias.push_back(actor[l].contiguous());
+
+  const Tensor member = members_drawn(key, steps, B, K, by_row);
+  const Tensor index = at::empty({B, z_shape.stoch}, at::kInt), noise = at::empty({B, z_shape.stoch}, full);
+  const Tensor first_product = at::empty({B, actor[0].size(0)}, storage), input_product = at::empty({B, V}, storage);
+  const Tensor raw_product = at::empty({B, 2 * A}, storage), scratch = make_scratch<T>(z_shape, K, start_deter);
+  // The products' copy of z where z is multiplied: Gaussians, and the start, which need not be one-hot.
+  const bool copies = kStorage<S> != start_deter.scalar_type();
+  Tensor z_operand = copies ? start_stoch.to(kStorage<S>) : start_stoch.contiguous();
+
+  deter.select(0, 0).copy_(start_deter);
+  stoch.select(0, 0).copy_(start_stoch);
+  inputs.select(0, 0).narrow(1, V, D).copy_(start_deter);
+  if (save) inputs.select(0, steps).narrow(1, 0, V).zero_();  // no step is taken from the last state
+
+  for (int64_t i = 0; i <= steps; ++i) {
+    const int64_t slot = save ? i : 0;
+    const bool dense = i == 0 || !categorical;
+    const Tensor operand = inputs.select(0, i % states), state = operand.narrow(1, V, D);
+    if (i > 0 && !categorical && !copies) z_operand = stoch.select(0, i);
+
+    // The actor. Its first layer on a one-hot latent gathers.
+    const bool linear = layers.empty();
+    const Tensor& first = linear ? raw_product : first_product;
+    product(first, state, actor_deter);
+    if (dense || linear) {
+      if (!dense) z_operand = stoch.select(0, i).to(kStorage<S>);
+      product(first, z_operand, actor_stoch, true);
+    }
+    for (size_t l = 0; l < layers.size(); ++l) {
+      const Tensor out = layers[l].select(0, slot);
+      const int64_t width = out.size(1);
+      if (l == 0) {
+        GatherLayer<T, S> layer{};
+        layer.product = data<S>(first_product), layer.bias = data<T>(actor_bias[0]), layer.out = data<S>(out);
+        layer.stride = layer.units = width;
+        if (!dense) layer.index = data<int32_t>(index), layer.table = data<S>(actor_stoch), layer.stoch = z_shape.stoch;
+        for_rows(B, width * (dense ? 4 : z_shape.stoch), [&](int64_t b, int64_t e) { kernel.gather_layer(layer, {b, e}); });
+      } else {
+        product(out, layers[l - 1].select(0, slot), actor_t[l]);
+        for_rows(B, width * 4, [&](int64_t b, int64_t e) { kernel.bias_elu(data<S>(out), data<T>(actor_bias[l]), width, {b, e}); });
+      }
+    }
+    if (!linear) product(raw_product, layers.back().select(0, slot), actor_t.back());
+    Tensor raw_now = raw.select(0, slot);
+    at::add_out(raw_now, raw_product, actor_bias.back());
+    ActionRows<T> actions{};
+    actions.kind = static_cast<Action>(action_kind), actions.min_std = static_cast<T>(min_std), actions.key = key;
+    actions.actions = A, actions.first = i * B, actions.raw = data<T>(raw_now);
+    const Tensor action_now = action.select(0, i);
+    actions.action = data<T>(action_now), actions.entropy = data<T>(entropy.select(0, i));
+    for_rows(B, A * 256, [&](int64_t b, int64_t e) { sample_actions(actions, b, e); });
+    if (i == steps) break;
+
+    // Input layer and recurrent cell.
+    if (dense) product(input_product, z_operand, input_stoch);
+    GatherLayer<T, S> layer{};
+    layer.product = dense ? data<S>(input_product) : nullptr;
+    layer.bias = data<T>(input_bias), layer.action = data<T>(action_now), layer.action_table = data<T>(input_action);
+    layer.actions = A, layer.out = data<S>(operand), layer.stride = V + D, layer.units = V;
+    if (!dense) layer.index = data<int32_t>(index), layer.table = data<S>(input_stoch), layer.stoch = z_shape.stoch;
+    for_rows(B, V * (A + (dense ? 4 : z_shape.stoch)), [&](int64_t b, int64_t e) { kernel.gather_layer(layer, {b, e}); });
+    const Tensor parts_now = parts.select(0, slot);
+    product(parts_now, operand, gru_t);
+    const Tensor next_state = inputs.select(0, (i + 1) % states).narrow(1, V, D);
+    Gru<T, S> gru{};
+    gru.parts = data<S>(parts_now), gru.norm_weight = data<T>(norm_weight), gru.norm_bias = data<T>(norm_bias);
+    gru.previous = data<T>(deter.select(0, i)), gru.stats = data<T>(stats.select(0, slot)), gru.deter = D;
+    gru.out = data<T>(deter.select(0, i + 1)), gru.operand = data<S>(next_state), gru.stride = V + D;
+    for_rows(B, D * 32, [&](int64_t b, int64_t e) { kernel.gru(gru, {b, e}); });
+
+    // Prior heads, sample, disagreement.
+    const Tensor hidden_now = hidden.select(0, slot), params_now = params.select(0, slot);
+    product(hidden_now, next_state, hidden_weight);
+    for_rows(B, K * U * 4, [&](int64_t b, int64_t e) { kernel.bias_elu(data<S>(hidden_now), data<T>(hidden_bias), K * U, {b, e}); });
+    batched_product(params_now, hidden_now.view({B, K, U}).transpose(0, 1), out_weight);
+    for_rows(B, z_shape.stoch * 16, [&](int64_t b, int64_t e) {
+      latent_noise(z_shape.kind, key, (i * B + b) * z_shape.stoch, (e - b) * z_shape.stoch, data<T>(noise) + b * z_shape.stoch);
+    });
+    if (!categorical && copies) z_operand = at::empty({B, Z}, storage);
+    Sample<T, S> draw{};
+    draw.latent = z_shape, draw.members = K, draw.batch = B, draw.params = data<S>(params_now), draw.bias = data<T>(out_bias);
+    draw.member = data<int64_t>(member.select(0, i)), draw.noise = data<T>(noise), draw.kind = static_cast<Spread>(spread);
+    draw.z = data<T>(stoch.select(0, i + 1)), draw.operand = !categorical && copies ? data<S>(z_operand) : nullptr;
+    draw.index = data<int32_t>(index), draw.spread = data<T>(disagreement.select(0, i));
+    run_sample(draw, scratch, kernel.sample);
+  }
+}
+
+template <typename T, typename S>
+void backward(const OptionalTensor& grad_deter, const OptionalTensor& grad_stoch, const OptionalTensor& grad_action,
+              const OptionalTensor& grad_entropy, const OptionalTensor& grad_disagreement, TensorList saved, TensorList actor,
+              TensorList cell, TensorList prior, const Gradients& gradients, MOTO_IMAGINE_OPTIONS_INT, bool to_start,
+              bool to_actor) {
+  using namespace cpu;
+  const auto& kernel = kernels<T, S>();
+  const LatentShape z_shape = latent_shape(latent);
+  const Tensor deter = saved[0], stoch = saved[1], inputs = saved[2], parts = saved[3], stats = saved[4], hidden = saved[5],
+               params = saved[6], actor_hidden = saved[7], raw = saved[8];
+  const int64_t B = deter.size(1), D = deter.size(2), Z = z_shape.size(), P = z_shape.params();
+  const int64_t K = prior[0].size(0), U = prior[0].size(2), V = cell[1].size(0), A = actor.back().size(0) / 2;
+  const PhiloxKey key{static_cast<uint64_t>(seed), static_cast<uint64_t>(offset)};
+  const auto full = deter.options(), storage = full.dtype(kStorage<S>);
+  const auto cast = [&](const Tensor& weight) { return weight.to(kStorage<S>); };
+  const auto given = [](const OptionalTensor& grad) { return grad && grad->defined() ? grad->contiguous() : Tensor(); };
+  const Tensor to_deter = given(grad_deter), to_stoch = given(grad_stoch), to_action = given(grad_action),
+               to_entropy = given(grad_entropy), to_spread = given(grad_disagreement);
+
+  // Gradient of the actions, by way of the states that they lead to; collected over the steps for one pass of the actor.
+  Tensor actions_grad;
+  const bool through_states = steps > 0 && (to_deter.defined() || to_stoch.defined() || to_spread.defined());
+  const Tensor grad_h = at::zeros({B, D}, full), grad_z = at::zeros({B, Z}, full);
+  if (through_states) {
+    const Tensor input_weight = cast(cell[0]), input_stoch = input_weight.narrow(1, 0, Z), gru_weight = cast(cell[2]);
+    const Tensor hidden_weight_t = cast(prior[0]).permute({0, 2, 1}).reshape({K * U, D});
+    const Tensor out_weight_t = cast(prior[2]).transpose(1, 2), out_bias = prior[3].contiguous();
+    const Tensor norm_weight = cell[3].contiguous(), norm_bias = cell[4].contiguous();
+    const Tensor member = members_drawn(key, steps, B, K, by_row), noise = at::empty({B, z_shape.stoch}, full);
+    const Tensor grad_params = at::empty({K, B, P}, storage), grad_hidden = at::empty({B, K * U}, storage);
+    const Tensor grad_parts = at::empty({B, 3 * D}, storage), grad_inputs = at::empty({steps, B, V + D}, storage);
+    const Tensor scratch = make_scratch<T>(z_shape, K, deter);
+    const bool one_member = !to_spread.defined() && !by_row && B > 0;
+    for (int64_t i = steps - 1; i >= 0; --i) {
+      if (to_deter.defined()) Tensor(grad_h).add_(to_deter.select(0, i + 1));
+      if (to_stoch.defined()) Tensor(grad_z).add_(to_stoch.select(0, i + 1));
+      Sample<T, S> draw{};
+      draw.latent = z_shape, draw.members = K, draw.batch = B, draw.params = data<S>(params.select(0, i));
+      draw.bias = data<T>(out_bias), draw.member = data<int64_t>(member.select(0, i)), draw.noise = data<T>(noise);
+      draw.kind = static_cast<Spread>(spread), draw.z = data<T>(stoch.select(0, i + 1)), draw.grad_z = data<T>(grad_z);
+      draw.grad_spread = to_spread.defined() ? data<T>(to_spread.select(0, i)) : nullptr;
+      draw.grad_params = data<S>(grad_params);
+      if (z_shape.kind == Latent::gaussian) latent_noise(z_shape.kind, key, i * B * z_shape.stoch, B * z_shape.stoch, data<T>(noise));
+      const Tensor hidden_now = hidden.select(0, i);
+      if (one_member && K > 1) {
+        // The sample's gradient reaches the step's one member alone.
+        const int64_t k = *draw.member;
+        const Tensor zero = at::zeros({B}, at::kLong), grad_own = at::empty({B, U}, storage);
+        draw.params += k * B * P, draw.bias += k * P, draw.member = data<int64_t>(zero), draw.members = 1;
+        run_sample(draw, scratch, kernel.sample_backward);
+        product(grad_own, grad_params.select(0, 0), out_weight_t.select(0, k));
+        for_rows(B, U * 2, [&](int64_t b, int64_t e) {
+          kernel.elu_backward(data<S>(grad_own), U, data<S>(hidden_now) + k * U, K * U, U, {b, e});
+        });
+        add_product(grad_h, grad_own, hidden_weight_t.narrow(0, k * U, U));
+      } else {
+        run_sample(draw, scratch, kernel.sample_backward);
+        batched_product(grad_hidden.view({B, K, U}).transpose(0, 1), grad_params, out_weight_t);
+        for_rows(B, K * U * 2, [&](int64_t b, int64_t e) {
+          kernel.elu_backward(data<S>(grad_hidden), K * U, data<S>(hidden_now), K * U, K * U, {b, e});
+        });
+        add_product(grad_h, grad_hidden, hidden_weight_t);
+      }
+      Gru<T, S> gru{};
+      gru.parts = data<S>(parts.select(0, i)), gru.norm_weight = data<T>(norm_weight), gru.norm_bias = data<T>(norm_bias);
+      gru.previous = data<T>(deter.select(0, i)), gru.stats = data<T>(stats.select(0, i)), gru.deter = D;
+      gru.grad = data<T>(grad_h), gru.grad_parts = data<S>(grad_parts);
+      for_rows(B, D * 64, [&](int64_t b, int64_t e) { kernel.gru_backward(gru, {b, e}); });
+      const Tensor grad_now = grad_inputs.select(0, i), grad_x = grad_now.narrow(1, 0, V);
+      const bool go_on = i > 0 || to_start;
+      if (go_on) {
+        product(grad_now, grad_parts, gru_weight);
+      } else {
+        product(grad_x, grad_parts, gru_weight.narrow(1, 0, V));
+      }
+      for_rows(B, V * 2, [&](int64_t b, int64_t e) {
+        kernel.elu_backward(data<S>(grad_now), V + D, data<S>(inputs.select(0, i)), V + D, V, {b, e});
+      });
+      if (!go_on) break;
+      Tensor(grad_h).add_(grad_now.narrow(1, V, D));
+      if (grad_z.scalar_type() == kStorage<S>) {
+        product(grad_z, grad_x, input_stoch);
+      } else {
+        Tensor(grad_z).copy_(at::mm(grad_x, input_stoch));
+      }
+    }
+    if (to_actor) {
+      actions_grad = to_action.defined() ? to_action.clone() : at::zeros({steps + 1, B, A}, full);
+      const Tensor rows = grad_inputs.view({steps * B, V + D}).narrow(1, 0, V);
+      actions_grad.narrow(0, 0, steps).view({steps * B, A}).add_(at::mm(rows, input_weight.narrow(1, Z, A)));
+    }
+  } else {
+    actions_grad = to_action;
+  }
+  const auto& [start_deter, start_stoch, weights] = gradients;
+  if (to_start) {
+    if (to_deter.defined()) Tensor(grad_h).add_(to_deter.select(0, 0));
+    if (to_stoch.defined()) Tensor(grad_z).add_(to_stoch.select(0, 0));
+    start_deter.copy_(grad_h);
+    start_stoch.copy_(grad_z);
+  }
+  if (!to_actor) return;
+
+  // The actor saw states without gradient: one pass over all (H + 1) B rows.
+  const int64_t rows = (steps + 1) * B;
+  const Tensor grad_raw = at::empty({rows, 2 * A}, full);
+  ActionRows<T> actions{};
+  actions.kind = static_cast<Action>(action_kind), actions.min_std = static_cast<T>(min_std), actions.key = key;
+  actions.actions = A, actions.raw = data<T>(raw), actions.grad_raw = data<T>(grad_raw);
+  actions.grad_action = actions_grad.defined() ? data<T>(actions_grad) : nullptr;
+  actions.grad_entropy = to_entropy.defined() ? data<T>(to_entropy) : nullptr;
+  for_rows(rows, A * 256, [&](int64_t b, int64_t e) { sample_actions_backward(actions, b, e); });
+  const auto weight_product = [&](const Tensor& out, const Tensor& grad, const Tensor& operand) {
+    if (out.scalar_type() == kStorage<S>) {
+      product(out, grad.t(), operand);
+    } else {
+      out.copy_(at::mm(grad.t(), operand));
+    }
+  };
+  Tensor grad = cast(grad_raw);
+  int64_t end = actor_hidden.numel();
+  for (size_t l = actor.size() / 2; l-- > 0;) {
+    weights[2 * l + 1].copy_(column_sums<T, S>(grad, full.dtype().toScalarType()));
+    if (l == 0) {
+      weight_product(weights[0].narrow(1, 0, D), grad, inputs.view({rows, V + D}).narrow(1, V, D));
+      weight_product(weights[0].narrow(1, D, Z), grad, cast(stoch.view({rows, Z})));
+      break;
+    }
+    const int64_t width = actor[2 * l].size(1);
+    end -= rows * width;
+    const Tensor operand = actor_hidden.narrow(0, end, rows * width).view({rows, width});
+    weight_product(weights[2 * l], grad, operand);
+    const Tensor before = at::empty({rows, width}, storage);
+    product(before, grad, cast(actor[2 * l]));
+    for_rows(rows, width * 2, [&](int64_t b, int64_t e) {
+      kernel.elu_backward(data<S>(before), width, data<S>(operand), width, width, {b, e});
+    });
+    grad = before;
+  }
+}
+
+// Calls body(T{}, S{}) with the kernels' types.
+template <typename Body>
+void with_types(const Tensor& tensor, bool half, const Body& body) {
+  if (tensor.scalar_type() == at::kDouble) return body(double{}, double{});
+  if (half) return body(float{}, cpu::Half{});
+  body(float{}, float{});
+}
+
+Outputs imagine_cpu(const Tensor& deter, const Tensor& stoch, TensorList actor, TensorList cell, TensorList prior,
+                    MOTO_IMAGINE_OPTIONS_INT, bool save) {
+  // Autocast has been settled by `half`: the products here are in the dtype that they are given in.
+  const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
+  const Sizes n = check(deter, stoch, actor, cell, prior, latent, steps, action_kind, spread, half);
+  const Outputs outputs = allocate(deter, actor, cell, n, steps, half, save);
+  with_types(deter, half, [&](auto t, auto s) {
+    forward<decltype(t), decltype(s)>(outputs, deter, stoch, actor, cell, prior, n, MOTO_IMAGINE_ARGUMENTS, save);
+  });
+  return outputs;
+}
+
+Gradients imagine_backward_cpu(const OptionalTensor& grad_deter, const OptionalTensor& grad_stoch, const OptionalTensor& grad_action,
+                               const OptionalTensor& grad_entropy, const OptionalTensor& grad_disagreement, TensorList saved,
+                               TensorList actor, TensorList cell, TensorList prior, MOTO_IMAGINE_OPTIONS_INT, bool to_start,
+                               bool to_actor) {
+  const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
+  const Gradients gradients = empty_gradients(saved[0], saved[1], actor, to_start, to_actor);
+  with_types(saved[0], half, [&](auto t, auto s) {
+    backward<decltype(t), decltype(s)>(grad_deter, grad_stoch, grad_action, grad_entropy, grad_disagreement, saved, actor, cell,
+                                       prior, gradients, MOTO_IMAGINE_ARGUMENTS, to_start, to_actor);
+  });
+  return gradients;
+}
+
+using Forward = Outputs(const Tensor&, const Tensor&, TensorList, TensorList, TensorList, MOTO_IMAGINE_OPTIONS, bool);
+using Backward = Gradients(const OptionalTensor&, const OptionalTensor&, const OptionalTensor&, const OptionalTensor&,
+                           const OptionalTensor&, TensorList, TensorList, TensorList, TensorList, MOTO_IMAGINE_OPTIONS, bool, bool);
+
+class Imagine : public torch::autograd::Function<Imagine> {
+ public:
+  static torch::autograd::variable_list forward(torch::autograd::AutogradContext* context, const Tensor& deter, const Tensor& stoch,
+                                                TensorList actor, TensorList cell, TensorList prior, MOTO_IMAGINE_OPTIONS,
+                                                bool save) {
+    const at::AutoDispatchBelowADInplaceOrView below;
+    static const auto op = c10::Dispatcher::singleton().findSchemaOrThrow("moto::imagine", "").typed<Forward>();
+    auto outputs = op.call(deter, stoch, actor, cell, prior, MOTO_IMAGINE_ARGUMENTS, save);
+    torch::autograd::variable_list all =
+        std::apply([](auto&... tensors) { return torch::autograd::variable_list{tensors...}; }, outputs);
+    context->mark_non_differentiable({all.begin() + 5, all.end()});
+    context->set_materialize_grads(false);
+    torch::autograd::variable_list kept{all[0], all[1]};
+    kept.insert(kept.end(), all.begin() + 5, all.end());
+    for (const TensorList& list : {actor, cell, prior}) kept.insert(kept.end(), list.begin(), list.end());
+    context->save_for_backward(std::move(kept));
+    auto& data = context->saved_data;
+    data["actor"] = static_cast<int64_t>(actor.size());
+    data["latent"] = latent.vec(), data["seed"] = seed, data["offset"] = std::move(offset), data["steps"] = steps;
+    data["action_kind"] = action_kind, data["min_std"] = min_std, data["by_row"] = by_row, data["spread"] = spread;
+    data["half"] = half, data["save"] = save;
+    return all;
+  }
+
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
+                                                 const torch::autograd::variable_list& grads) {
+    auto& data = context->saved_data;
+    TORCH_CHECK(data["save"].toBool(), "moto::imagine: save must be true where a gradient is wanted");
+    const auto kept = context->get_saved_variables();
+    const TensorList all(kept);
+    const size_t layers = static_cast<size_t>(data["actor"].toInt());
+    const auto optional = [&](size_t i) { return grads[i].defined() ? OptionalTensor(grads[i]) : std::nullopt; };
+    const bool to_start = context->needs_input_grad(0) || context->needs_input_grad(1);
+    bool to_actor = false;
+    for (size_t i = 0; i < layers; ++i) to_actor = to_actor || context->needs_input_grad(2 + i);
+    static const auto op = c10::Dispatcher::singleton().findSchemaOrThrow("moto::imagine_backward", "").typed<Backward>();
+    auto [deter, stoch, weights] =
+        op.call(optional(0), optional(1), optional(2), optional(3), optional(4), all.slice(0, 9), all.slice(9, layers),
+                all.slice(9 + layers, 5), all.slice(14 + layers, 4), data["latent"].toIntVector(), data["seed"].toInt(),
+                data["offset"].toSymInt(), data["steps"].toInt(), data["action_kind"].toInt(), data["min_std"].toDouble(),
+                data["by_row"].toBool(), data["spread"].toInt(), data["half"].toBool(), to_start, to_actor);
+    torch::autograd::variable_list result{to_start ? deter : Tensor(), to_start ? stoch : Tensor()};
+    for (const Tensor& weight : weights) result.push_back(to_actor ? weight : Tensor());
+    result.resize(2 + layers + 9 + 10);  // cell, prior and the options have no gradient
+    return result;
+  }
+};
+
+Outputs imagine_autograd(const Tensor& deter, const Tensor& stoch, TensorList actor, TensorList cell, TensorList prior,
+                         MOTO_IMAGINE_OPTIONS, bool save) {
+  const auto all = Imagine::apply(deter, stoch, actor, cell, prior, MOTO_IMAGINE_ARGUMENTS, save);
+  return {all[0], all[1], all[2], all[3], all[4], all[5], all[6], all[7], all[8], all[9], all[10], all[11]};
+}
+
+}  // namespace
+
+TORCH_LIBRARY_FRAGMENT(moto, library) {
+  library.def("imagine(Tensor deter, Tensor stoch, " MOTO_IMAGINE_SCHEMA
+              ", bool save) -> (Tensor deter_out, Tensor stoch_out, Tensor action, Tensor entropy, Tensor disagreement, Tensor inputs,"
+              " Tensor parts, Tensor stats, Tensor hidden, Tensor params, Tensor actor_hidden, Tensor raw)",
+              {at::Tag::pt2_compliant_tag});
+  library.def("imagine_backward(Tensor? grad_deter, Tensor? grad_stoch, Tensor? grad_action, Tensor? grad_entropy,"
+              " Tensor? grad_disagreement, Tensor[] saved, " MOTO_IMAGINE_SCHEMA
+              ", bool to_start, bool to_actor) -> (Tensor deter, Tensor stoch, Tensor[] actor_out)",
+              {at::Tag::pt2_compliant_tag});
+}
+
+TORCH_LIBRARY_IMPL(moto, CPU, library) {
+  library.impl("imagine", imagine_cpu);
+  library.impl("imagine_backward", imagine_backward_cpu);
+}
+
+TORCH_LIBRARY_IMPL(moto, Meta, library) {
+  library.impl("imagine", imagine_meta);
+  library.impl("imagine_backward", imagine_backward_meta);
+}
+
+TORCH_LIBRARY_IMPL(moto, Autograd, library) {
+  library.impl("imagine", imagine_autograd);
+  // A second derivative raises instead of being silently wrong.
+  library.impl("imagine_backward", torch::autograd::autogradNotImplementedFallback());
+}
+
+}  // namespace moto
