@@ -32,7 +32,7 @@ class KitchenEnv(gym.Env[dict[str, Any], np.ndarray]):
 
     ``info["completed"]`` is bool ``[objects]``, which are in place now, in the task's order;
     ``info["completed_ever"]`` the same for any step of the episode so far; ``info["success"]`` whether all are in place
-    now.
+    now; ``info["in_place"]`` bool ``[7]``, which of all objects are, in the order of ``moto_pl.envs.KITCHEN_OBJECTS``.
 
     Every episode begins in the same state. The controller reads the joints with a little noise, so that episodes of
     different seeds differ; an episode is a pure function of the seed and the actions.
@@ -227,7 +227,9 @@ class KitchenEnv(gym.Env[dict[str, Any], np.ndarray]):
 
     def _info(self, in_place: np.ndarray) -> dict[str, Any]:
         self._ever |= in_place
+        distances = self.distances()
         return {
+            "in_place": np.array([distances[name] < self.threshold for name in KITCHEN_OBJECTS]),
             "completed": in_place.copy(),
             "completed_ever": self._ever.copy(),
             "success": bool(in_place.all()),
