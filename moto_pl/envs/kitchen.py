@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -75,19 +78,17 @@ class KitchenEnv(gym.Env[dict[str, Any], np.ndarray]):
             raise SettingError("joint_noise", joint_noise, "Use a number from 0 to 1.")
         select_backend()  # before MuJoCo is imported: it reads the choice then
         import mujoco
-        from gymnasium_robotics.envs.franka_kitchen import kitchen_env
 
+        kitchen = _simulator()
         self.image_size, self.render_quality, self.episode_steps = image_size, render_quality, episode_steps
         self.camera: Camera | str = PAPER_CAMERA if camera == "paper" else parse_camera(camera)
         self.render_mode = render_mode
-        self.goals: dict[str, np.ndarray] = {
-            name: np.array(kitchen_env.OBS_ELEMENT_GOALS[name]) for name in KITCHEN_OBJECTS
-        }
+        self.goals: dict[str, np.ndarray] = {name: np.array(kitchen.OBS_ELEMENT_GOALS[name]) for name in KITCHEN_OBJECTS}
         self.indices: dict[str, np.ndarray] = {
-            name: np.array(kitchen_env.OBS_ELEMENT_INDICES[name]) for name in KITCHEN_OBJECTS
+            name: np.array(kitchen.OBS_ELEMENT_INDICES[name]) for name in KITCHEN_OBJECTS
         }
-        self.threshold = float(kitchen_env.BONUS_THRESH)
-        self._robot: Any = kitchen_env.KitchenEnv(robot_noise_ratio=joint_noise).robot_env
+        self.threshold = float(kitchen.BONUS_THRESH)
+        self._robot: Any = kitchen.KitchenEnv(robot_noise_ratio=joint_noise).robot_env
         self.model: mujoco.MjModel = self._robot.model
         self.data: mujoco.MjData = self._robot.data
         self._unstable = (
@@ -95,6 +96,7 @@ class KitchenEnv(gym.Env[dict[str, Any], np.ndarray]):
             mujoco.mjtWarning.mjWARN_BADQVEL,
             mujoco.mjtWarning.mjWARN_BADQACC,
         )
+        self._counted = [KITCHEN_OBJECTS.index(name) for name in self.objects]
         self._observe_state = state
         self._renderer: FrameRenderer | None = None
         self._ever = np.zeros(len(self.objects), bool)
@@ -118,14 +120,11 @@ class KitchenEnv(gym.Env[dict[str, Any], np.ndarray]):
 
     def distances(self) -> dict[str, float]:
         """How far each of the seven objects is from its goal, in the joints' units; in place is below ``threshold``."""
-        return {
-            name: float(np.linalg.norm(self.data.qpos[self.indices[name]] - goal)) for name, goal in self.goals.items()
-        }
+        return dict(zip(KITCHEN_OBJECTS, goal_distances(self.data.qpos).tolist(), strict=True))
 
     def objects_in_place(self) -> np.ndarray:
         """Which of the task's objects are in their right configuration now: bool ``[objects]``, in the task's order."""
-        distances = self.distances()
-        return np.array([distances[name] < self.threshold for name in self.objects])
+        return objects_in_place(self.data.qpos)[self._counted]
 
     def set_state(self, positions: np.ndarray, velocities: np.ndarray | None = None) -> None:
         """Put the simulator into a state, as if it had always been there; the episode's counts stay.
@@ -160,11 +159,15 @@ class KitchenEnv(gym.Env[dict[str, Any], np.ndarray]):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Begin an episode; with ``seed``, the one that belongs to the seed."""
+        self.start(seed)
+        return self.observe(), self._info(self.objects_in_place())
+
+    def start(self, seed: int | None = None) -> None:
+        """What :meth:`reset` does, without an image."""
         super().reset(seed=seed)
         self._robot.reset(seed=int(self.np_random.integers(2**31)))
         self._ever = np.zeros(len(self.objects), bool)
         self._steps = 0
-        return self.observe(), self._info(self.objects_in_place())
 
     def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
         """Apply ``action`` (float ``[9]``, clipped to [-1, 1]) for 0.08 s.
@@ -227,9 +230,8 @@ class KitchenEnv(gym.Env[dict[str, Any], np.ndarray]):
 
     def _info(self, in_place: np.ndarray) -> dict[str, Any]:
         self._ever |= in_place
-        distances = self.distances()
         return {
-            "in_place": np.array([distances[name] < self.threshold for name in KITCHEN_OBJECTS]),
+            "in_place": objects_in_place(self.data.qpos),
             "completed": in_place.copy(),
             "completed_ever": self._ever.copy(),
             "success": bool(in_place.all()),
@@ -240,6 +242,31 @@ class KitchenEnv(gym.Env[dict[str, Any], np.ndarray]):
         if self._renderer is None:
             self._renderer = FrameRenderer(self.model, self.camera, self.image_size, self.render_quality)
         return self._renderer
+
+
+def goal_distances(positions: np.ndarray) -> np.ndarray:
+    """How far the seven objects are from their goals: float64 ``[..., 7]`` of positions ``[..., 30]``."""
+    kitchen = _simulator()
+    return np.stack(
+        [
+            np.linalg.norm(positions[..., kitchen.OBS_ELEMENT_INDICES[name]] - kitchen.OBS_ELEMENT_GOALS[name], axis=-1)
+            for name in KITCHEN_OBJECTS
+        ],
+        axis=-1,
+    )
+
+
+def objects_in_place(positions: np.ndarray) -> np.ndarray:
+    """Which of the seven objects are in their right configuration: bool ``[..., 7]`` of positions ``[..., 30]``."""
+    return np.asarray(goal_distances(positions) < _simulator().BONUS_THRESH)
+
+
+@functools.cache
+def _simulator() -> Any:
+    """gymnasium-robotics' module of the kitchen, without what it prints of its other robots when it is imported."""
+    with contextlib.redirect_stderr(io.StringIO()):
+        from gymnasium_robotics.envs.franka_kitchen import kitchen_env
+    return kitchen_env
 
 
 def check_objects(objects: Sequence[str]) -> tuple[str, ...]:
