@@ -208,9 +208,9 @@ class Agent(L.LightningModule):
     # Helpers.
 
     def step_key(self, batch_idx: int) -> Key:
-        """Names this gradient step's draws; each rank, and each batch that a step accumulates, has its own."""
-        accumulated = batch_idx % self.trainer.accumulate_grad_batches
-        return Key(self.seed, self.global_step).fold(self.global_rank, accumulated)
+        """Names this batch's draws: each rank, and each batch that a step accumulates, has its own."""
+        accumulate = self.trainer.accumulate_grad_batches
+        return Key(self.seed, self.global_step).fold(self.global_rank * accumulate + batch_idx % accumulate)
 
     def description(self) -> dict[str, Any]:
         """Class, settings and action size, as plain types."""
