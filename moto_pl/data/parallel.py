@@ -30,8 +30,8 @@ def in_processes(
 
     The processes are started fresh (never forked: an OpenGL context does not survive that) and each keeps what the
     function stores at module level, such as its renderer, from job to job. A process that dies, or gives no result
-    within ``timeout_s``, is killed and replaced, and its job is done again; the replacement draws with OSMesa where EGL
-    was used before and OSMesa works.
+    within ``timeout_s``, is killed and replaced, and its job is done again; where that fails once more, the next one draws
+    with OSMesa, if EGL was used before and OSMesa works.
 
     Args:
         function: a module's function, whose import needs no OpenGL; the same for a job wherever it runs.
@@ -70,7 +70,8 @@ def in_processes(
                     if losses[index] >= MAX_LOSSES:
                         found = f"{MAX_LOSSES} processes lost over one job, the last {lost}"
                         raise SettingError("workers", found, "Run `moto doctor` to check the renderer.") from None
-                    backend = software_fallback(backend)
+                    if losses[index] == 2:  # twice in a row is no accident
+                        backend = software_fallback(backend)
                     warnings.warn(f"a worker process {lost}; its job is done again with {backend}", stacklevel=2)
                     waiting.appendleft((index, jobs[index]))
                 else:

@@ -26,8 +26,9 @@ def job(argument: tuple[str, int]) -> tuple[int, int]:
 
 
 def backend(flag: str) -> str:
-    """The OpenGL backend that this process would draw with; the first process dies."""
-    if not Path(flag).exists():
-        Path(flag).touch()
+    """The OpenGL backend that this process would draw with; the first two processes die."""
+    deaths = len(Path(flag).read_text()) if Path(flag).exists() else 0
+    if deaths < 2:
+        Path(flag).write_text("x" * (deaths + 1))
         os._exit(5)
     return os.environ["MUJOCO_GL"]
