@@ -269,7 +269,8 @@ def _table_of_objects(caption: str, evaluations: Sequence[Evaluation]) -> list[s
         cells = "".join(f"<td>{rate:.0%}</td>" for rate in completed.mean(axis=0))
         rows.append(
             f"<tr><th scope='row'>{escape(PHASES.get(e.phase, e.phase))}</th><td>{e.step:,}</td>"
-            f"<td><b>{_figure(float(numbers.mean()))}</b> of {len(e.objects)} <small>[{interval}]</small></td>{cells}</tr>"
+            f"<td><b>{_figure(float(numbers.mean()))}</b> of {len(e.objects)} <small>[{interval}]</small></td>"
+            f"{cells}</tr>"
         )
     head = "".join(
         f"<th scope='col'>{escape(text)}</th>"

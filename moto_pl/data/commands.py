@@ -17,7 +17,9 @@ BUILD_OPTIONS = (
 
 def add_data_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``data`` and its verbs; each sets ``run``, from the parsed arguments to the exit status."""
-    data = subparsers.add_parser("data", help="build, import, render, describe, show and list datasets of demonstrations")
+    data = subparsers.add_parser(
+        "data", help="build, import, render, describe, show and list datasets of demonstrations"
+    )
     verbs = data.add_subparsers(required=True, metavar="build | import | render | info | view | list")
 
     build = _verb(verbs, "build", _build, "record scripted demonstrations as a Minari dataset")
@@ -65,7 +67,9 @@ def add_data_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentPars
     render.add_argument("--overwrite", action="store_true", help="replace a dataset that is there")
 
     info = _verb(verbs, "info", _info, "count trajectories, transitions, returns and successes")
-    info.add_argument("dataset", help="a dataset id, short name or path; metaworld or kitchen: all beside the paper's Table 1")
+    info.add_argument(
+        "dataset", help="a dataset id, short name or path; metaworld or kitchen: all beside the paper's Table 1"
+    )
     info.add_argument("--json", action="store_true", help="print the numbers as JSON instead of a table")
 
     view = _verb(verbs, "view", _view, "draw a contact sheet and a film")

@@ -188,7 +188,7 @@ def label(
         reward=completed.sum(axis=1).astype(np.float32),
         terminated=False,
         truncated=True,
-        success=completed.all(axis=1),
+        success=np.asarray(completed.all(axis=1)),
         extras={"completed": completed, "in_place": in_place},
         info=dict(info),
     )

@@ -275,4 +275,6 @@ def _download(dataset_id: str) -> None:
         minari.download_dataset(dataset_id)
     except Exception as error:  # whatever the remote's client raises: the network, access, no such dataset
         found = f"{dataset_id}, which could not be fetched ({type(error).__name__}: {error})"
-        raise SettingError("source", found, "Check the id and the network, or copy it here and give its path.") from error
+        raise SettingError(
+            "source", found, "Check the id and the network, or copy it here and give its path."
+        ) from error

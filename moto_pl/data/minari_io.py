@@ -51,7 +51,7 @@ def default_id(name: str) -> str:
 
 
 def buildable_names() -> list[str]:
-    """The names that ``moto data build`` takes: ``reach``, ``kitchen/replay``, and ``metaworld/<task>`` for each task."""
+    """The names that ``moto data build`` takes: ``reach``, ``kitchen/replay`` and ``metaworld/<task>``."""
     return ["reach", "kitchen/replay", *(f"metaworld/{task}" for task in moto_pl.envs.METAWORLD_TASKS)]
 
 

@@ -30,8 +30,8 @@ def in_processes(
 
     The processes are started fresh (never forked: an OpenGL context does not survive that) and each keeps what the
     function stores at module level, such as its renderer, from job to job. A process that dies, or gives no result
-    within ``timeout_s``, is killed and replaced, and its job is done again; where that fails once more, the next one draws
-    with OSMesa, if EGL was used before and OSMesa works.
+    within ``timeout_s``, is killed and replaced, and its job is done again; where that fails once more, the next one
+    draws with OSMesa, if EGL was used before and OSMesa works.
 
     Args:
         function: a module's function, whose import needs no OpenGL; the same for a job wherever it runs.

@@ -27,8 +27,8 @@ class KitchenEnv(gym.Env[dict[str, Any], np.ndarray]):
     """Franka Kitchen (gymnasium-robotics' FrankaKitchen-v1), seen through a camera.
 
     Observation: ``{"image": uint8 [image_size, image_size, 3]}``, and with ``state=True`` also ``"state"``: float64
-    ``[59]``, the simulator's positions and velocities. Action: float32 ``[9]`` in [-1, 1]: velocities of the arm's seven
-    joints and two fingers, in units of 2 rad/s and 2 m/s, held for a step of 0.08 s. Reward: the number of the task's
+    ``[59]``, the simulator's positions and velocities. Action: float32 ``[9]`` in [-1, 1]: velocities of the arm's
+    seven joints and two fingers, in units of 2 rad/s and 2 m/s, held for a step of 0.08 s. Reward: the number of the task's
     objects that are in their right configuration at the step's end. An object counts at every step at which it is in
     place, and no longer where it is moved away again. An episode is truncated after ``episode_steps`` steps and never
     terminates.
@@ -83,7 +83,9 @@ class KitchenEnv(gym.Env[dict[str, Any], np.ndarray]):
         self.image_size, self.render_quality, self.episode_steps = image_size, render_quality, episode_steps
         self.camera: Camera | str = PAPER_CAMERA if camera == "paper" else parse_camera(camera)
         self.render_mode = render_mode
-        self.goals: dict[str, np.ndarray] = {name: np.array(kitchen.OBS_ELEMENT_GOALS[name]) for name in KITCHEN_OBJECTS}
+        self.goals: dict[str, np.ndarray] = {
+            name: np.array(kitchen.OBS_ELEMENT_GOALS[name]) for name in KITCHEN_OBJECTS
+        }
         self.indices: dict[str, np.ndarray] = {
             name: np.array(kitchen.OBS_ELEMENT_INDICES[name]) for name in KITCHEN_OBJECTS
         }

@@ -254,7 +254,8 @@ class EnvPool:
         backend = software_fallback(before)
         if backend != before:
             warnings.warn(
-                f"environment workers keep failing with MUJOCO_GL={before}: their replacements use {backend}", stacklevel=2
+                f"environment workers keep failing with MUJOCO_GL={before}: their replacements use {backend}",
+                stacklevel=2,
             )
             self._gl = {"MUJOCO_GL": backend, "PYOPENGL_PLATFORM": backend}
 
@@ -291,9 +292,7 @@ class _Lost(Exception):
 class _Worker:
     """The parent's end of one worker process."""
 
-    def __init__(
-        self, index: int, env_id: str, env_kwargs: dict[str, Any], memory: int, gl: Mapping[str, str]
-    ) -> None:
+    def __init__(self, index: int, env_id: str, env_kwargs: dict[str, Any], memory: int, gl: Mapping[str, str]) -> None:
         self.index = index
         ours, theirs = socket.socketpair()
         path = [entry or os.getcwd() for entry in sys.path]

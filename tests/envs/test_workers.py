@@ -214,6 +214,11 @@ def test_workers_that_keep_dying_are_replaced_by_ones_that_draw_in_software(monk
 
 def test_only_egl_has_a_software_fallback(monkeypatch):
     monkeypatch.setattr(rendering, "probe", lambda backend: None)
-    assert [rendering.software_fallback(name) for name in ("egl", "osmesa", "glfw", "")] == ["osmesa", "osmesa", "glfw", ""]
+    assert [rendering.software_fallback(name) for name in ("egl", "osmesa", "glfw", "")] == [
+        "osmesa",
+        "osmesa",
+        "glfw",
+        "",
+    ]
     monkeypatch.setattr(rendering, "probe", lambda backend: "not installed")
     assert rendering.software_fallback("egl") == "egl"
