@@ -7,7 +7,7 @@ IMPORTS := import torch._dynamo, torch.utils.tensorboard, lightning.pytorch.cli,
 NATIVE := setup.py CMakeLists.txt $(shell find csrc -type f)
 CODE := moto_pl tests setup.py $(wildcard benchmarks)
 
-.PHONY: help setup test lint demo cuda-check clean
+.PHONY: help setup test lint soak demo cuda-check clean
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' Makefile
 
@@ -36,6 +36,9 @@ lint: setup ## ruff and mypy
 
 test: lint ## lint, types and all tests
 	$(BIN)/pytest -n 2
+
+soak: setup ## faults injected into whole runs, again and again (half an hour on two cores); fails if anything is lost
+	PYTHONPATH=.:tests $(BIN)/python tests/soak.py
 
 demo: setup ## from ten demonstrations to a fine-tuned policy, and a report
 	$(BIN)/moto demo

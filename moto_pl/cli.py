@@ -192,7 +192,8 @@ def _read_yaml(path: Path) -> Any:
     except OSError as error:
         raise SettingError("--config", path, f"{error.strerror}.") from None
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise SettingError("--config", f"{path}, which is not YAML ({error})", "Correct it.") from None
+        reason = " ".join(str(error).split())
+        raise SettingError("--config", f"{path}, which is not YAML ({reason})", "Correct it.") from None
 
 
 def run_lightning(args: Sequence[str]) -> None:

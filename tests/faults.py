@@ -1,9 +1,14 @@
-"""A callback that kills or signals its own process at a chosen point of a run; named in a test's configuration."""
+"""Callbacks that bring a fault upon their own process at a chosen point of a run."""
 
 from __future__ import annotations
 
+import atexit
+import errno
 import os
 import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -52,3 +57,47 @@ class NaNAt(L.Callback):
         if trainer.global_step in self.steps:
             for part in batch.values():
                 part.reward.fill_(float("nan"))
+
+
+class AtWrite(L.Callback):
+    """Does something at the n-th of the calls by which files are written whole: ``os.write``, ``fsync``, ``replace``.
+
+    Args:
+        call: which call, from 1; 0 is none.
+        action: ``kill`` this process, or ``full``: the disk is.
+        count: a file to which the number of calls is written as the process ends.
+    """
+
+    def __init__(self, call: int = 0, action: str = "kill", count: str | None = None) -> None:
+        self.calls = 0
+
+        def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
+            def wrapped(*args: Any, **kwargs: Any) -> Any:
+                self.calls += 1
+                if self.calls == call:
+                    if action == "full":
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return original(*args, **kwargs)
+
+            return wrapped
+
+        os.write, os.fsync, os.replace = wrap(os.write), wrap(os.fsync), wrap(os.replace)  # type: ignore[assignment]
+        if count is not None:
+            atexit.register(lambda: Path(count).write_text(str(self.calls)))
+
+
+class ClockBack(L.Callback):
+    """From gradient step ``step`` on, all clocks are a day behind, and run backwards."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step == self.step:
+            for name in ("time", "monotonic", "perf_counter"):
+                original = getattr(time, name)
+                begin = original()
+                setattr(time, name, lambda original=original, begin=begin: 2 * begin - original() - 86400.0)

@@ -24,13 +24,25 @@ def environment() -> dict[str, str]:
     }
 
 
+def command(run: Path, *args: str) -> list[str]:
+    """``moto fit`` of the debug configuration, with one environment in its process."""
+    return [
+        *(sys.executable, "-m", "moto_pl.cli", "fit", "--config", str(ROOT / "configs/debug.yaml")),
+        *("--trainer.default_root_dir", str(run), "--data.env_workers", "0", "--data.eval_episodes", "1"),
+        *("--video_episodes", "0", "--evaluate_untrained", "false"),
+        *("--model.init_args.optim.final_lr", "0.1", *args),
+    ]
+
+
+def start(run: Path, *args: str) -> subprocess.Popen[bytes]:
+    """Begins a run whose output nobody reads."""
+    nowhere = subprocess.DEVNULL
+    return subprocess.Popen(command(run, *args), env=environment(), stdout=nowhere, stderr=nowhere)
+
+
 def fit(run: Path, *args: str, timeout: float = 600) -> subprocess.CompletedProcess[str]:
-    """``moto fit`` of the debug configuration in a process of its own, with one environment inside it."""
-    command = [sys.executable, "-m", "moto_pl.cli", "fit", "--config", str(ROOT / "configs/debug.yaml")]
-    command += ["--trainer.default_root_dir", str(run), "--data.env_workers", "0", "--data.eval_episodes", "1"]
-    command += ["--video_episodes", "0", "--evaluate_untrained", "false"]
-    command += ["--model.init_args.optim.final_lr", "0.1", *args]
-    return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=timeout)
+    """A run in a process of its own, to its end."""
+    return subprocess.run(command(run, *args), env=environment(), capture_output=True, text=True, timeout=timeout)
 
 
 def fault(step: int, point: str = "batch_end", signal_name: str = "SIGKILL", rank: int = 0) -> tuple[str, ...]:

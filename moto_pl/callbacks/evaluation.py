@@ -122,10 +122,10 @@ def read_evaluations(root: Path) -> list[dict[str, Any]]:
     """
     path = root / FILE
     records: dict[tuple[str, int], dict[str, Any]] = {}
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for line in path.read_bytes().splitlines() if path.exists() else []:
         try:
             record = json.loads(line)
             records[str(record["stage"]), int(record["step"])] = record
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             continue
     return [records[key] for key in sorted(records)]

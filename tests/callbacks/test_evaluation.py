@@ -9,12 +9,13 @@ from moto_pl.callbacks.evaluation import read_evaluations
 
 
 def test_later_records_count_and_broken_lines_do_not(tmp_path: Path) -> None:
+    whole = {"stage": "eval", "seed": [1], "success": [True], "length": [3]}
     lines = [
-        json.dumps({"stage": "eval", "step": 20, "return": [1.0]}),
-        json.dumps({"stage": "eval", "step": 10, "return": [2.0]}),
+        json.dumps({**whole, "step": 20, "return": [1.0]}),
+        json.dumps({**whole, "step": 10, "return": [2.0]}),
         "3",
         json.dumps({"step": 3}),
-        json.dumps({"stage": "eval", "step": 20, "return": [5.0]}),
+        json.dumps({**whole, "step": 20, "return": [5.0]}),
         '{"stage": "eval", "st',
     ]
     (tmp_path / "evaluations.jsonl").write_text("\n".join(lines))

@@ -1,0 +1,23 @@
+"""The soak suite in short form: each kind of fault once, SIGKILL three times."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from soak import FAULTS, Bench, inject
+
+
+@pytest.fixture(scope="session")
+def bench(reach_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return Bench(tmp_path_factory.mktemp("soak"), reach_dataset)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "seed"),
+    [(name, seed) for name in FAULTS for seed in range(3 if "SIGKILL" in name else 1)],
+)
+def test_nothing_is_lost(name: str, seed: int, bench: Bench) -> None:
+    result = inject(name, bench, seed)
+    assert result.survived and not result.lost and not result.problem, f"{result.problem} (saw: {result.saw})"

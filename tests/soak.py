@@ -1,0 +1,292 @@
+"""Injects faults into whole runs, and counts what is lost: ``make soak``, and in short form among the tests.
+
+Each injection takes a run of the debug configuration, brings a fault upon it, and starts it again with the same
+command. It has survived if the run then ends bit for bit where the unbroken one ends, and nothing is lost if every
+episode that was there before the fault is there after it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from runs import assert_same_end, fault, final, fit, start
+
+TWO = ("--trainer.devices", "2", "--trainer.strategy", "ddp")
+
+
+@dataclass
+class Bench:
+    """What injections share: a dataset, and the unbroken runs that they are held against."""
+
+    root: Path
+    dataset: Path
+    calls: int = 0  # writes in an unbroken run
+    seconds: float = 0.0  # and how long it takes
+
+    @property
+    def data(self) -> tuple[str, ...]:
+        return ("--data.dataset", str(self.dataset), "--data.build_missing", "false")
+
+    def unbroken(self, name: str = "one", *args: str) -> Path:
+        run = self.root / f"unbroken_{name}"
+        if not run.exists():
+            begun = time.monotonic()
+            count = ("--trainer.callbacks+=faults.AtWrite", f"--trainer.callbacks.count={self.root / 'calls'}")
+            done = fit(run, *self.data, *args, *(count if name == "one" else ()))
+            assert done.returncode == 0, done.stderr
+            if name == "one":
+                self.calls, self.seconds = int((self.root / "calls").read_text()), time.monotonic() - begun
+        return run
+
+
+@dataclass
+class Injection:
+    """What came of one fault: ``problem`` is empty where the run survived and lost nothing."""
+
+    saw: str
+    survived: bool = True
+    lost: bool = False
+    problem: str = ""
+
+
+def stored(run: Path) -> dict[str, bytes]:
+    """The episodes on disk."""
+    return {path.name: path.read_bytes() for path in (run / "replay").glob("*.safetensors")}
+
+
+def last_line(done: subprocess.CompletedProcess[str]) -> str:
+    """What the user saw last."""
+    lines = [line for line in done.stderr.splitlines() + done.stdout.splitlines() if line.strip()]
+    return next((line for line in reversed(lines) if line.startswith("moto:")), lines[-1] if lines else "")
+
+
+def go_on(bench: Bench, run: Path, saw: str, *args: str, name: str = "one") -> Injection:
+    """Starts the run again and compares where it ends."""
+    before = stored(run)
+    done = fit(run, *bench.data, *args)
+    after = stored(run)
+    lost = any(name not in after for name in before)
+    if done.returncode != 0:
+        return Injection(saw, survived=False, lost=lost, problem=f"it did not go on: {last_line(done)}")
+    try:
+        assert_same_end(bench.unbroken(name, *args), run, episodes=18 if name == "two" else 14)
+    except AssertionError as error:
+        return Injection(saw, survived=False, lost=lost, problem=f"it ended elsewhere: {str(error)[:200]}")
+    return Injection(saw, lost=lost, problem="episodes are gone" if lost else "")
+
+
+def killed_at_random(bench: Bench, run: Path, rng: random.Random) -> Injection:
+    """SIGKILL from outside, at any moment of the run's life."""
+    bench.unbroken()
+    delay = rng.uniform(0.2, 1.0) * bench.seconds
+    process = start(run, *bench.data)
+    try:
+        process.wait(delay)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    return go_on(bench, run, f"killed after {delay:.1f} s")
+
+
+def killed_in_a_write(bench: Bench, run: Path, rng: random.Random) -> Injection:
+    """SIGKILL between two of the calls by which episodes, checkpoints and records are written."""
+    bench.unbroken()
+    call = rng.randint(1, bench.calls)
+    args = ("--trainer.callbacks+=faults.AtWrite", f"--trainer.callbacks.call={call}")
+    fit(run, *bench.data, *args)
+    return go_on(bench, run, f"killed at write {call} of {bench.calls}")
+
+
+def full_disk(bench: Bench, run: Path, rng: random.Random) -> Injection:
+    """ENOSPC from one of those calls."""
+    bench.unbroken()
+    call = rng.randint(1, bench.calls)
+    args = ("--trainer.callbacks+=faults.AtWrite", f"--trainer.callbacks.call={call}")
+    done = fit(run, *bench.data, *args, "--trainer.callbacks.action=full")
+    return go_on(bench, run, last_line(done))
+
+
+def _environment(bench: Bench, run: Path, kind: str) -> Injection:
+    bench.unbroken()
+    marker = run.with_suffix(".marker")
+    options = f'{{"fault": "{kind}", "marker": "{marker}"}}'
+    env = ("--data.env", "faulty_env:FaultyReach-v0", "--data.env_options", options)
+    workers = ("--data.env_workers", "1", "--data.worker_timeout_s", "5")
+    done = fit(run, *bench.data, *env, *workers)
+    if not marker.exists():
+        return Injection(last_line(done), survived=False, problem=f"nothing happened: {last_line(done)}")
+    if done.returncode != 0:
+        return Injection(last_line(done), survived=False, problem=last_line(done))
+    return _same(bench, run, "nothing: the worker is replaced, and its episode rolled again")
+
+
+def _same(bench: Bench, run: Path, saw: str) -> Injection:
+    try:
+        assert_same_end(bench.unbroken(), run)
+    except AssertionError as error:
+        return Injection(saw, survived=False, problem=f"it ended elsewhere: {str(error)[:200]}")
+    return Injection(saw)
+
+
+def worker_dies(bench: Bench, run: Path, rng: random.Random) -> Injection:
+    """An environment worker's process ends in the middle of an episode."""
+    return _environment(bench, run, "die")
+
+
+def worker_hangs(bench: Bench, run: Path, rng: random.Random) -> Injection:
+    """An environment worker stops answering."""
+    return _environment(bench, run, "hang")
+
+
+def renderer_fails(bench: Bench, run: Path, rng: random.Random) -> Injection:
+    """The environment raises."""
+    bench.unbroken()
+    marker = run.with_suffix(".marker")
+    options = f'{{"fault": "raise", "marker": "{marker}"}}'
+    env = ("--data.env", "faulty_env:FaultyReach-v0", "--data.env_options", options)
+    done = fit(run, *bench.data, *env)
+    return go_on(bench, run, last_line(done), *env)
+
+
+def _half_done(bench: Bench, run: Path) -> None:
+    done = fit(run, *bench.data, *fault(33))
+    assert done.returncode != 0 and final(run)["global_step"] == 30
+
+
+def _damaged_episode(bench: Bench, run: Path, rng: random.Random, damage: Callable[[bytes], bytes]) -> Injection:
+    """The user is told which file it is, and goes on when it is back."""
+    _half_done(bench, run)
+    path = rng.choice(sorted((run / "replay").glob("*.safetensors"))[:12])
+    whole = path.read_bytes()
+    path.write_bytes(damage(whole))
+    done = fit(run, *bench.data)
+    if done.returncode == 0 or path.name not in last_line(done):
+        return Injection(last_line(done), survived=False, problem=f"{path.name} was not named")
+    path.write_bytes(whole)
+    return go_on(bench, run, last_line(done))
+
+
+def truncated_episode(bench: Bench, run: Path, rng: random.Random) -> Injection:
+    """An episode's file has lost its end."""
+    return _damaged_episode(bench, run, rng, lambda data: data[: rng.randint(0, len(data) - 1)])
+
+
+def flipped_episode(bench: Bench, run: Path, rng: random.Random) -> Injection:
+    """One bit of an episode's file has changed."""
+
+    def flip(data: bytes) -> bytes:
+        at = rng.randrange(len(data))
+        return data[:at] + bytes([data[at] ^ 1 << rng.randrange(8)]) + data[at + 1 :]
+
+    return _damaged_episode(bench, run, rng, flip)
+
+
+def truncated_checkpoint(bench: Bench, run: Path, rng: random.Random) -> Injection:
+    """The last checkpoint has lost its end: the one before it serves, and that is said."""
+    _half_done(bench, run)
+    path = run / "checkpoints/last.ckpt"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: rng.randint(0, len(whole) - 1)])
+    done = fit(run, *bench.data)
+    if "Falling back to an older checkpoint" not in done.stderr:
+        return Injection(last_line(done), survived=False, problem="the fall-back was not announced")
+    return _same(bench, run, "Falling back to an older checkpoint.")
+
+
+def not_a_number(bench: Bench, run: Path, rng: random.Random) -> Injection:
+    """A loss is NaN: the run stops with its batch saved, and goes on from the last checkpoint."""
+    step = rng.randrange(1, 40)
+    nan = ("--trainer.callbacks+=faults.NaNAt", f"--trainer.callbacks.steps=[{step}]")
+    done = fit(run, *bench.data, *nan)
+    if done.returncode != 2 or not list((run / "nonfinite").glob("*.pt")):
+        return Injection(last_line(done), survived=False, problem="it did not stop, or saved no batch")
+    return go_on(bench, run, last_line(done))
+
+
+def clock_backwards(bench: Bench, run: Path, rng: random.Random) -> Injection:
+    """The clocks jump back by a day and run backwards."""
+    clock = ("--trainer.callbacks+=faults.ClockBack", f"--trainer.callbacks.step={rng.randrange(1, 40)}")
+    done = fit(run, *bench.data, *clock)
+    if done.returncode != 0:
+        return Injection(last_line(done), survived=False, problem=last_line(done))
+    return _same(bench, run, "nothing")
+
+
+def rank_fails(bench: Bench, run: Path, rng: random.Random) -> Injection:
+    """One of two processes is killed: both end, and the same command goes on."""
+    done = fit(run, *bench.data, *TWO, *fault(rng.randrange(11, 40), rank=rng.randrange(2)), timeout=180)
+    if done.returncode == 0:
+        return Injection(last_line(done), survived=False, problem="nothing happened")
+    return go_on(bench, run, "both processes ended", *TWO, name="two")
+
+
+#: Each fault, and its injections in a soak.
+FAULTS: dict[str, tuple[Callable[[Bench, Path, random.Random], Injection], int]] = {
+    "SIGKILL at a random moment": (killed_at_random, 20),
+    "SIGKILL inside a write": (killed_in_a_write, 20),
+    "disk full": (full_disk, 10),
+    "environment worker dies": (worker_dies, 2),
+    "environment worker hangs": (worker_hangs, 2),
+    "renderer fails": (renderer_fails, 2),
+    "episode file truncated": (truncated_episode, 5),
+    "episode file bit-flipped": (flipped_episode, 5),
+    "checkpoint truncated": (truncated_checkpoint, 5),
+    "NaN in a loss": (not_a_number, 5),
+    "clock runs backwards": (clock_backwards, 2),
+    "one of two ranks killed": (rank_fails, 4),
+}
+
+
+def inject(name: str, bench: Bench, seed: int) -> Injection:
+    """One injection, in a directory of its own."""
+    with tempfile.TemporaryDirectory(dir=bench.root) as directory:
+        return FAULTS[name][0](bench, Path(directory) / "run", random.Random(f"{name} {seed}"))
+
+
+def main() -> int:
+    """Runs the whole suite and prints its table; fails if a run did not survive, or lost anything."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--share", type=float, default=1.0, help="share of each fault's injections")
+    parser.add_argument("--only", nargs="*", default=list(FAULTS), choices=list(FAULTS))
+    options = parser.parse_args()
+    from moto_pl.data.builders import build
+
+    table = Table(title="Faults injected into whole runs")
+    for column in ("fault", "injections", "survived", "lost", "what the user sees"):
+        table.add_column(column, justify="left" if column in ("fault", "what the user sees") else "right")
+    console, problems = Console(width=160), []
+    with tempfile.TemporaryDirectory() as directory:
+        bench = Bench(Path(directory), Path(directory) / "reach")
+        build("reach", output=str(bench.dataset), workers=1)
+        for name, results in _results(options.only, options.share, options.seed, bench, console):
+            survived, lost = sum(r.survived for r in results), sum(r.lost for r in results)
+            table.add_row(name, str(len(results)), str(survived), str(lost), results[0].saw[:90])
+            problems += [f"{name}: {result.problem}" for result in results if result.problem]
+    console.print(table)
+    for problem in problems:
+        console.print(problem)
+    return 1 if problems else 0
+
+
+def _results(
+    names: list[str], share: float, seed: int, bench: Bench, console: Console
+) -> Iterator[tuple[str, list[Injection]]]:
+    for name in names:
+        count = max(1, round(share * FAULTS[name][1]))
+        yield name, [inject(name, bench, seed + i) for i in track(range(count), name, console=console)]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

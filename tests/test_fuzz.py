@@ -1,0 +1,197 @@
+"""Readers of what others hand us, fed with damage: nothing but a SettingError, and no memory beyond reason."""
+
+from __future__ import annotations
+
+import json
+import resource
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from moto_pl.callbacks.checkpoint import load_checkpoint
+from moto_pl.callbacks.evaluation import read_evaluations
+from moto_pl.cli import expand_configs
+from moto_pl.data.builders import build
+from moto_pl.data.minari_io import open_dataset
+from moto_pl.errors import SettingError
+from moto_pl.replay import EpisodeStore
+from moto_pl.replay.episode import Episode
+
+pytestmark = pytest.mark.slow
+
+#: Where (as a share of the file), what, and with which byte.
+EDITS = st.lists(
+    st.tuples(
+        st.floats(0, 1),
+        st.sampled_from(["flip", "set", "huge", "insert", "delete", "truncate", "repeat"]),
+        st.integers(0, 255),
+    ),
+    min_size=1,
+    max_size=6,
+)
+#: 10,500 in all; the structure lies at a file's ends, so most edits go there.
+MANY = {"deadline": None, "suppress_health_check": list(HealthCheck), "derandomize": True, "database": None}
+
+
+def mutate(data: bytes, edits: list[tuple[float, str, int]]) -> bytes:
+    """``data`` with these edits."""
+    out = bytearray(data)
+    for where, what, byte in edits:
+        if not out:
+            break
+        # Half of the edits fall into the first kilobyte.
+        at = int(where * 2 * min(1024, len(out) - 1)) if where < 0.5 else int((2 * where - 1) * (len(out) - 1))
+        if what == "flip":
+            out[at] ^= 1 << byte % 8
+        elif what == "set":
+            out[at] = byte
+        elif what == "huge":
+            out[at : at + 8] = b"\xff" * 7 + b"\x7f"
+        elif what == "insert":
+            out[at:at] = bytes([byte]) * (1 + byte % 9)
+        elif what == "delete":
+            del out[at : at + 1 + byte % 9]
+        elif what == "truncate":
+            del out[at:]
+        else:
+            out[at:at] = out[max(0, at - byte) : at]
+    return bytes(out)
+
+
+@pytest.fixture(autouse=True)
+def little_memory() -> Iterator[None]:
+    """What takes 4 GB more than there is now fails."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + 4 * 2**30, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def survives(read: Callable[[], Any]) -> bool:
+    """Whether the reader took it; any error but a SettingError is raised."""
+    try:
+        read()
+    except SettingError as error:
+        assert str(error) and "\n" not in str(error).strip()
+        return False
+    return True
+
+
+@settings(max_examples=3000, **MANY)
+@given(edits=EDITS)
+def test_episode_files(edits: list[tuple[float, str, int]], tmp_path_factory: pytest.TempPathFactory) -> None:
+    root = tmp_path_factory.getbasetemp() / "fuzz_store"
+    path = root / "000000.safetensors"
+    if not (root / "whole").exists():
+        image = np.random.default_rng(0).integers(0, 255, (4, 8, 8, 3)).astype(np.uint8)
+        reward, action = np.ones(3, np.float32), np.zeros((3, 2), np.float32)
+        extras = {"completed": np.ones((3, 2), bool)}
+        EpisodeStore(root).append(Episode(image, action, reward, False, True, np.ones(3, bool), extras, {"seed": 1}))
+        (root / "whole").write_bytes(path.read_bytes())
+    whole = (root / "whole").read_bytes()
+    damaged = mutate(whole, edits)
+    path.write_bytes(damaged)
+
+    def read() -> None:
+        store = EpisodeStore(root)
+        store.verify()
+        assert store[0].image_rows.sum() >= 0
+
+    assert not survives(read) or damaged == whole  # a checksum over everything: no damage passes
+
+
+@settings(max_examples=3000, **MANY)
+@given(edits=EDITS)
+def test_checkpoints(edits: list[tuple[float, str, int]], tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.getbasetemp() / "fuzz.ckpt"
+    whole = path.with_suffix(".whole")
+    if not whole.exists():
+        torch.save({"state_dict": {"w": torch.arange(6.0)}, "agent": {"class_path": "x", "sizes": [1, 2]}}, whole)
+    path.write_bytes(mutate(whole.read_bytes(), edits))
+    survives(lambda: load_checkpoint(path))
+
+
+@settings(max_examples=1500, **MANY)
+@given(edits=EDITS)
+def test_configurations(edits: list[tuple[float, str, int]], tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.getbasetemp() / "fuzz.yaml"
+    text = (Path(__file__).parents[1] / "configs/debug.yaml").read_bytes() + b"extends: [debug.yaml]\n"
+    path.write_bytes(mutate(text, edits))
+    (path.parent / "debug.yaml").write_text("seed_everything: 0\n")
+    survives(lambda: expand_configs(["--config", str(path)]))
+
+
+@settings(max_examples=1500, **MANY)
+@given(edits=EDITS)
+def test_evaluation_records(edits: list[tuple[float, str, int]], tmp_path_factory: pytest.TempPathFactory) -> None:
+    root = tmp_path_factory.getbasetemp()
+    record = {"stage": "eval", "step": 3, "phase": "online", "online_episodes": 1, "seed": [1], "return": [0.5]}
+    line = json.dumps({**record, "success": [True], "length": [5]}).encode() + b"\n"
+    (root / "evaluations.jsonl").write_bytes(mutate(line * 3, edits))
+    survives(lambda: read_evaluations(root))
+
+
+@settings(max_examples=700, **MANY)
+@given(edits=EDITS, metadata=st.booleans())
+def test_datasets(
+    edits: list[tuple[float, str, int]], metadata: bool, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    root = tmp_path_factory.getbasetemp() / "fuzz_dataset"
+    if not root.exists():
+        build("reach", output=str(root), workers=1, episodes=1, steps=20, image_size=16)
+        for name in ("metadata.json", "main_data.hdf5"):
+            (root / name).write_bytes((root / "data" / name).read_bytes())
+    for name, damaged in (("metadata.json", metadata), ("main_data.hdf5", not metadata)):
+        whole = (root / name).read_bytes()
+        (root / "data" / name).write_bytes(mutate(whole, edits) if damaged else whole)
+    survives(lambda: [episode.length for episode in open_dataset(root)])
+
+
+def test_a_dataset_that_claims_too_much(tmp_path: Path) -> None:
+    build("reach", output=str(tmp_path / "d"), workers=1, episodes=1, steps=20, image_size=16)
+    with h5py.File(tmp_path / "d/data/main_data.hdf5", "a") as file:
+        del file["episode_0/rewards"]
+        file["episode_0"].create_dataset("rewards", shape=(2**40,), dtype="f8", chunks=(1024,))
+    with pytest.raises(SettingError, match="claims 8796093022208 bytes"):
+        open_dataset(tmp_path / "d")
+
+
+@pytest.mark.parametrize("link", [h5py.ExternalLink("/etc/passwd", "/x"), h5py.SoftLink("/episode_0/actions")])
+def test_a_dataset_that_links_elsewhere(link: Any, tmp_path: Path) -> None:
+    build("reach", output=str(tmp_path / "d"), workers=1, episodes=1, steps=20, image_size=16)
+    with h5py.File(tmp_path / "d/data/main_data.hdf5", "a") as file:
+        del file["episode_0/rewards"]
+        file["episode_0/rewards"] = link
+    with pytest.raises(SettingError, match="is a link"):
+        open_dataset(tmp_path / "d")
+
+
+def test_a_compressed_checkpoint_is_refused(tmp_path: Path) -> None:
+    import zipfile
+
+    torch.save({"state_dict": {"w": torch.zeros(1000)}}, tmp_path / "whole.ckpt")
+    with (
+        zipfile.ZipFile(tmp_path / "whole.ckpt") as whole,
+        zipfile.ZipFile(tmp_path / "small.ckpt", "w", zipfile.ZIP_DEFLATED) as small,
+    ):
+        for entry in whole.infolist():
+            small.writestr(entry.filename, whole.read(entry))
+    load_checkpoint(tmp_path / "whole.ckpt")
+    with pytest.raises(SettingError, match="compressed"):
+        load_checkpoint(tmp_path / "small.ckpt")
+
+
+def test_yaml_runs_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(f"seed_everything: !!python/object/apply:pathlib.Path.touch ['{tmp_path / 'ran'}']\n")
+    with pytest.raises(SettingError, match="not YAML"):
+        expand_configs(["--config", str(path)])
+    assert not (tmp_path / "ran").exists()
