@@ -126,8 +126,10 @@ def main() -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(arguments.out)
-    for closing in (*pools, fast, full):
-        closing.close()
+    for pool in pools:
+        pool.close()
+    fast.close()
+    full.close()
 
 
 if __name__ == "__main__":

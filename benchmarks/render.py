@@ -1,7 +1,7 @@
 """Frames a second of the environments, beside their simulators' own rendering: ``python -m benchmarks.render``.
 
-``--task kitchen`` measures Franka Kitchen, any other a task of MetaWorld. ``as shipped`` is what ``render()`` of MetaWorld's
-or gymnasium-robotics' environment gives at 64x64; ``full`` and ``fast`` are this package's
+``--task kitchen`` measures Franka Kitchen, any other a task of MetaWorld. ``as shipped`` is what ``render()`` of
+MetaWorld's or gymnasium-robotics' environment gives at 64x64; ``full`` and ``fast`` are this package's
 qualities. The kinds take turns in short rounds, so that whatever else the machine does meets all of them; the median
 round counts.
 """
@@ -28,7 +28,6 @@ from moto_pl.envs.kitchen import KitchenEnv
 from moto_pl.envs.metaworld import MetaWorldEnv
 from moto_pl.envs.rendering import Quality, select_backend
 from moto_pl.envs.workers import EnvPool
-
 
 KITCHEN = "kitchen"
 KITCHEN_CAMERA = "paper"

@@ -47,8 +47,8 @@ def dataset_numbers(reader: DatasetReader) -> dict[str, Any]:
         ``success_rate`` (share of episodes with a success), ``min_length``, ``mean_length``, ``max_length`` (steps),
         ``action_size``, ``action_min`` and ``action_max`` (one number a dimension), ``image_size`` (height, width),
         ``image_key``, ``bytes`` (on disk), ``metadata`` (what this package wrote when it built the dataset). Where
-        the dataset records a kitchen's objects, also ``mean_objects`` and ``object_rates``: how many of all seven were in
-        place at some step of an episode, and the share of episodes for each, those of the task first.
+        the dataset records a kitchen's objects, also ``mean_objects`` and ``object_rates``: how many of all seven were
+        in place at some step of an episode, and the share of episodes for each.
 
     Raises:
         SettingError: the dataset holds a value that cannot be trained on, or is damaged.

@@ -58,7 +58,8 @@ class Verification:
 
     def __str__(self) -> str:
         return (
-            f"{self.share:.1%} of {self.transitions} recorded transitions are reproduced within {self.tolerance:g} rad; "
+            f"{self.share:.1%} of {self.transitions} recorded transitions are reproduced "
+            f"within {self.tolerance:g} rad; "
             f"robot: median {self.robot_median:.4f}, worst {self.robot_worst:.4f}; "
             f"objects: median {self.objects_median:.4f}, worst {self.objects_worst:.4f}"
         )

@@ -28,10 +28,10 @@ class KitchenEnv(gym.Env[dict[str, Any], np.ndarray]):
 
     Observation: ``{"image": uint8 [image_size, image_size, 3]}``, and with ``state=True`` also ``"state"``: float64
     ``[59]``, the simulator's positions and velocities. Action: float32 ``[9]`` in [-1, 1]: velocities of the arm's
-    seven joints and two fingers, in units of 2 rad/s and 2 m/s, held for a step of 0.08 s. Reward: the number of the task's
-    objects that are in their right configuration at the step's end. An object counts at every step at which it is in
-    place, and no longer where it is moved away again. An episode is truncated after ``episode_steps`` steps and never
-    terminates.
+    seven joints and two fingers, in units of 2 rad/s and 2 m/s, held for a step of 0.08 s. Reward: the number of the
+    task's objects that are in their right configuration at the step's end. An object counts at every step at which it
+    is in place, and no longer where it is moved away again. An episode is truncated after ``episode_steps`` steps and
+    never terminates.
 
     ``info["completed"]`` is bool ``[objects]``, which are in place now, in the task's order;
     ``info["completed_ever"]`` the same for any step of the episode so far; ``info["success"]`` whether all are in place
