@@ -18,6 +18,10 @@ from moto_pl.errors import SettingError
 
 PAPER_CAMERA = Camera(distance=1.86, lookat=(-0.3, 0.5, 2.0), azimuth=90.0, elevation=-60.0)
 ACTION_SIZE, POSITIONS, VELOCITIES = 9, 30, 29
+LAMP, LAMP_SHADE = "ovenlight", 18
+SHADE_CLOSED, SHADE_OPEN = -0.010, -0.022
+"""Positions of the lamp's shade between which its light comes through, metres. The lamp always burns, and the switch
+moves the shade away: where no shadows are drawn, the lamp itself has to be dimmed to show whether it is on."""
 STATE_SIZE = POSITIONS + VELOCITIES
 """Numbers in a state: the simulator's 30 positions (nine of the robot, 21 of the objects), then its 29 velocities (nine
 and 20: the kettle is free, with a quaternion in its positions)."""
@@ -98,6 +102,8 @@ class KitchenEnv(gym.Env[dict[str, Any], np.ndarray]):
             mujoco.mjtWarning.mjWARN_BADQVEL,
             mujoco.mjtWarning.mjWARN_BADQACC,
         )
+        lamp = self.model.light(LAMP)
+        self._lamp = lamp.diffuse, lamp.specular, lamp.diffuse.copy(), lamp.specular.copy()
         self._counted = [KITCHEN_OBJECTS.index(name) for name in self.objects]
         self._observe_state = state
         self._renderer: FrameRenderer | None = None
@@ -216,6 +222,8 @@ class KitchenEnv(gym.Env[dict[str, Any], np.ndarray]):
         # A simulation step leaves the bodies where they were before its last, small integration.
         mujoco.mj_kinematics(self.model, self.data)
         mujoco.mj_camlight(self.model, self.data)
+        if self.render_quality == "fast":
+            self._dim_lamp()
         return self._frames().render(self.data)
 
     @property
@@ -229,6 +237,11 @@ class KitchenEnv(gym.Env[dict[str, Any], np.ndarray]):
             self._renderer.close()
             self._renderer = None
         self._robot.close()
+
+    def _dim_lamp(self) -> None:
+        diffuse, specular, full_diffuse, full_specular = self._lamp
+        share = np.interp(-self.data.qpos[LAMP_SHADE], [-SHADE_CLOSED, -SHADE_OPEN], [0.0, 1.0])
+        diffuse[:], specular[:] = share * full_diffuse, share * full_specular
 
     def _info(self, in_place: np.ndarray) -> dict[str, Any]:
         self._ever |= in_place

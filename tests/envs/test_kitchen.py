@@ -279,3 +279,19 @@ def test_real_episodes_of_the_papers_authors_replay():
         completed += int(ever.sum())
     env.close()
     assert completed >= 16
+
+
+def test_both_qualities_show_whether_the_light_is_on():
+    """The lamp's glow on the hob, off and on: `fast` draws no shadow of the shade, and must show it all the same."""
+    glow = {}
+    for quality in ("full", "fast"):
+        env = make(kitchen_id("mixed"), render_quality=quality).unwrapped
+        images = []
+        for names in ((), ("light switch",), ()):
+            env.set_state(placed(env, *names))
+            images.append(env.render().astype(float)[22:38, 30:46].mean())
+        glow[quality] = images
+        env.close()
+    for off, on, off_again in glow.values():
+        assert on > off + 40 and off == off_again
+    assert abs((glow["fast"][1] - glow["fast"][0]) - (glow["full"][1] - glow["full"][0])) < 40
