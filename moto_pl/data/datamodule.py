@@ -14,10 +14,12 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
+from moto_pl.agents.metrics import EpisodeMetrics
 from moto_pl.behaviour.filters import keep_rows, return_threshold
 from moto_pl.data.collect import EVALUATION_SEEDS, TEST_SEEDS, roll_episodes, training_seed
 from moto_pl.data.collector import Collector, Job
 from moto_pl.data.schedule import Schedule
+from moto_pl.envs import task_objects
 from moto_pl.envs.workers import EnvPool
 from moto_pl.errors import SettingError
 from moto_pl.nn.image import IMAGE_SIZE
@@ -162,6 +164,11 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
     def replay_dir(self) -> Path:
         """Where this run's episodes lie."""
         return Path(self.trainer.default_root_dir) / "replay"
+
+    @property
+    def objects(self) -> tuple[str, ...]:
+        """Names of the task's objects; empty where it has none."""
+        return task_objects(self.env, self.env_options)
 
     @property
     def world_size(self) -> int:
@@ -325,13 +332,10 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         if self.collect == "overlap" and online + 1 < self.schedule.online_rounds:
             self._collector.submit(agent, self._job(online + 1))
         self.collect_seconds += time.perf_counter() - begun
-        count = len(episodes)
-        for name, values in (
-            ("return", [e.total_reward for e in episodes]),
-            ("success", [float(e.succeeded) for e in episodes]),
-            ("length", [float(e.length) for e in episodes]),
-        ):
-            agent.log(f"online/{name}", sum(values) / count, on_epoch=True, prog_bar=name == "success", sync_dist=True)
+        metrics = EpisodeMetrics(self.objects)
+        metrics.update(episodes)
+        for name, value in metrics.compute().items():
+            agent.log(f"online/{name}", float(value), on_epoch=True, prog_bar=name == "success", sync_dist=True)
 
     def _job(self, online: int) -> Job:
         """What this rank is to roll for an online round."""

@@ -18,6 +18,7 @@ import tempfile
 import threading
 import time
 import traceback
+import warnings
 from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
@@ -26,6 +27,7 @@ import gymnasium as gym
 import numpy as np
 
 from moto_pl.envs import make
+from moto_pl.envs.rendering import software_fallback
 from moto_pl.errors import SettingError
 
 START_TIMEOUT_S = 180.0
@@ -114,6 +116,7 @@ class EnvPool:
         self.capacity, self.timeout_s = max(num_workers, 1), timeout_s
         self._active = 0
         self._restarts = 0
+        self._gl: dict[str, str] = {}
         self._host: _Host | None = None
         self._workers: list[_Worker] = []
         self._memory: Any = None
@@ -243,7 +246,18 @@ class EnvPool:
         return answers
 
     def _start(self, index: int) -> _Worker:
-        return _Worker(index, self.env_id, self.env_kwargs, self._memory.fileno())
+        return _Worker(index, self.env_id, self.env_kwargs, self._memory.fileno(), self._gl)
+
+    def _fall_back(self) -> None:
+        """Draw with OSMesa from now on, where EGL was used and OSMesa works: replacements alone see the difference."""
+        before = os.environ.get("MUJOCO_GL", "")
+        backend = software_fallback(before)
+        if backend != before:
+            warnings.warn(
+                f"environment workers keep failing with MUJOCO_GL={before}: their replacements use {backend}",
+                stacklevel=2,
+            )
+            self._gl = {"MUJOCO_GL": backend, "PYOPENGL_PLATFORM": backend}
 
     def _attach(self, index: int) -> None:
         self._workers[index].send(("attach", (index, self.num_workers, self.image_shape)))
@@ -253,6 +267,8 @@ class EnvPool:
         while True:
             self._workers[index].kill()
             self._restarts += 1
+            if self._restarts == 2:  # twice in a row is no accident
+                self._fall_back()
             if self._restarts > MAX_RESTARTS:
                 self.close()
                 raise RuntimeError(
@@ -276,7 +292,7 @@ class _Lost(Exception):
 class _Worker:
     """The parent's end of one worker process."""
 
-    def __init__(self, index: int, env_id: str, env_kwargs: dict[str, Any], memory: int) -> None:
+    def __init__(self, index: int, env_id: str, env_kwargs: dict[str, Any], memory: int, gl: Mapping[str, str]) -> None:
         self.index = index
         ours, theirs = socket.socketpair()
         path = [entry or os.getcwd() for entry in sys.path]
@@ -285,7 +301,7 @@ class _Worker:
         try:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", _MAIN.format(path=path, fd=theirs.fileno(), memory=memory)],
-                env=_worker_environment(),
+                env={**_worker_environment(), **gl},
                 stdin=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(), memory),
             )

@@ -3,11 +3,13 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from moto_pl.envs import rendering, workers
 from moto_pl.envs.workers import EnvPool, WorkerRestarted
 from moto_pl.errors import SettingError
 
@@ -163,6 +165,7 @@ def test_no_worker_outlives_a_killed_parent(busy):
 import sys, time, threading
 sys.path[:] = {[path or os.getcwd() for path in sys.path]!r}
 import numpy as np
+from moto_pl.envs import rendering, workers
 from moto_pl.envs.workers import EnvPool
 pool = EnvPool({MISBEHAVING!r}, {{"what": "hang", "at": 1}}, 2)
 pool.reset([1, 2])
@@ -194,3 +197,28 @@ def test_arguments_out_of_range():
         pool.reset([1])
         with pytest.raises(SettingError, match="actions"):
             pool.step(np.zeros((2, 2), np.float32))
+
+
+def test_workers_that_keep_dying_are_replaced_by_ones_that_draw_in_software(monkeypatch):
+    monkeypatch.setenv("MUJOCO_GL", "egl")
+    monkeypatch.setattr(workers, "software_fallback", lambda backend: "osmesa")
+    with EnvPool(MISBEHAVING, {"what": "die with egl", "image_size": 16}, 1) as pool:
+        for expected in (0, 1):
+            with warnings.catch_warnings(record=True) as said:
+                warnings.simplefilter("always")
+                with pytest.raises(WorkerRestarted):
+                    episode(pool, [1])
+            assert sum("their replacements use osmesa" in str(one.message) for one in said) == expected
+        episode(pool, [1])  # no longer with EGL, and lives
+
+
+def test_only_egl_has_a_software_fallback(monkeypatch):
+    monkeypatch.setattr(rendering, "probe", lambda backend: None)
+    assert [rendering.software_fallback(name) for name in ("egl", "osmesa", "glfw", "")] == [
+        "osmesa",
+        "osmesa",
+        "glfw",
+        "",
+    ]
+    monkeypatch.setattr(rendering, "probe", lambda backend: "not installed")
+    assert rendering.software_fallback("egl") == "egl"

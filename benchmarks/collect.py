@@ -1,0 +1,136 @@
+"""What collecting kitchen data costs: ``python -m benchmarks.collect``.
+
+Environment steps a second with and without pixels, in this process and in workers; and frames a second of rendering a
+dataset of states with ``moto data render``'s processes. Starting processes is left out: the clock runs from each one's
+first result. The kinds take turns in short rounds; the median round counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from benchmarks.render import pool_step, rate
+from moto_pl.data.kitchen_render import Job, render_part
+from moto_pl.data.parallel import in_processes
+from moto_pl.doctor import environment_summary
+from moto_pl.envs import KITCHEN_TASKS, kitchen_id
+from moto_pl.envs.kitchen import KitchenEnv
+from moto_pl.envs.rendering import Quality, select_backend
+from moto_pl.envs.workers import EnvPool
+
+
+def write_states(path: Path, episodes: int, steps: int) -> Path:
+    """A dataset of states of an arm that moves about, as three arrays."""
+    env = KitchenEnv()
+    rng = np.random.default_rng(0)
+    states, actions = np.zeros((steps + 1, episodes, 60)), rng.uniform(-0.5, 0.5, (steps + 1, episodes, 9))
+    env.start(0)
+    for step in range(steps + 1):
+        states[step, :, :30] = env.data.qpos
+        env.advance(actions[step, 0])
+    env.close()
+    path.mkdir()
+    np.save(path / "observations_seq.npy", states)
+    np.save(path / "actions_seq.npy", actions)
+    np.save(path / "existence_mask.npy", np.ones((steps + 1, episodes)))
+    return path
+
+
+def render_rate(states: Path, episodes: int, frames: int, workers: int, quality: Quality, size: int) -> float:
+    """Frames a second that ``workers`` processes draw and write, once each has drawn its first episode."""
+    kwargs = {"objects": list(KITCHEN_TASKS["mixed"]), "image_size": size, "render_quality": quality}
+    with tempfile.TemporaryDirectory() as parts:
+        jobs = [Job(str(states), index, kwargs, f"{parts}/{index}.npz") for index in range(episodes)]
+        times = []
+        for _ in in_processes(render_part, jobs, workers):
+            times.append(time.perf_counter())
+    return (episodes - workers) * frames / (times[-1] - times[workers - 1])
+
+
+def stepping(env: KitchenEnv, pixels: bool) -> Callable[[], object]:
+    rng = np.random.default_rng(0)
+    env.reset(seed=0)
+    return (lambda: env.step(rng.uniform(-1, 1, 9))) if pixels else (lambda: env.advance(rng.uniform(-1, 1, 9)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, default=64, help="height and width of the images")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=2.0, help="of each kind of step in a round")
+    parser.add_argument("--episodes", type=int, default=8, help="that are rendered in a round")
+    parser.add_argument("--steps", type=int, default=60, help="of each of them")
+    parser.add_argument("--workers", type=int, nargs="*", default=[1, 2])
+    parser.add_argument("--full", action="store_true", help="render the dataset in full quality as well (slow)")
+    parser.add_argument("--out", type=Path, help="also write the numbers to this JSON file")
+    arguments = parser.parse_args()
+
+    select_backend()
+    fast, full = (KitchenEnv(image_size=arguments.size, render_quality=quality) for quality in ("fast", "full"))
+    kinds: dict[str, tuple[Callable[[], object], int]] = {
+        "step: no pixels": (stepping(fast, False), 1),
+        "step: fast": (stepping(fast, True), 1),
+        "step: full": (stepping(full, True), 1),
+    }
+    pools = []
+    for workers in arguments.workers:
+        pools.append(EnvPool(kitchen_id("mixed"), {"image_size": arguments.size}, workers))
+        kinds[f"step: fast, {workers} worker{'s' * (workers > 1)}"] = (pool_step(pools[-1]), workers)
+    qualities: tuple[Quality, ...] = ("fast", "full") if arguments.full else ("fast",)
+    rates: dict[str, list[float]] = {name: [] for name in kinds}
+    with tempfile.TemporaryDirectory() as directory:
+        states = write_states(Path(directory) / "states", arguments.episodes, arguments.steps)
+        for _ in track(range(arguments.rounds), "measuring", transient=True):
+            for name, (call, steps) in kinds.items():
+                rates[name].append(rate(call, arguments.seconds, steps))
+            for quality in qualities:
+                for workers in arguments.workers:
+                    name = f"render a dataset: {quality}, {workers} worker{'s' * (workers > 1)}"
+                    found = render_rate(
+                        states, arguments.episodes, arguments.steps + 1, workers, quality, arguments.size
+                    )
+                    rates.setdefault(name, []).append(found)
+    medians = {name: statistics.median(values) for name, values in rates.items()}
+
+    console = Console()
+    table = Table(title=f"{kitchen_id('mixed')}, {arguments.size}x{arguments.size}\n{fast.gl_renderer}")
+    for column in ("", "a second", "lowest", "highest"):
+        table.add_column(column, justify="left" if not column else "right")
+    for name, values in rates.items():
+        table.add_row(name, *(f"{figure:.1f}" for figure in (medians[name], min(values), max(values))))
+    console.print(table)
+    console.print(f"Medians of {arguments.rounds} rounds.")
+    if arguments.out:
+        result = {
+            "size": arguments.size,
+            "gl_renderer": fast.gl_renderer,
+            "per_second": rates,
+            "median": medians,
+            "environment": environment_summary(),
+        }
+        temporary = arguments.out.with_name(arguments.out.name + ".tmp")
+        with temporary.open("w") as file:
+            json.dump(result, file, indent=2)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(arguments.out)
+    for pool in pools:
+        pool.close()
+    fast.close()
+    full.close()
+
+
+if __name__ == "__main__":
+    main()
