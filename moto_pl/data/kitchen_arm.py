@@ -146,6 +146,7 @@ class KitchenArm:
             here, turned = self.tool()
             if until is not None:
                 if until():
+                    self._point, self._turn = here, turned
                     return
             elif np.linalg.norm(goal - here) < tolerance and np.linalg.norm(rotation_vector(goal_turn @ turned.T)) < 0.3:
                 return
@@ -168,7 +169,10 @@ class KitchenArm:
         q = self._data.qpos[: ARM + 2]
         action = np.zeros(ARM + 2)
         sag = self._data.qfrc_bias[:ARM] / self._stiffness
-        action[:ARM] = (GAIN * (self._joints - q[:ARM]) + sag) / MAX_STEP
+        change = GAIN * (self._joints - q[:ARM])
+        # All joints slowed alike, so that the hand keeps to its path where one of them cannot keep up.
+        change /= max(1.0, np.abs(change).max() / (0.95 * MAX_STEP))
+        action[:ARM] = (change + sag) / MAX_STEP
         action[ARM:] = (grip - q[ARM:]) / MAX_STEP * (3.0 if grip < 0.5 * OPEN else 1.5)
         return np.clip(action, -1.0, 1.0)
 
@@ -221,7 +225,7 @@ class KitchenArm:
         grasp = self.site("microhandle_site") + [0.0, 0.0, self._rng.uniform(0.06, 0.09)]
         hand = orientation([self._rng.uniform(-0.35, -0.15), 0.95, -0.08])
         yield from self.move(grasp + [0.03, -0.16, 0.03] + self._stray(), hand, OPEN, 25, tolerance=0.05)
-        yield from self.move(grasp + [0.0, 0.0, 0.0] + self._stray(0.5), hand, OPEN, 14, speed=0.04, tolerance=0.02)
+        yield from self.move(grasp + [0.0, 0.02, 0.0] + self._stray(0.5), hand, OPEN, 14, speed=0.04, tolerance=0.015)
         yield from self.hold(CLOSED, 3)
         goal = -self._rng.uniform(0.6, 0.85)
         here, _ = self.tool()
@@ -232,9 +236,9 @@ class KitchenArm:
             return self.around_hinge("microwave", handle, -0.25)
 
         def turn() -> np.ndarray:
-            return _rotation(np.array([0.0, 0.0, 1.0]), 0.6 * -(start - self.joint("microwave"))) @ hand
+            return _rotation(np.array([0.0, 0.0, 1.0]), 0.35 * (start - self.joint("microwave"))) @ hand
 
-        yield from self.move(ahead, turn, CLOSED, 30, until=lambda: self.joint("microwave") < goal)
+        yield from self.move(ahead, turn, CLOSED, 30, speed=0.04, until=lambda: self.joint("microwave") < goal)
         yield from self.hold(OPEN, 3)
         yield from self._retreat()
 
@@ -246,12 +250,24 @@ class KitchenArm:
 
         grasp = post() + [0.0, 0.0, 0.0]
         yield from self.move(grasp + [-0.05, -0.14, 0.03] + self._stray(), hand, OPEN, 30, tolerance=0.05)
-        yield from self.move(grasp + self._stray(0.5), hand, OPEN, 14, speed=0.04)
+        yield from self.move(grasp + [0.0, 0.02, 0.0] + self._stray(0.5), hand, OPEN, 14, speed=0.04)
         yield from self.hold(CLOSED, 3)
-        goal = grasp + [0.03, self._rng.uniform(0.32, 0.4), 0.0]
-        yield from self.move(grasp + [0.0, 0.06, 0.03], hand, CLOSED, 8)
-        yield from self.move(goal + [0.0, 0.0, 0.03], hand, CLOSED, 20, tolerance=0.03)
-        yield from self.move(goal, hand, CLOSED, 5, tolerance=0.02)
+        goal = np.array([self._rng.uniform(-0.24, -0.2), self._rng.uniform(0.68, 0.75), 1.67])
+
+        def kettle() -> Point:
+            return np.array(self._data.body("kettleroot").xpos)
+
+        def carry() -> Point:
+            # It swings in the grasp: the hand leads it by where the kettle is and not by where the hand is. To the side
+            # first, because the microwave's corner is in the way of the spout.
+            left = goal - kettle()
+            return self.tool()[0] + np.array([1.5 * left[0], left[1], left[2]])
+
+        yield from self.move(grasp + [0.03, 0.02, 0.08], hand, CLOSED, 7, speed=0.04)
+        yield from self.move(carry, hand, CLOSED, 24, speed=0.05, until=lambda: kettle()[1] > goal[1] - 0.03)
+        here, _ = self.tool()
+        # Down again until it stands, and the hand clear of the handle above it.
+        yield from self.move(np.array([*here[:2], grasp[2] - 0.01]), hand, CLOSED, 8, speed=0.04)
         yield from self.hold(OPEN, 3)
         yield from self._retreat(12, 0.2)
 
@@ -264,27 +280,29 @@ class KitchenArm:
     def _burner(self, name: str, site: str, joint: str) -> Actions:
         knob = self.site(site)
         pitch = 0.2
-        roll = self._rng.uniform(-0.15, 0.05)
+        roll = self._rng.uniform(-0.4, -0.1)
         hand = orientation([0.0, 1.0, pitch], roll)
         yield from self.move(knob + [0.0, -0.14, -0.02] + self._stray(), hand, OPEN, 35, tolerance=0.04)
         yield from self.move(knob + [0.0, -0.03, 0.0], hand, OPEN, 14, speed=0.03, tolerance=0.012)
         yield from self.hold(CLOSED, 3)
-        goal = -self._rng.uniform(0.8, 0.95)
-        twisted = orientation([0.0, 1.0, pitch], roll + 1.3)
-        yield from self.move(knob + [0.0, -0.03, 0.0], twisted, CLOSED, 16, until=lambda: self.joint(joint) < goal)
+        goal = -self._rng.uniform(0.75, 0.9)
+        twisted = orientation([0.0, 1.0, pitch], roll + 2.2)
+        yield from self.move(knob + [0.0, -0.03, 0.0], twisted, CLOSED, 22, until=lambda: self.joint(joint) < goal)
         yield from self.hold(OPEN, 3)
         yield from self._retreat()
 
     def _light_switch(self) -> Actions:
         tip = self.site("light_site")
-        hand = orientation([0.1, 0.94, self._rng.uniform(0.2, 0.35)])
-        start = tip + [0.065, -0.02, self._rng.uniform(-0.005, 0.02)]
-        yield from self.move(start + [0.0, -0.14, -0.02] + self._stray(), hand, CLOSED, 35, tolerance=0.05)
-        yield from self.move(start + self._stray(0.5), hand, CLOSED, 14, speed=0.04)
+        # One finger above the switch and one below, like a fork, so that it cannot slip past either.
+        hand = orientation([0.1, 0.94, self._rng.uniform(0.1, 0.25)], self._rng.uniform(1.1, 1.5))
+        fork = 0.5 * OPEN
+        start = tip + [0.075, -0.01, 0.0]
+        yield from self.move(start + [0.0, -0.14, -0.02] + self._stray(), hand, fork, 35, tolerance=0.05)
+        yield from self.move(start, hand, fork, 14, speed=0.04, tolerance=0.015)
         done = -self._rng.uniform(0.5, 0.65)
-        end = start + [-0.2, 0.0, 0.0]
-        yield from self.move(end, hand, CLOSED, 14, speed=0.05, until=lambda: self.joint("light_switch") < done)
-        yield from self._retreat(grip=CLOSED)
+        end = start + [-0.22, 0.01, 0.0]
+        yield from self.move(end, hand, fork, 18, speed=0.05, until=lambda: self.joint("light_switch") < done)
+        yield from self._retreat(grip=fork)
 
     def _slide_cabinet(self) -> Actions:
         handle = self.site("slide_site") + [0.0, 0.0, self._rng.uniform(-0.1, 0.0)]
@@ -302,7 +320,7 @@ class KitchenArm:
         grasp = self.site("hinge_site2") + [0.0, 0.0, height]
         hand = orientation([-0.1, 0.85, 0.4])
         yield from self.move(grasp + [0.0, -0.15, -0.05] + self._stray(), hand, OPEN, 35, tolerance=0.05)
-        yield from self.move(grasp + self._stray(0.5), hand, OPEN, 14, speed=0.04)
+        yield from self.move(grasp + [0.0, 0.03, 0.0] + self._stray(0.5), hand, OPEN, 14, speed=0.04, tolerance=0.015)
         yield from self.hold(CLOSED, 3)
         goal = self._rng.uniform(1.3, 1.45)
 
@@ -312,7 +330,7 @@ class KitchenArm:
         def turn() -> np.ndarray:
             return _rotation(np.array([0.0, 0.0, 1.0]), 0.4 * self.joint("right_hinge_cabinet")) @ hand
 
-        yield from self.move(ahead, turn, CLOSED, 45, until=lambda: self.joint("right_hinge_cabinet") > goal)
+        yield from self.move(ahead, turn, CLOSED, 45, speed=0.03, until=lambda: self.joint("right_hinge_cabinet") > goal)
         yield from self.hold(OPEN, 3)
         yield from self._retreat()
 
