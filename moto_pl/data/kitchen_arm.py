@@ -128,6 +128,7 @@ class KitchenArm:
         speed: float = 0.06,
         tolerance: float = 0.02,
         until: Callable[[], bool] | None = None,
+        patience: int = 4,
     ) -> Actions:
         """Actions that bring the tool to a point.
 
@@ -139,7 +140,9 @@ class KitchenArm:
             speed: metres a step.
             tolerance: metres within which the point is reached.
             until: stop as soon as this holds; reaching the point does not stop then.
+            patience: steps in a row without getting anywhere after which to give up.
         """
+        stalled, before = 0, self.tool()[0]
         for _ in range(steps):
             goal = point() if callable(point) else point
             goal_turn = turn() if callable(turn) else turn
@@ -150,6 +153,10 @@ class KitchenArm:
                     return
             elif np.linalg.norm(goal - here) < tolerance and np.linalg.norm(rotation_vector(goal_turn @ turned.T)) < 0.3:
                 return
+            stalled = stalled + 1 if np.linalg.norm(here - before) < 0.003 else 0
+            if stalled > patience:
+                return
+            before = here
             # The command runs ahead of the hand, but not far: what holds the hand up holds the command up.
             self._point = here + _shortened(self._point - here, 0.07)
             self._point = self._point + _shortened(goal - self._point, speed)
@@ -186,6 +193,7 @@ class KitchenArm:
             yield self._act(goal, grip)
         self._joints = self._data.qpos[:ARM].copy()
         self._point, self._turn = self.tool()
+        yield from self.move(point, turn, grip, 10, tolerance=0.025)
 
     def _towards(self, point: Point, turn: np.ndarray, grip: float) -> np.ndarray:
         self._joints = self._solve(point - TOOL * turn[:, 2], turn)
@@ -283,7 +291,10 @@ class KitchenArm:
         def turn() -> np.ndarray:
             return _rotation(np.array([0.0, 0.0, 1.0]), 0.35 * (start - self.joint("microwave"))) @ hand
 
-        yield from self.move(ahead, turn, CLOSED, 30, speed=0.04, until=lambda: self.joint("microwave") < goal)
+        def lost() -> bool:
+            return bool(np.linalg.norm((self.tool()[0] - self.site("microhandle_site"))[:2]) > 0.12)
+
+        yield from self.move(ahead, turn, CLOSED, 30, speed=0.04, until=lambda: self.joint("microwave") < goal or lost())
         yield from self.hold(OPEN, 3)
         yield from self._retreat()
 
@@ -326,13 +337,13 @@ class KitchenArm:
         knob = self.site(site)
         pitch = 0.2
         roll = self._rng.uniform(-0.4, -0.1)
-        hand = orientation([0.0, 1.0, pitch], roll)
+        hand = orientation([0.08, 1.0, pitch], roll)
         yield from self.approach(knob + [0.0, -0.14, -0.02] + self._stray(), hand, OPEN)
         yield from self.move(knob + [0.0, -0.03, 0.0], hand, OPEN, 14, speed=0.03, tolerance=0.012)
         yield from self.hold(CLOSED, 3)
         goal = -self._rng.uniform(0.75, 0.9)
-        twisted = orientation([0.0, 1.0, pitch], roll + 2.2)
-        yield from self.move(knob + [0.0, -0.03, 0.0], twisted, CLOSED, 22, until=lambda: self.joint(joint) < goal)
+        twisted = orientation([0.08, 1.0, pitch], roll + 2.2)
+        yield from self.move(knob + [0.0, -0.03, 0.0], twisted, CLOSED, 22, until=lambda: self.joint(joint) < goal, patience=22)
         yield from self.hold(OPEN, 3)
         yield from self._retreat()
 
@@ -354,8 +365,8 @@ class KitchenArm:
         start = handle + [-0.08, 0.0, 0.0]
         yield from self.approach(start + [-0.04, -0.15, -0.05] + self._stray(), hand, CLOSED)
         yield from self.move(start + self._stray(0.5), hand, CLOSED, 14, speed=0.05)
-        done = self._rng.uniform(0.2, 0.38)
-        end = start + [0.45, 0.0, 0.0]
+        done = self._rng.uniform(0.2, 0.32)
+        end = start + [0.4, 0.0, 0.0]
         yield from self.move(end, hand, CLOSED, 25, until=lambda: self.joint("slide_cabinet") > done)
         yield from self._retreat(grip=CLOSED)
 
@@ -366,7 +377,7 @@ class KitchenArm:
         yield from self.approach(grasp + [0.0, -0.15, -0.05] + self._stray(), hand, OPEN)
         yield from self.move(grasp + [0.0, 0.03, 0.0] + self._stray(0.5), hand, OPEN, 14, speed=0.04, tolerance=0.015)
         yield from self.hold(CLOSED, 3)
-        goal = self._rng.uniform(1.22, 1.32)
+        goal = self._rng.uniform(1.28, 1.38)
 
         def ahead() -> Point:
             return self.around_hinge("right_hinge_cabinet", self.site("hinge_site2") + [0.0, 0.0, height], 0.25)
@@ -374,9 +385,14 @@ class KitchenArm:
         def turn() -> np.ndarray:
             return _rotation(np.array([0.0, 0.0, 1.0]), 0.4 * self.joint("right_hinge_cabinet")) @ hand
 
-        yield from self.move(ahead, turn, CLOSED, 45, speed=0.03, until=lambda: self.joint("right_hinge_cabinet") > goal)
+        def lost() -> bool:
+            return bool(np.linalg.norm(self.tool()[0] - self.site("hinge_site2") - [0.0, 0.0, height]) > 0.1)
+
+        yield from self.move(ahead, turn, CLOSED, 45, speed=0.03, until=lambda: self.joint("right_hinge_cabinet") > goal or lost())
         yield from self.hold(OPEN, 3)
-        yield from self._retreat()
+        # Down, out of the way of the open door, before anything else.
+        here, _ = self.tool()
+        yield from self.move(here + [0.03, -0.06, -0.25], hand, OPEN, 10, tolerance=0.06)
 
 
 def _shortened(vector: np.ndarray, length: float) -> np.ndarray:
