@@ -153,5 +153,13 @@ class CMakeBuild(build_ext):
             shutil.copy2(built.with_name("_build.json"), inplace.with_name("_build.json"))
 
 
-# Optional, so that setuptools accepts a build that left no module behind.
-setup(ext_modules=[Extension("moto_pl._C", sources=[], optional=True)], cmdclass={"build_ext": CMakeBuild})
+configs: dict[str, list[str]] = {}
+for path in sorted((ROOT / "configs").rglob("*.yaml")):
+    configs.setdefault(f"share/moto_pl/{path.parent.relative_to(ROOT)}", []).append(str(path.relative_to(ROOT)))
+
+setup(
+    # Optional, so that setuptools accepts a build that left no module behind.
+    ext_modules=[Extension("moto_pl._C", sources=[], optional=True)],
+    cmdclass={"build_ext": CMakeBuild},
+    data_files=list(configs.items()),  # for wheels; moto_pl.cli.config_path looks here too
+)

@@ -61,11 +61,16 @@ class Agent(L.LightningModule):
         seed: keys the weights' initial values and all noise.
         weight_decay: decoupled weight decay.
         adam_eps: Adam's epsilon.
+        final_lr: share of the learning rates that is left when the online phase ends; they fall linearly over it.
     """
 
-    def __init__(self, seed: int = 0, weight_decay: float = 1e-6, adam_eps: float = 1e-5) -> None:
+    def __init__(
+        self, seed: int = 0, weight_decay: float = 1e-6, adam_eps: float = 1e-5, final_lr: float = 1.0
+    ) -> None:
         super().__init__()
-        self.seed, self.weight_decay, self.adam_eps = seed, weight_decay, adam_eps
+        if not 0 <= final_lr <= 1:
+            raise SettingError("optim.final_lr", final_lr, "Give a share in [0, 1]; 1 keeps the learning rates.")
+        self.seed, self.weight_decay, self.adam_eps, self.final_lr = seed, weight_decay, adam_eps, final_lr
         self.action_size: int | None = None
         self.settings: dict[str, Any] = {}
         self.loaded_step = 0  # gradient steps behind weights that were loaded to be evaluated
@@ -124,11 +129,21 @@ class Agent(L.LightningModule):
                 self.build(self.action_size)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """AdamW with a group for each component."""
+        """AdamW with a group for each component, and the learning rates' schedule where they are to fall."""
         groups = [
             {"params": _parameters(group.modules), "lr": group.lr, "name": group.name} for group in self.param_groups()
         ]
-        return torch.optim.AdamW(groups, eps=self.adam_eps, weight_decay=self.weight_decay, fused=True)
+        optimizer = torch.optim.AdamW(groups, eps=self.adam_eps, weight_decay=self.weight_decay, fused=True)
+        if self.final_lr == 1:
+            return optimizer
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._lr_share)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _lr_share(self, step: int) -> float:
+        """What is left of the learning rates after ``step`` gradient steps."""
+        schedule = self.trainer.datamodule.schedule  # type: ignore[attr-defined]
+        online = max(0, step - schedule.offline_steps) / max(1, schedule.online_steps)
+        return float(1 - (1 - self.final_lr) * min(1.0, online))
 
     def configure_gradient_clipping(
         self,

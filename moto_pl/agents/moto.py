@@ -142,6 +142,7 @@ class OptimConfig:
         clip: largest gradient norm of each component.
         weight_decay: decoupled weight decay.
         adam_eps: Adam's epsilon.
+        final_lr: share of the learning rates that is left when the online phase ends; they fall linearly over it.
     """
 
     model_lr: float = 1e-4
@@ -150,6 +151,7 @@ class OptimConfig:
     clip: float = 100.0
     weight_decay: float = 1e-6
     adam_eps: float = 1e-5
+    final_lr: float = 1.0
 
 
 class Starts(NamedTuple):
@@ -191,7 +193,7 @@ class MOTO(Agent):
         seed: int = 0,
     ) -> None:
         optim = optim or OptimConfig()
-        super().__init__(seed, optim.weight_decay, optim.adam_eps)
+        super().__init__(seed, optim.weight_decay, optim.adam_eps, optim.final_lr)
         self.model_config = world_model or WorldModelConfig()
         self.config = behaviour or BehaviourConfig()
         self.batch, self.optim, self.ops = batch or BatchConfig(), optim, ops

@@ -6,7 +6,6 @@ from typing import Literal
 
 import numpy as np
 
-from moto_pl.errors import SettingError
 from moto_pl.replay.store import EpisodeView
 
 EpisodeFilter = Literal["auto", "success", "progress", "return", "advantage", "none"]
@@ -22,9 +21,10 @@ def keep_rows(episode: EpisodeView, rule: EpisodeFilter, return_threshold: float
         episode: a stored episode of T steps, T + 1 rows.
         rule: ``success`` keeps episodes that reach success, whole. ``progress`` follows the order in which the task's
             objects were first completed: while it is the task's own order, the prefix up to ten steps after the last
-            such completion is kept. ``return`` keeps episodes whose return is at least ``return_threshold``.
-            ``advantage`` and ``none`` keep all (the advantage is judged step by step in the loss). ``auto`` is
-            ``progress`` where the episode records completed objects, else ``success``.
+            such completion is kept; where no objects are recorded, success is the only one. ``return`` keeps episodes
+            whose return is at least ``return_threshold``. ``advantage`` and ``none`` keep all (the advantage is judged
+            step by step in the loss). ``auto`` is ``progress`` where the episode records completed objects, else
+            ``success``.
         return_threshold: for ``return``.
 
     Returns:
@@ -38,11 +38,8 @@ def keep_rows(episode: EpisodeView, rule: EpisodeFilter, return_threshold: float
     if rule == "return":
         return rows if float(np.sum(episode.reward)) >= return_threshold else 0
     if rule == "progress":
-        if "completed" not in episode.extras:
-            raise SettingError(
-                "model.clone_filter", "progress, on episodes without 'completed'", "Use success, return or none."
-            )
-        return min(rows, _in_order(np.asarray(episode.extras["completed"], dtype=bool)))
+        completed = np.asarray(episode.extras.get("completed", episode.success), dtype=bool)
+        return min(rows, _in_order(completed.reshape(len(completed), -1)))
     return rows
 
 

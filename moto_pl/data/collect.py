@@ -10,7 +10,7 @@ import torch
 
 from moto_pl.envs.workers import EnvPool, WorkerRestarted
 from moto_pl.ops import Key, Stream
-from moto_pl.ops.philox import normal
+from moto_pl.ops.philox import normal, uniform
 from moto_pl.replay.episode import Episode
 
 if TYPE_CHECKING:
@@ -27,7 +27,12 @@ def training_seed(seed: int, index: int) -> int:
 
 
 def roll_episodes(
-    pool: EnvPool, agent: Agent, seeds: Sequence[int], mode: ActMode, key: Key, noise: float = 0.0
+    pool: EnvPool,
+    agent: Agent,
+    seeds: Sequence[int],
+    mode: ActMode,
+    key: Key,
+    noise: tuple[float, float] = (0.0, 0.0),
 ) -> list[Episode]:
     """Rolls one episode a seed, side by side.
 
@@ -40,7 +45,8 @@ def roll_episodes(
         seeds: one for each environment.
         mode: ``sample`` to collect, ``mode`` to evaluate.
         key: names the policy's draws; step t folds t in.
-        noise: std of Gaussian noise added to the actions, which are clipped to [-1, 1] again.
+        noise: each episode draws a std between these two, uniformly; Gaussian noise of that std is added to its
+            actions, which are clipped to [-1, 1] again.
 
     Returns:
         The episodes, in the order of their seeds.
@@ -52,8 +58,11 @@ def roll_episodes(
             continue
 
 
-def _roll(pool: EnvPool, agent: Agent, seeds: Sequence[int], mode: ActMode, key: Key, noise: float) -> list[Episode]:
+def _roll(
+    pool: EnvPool, agent: Agent, seeds: Sequence[int], mode: ActMode, key: Key, noise: tuple[float, float]
+) -> list[Episode]:
     count, device = len(seeds), agent.device
+    stds = noise[0] + (noise[1] - noise[0]) * uniform(key, Stream.NOISE, (count, 1), device)
     recordings = [_Recording() for _ in seeds]
     training = agent.training
     agent.eval()
@@ -68,8 +77,8 @@ def _roll(pool: EnvPool, agent: Agent, seeds: Sequence[int], mode: ActMode, key:
             frames = torch.from_numpy(np.ascontiguousarray(image.transpose(0, 3, 1, 2))).to(device)
             step_key = key.fold(t)
             action, state = agent.act(frames, is_first, state, mode, step_key)
-            if noise > 0:
-                action = (action + noise * normal(step_key, Stream.NOISE, tuple(action.shape), device)).clamp(-1, 1)
+            if noise[1] > 0:
+                action = (action + stds * normal(step_key, Stream.NOISE, tuple(action.shape), device)).clamp(-1, 1)
             actions = action.float().cpu().numpy()
             image, reward, terminated, truncated, infos = pool.step(actions)
             for i, recording in enumerate(recordings):

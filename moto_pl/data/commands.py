@@ -1,4 +1,4 @@
-"""The verbs ``moto data build | info | view | list``."""
+"""The verbs ``moto data build | import | render | info | view | list``."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ if TYPE_CHECKING:
 
 BUILD_OPTIONS = (
     *("episodes", "steps", "seed", "workers", "image_size", "noise", "output", "overwrite"),
-    *("render_quality", "camera", "action_repeat", "paper_reset"),
+    *("render_quality", "camera", "action_repeat", "paper_reset", "source", "least", "task"),
 )
 
 
 def add_data_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``data`` and its verbs; each sets ``run``, from the parsed arguments to the exit status."""
-    data = subparsers.add_parser("data", help="build, describe, show and list datasets of demonstrations")
-    verbs = data.add_subparsers(required=True, metavar="build | info | view | list")
+    data = subparsers.add_parser("data", help="build, import, render, describe, show and list datasets of demonstrations")
+    verbs = data.add_subparsers(required=True, metavar="build | import | render | info | view | list")
 
     build = _verb(verbs, "build", _build, "record scripted demonstrations as a Minari dataset")
-    build.add_argument("name", help="metaworld/<task>, such as metaworld/door-open, or reach")
+    build.add_argument("name", help="metaworld/<task>, such as metaworld/door-open, kitchen/replay, or reach")
     absent = argparse.SUPPRESS  # so that each builder's own default holds
     build.add_argument("--episodes", type=int, default=absent, help="successful episodes to keep (10)")
     build.add_argument("--steps", type=int, default=absent, help="agent steps an episode (101; reach 30)")
@@ -39,6 +39,30 @@ def add_data_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentPars
     )
     build.add_argument("--output", default=absent, help="dataset id or path (moto_pl/<name>-v0)")
     build.add_argument("--overwrite", action="store_true", default=absent, help="replace a dataset that is there")
+
+    build.add_argument("--source", default=absent, help="kitchen/replay only: npz episodes, or a dataset, to replay")
+    build.add_argument("--least", type=int, default=absent, help="kitchen/replay only: objects in place to be kept (0)")
+    build.add_argument("--task", default=absent, help="kitchen/replay only: mixed or partial (mixed)")
+
+    importing = _verb(verbs, "import", _import, "turn DreamerV2's npz episodes into a Minari dataset")
+    importing.add_argument("npz", nargs="+", help="npz files, or directories of them")
+    importing.add_argument("--env", help="the environment they came from, such as moto_pl/Kitchen-mixed-v0")
+    importing.add_argument("--success-reward", type=float, help="reward from which a step is a success (above 0)")
+    importing.add_argument("--output", help="dataset id or path (moto_pl/import/<name>-v0)")
+    importing.add_argument("--overwrite", action="store_true", help="replace a dataset that is there")
+
+    render = _verb(verbs, "render", _render, "draw a dataset of kitchen states: a Minari dataset of pixels")
+    render.add_argument("source", help="a Minari id, such as D4RL/kitchen/mixed-v2, or a path: Minari, .npy or .mjl")
+    render.add_argument("--task", default="mixed", help="whose objects are counted: mixed, partial or complete (mixed)")
+    render.add_argument("--objects", nargs="+", help="count these instead, such as kettle light_switch")
+    render.add_argument("--output", help="dataset id or path (moto_pl/kitchen/<task>-rendered-v0)")
+    render.add_argument("--workers", type=int, default=2, help="processes (2)")
+    render.add_argument("--render-quality", choices=("fast", "full"), default="fast", help="(fast)")
+    render.add_argument("--image-size", type=int, default=64, help="height and width in pixels (64)")
+    render.add_argument("--episodes", type=int, help="only the first so many")
+    render.add_argument("--tolerance", type=float, default=0.02, help="of replayed transitions, in rad (0.02)")
+    render.add_argument("--download", action="store_true", help="fetch an id that is not here from Minari's remote")
+    render.add_argument("--overwrite", action="store_true", help="replace a dataset that is there")
 
     info = _verb(verbs, "info", _info, "count trajectories, transitions, returns and successes")
     info.add_argument("dataset", help="a dataset id, short name or path; metaworld: all beside the paper's Table 1")
@@ -75,9 +99,30 @@ def _build(args: argparse.Namespace) -> int:
     episodes, retries = built.recording.episodes, built.recording.retries
     steps = sum(episode.length for episode in episodes)
     mean = sum(episode.total_reward for episode in episodes) / len(episodes)
-    print(f"{len(episodes)} episodes, all successful, {steps:,} transitions, mean return {mean:.1f}")
+    successes = sum(episode.succeeded for episode in episodes)
+    share = "all" if successes == len(episodes) else str(successes)
+    print(f"{len(episodes)} episodes, {share} successful, {steps:,} transitions, mean return {mean:.1f}")
     print(f"Retries: {retries} failed episodes were discarded")
     print(f"Dataset: {built.path}")
+    return 0
+
+
+def _import(args: argparse.Namespace) -> int:
+    from moto_pl.data.npz_import import import_npz
+
+    path = import_npz(args.npz, args.output, args.env, args.success_reward, args.overwrite)
+    print(f"Dataset: {path}")
+    return 0
+
+
+def _render(args: argparse.Namespace) -> int:
+    from moto_pl.data.kitchen_render import render_states
+
+    options = {key: value for key, value in vars(args).items() if key not in ("run", "verb", "source")}
+    rendered = render_states(args.source, **options)
+    print(f"Replayed: {rendered.verification}")
+    print(f"{rendered.episodes} episodes, of which {rendered.resumed} were there from an earlier call")
+    print(f"Dataset: {rendered.path}")
     return 0
 
 

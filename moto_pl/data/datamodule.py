@@ -52,7 +52,10 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         worker_timeout_s: seconds after which an environment that does not answer is replaced.
         collect_mode: collect with samples of the policy (the paper's protocol), or with its mode, which is what is
             evaluated; give the mode some ``exploration_noise``.
-        exploration_noise: std of Gaussian noise on collected actions.
+        exploration_noise: std of Gaussian noise on collected actions; of two numbers, each episode draws its own std
+            between them, so that the policy also learns from what it does undisturbed.
+        exchange: how processes learn from each other's episodes. ``shared``: through the run's directory, which all of
+            them see. ``broadcast``: over the network, into a directory of the same name on each machine's own disk.
         online_fraction: share of each batch from collected episodes; null is uniform over all episodes.
         eval_episodes: evaluation episodes, on seeds that are never trained on.
         eval_every: gradient steps between evaluations; they also stand at the end of each phase. 0: only there.
@@ -83,7 +86,8 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         env_workers: int = 2,
         worker_timeout_s: float = 60.0,
         collect_mode: Literal["sample", "mode"] = "sample",
-        exploration_noise: float = 0.0,
+        exploration_noise: float | tuple[float, float] = 0.0,
+        exchange: Literal["shared", "broadcast"] = "shared",
         online_fraction: float | None = None,
         eval_episodes: int = 20,
         eval_every: int = 0,
@@ -99,7 +103,11 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         self.env_options, self.build_options = dict(env_options or {}), dict(build_options or {})
         self.num_envs, self.env_workers, self.worker_timeout_s = num_envs, env_workers, worker_timeout_s
         self.collect_mode: Literal["sample", "mode"] = collect_mode
-        self.exploration_noise, self.online_fraction = exploration_noise, online_fraction
+        low, high = exploration_noise if isinstance(exploration_noise, tuple | list) else (exploration_noise,) * 2
+        self.exploration_noise, self.online_fraction = (low, high), online_fraction
+        self.exchange: Literal["shared", "broadcast"] = exchange
+        # One process writes what each disk holds.
+        self.prepare_data_per_node = exchange == "broadcast"
         self.eval_episodes, self.eval_every = eval_episodes, eval_every
         self.test_episodes, self.val_episodes = test_episodes, val_episodes
         self.residency: Literal["auto", "host", "device"] = residency
@@ -133,9 +141,10 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
             raise SettingError(
                 "data.build_options", self.build_options, "Set data.build_missing: true, or leave them out."
             )
-        if self.exploration_noise < 0:
+        low, high = self.exploration_noise
+        if not 0 <= low <= high:
             raise SettingError(
-                "data.exploration_noise", self.exploration_noise, "Give a standard deviation, 0 or more."
+                "data.exploration_noise", [low, high], "Give a standard deviation, 0 or more, or two: [least, most]."
             )
         if self.prefetch < 1:
             raise SettingError("data.prefetch", self.prefetch, "Give at least 1 batch.")
@@ -303,12 +312,8 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         seeds = [training_seed(self.seed, first + i) for i in range(self.num_envs)]
         key = Key(self.seed, online).fold(_COLLECT, self.rank)
         episodes = roll_episodes(self.pool, agent, seeds, self.collect_mode, key, self.exploration_noise)
-        for i, episode in enumerate(episodes):
-            self.store.append(episode, self.offline_episodes + first + i)
-            self.env_steps += episode.length
-        # Every rank learns from every rank's episodes, through the directory that they share.
-        self.trainer.strategy.barrier("collected")
-        self.store.refresh(self.offline_episodes + (online + 1) * self.world_size * self.num_envs)
+        self.env_steps += sum(episode.length for episode in episodes)
+        self._exchange(episodes, online)
         self.collect_seconds += time.perf_counter() - begun
         count = len(episodes)
         for name, values in (
@@ -317,6 +322,30 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
             ("length", [float(e.length) for e in episodes]),
         ):
             agent.log(f"online/{name}", sum(values) / count, on_epoch=True, prog_bar=name == "success", sync_dist=True)
+
+    def _exchange(self, episodes: list[Episode], online: int) -> None:
+        """Every rank learns from every rank's episodes: rank r's are numbers r * num_envs and up of the round's."""
+        ranks = [self.rank]
+        if self.exchange == "broadcast" and self.world_size > 1:
+            gathered: list[Any] = [None] * self.world_size
+            torch.distributed.all_gather_object(gathered, episodes)
+            ranks, episodes = list(range(self.world_size)), [episode for rank in gathered for episode in rank]
+        if self.exchange == "shared" or self.trainer.local_rank == 0:
+            begin = self.offline_episodes + (online * self.world_size + ranks[0]) * self.num_envs
+            for i, episode in enumerate(episodes):
+                self.store.append(episode, begin + i)
+        self.trainer.strategy.barrier("collected")
+        count = self.offline_episodes + (online + 1) * self.world_size * self.num_envs
+        try:
+            self.store.refresh(count)
+        except SettingError as error:
+            if self.world_size == 1:
+                raise
+            raise SettingError(
+                "data.exchange",
+                f"{self.exchange}, and rank {self.rank} cannot read the round's episodes ({error})",
+                "Give all machines one directory, or set data.exchange: broadcast.",
+            ) from error
 
     def _refresh_sets(self) -> None:
         """Each part's view of the episodes known now."""

@@ -51,8 +51,8 @@ def default_id(name: str) -> str:
 
 
 def buildable_names() -> list[str]:
-    """The names that ``moto data build`` takes: ``reach`` and ``metaworld/<task>`` for each registered task."""
-    return ["reach", *(f"metaworld/{task}" for task in moto_pl.envs.METAWORLD_TASKS)]
+    """The names that ``moto data build`` takes: ``reach``, ``kitchen/replay``, and ``metaworld/<task>`` for each task."""
+    return ["reach", "kitchen/replay", *(f"metaworld/{task}" for task in moto_pl.envs.METAWORLD_TASKS)]
 
 
 def short_name(name: str) -> str:

@@ -27,6 +27,18 @@ PAPER_TASKS: tuple[str, ...] = (
     "door-open", "drawer-open", "hammer", "plate-slide", "window-open",
 )  # fmt: skip
 """The ten MetaWorld tasks of the paper's Table 1."""
+KITCHEN_OBJECTS: tuple[str, ...] = (
+    "microwave", "kettle", "bottom burner", "top burner", "light switch", "slide cabinet", "hinge cabinet",
+)  # fmt: skip
+"""Everything that can be operated in Franka Kitchen."""
+KITCHEN_TASKS: dict[str, tuple[str, ...]] = {
+    "mixed": ("microwave", "kettle", "light switch", "slide cabinet"),
+    "partial": ("microwave", "kettle", "bottom burner", "light switch"),
+    "complete": ("microwave", "kettle", "light switch", "slide cabinet"),
+}
+"""Objects of each kitchen task, in the order in which demonstrations operate them. ``mixed`` and ``partial`` are the
+paper's; D4RL and Minari name these two the other way round. ``complete`` is D4RL's: the objects of ``mixed``, under the
+name of the dataset in which every episode operates all of them."""
 
 
 def metaworld_id(task: str) -> str:
@@ -34,18 +46,26 @@ def metaworld_id(task: str) -> str:
     return f"{NAMESPACE}/MetaWorld-{task}-v0"
 
 
+def kitchen_id(task: str) -> str:
+    """The gymnasium id of a kitchen task: ``"mixed"``, ``"partial"`` or ``"complete"``."""
+    return f"{NAMESPACE}/Kitchen-{task}-v0"
+
+
 def _register() -> None:
     gym.register(f"{NAMESPACE}/Reach-v0", entry_point="moto_pl.envs.reach:ReachEnv")
     for task in METAWORLD_TASKS:
         gym.register(metaworld_id(task), entry_point="moto_pl.envs.metaworld:MetaWorldEnv", kwargs={"task": task})
+    for task, objects in KITCHEN_TASKS.items():
+        gym.register(kitchen_id(task), entry_point="moto_pl.envs.kitchen:KitchenEnv", kwargs={"objects": objects})
 
 
-def unknown_name(setting: str, found: str, known: Iterable[str]) -> SettingError:
-    """The error for a name that is not known: what is near it, and how to list all."""
+def unknown_name(setting: str, found: str, known: Iterable[str], listing: str | None = None) -> SettingError:
+    """The error for a name that is not known: what is near it, and ``listing`` or how to list all environments."""
     near = difflib.get_close_matches(found, list(known), n=3, cutoff=0.5)
     guess = f"Did you mean {' or '.join(near)}? " if near else ""
-    listing = "python -c 'from moto_pl.envs import list_envs; print(*list_envs(), sep=chr(10))'"
-    return SettingError(setting, repr(found), f"{guess}List all with: {listing}")
+    if listing is None:
+        listing = "List all with: python -c 'from moto_pl.envs import list_envs; print(*list_envs(), sep=chr(10))'"
+    return SettingError(setting, repr(found), f"{guess}{listing}")
 
 
 def list_envs() -> list[str]:

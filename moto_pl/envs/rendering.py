@@ -129,6 +129,17 @@ def select_backend() -> str:
     return chosen
 
 
+def software_fallback(backend: str) -> str:
+    """The backend to use after processes that drew with ``backend`` hung or died.
+
+    EGL reaches for a graphics driver; OSMesa draws in plain software, which is slower and does not hang.
+
+    Returns:
+        ``"osmesa"`` if ``backend`` is EGL and OSMesa renders here, else ``backend``.
+    """
+    return "osmesa" if backend == "egl" and probe("osmesa") is None else backend
+
+
 def _follow_environment(backend: str) -> None:
     """Make a MuJoCo that was imported before ``MUJOCO_GL`` was set use ``backend`` all the same."""
     if "mujoco" not in sys.modules or backend not in BACKENDS:

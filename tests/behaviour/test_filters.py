@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 
 from moto_pl.behaviour.filters import keep_rows, return_threshold
-from moto_pl.errors import SettingError
 from moto_pl.replay.episode import Episode
 
 STEPS = 40
@@ -61,9 +60,10 @@ def test_progress_counts_first_completions_alone() -> None:
     assert keep_rows(found, "progress") == 8 + 12
 
 
-def test_progress_needs_completed() -> None:
-    with pytest.raises(SettingError, match="clone_filter"):
-        keep_rows(episode(success=3), "progress")
+def test_progress_without_objects_ends_after_success() -> None:
+    assert keep_rows(episode(success=3), "progress") == 3 + 12
+    assert keep_rows(episode(success=35), "progress") == 41
+    assert keep_rows(episode(reward=100.0), "progress") == 0
 
 
 @pytest.mark.parametrize("rule", ["success", "auto"])

@@ -189,12 +189,23 @@ def test_rolled_episodes_depend_on_seed_and_key_alone() -> None:
         first = roll_episodes(pool, agent, [3], "sample", Key(0, 1))[0]
         other = roll_episodes(pool, agent, [4], "sample", Key(0, 1))[0]
         again = roll_episodes(pool, agent, [3], "sample", Key(0, 1))[0]
-        noisy = roll_episodes(pool, agent, [3], "sample", Key(0, 1), noise=0.5)[0]
+        noisy = roll_episodes(pool, agent, [3], "sample", Key(0, 1), noise=(0.5, 0.5))[0]
     assert first.length == 7 and first.truncated and not first.terminated and first.info["seed"] == 3
     assert np.array_equal(first.image, again.image) and np.array_equal(first.action, again.action)
     assert not np.array_equal(first.image, other.image)
     assert not np.array_equal(first.action, noisy.action) and np.abs(noisy.action).max() <= 1
     assert agent.training  # given back as it was
+
+
+def test_each_episode_draws_its_noise_between_the_two() -> None:
+    agent: Any = StraightLine()
+    with EnvPool("moto_pl/Reach-v0", {"episode_steps": 40}, 0) as pool:
+        stds = []
+        for offset in range(12):
+            plain = roll_episodes(pool, agent, [3], "mode", Key(0, offset))[0].action
+            noisy = roll_episodes(pool, agent, [3], "mode", Key(0, offset), noise=(0.0, 0.2))[0].action
+            stds.append(float(np.std(noisy - plain)))
+    assert max(stds) <= 0.25 and min(stds) < 0.08 and max(stds) > 0.12 and len(set(np.round(stds, 4))) > 8
 
 
 def test_a_lost_worker_costs_nothing_but_time() -> None:

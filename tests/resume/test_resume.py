@@ -21,7 +21,8 @@ def fit(run: Path, *args: str) -> subprocess.CompletedProcess[str]:
     """``moto fit`` of the debug configuration in a process of its own, with one environment inside it."""
     command = [sys.executable, "-m", "moto_pl.cli", "fit", "--config", str(ROOT / "configs/debug.yaml")]
     command += ["--trainer.default_root_dir", str(run), "--data.env_workers", "0", "--data.eval_episodes", "1"]
-    command += ["--video_episodes", "0", "--evaluate_untrained", "false", *args]
+    command += ["--video_episodes", "0", "--evaluate_untrained", "false"]
+    command += ["--model.init_args.optim.final_lr", "0.1", *args]
     env = {
         **os.environ,
         "OMP_NUM_THREADS": "1",

@@ -1,0 +1,286 @@
+"""Franka Kitchen from pixels: a nine-joint arm, seven objects, and a reward for those that are where they should be."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+from moto_pl.envs import KITCHEN_OBJECTS, KITCHEN_TASKS, unknown_name
+from moto_pl.envs.rendering import QUALITIES, Camera, FrameRenderer, Quality, parse_camera, select_backend
+from moto_pl.errors import SettingError
+
+PAPER_CAMERA = Camera(distance=1.86, lookat=(-0.3, 0.5, 2.0), azimuth=90.0, elevation=-60.0)
+ACTION_SIZE, POSITIONS, VELOCITIES = 9, 30, 29
+STATE_SIZE = POSITIONS + VELOCITIES
+"""Numbers in a state: the simulator's 30 positions (nine of the robot, 21 of the objects), then its 29 velocities (nine
+and 20: the kettle is free, with a quaternion in its positions)."""
+
+
+class KitchenEnv(gym.Env[dict[str, Any], np.ndarray]):
+    """Franka Kitchen (gymnasium-robotics' FrankaKitchen-v1), seen through a camera.
+
+    Observation: ``{"image": uint8 [image_size, image_size, 3]}``, and with ``state=True`` also ``"state"``: float64
+    ``[59]``, the simulator's positions and velocities. Action: float32 ``[9]`` in [-1, 1]: velocities of the arm's seven
+    joints and two fingers, in units of 2 rad/s and 2 m/s, held for a step of 0.08 s. Reward: the number of the task's
+    objects that are in their right configuration at the step's end. An object counts at every step at which it is in
+    place, and no longer where it is moved away again. An episode is truncated after ``episode_steps`` steps and never
+    terminates.
+
+    ``info["completed"]`` is bool ``[objects]``, which are in place now, in the task's order;
+    ``info["completed_ever"]`` the same for any step of the episode so far; ``info["success"]`` whether all are in place
+    now; ``info["in_place"]`` bool ``[7]``, which of all objects are, in the order of ``moto_pl.envs.KITCHEN_OBJECTS``.
+
+    Every episode begins in the same state. The controller reads the joints with a little noise, so that episodes of
+    different seeds differ; an episode is a pure function of the seed and the actions.
+
+    Args:
+        objects: the task: which objects count, in this order; see ``moto_pl.envs.KITCHEN_OBJECTS``.
+        image_size: height and width of the image in pixels.
+        camera: ``"paper"``, a camera of the scene by name, or a free camera
+            (:class:`~moto_pl.envs.rendering.Camera`, or its fields as a mapping).
+        render_quality: ``"fast"`` (no shadows, reflections, multisampling) or ``"full"``.
+        episode_steps: steps in an episode.
+        state: observe the simulator's state as well, for analysis.
+        joint_noise: 0.01 is the simulator's own: uniform within 0.001 rad (and 0.001 m for the fingers); 0 is none.
+        render_mode: ``"rgb_array"`` or None.
+
+    Raises:
+        SettingError: an unknown object or camera, an argument out of its range, or no working OpenGL.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 12}
+
+    def __init__(
+        self,
+        objects: Sequence[str] = KITCHEN_TASKS["mixed"],
+        image_size: int = 64,
+        camera: Camera | Mapping[str, Any] | str = "paper",
+        render_quality: Quality = "fast",
+        episode_steps: int = 280,
+        state: bool = False,
+        joint_noise: float = 0.01,
+        render_mode: str | None = None,
+    ) -> None:
+        self.objects = check_objects(objects)
+        if render_quality not in QUALITIES:
+            raise SettingError("render_quality", render_quality, f"Use one of {', '.join(QUALITIES)}.")
+        for name, value in (("image_size", image_size), ("episode_steps", episode_steps)):
+            if value < 1:
+                raise SettingError(name, value, "Use 1 or more.")
+        if not 0.0 <= joint_noise <= 1.0:
+            raise SettingError("joint_noise", joint_noise, "Use a number from 0 to 1.")
+        select_backend()  # before MuJoCo is imported: it reads the choice then
+        import mujoco
+
+        kitchen = _simulator()
+        self.image_size, self.render_quality, self.episode_steps = image_size, render_quality, episode_steps
+        self.camera: Camera | str = PAPER_CAMERA if camera == "paper" else parse_camera(camera)
+        self.render_mode = render_mode
+        self.goals: dict[str, np.ndarray] = {name: np.array(kitchen.OBS_ELEMENT_GOALS[name]) for name in KITCHEN_OBJECTS}
+        self.indices: dict[str, np.ndarray] = {
+            name: np.array(kitchen.OBS_ELEMENT_INDICES[name]) for name in KITCHEN_OBJECTS
+        }
+        self.threshold = float(kitchen.BONUS_THRESH)
+        self._robot: Any = kitchen.KitchenEnv(robot_noise_ratio=joint_noise).robot_env
+        self.model: mujoco.MjModel = self._robot.model
+        self.data: mujoco.MjData = self._robot.data
+        self._unstable = (
+            mujoco.mjtWarning.mjWARN_BADQPOS,
+            mujoco.mjtWarning.mjWARN_BADQVEL,
+            mujoco.mjtWarning.mjWARN_BADQACC,
+        )
+        self._counted = [KITCHEN_OBJECTS.index(name) for name in self.objects]
+        self._observe_state = state
+        self._renderer: FrameRenderer | None = None
+        self._ever = np.zeros(len(self.objects), bool)
+        self._steps = 0
+
+        observed: dict[str, spaces.Space[Any]] = {"image": spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)}
+        if state:
+            observed["state"] = spaces.Box(-np.inf, np.inf, (STATE_SIZE,), np.float64)
+        self.observation_space = spaces.Dict(observed)
+        self.action_space = spaces.Box(-1.0, 1.0, (ACTION_SIZE,), np.float32)
+
+    @property
+    def state(self) -> np.ndarray:
+        """Positions and velocities of the simulator: float64 ``[59]``, a copy."""
+        return np.concatenate([self.data.qpos, self.data.qvel])
+
+    @property
+    def step_s(self) -> float:
+        """Simulated seconds of one step."""
+        return float(self._robot.dt)
+
+    def distances(self) -> dict[str, float]:
+        """How far each of the seven objects is from its goal, in the joints' units; in place is below ``threshold``."""
+        return dict(zip(KITCHEN_OBJECTS, goal_distances(self.data.qpos).tolist(), strict=True))
+
+    def objects_in_place(self) -> np.ndarray:
+        """Which of the task's objects are in their right configuration now: bool ``[objects]``, in the task's order."""
+        return objects_in_place(self.data.qpos)[self._counted]
+
+    def set_state(self, positions: np.ndarray, velocities: np.ndarray | None = None) -> None:
+        """Put the simulator into a state, as if it had always been there; the episode's counts stay.
+
+        Args:
+            positions: the 30 positions, or all 59 numbers of ``state``.
+            velocities: the 29 velocities; None is at rest, or those in ``positions``.
+
+        Raises:
+            SettingError: a wrong number of numbers, or one that is not finite; the simulator is left as it was.
+        """
+        import mujoco
+
+        positions = np.asarray(positions, np.float64)
+        if velocities is None and positions.shape == (STATE_SIZE,):
+            positions, velocities = np.split(positions, [POSITIONS])
+        velocities = np.zeros(VELOCITIES) if velocities is None else np.asarray(velocities, np.float64)
+        if positions.shape != (POSITIONS,) or velocities.shape != (VELOCITIES,):
+            found = f"positions {positions.shape} and velocities {velocities.shape}"
+            raise SettingError("state", found, f"Give {POSITIONS} positions and {VELOCITIES} velocities.")
+        values = np.concatenate([positions, velocities])
+        # Beyond this MuJoCo takes a number for a failure of the simulation.
+        bad = ~(np.abs(values) < mujoco.mjMAXVAL)
+        if bad.any():
+            place = int(bad.argmax())
+            raise SettingError("state", f"{values[place]} at number {place}", "Give finite numbers of a real state.")
+        mujoco.mj_resetData(self.model, self.data)  # no warm start or control from before
+        self._robot.set_state(positions, velocities)
+        self._robot._last_robot_qpos = positions[:ACTION_SIZE].copy()
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Begin an episode; with ``seed``, the one that belongs to the seed."""
+        self.start(seed)
+        return self.observe(), self._info(self.objects_in_place())
+
+    def start(self, seed: int | None = None) -> None:
+        """What :meth:`reset` does, without an image."""
+        super().reset(seed=seed)
+        self._robot.reset(seed=int(self.np_random.integers(2**31)))
+        self._ever = np.zeros(len(self.objects), bool)
+        self._steps = 0
+
+    def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
+        """Apply ``action`` (float ``[9]``, clipped to [-1, 1]) for 0.08 s.
+
+        A simulation that blows up ends the episode there (truncated, reward 0) with ``info["unstable"]`` true.
+
+        Raises:
+            SettingError: the action is not finite or not of nine numbers.
+        """
+        stable = self.advance(action)
+        self._steps += 1
+        in_place = self.objects_in_place() & stable
+        info = self._info(in_place)
+        if not stable:
+            info["unstable"] = True
+        return self.observe(), float(in_place.sum()), False, not stable or self._steps >= self.episode_steps, info
+
+    def advance(self, action: np.ndarray) -> bool:
+        """The simulation of one step, without an image: several times faster than :meth:`step` in software rendering.
+
+        Returns:
+            Whether the simulation stayed stable; where it did not, MuJoCo has put everything back to its zero state.
+
+        Raises:
+            SettingError: the action is not finite or not of nine numbers.
+        """
+        action = np.asarray(action, np.float64)
+        if action.shape != (ACTION_SIZE,) or not np.isfinite(action).all():
+            raise SettingError("action", action.tolist(), "Give nine finite numbers.")
+        self._robot.step(action)
+        return not any(self.data.warning[kind].number for kind in self._unstable)
+
+    def observe(self) -> dict[str, np.ndarray]:
+        """The observation of the present state."""
+        observation = {"image": self.render()}
+        if self._observe_state:
+            observation["state"] = self.state
+        return observation
+
+    def render(self) -> np.ndarray:
+        """Draw the present state: uint8 ``[image_size, image_size, 3]``, which nothing but the state decides."""
+        import mujoco
+
+        # A simulation step leaves the bodies where they were before its last, small integration.
+        mujoco.mj_kinematics(self.model, self.data)
+        mujoco.mj_camlight(self.model, self.data)
+        return self._frames().render(self.data)
+
+    @property
+    def gl_renderer(self) -> str:
+        """The name of the OpenGL renderer that draws the images."""
+        return self._frames().gl_renderer
+
+    def close(self) -> None:
+        """Free the renderer and the simulator."""
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
+        self._robot.close()
+
+    def _info(self, in_place: np.ndarray) -> dict[str, Any]:
+        self._ever |= in_place
+        return {
+            "in_place": objects_in_place(self.data.qpos),
+            "completed": in_place.copy(),
+            "completed_ever": self._ever.copy(),
+            "success": bool(in_place.all()),
+        }
+
+    def _frames(self) -> FrameRenderer:
+        # Made on first use: an environment that is only simulated needs no OpenGL context.
+        if self._renderer is None:
+            self._renderer = FrameRenderer(self.model, self.camera, self.image_size, self.render_quality)
+        return self._renderer
+
+
+def goal_distances(positions: np.ndarray) -> np.ndarray:
+    """How far the seven objects are from their goals: float64 ``[..., 7]`` of positions ``[..., 30]``."""
+    kitchen = _simulator()
+    return np.stack(
+        [
+            np.linalg.norm(positions[..., kitchen.OBS_ELEMENT_INDICES[name]] - kitchen.OBS_ELEMENT_GOALS[name], axis=-1)
+            for name in KITCHEN_OBJECTS
+        ],
+        axis=-1,
+    )
+
+
+def objects_in_place(positions: np.ndarray) -> np.ndarray:
+    """Which of the seven objects are in their right configuration: bool ``[..., 7]`` of positions ``[..., 30]``."""
+    return np.asarray(goal_distances(positions) < _simulator().BONUS_THRESH)
+
+
+@functools.cache
+def _simulator() -> Any:
+    """gymnasium-robotics' module of the kitchen, without what it prints of its other robots when it is imported."""
+    with contextlib.redirect_stderr(io.StringIO()):
+        from gymnasium_robotics.envs.franka_kitchen import kitchen_env
+    return kitchen_env
+
+
+def check_objects(objects: Sequence[str]) -> tuple[str, ...]:
+    """A task's objects by their names, ``light_switch`` for ``light switch`` allowed.
+
+    Raises:
+        SettingError: none, an unknown one, or one twice.
+    """
+    if isinstance(objects, str) or not objects:
+        raise SettingError("objects", repr(objects), f"Give a list of one or more of {', '.join(KITCHEN_OBJECTS)}.")
+    names = tuple(str(name).replace("_", " ") for name in objects)
+    for name in names:
+        if name not in KITCHEN_OBJECTS:
+            raise unknown_name("objects", name, KITCHEN_OBJECTS, f"The objects are {', '.join(KITCHEN_OBJECTS)}.")
+    if len(set(names)) < len(names):
+        raise SettingError("objects", ", ".join(names), "Name each object once.")
+    return names

@@ -1,0 +1,52 @@
+"""What all agents share."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from moto_pl.agents import MOTO
+from moto_pl.agents.moto import BehaviourConfig, OptimConfig
+from moto_pl.data.schedule import Schedule
+from moto_pl.errors import SettingError
+from moto_pl.nn.world_model import WorldModelConfig
+
+
+def tiny(**optim: Any) -> MOTO:
+    """An agent whose optimizer can be made."""
+    model = WorldModelConfig(
+        deter=8, hidden=8, stoch=2, classes=2, ensemble=2, encoder_channels=(2, 2, 2, 2), decoder_channels=(2, 2, 2)
+    )
+    agent = MOTO(model, BehaviourConfig(), optim=OptimConfig(**optim))
+    agent.build(2)
+    trainer: Any = SimpleNamespace(datamodule=SimpleNamespace(schedule=Schedule(10, 20, 5, 5)))
+    agent._trainer = trainer
+    return agent
+
+
+def test_learning_rates_fall_over_the_online_phase() -> None:
+    agent = tiny(model_lr=1e-3, actor_lr=1e-4, final_lr=0.1)
+    made: Any = agent.configure_optimizers()
+    optimizer, scheduler = made["optimizer"], made["lr_scheduler"]["scheduler"]
+    rates = []
+    for _ in range(35):
+        rates.append([group["lr"] for group in optimizer.param_groups[:2]])
+        optimizer.step()
+        scheduler.step()
+    wanted = [1.0] * 11 + [1 - 0.9 * i / 20 for i in range(1, 21)] + [0.1] * 4
+    first, second = optimizer.param_groups[0]["initial_lr"], optimizer.param_groups[1]["initial_lr"]
+    assert first == 1e-3 and second in (1e-4, 8e-5)
+    torch.testing.assert_close(torch.tensor(rates), torch.tensor([[first * w, second * w] for w in wanted]))
+
+
+def test_learning_rates_stay_unless_asked() -> None:
+    assert isinstance(tiny().configure_optimizers(), torch.optim.AdamW)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.5])
+def test_final_lr_is_a_share(share: float) -> None:
+    with pytest.raises(SettingError, match="final_lr"):
+        tiny(final_lr=share)
