@@ -304,7 +304,11 @@ class KitchenArm:
         def post() -> Point:
             return self._data.geom_xpos[self._post]
 
-        grasp = post() + [0.0, 0.0, 0.0]
+        grasp = post().copy()
+        here, turn = self.tool()
+        if here[2] > 2.0 and here[1] > 0.25:
+            # From above the way down leads through the kettle: back first.
+            yield from self.move(np.array([here[0], 0.2, here[2] - 0.1]), turn, OPEN, 10, tolerance=0.08)
         yield from self.approach(grasp + [-0.05, -0.14, 0.03] + self._stray(), hand, OPEN)
         yield from self.move(grasp + [0.0, 0.02, 0.0] + self._stray(0.5), hand, OPEN, 14, speed=0.04)
         yield from self.hold(CLOSED, 3)
@@ -319,8 +323,11 @@ class KitchenArm:
             left = goal - kettle()
             return self.tool()[0] + np.array([1.5 * left[0], left[1], left[2]])
 
+        def lost() -> bool:
+            return bool(np.linalg.norm(self.tool()[0] - post()) > 0.15)
+
         yield from self.move(grasp + [0.03, 0.02, 0.08], hand, CLOSED, 7, speed=0.04)
-        yield from self.move(carry, hand, CLOSED, 24, speed=0.05, until=lambda: kettle()[1] > goal[1] - 0.03)
+        yield from self.move(carry, hand, CLOSED, 24, speed=0.05, until=lambda: kettle()[1] > goal[1] - 0.03 or lost())
         here, _ = self.tool()
         # Down again until it stands, and the hand clear of the handle above it.
         yield from self.move(np.array([*here[:2], grasp[2] - 0.01]), hand, CLOSED, 8, speed=0.04)
@@ -360,15 +367,20 @@ class KitchenArm:
         yield from self._retreat(grip=CLOSED)
 
     def _slide_cabinet(self) -> Actions:
-        handle = self.site("slide_site") + [0.0, 0.0, self._rng.uniform(-0.1, 0.0)]
-        hand = orientation([0.1, 0.8, 0.55])
-        start = handle + [-0.08, 0.0, 0.0]
-        yield from self.approach(start + [-0.04, -0.15, -0.05] + self._stray(), hand, CLOSED)
+        # With the hinged door open next to it, the handle is reached from below.
+        below = self.joint("right_hinge_cabinet") > 0.3
+        height = self._rng.uniform(-0.14, -0.12) if below else self._rng.uniform(-0.1, 0.0)
+        handle = self.site("slide_site") + [0.0, 0.0, height]
+        hand = orientation([0.1, 0.8, 0.8] if below else [0.1, 0.8, 0.55])
+        start = handle + [-0.06 if below else -0.08, 0.0, 0.0]
+        before = start + ([0.0, -0.12, -0.18] if below else [-0.04, -0.15, -0.05])
+        yield from self.approach(before + self._stray(), hand, CLOSED)
         yield from self.move(start + self._stray(0.5), hand, CLOSED, 14, speed=0.05)
         done = self._rng.uniform(0.2, 0.32)
         end = start + [0.4, 0.0, 0.0]
         yield from self.move(end, hand, CLOSED, 25, until=lambda: self.joint("slide_cabinet") > done)
-        yield from self._retreat(grip=CLOSED)
+        here, turn = self.tool()
+        yield from self.move(here + [0.0, -0.08, -0.2], turn, CLOSED, 8, tolerance=0.06)
 
     def _hinge_cabinet(self) -> Actions:
         height = self._rng.uniform(-0.1, -0.04)
