@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
+
+from moto_pl.envs import KITCHEN_OBJECTS
+from moto_pl.envs.kitchen import KitchenEnv
 
 MAX_STEP = 0.16
 """Radians (metres for the fingers) by which a full action moves a joint's commanded position in one step."""
@@ -68,44 +70,45 @@ class KitchenArm:
     """The script.
 
     Args:
-        model: the simulator's ``mujoco.MjModel``.
-        data: its ``mujoco.MjData``, read and never written.
-        in_place: tells whether an object is in its right configuration now.
+        env: the kitchen, whose simulator is read and never written.
         rng: draws the variant of each approach and how each waypoint strays.
         jitter: standard deviation in metres by which waypoints stray where the object allows it.
     """
 
     def __init__(
         self,
-        model: Any,
-        data: Any,
-        in_place: Callable[[str], bool],
+        env: KitchenEnv,
         rng: np.random.Generator,
         jitter: float = 0.005,
     ) -> None:
+        # Here and not above: MuJoCo must not be imported before a rendering backend is chosen, which the environment did.
         import mujoco
 
-        self._mujoco = mujoco
-        self._model, self._data, self._in_place, self._rng, self._jitter = model, data, in_place, rng, jitter
+        model, data = env.model, env.data
+        self._env, self._model, self._data, self._rng, self._jitter = env, model, data, rng, jitter
         self._scratch = mujoco.MjData(model)
         self._site = model.site("end_effector").id
         self._stiffness = model.actuator_gainprm[:ARM, 0]
         self._posture = np.array(POSTURE["kettle"])
         self._grip = OPEN
         self._joints = data.qpos[:ARM].copy()
-        point, self._turn = self.tool()
-        self._point = point
+        # What is commanded of the hand; it runs ahead of where the hand is.
+        self._point, self._turn = self.tool()
 
     # Where things are
 
     def tool(self) -> tuple[Point, np.ndarray]:
-        """The point between the finger pads, and the hand's orientation ``[3, 3]``: columns x, finger axis, direction."""
+        """The point between the finger pads, and the hand's orientation ``[3, 3]``: x, finger axis, direction."""
         turn = self._data.site_xmat[self._site].reshape(3, 3).copy()
         return self._data.site_xpos[self._site] + TOOL * turn[:, 2], turn
 
     def site(self, name: str) -> Point:
         """Where a site is now."""
         return np.array(self._data.site(name).xpos)
+
+    def in_place(self, name: str) -> bool:
+        """Whether an object is in its right configuration now."""
+        return bool(self._env.all_in_place()[KITCHEN_OBJECTS.index(name)])
 
     def joint(self, name: str) -> float:
         """The position of a hinge or slide now."""
@@ -151,7 +154,9 @@ class KitchenArm:
                 if until():
                     self._point, self._turn = here, turned
                     return
-            elif np.linalg.norm(goal - here) < tolerance and np.linalg.norm(rotation_vector(goal_turn @ turned.T)) < 0.3:
+            elif (
+                np.linalg.norm(goal - here) < tolerance and np.linalg.norm(rotation_vector(goal_turn @ turned.T)) < 0.3
+            ):
                 return
             stalled = stalled + 1 if np.linalg.norm(here - before) < 0.003 else 0
             if stalled > patience:
@@ -212,8 +217,10 @@ class KitchenArm:
         return np.clip(action, -1.0, 1.0)
 
     def _solve(self, position: Point, turn: np.ndarray, iterations: int = 12) -> np.ndarray:
-        """Joint angles ``[7]`` that bring the end-effector site to a pose: damped least squares from the last solution."""
-        mujoco, model, scratch = self._mujoco, self._model, self._scratch
+        """Joint angles ``[7]`` for a pose of the end-effector site: damped least squares from the last solution."""
+        import mujoco
+
+        model, scratch = self._model, self._scratch
         q = self._joints.copy()
         scratch.qpos[:] = self._data.qpos
         jacobian, spin = np.zeros((3, model.nv)), np.zeros((3, model.nv))
@@ -245,11 +252,11 @@ class KitchenArm:
         for name in objects:
             for _ in range(attempts):
                 yield from self.operate(name)
-                if self._in_place(name):
+                if self.in_place(name):
                     break
         while True:
             for name in objects:
-                if not self._in_place(name):
+                if not self.in_place(name):
                     yield from self.operate(name)
             yield from self.hold(self._grip, 1)
 
@@ -294,7 +301,9 @@ class KitchenArm:
         def lost() -> bool:
             return bool(np.linalg.norm((self.tool()[0] - self.site("microhandle_site"))[:2]) > 0.12)
 
-        yield from self.move(ahead, turn, CLOSED, 30, speed=0.04, until=lambda: self.joint("microwave") < goal or lost())
+        yield from self.move(
+            ahead, turn, CLOSED, 30, speed=0.04, until=lambda: self.joint("microwave") < goal or lost()
+        )
         yield from self.hold(OPEN, 3)
         yield from self._retreat()
 
@@ -337,7 +346,9 @@ class KitchenArm:
     @property
     def _post(self) -> int:
         body = self._model.body("kettleroot").id
-        posts = [g for g in range(self._model.ngeom) if self._model.geom_bodyid[g] == body and self._model.geom_contype[g]]
+        posts = [
+            g for g in range(self._model.ngeom) if self._model.geom_bodyid[g] == body and self._model.geom_contype[g]
+        ]
         return min(posts[:3], key=lambda g: self._data.geom_xpos[g][0])
 
     def _burner(self, name: str, site: str, joint: str) -> Actions:
@@ -350,7 +361,9 @@ class KitchenArm:
         yield from self.hold(CLOSED, 3)
         goal = -self._rng.uniform(0.75, 0.9)
         twisted = orientation([0.08, 1.0, pitch], roll + 2.2)
-        yield from self.move(knob + [0.0, -0.03, 0.0], twisted, CLOSED, 22, until=lambda: self.joint(joint) < goal, patience=22)
+        yield from self.move(
+            knob + [0.0, -0.03, 0.0], twisted, CLOSED, 22, until=lambda: self.joint(joint) < goal, patience=22
+        )
         yield from self.hold(OPEN, 3)
         yield from self._retreat()
 
@@ -400,7 +413,9 @@ class KitchenArm:
         def lost() -> bool:
             return bool(np.linalg.norm(self.tool()[0] - self.site("hinge_site2") - [0.0, 0.0, height]) > 0.1)
 
-        yield from self.move(ahead, turn, CLOSED, 45, speed=0.03, until=lambda: self.joint("right_hinge_cabinet") > goal or lost())
+        yield from self.move(
+            ahead, turn, CLOSED, 45, speed=0.03, until=lambda: self.joint("right_hinge_cabinet") > goal or lost()
+        )
         yield from self.hold(OPEN, 3)
         # Down, out of the way of the open door, before anything else.
         here, _ = self.tool()

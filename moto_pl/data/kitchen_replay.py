@@ -93,7 +93,9 @@ def build_replay(
     try:
         KitchenEnv(**kwargs).close()  # refuses bad settings before any process starts
     except TypeError as error:
-        raise SettingError("env_options", env_options, f"Leave out what the environment does not take: {error}") from None
+        raise SettingError(
+            "env_options", env_options, f"Leave out what the environment does not take: {error}"
+        ) from None
     if not 0 <= least <= len(kwargs["objects"]):
         raise SettingError("least", least, f"The task has {len(kwargs['objects'])} objects.")
     actions = list(_actions(source))

@@ -83,7 +83,9 @@ class KitchenEnv(gym.Env[dict[str, Any], np.ndarray]):
         self.image_size, self.render_quality, self.episode_steps = image_size, render_quality, episode_steps
         self.camera: Camera | str = PAPER_CAMERA if camera == "paper" else parse_camera(camera)
         self.render_mode = render_mode
-        self.goals: dict[str, np.ndarray] = {name: np.array(kitchen.OBS_ELEMENT_GOALS[name]) for name in KITCHEN_OBJECTS}
+        self.goals: dict[str, np.ndarray] = {
+            name: np.array(kitchen.OBS_ELEMENT_GOALS[name]) for name in KITCHEN_OBJECTS
+        }
         self.indices: dict[str, np.ndarray] = {
             name: np.array(kitchen.OBS_ELEMENT_INDICES[name]) for name in KITCHEN_OBJECTS
         }
@@ -124,7 +126,11 @@ class KitchenEnv(gym.Env[dict[str, Any], np.ndarray]):
 
     def objects_in_place(self) -> np.ndarray:
         """Which of the task's objects are in their right configuration now: bool ``[objects]``, in the task's order."""
-        return objects_in_place(self.data.qpos)[self._counted]
+        return self.all_in_place()[self._counted]
+
+    def all_in_place(self) -> np.ndarray:
+        """Which of all seven objects are: bool ``[7]``, in the order of ``moto_pl.envs.KITCHEN_OBJECTS``."""
+        return objects_in_place(self.data.qpos)
 
     def set_state(self, positions: np.ndarray, velocities: np.ndarray | None = None) -> None:
         """Put the simulator into a state, as if it had always been there; the episode's counts stay.
