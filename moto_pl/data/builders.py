@@ -60,8 +60,8 @@ def build(name: str, **options: Any) -> Built:
     Args:
         name: ``reach``, ``metaworld/<task>``, ``kitchen/mixed``, ``kitchen/partial`` or ``kitchen/replay``.
         **options: those of :func:`build_reach`, :func:`moto_pl.data.metaworld_demos.build_metaworld`,
-            :func:`moto_pl.data.kitchen_demos.build_kitchen` or :func:`moto_pl.data.kitchen_replay.build_replay`, and any
-            other argument of the environment.
+            :func:`moto_pl.data.kitchen_demos.build_kitchen` or :func:`moto_pl.data.kitchen_replay.build_replay`, and
+            any other argument of the environment.
 
     Raises:
         SettingError: unknown name or option, bad settings, or a dataset that exists.
@@ -70,8 +70,8 @@ def build(name: str, **options: Any) -> Built:
     if name not in names:
         near = difflib.get_close_matches(name, names, n=3) or difflib.get_close_matches(f"metaworld/{name}", names, n=3)
         guess = f"Did you mean {' or '.join(near)}? " if near else ""
-        listing = "reach, kitchen/mixed, kitchen/partial, kitchen/replay, or metaworld/ and a task, such as metaworld/door-open"
-        fix = f"{guess}Give {listing}."
+        kitchen = ", ".join(known for known in names if known.startswith("kitchen/"))
+        fix = f"{guess}Give reach, {kitchen}, or metaworld/ and a task, such as metaworld/door-open."
         raise SettingError("dataset", repr(name), fix)
     if name == "reach":
         return build_reach(**options)

@@ -81,7 +81,7 @@ class KitchenArm:
         rng: np.random.Generator,
         jitter: float = 0.005,
     ) -> None:
-        # Here and not above: MuJoCo must not be imported before a rendering backend is chosen, which the environment did.
+        # Not above: MuJoCo must not be imported before a rendering backend is chosen, as the environment does.
         import mujoco
 
         model, data = env.model, env.data
