@@ -219,6 +219,7 @@ def _results(record: RunRecord) -> str:
         of = [e for e in record.evaluations if e.stage == stage]
         if of:
             tables.append(_table_of_evaluations(text, of))
+            tables += _table_of_objects(text, of)
     if not tables:
         return "<p>Nothing has been evaluated yet.</p>"
     return (
@@ -250,6 +251,34 @@ def _table_of_evaluations(caption: str, evaluations: Sequence[Evaluation]) -> st
         f"<div class='scroll'><table class='results'><caption>{caption}</caption>"
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
     )
+
+
+def _table_of_objects(caption: str, evaluations: Sequence[Evaluation]) -> list[str]:
+    """How many of the task's objects came into place, and each one's rate; nothing for a task without objects."""
+    of = [e for e in evaluations if e.objects and e.objects == evaluations[-1].objects]
+    if not of:
+        return []
+    rows = []
+    for e in of:
+        completed = np.array(e.completed, float)
+        numbers = completed.sum(axis=1)
+        interval = "one episode"
+        if e.episodes > 1:
+            between = bootstrap_interval(numbers.tolist())
+            interval = f"{_figure(between.low)}, {_figure(between.high)}"
+        cells = "".join(f"<td>{rate:.0%}</td>" for rate in completed.mean(axis=0))
+        rows.append(
+            f"<tr><th scope='row'>{escape(PHASES.get(e.phase, e.phase))}</th><td>{e.step:,}</td>"
+            f"<td><b>{_figure(float(numbers.mean()))}</b> of {len(e.objects)} <small>[{interval}]</small></td>{cells}</tr>"
+        )
+    head = "".join(
+        f"<th scope='col'>{escape(text)}</th>"
+        for text in ("Policy", "Gradient steps", "Objects completed", *of[-1].objects)
+    )
+    return [
+        f"<div class='scroll'><table class='results'><caption>{caption}: objects in place at any step</caption>"
+        f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+    ]
 
 
 def _bar(rate: float, interval: Interval) -> str:
@@ -304,6 +333,22 @@ def _curves(record: RunRecord) -> str:
                 f"Mean evaluation return against gradient steps: {said}.",
             )
         )  # fmt: skip
+    with_objects = [e for e in evaluations if e.objects]
+    if with_objects:
+        means = [float(np.sum(e.completed)) / e.episodes for e in with_objects]
+        said = ", ".join(f"{_figure(mean)} after {e.step:,} steps" for mean, e in zip(means, with_objects, strict=True))
+        charts.append(
+            _chart(
+                "Objects completed in evaluation",
+                interval_chart(
+                    [e.step for e in with_objects], means,
+                    [bootstrap_interval([float(sum(row)) for row in e.completed]) for e in with_objects],
+                    "gradient steps", "objects", "eval-objects", offline, (0, len(with_objects[-1].objects)),
+                ),
+                "Mean number of the task's objects in place at any step of an episode; bars: bootstrap 95% intervals.",
+                f"Objects completed against gradient steps: {said}.",
+            )
+        )  # fmt: skip
     charts += _online_charts(record)
     return f"<div class='charts wide'>{''.join(charts)}</div>" if charts else "<p>There is nothing to draw yet.</p>"
 
@@ -311,7 +356,11 @@ def _curves(record: RunRecord) -> str:
 def _online_charts(record: RunRecord) -> list[str]:
     charts = []
     envs = _envs(record)
-    for name, label, bounds in (("success", "success", (0.0, 1.0)), ("return", "return", None)):
+    for name, label, bounds in (
+        ("success", "success", (0.0, 1.0)),
+        ("return", "return", None),
+        ("objects", "objects completed", None),
+    ):
         series = record.metrics.get(f"online/{name}")
         if series is None:
             continue

@@ -15,6 +15,7 @@ from moto_pl.agents import Agent
 from moto_pl.agents.base import check_same_agent
 from moto_pl.callbacks.checkpoint import DurableCheckpointIO, RunCheckpoint, load_checkpoint, newest_checkpoint
 from moto_pl.callbacks.evaluation import EvaluationRecorder
+from moto_pl.callbacks.finite import FiniteGuard
 from moto_pl.callbacks.open_loop import OpenLoopVideo
 from moto_pl.callbacks.progress import RunProgress
 from moto_pl.callbacks.throughput import Throughput
@@ -64,6 +65,7 @@ class MotoCLI(LightningCLI):
             "--extends", type=list[str] | str, default=[], help="configurations that this one builds on"
         )
         parser.add_argument("--checkpoint_every", type=int, default=1, help="rounds between checkpoints")
+        parser.add_argument("--max_skipped", type=int, default=0, help="steps that may be left out for NaN or infinity")
         parser.add_argument("--video_episodes", type=int, default=4, help="episodes side by side in a video; 0: none")
         parser.add_argument("--evaluate_untrained", type=bool, default=True, help="begin a run with an evaluation")
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
@@ -85,6 +87,7 @@ class MotoCLI(LightningCLI):
             Throughput(),
             EvaluationRecorder(self._get(self.config_init, "video_episodes")),
             OpenLoopVideo(sequences=self._get(self.config_init, "video_episodes")),
+            FiniteGuard(self._get(self.config_init, "max_skipped")),
             RunCheckpoint(self._get(self.config_init, "checkpoint_every")),
         ]
         if trainer_config.get("enable_progress_bar") is not False:
@@ -129,15 +132,19 @@ class MotoCLI(LightningCLI):
             check_same_agent(checkpoint.get("agent"), ours)
             step = int(checkpoint["global_step"])
             if step >= datamodule.schedule.total_steps:
-                print(f"{root}: all {step} gradient steps are taken; raise data.online_steps to go on.")
+                self._say(f"{root}: all {step} gradient steps are taken; raise data.online_steps to go on.")
                 return
-            print(f"resuming {root} at gradient step {step} of {datamodule.schedule.total_steps}")
+            self._say(f"resuming {root} at gradient step {step} of {datamodule.schedule.total_steps}")
             del checkpoint
         elif self._get(self.config, "evaluate_untrained") and datamodule.eval_episodes > 0:
             datamodule.keep_workers = True
             self.trainer.validate(model, datamodule, verbose=False)
             datamodule.keep_workers = False
         self.trainer.fit(model, datamodule=datamodule, ckpt_path=ckpt_path)
+
+    def _say(self, message: str) -> None:
+        if self.trainer.is_global_zero:
+            print(message, flush=True)
 
     def validate(
         self, model: Agent, datamodule: LightningDataModule, ckpt_path: str | None = None, **kwargs: Any

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -189,3 +191,62 @@ def test_packaged_configurations_are_found() -> None:
 def test_data_verb_prints_numbers(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "info", str(dataset), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["trajectories"] == 10
+
+
+MARKER = """import pathlib
+pathlib.Path({path!r}).touch()
+import lightning
+class Anything(lightning.pytorch.callbacks.Callback):
+    pass
+"""
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"trainer": {"callbacks": [{"class_path": "stranger.Anything"}]}},
+        {"trainer": {"callbacks": "stranger.Anything"}},
+        {"model": "stranger.Anything"},
+        {"model": {"init_args": {"anything": {"class_path": "stranger.Anything"}}}},
+        {"data": {"env": "stranger:Env-v0"}},
+        {"trainer": "section.yaml"},
+        {"extends": ["section.yaml"]},
+    ],
+)
+def test_a_file_cannot_name_code_of_others(
+    content: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    marker = tmp_path / "ran"
+    (tmp_path / "stranger.py").write_text(MARKER.format(path=str(marker)))
+    (tmp_path / "section.yaml").write_text(yaml.safe_dump({"callbacks": [{"class_path": "stranger.Anything"}]}))
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(content))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "stranger", raising=False)
+    assert main(["fit", "--config", str(CONFIGS / "debug.yaml"), "--config", str(tmp_path / "config.yaml")]) == 2
+    assert "--trust stranger" in capsys.readouterr().err
+    assert not marker.exists() and "stranger" not in sys.modules
+
+
+def test_trust_allows_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    marker = tmp_path / "ran"
+    (tmp_path / "stranger.py").write_text(MARKER.format(path=str(marker)))
+    config = {"trainer": {"callbacks": [{"class_path": "stranger.Anything"}]}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    monkeypatch.syspath_prepend(tmp_path)
+    args = ["fit", "--config", str(tmp_path / "config.yaml")]
+    assert expand_configs([*args, "--trust", "stranger"]) == args
+    assert expand_configs([*args, "--trust=stranger"]) == args
+    with pytest.raises(SettingError, match="--trust"):
+        expand_configs([*args, "--trust"])
+
+
+def test_no_file_may_name_a_callback_that_calls_anything(tmp_path: Path) -> None:
+    callback = {"class_path": "lightning.pytorch.callbacks.LambdaCallback", "init_args": {"setup": "os.abort"}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": [callback]}}))
+    with pytest.raises(SettingError, match="LambdaCallback"):
+        expand_configs(["--config", str(tmp_path / "config.yaml")])
+
+
+@pytest.mark.parametrize("path", RUNNABLE, ids=lambda path: path.stem)
+def test_our_configurations_need_no_trust(path: Path) -> None:
+    assert str(path) in expand_configs(["--config", str(path)])

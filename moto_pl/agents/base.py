@@ -208,9 +208,9 @@ class Agent(L.LightningModule):
     # Helpers.
 
     def step_key(self, batch_idx: int) -> Key:
-        """Names this gradient step's draws; each rank, and each batch that a step accumulates, has its own."""
-        accumulated = batch_idx % self.trainer.accumulate_grad_batches
-        return Key(self.seed, self.global_step).fold(self.global_rank, accumulated)
+        """Names this batch's draws: each rank, and each batch that a step accumulates, has its own."""
+        accumulate = self.trainer.accumulate_grad_batches
+        return Key(self.seed, self.global_step).fold(self.global_rank * accumulate + batch_idx % accumulate)
 
     def description(self) -> dict[str, Any]:
         """Class, settings and action size, as plain types."""
@@ -218,11 +218,12 @@ class Agent(L.LightningModule):
         return {"class_path": name, "init_args": plain(self.settings), "action_size": self.action_size}
 
     def _evaluate(self, seeds: Tensor) -> None:
+        self.episode_metrics.objects = self.trainer.datamodule.objects  # type: ignore[attr-defined]
         self.episode_metrics.update(self.trainer.datamodule.evaluate(self, seeds.tolist()))  # type: ignore[attr-defined]
 
     def _log_evaluation(self, stage: str) -> None:
         for name, value in self.episode_metrics.compute().items():
-            self.log(f"{stage}/{name}", value, prog_bar=name != "length")
+            self.log(f"{stage}/{name}", value, prog_bar=name in ("return", "success", "objects"))
         self.episode_metrics.reset()
 
 

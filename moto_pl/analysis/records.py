@@ -40,6 +40,8 @@ class Evaluation:
         returns: of each episode.
         success: of each episode.
         length: steps of each episode.
+        objects: names of the task's objects; empty where it has none.
+        completed: for each episode, which of them were in place at any step.
     """
 
     stage: str
@@ -49,6 +51,8 @@ class Evaluation:
     returns: list[float]
     success: list[bool]
     length: list[int]
+    objects: tuple[str, ...] = ()
+    completed: tuple[tuple[bool, ...], ...] = ()
 
     @property
     def episodes(self) -> int:
@@ -184,17 +188,21 @@ def _read_evaluations(
         try:
             step, returns = int(record["step"]), [float(value) for value in record["return"]]
             success, length = [bool(value) for value in record["success"]], [int(value) for value in record["length"]]
+            objects = tuple(str(name) for name in record.get("objects", ()))
+            completed = tuple(tuple(bool(value) for value in row) for row in record.get("completed", ()))
             stage, phase, known = str(record["stage"]), str(record["phase"]), int(record["online_episodes"])
         except (KeyError, TypeError, ValueError):
             success = []
         if not success or not len(success) == len(returns) == len(length) or not np.isfinite(returns).all():
             missing.append(f"A record of {FILE} is not whole and was left out.")
             continue
+        if len(completed) != len(success) or any(len(row) != len(objects) for row in completed):
+            objects = completed = ()
         # A run that was made longer has a later end than its records say.
         phase = schedule.phase(step) if schedule is not None else phase
         # `moto validate` does not know how many episodes came before; the rounds that were logged do.
         episodes = max(known, int((rounds <= step).sum()) * (envs if isinstance(envs, int) else 1))
-        evaluations.append(Evaluation(stage, step, phase, episodes, returns, success, length))
+        evaluations.append(Evaluation(stage, step, phase, episodes, returns, success, length, objects, completed))
     return evaluations
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import zipfile
 from pathlib import Path
 from types import FrameType
 from typing import Any, cast
@@ -28,6 +29,7 @@ def load_checkpoint(path: str | os.PathLike[str], map_location: Any = "cpu") -> 
         SettingError: where the file is missing, truncated, or holds anything but tensors and plain types.
     """
     try:
+        _check_sizes(path)
         checkpoint = torch.load(path, map_location=map_location, weights_only=True)
     except FileNotFoundError:
         raise SettingError("ckpt_path", f"no file {path}", "Give the path of a checkpoint.") from None
@@ -39,6 +41,13 @@ def load_checkpoint(path: str | os.PathLike[str], map_location: Any = "cpu") -> 
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise SettingError("ckpt_path", f"{path}, which is no checkpoint", "Give a checkpoint that moto fit wrote.")
     return checkpoint
+
+
+def _check_sizes(path: str | os.PathLike[str]) -> None:
+    """Refuses an archive that would unpack to more than it is, before any of it is unpacked."""
+    with zipfile.ZipFile(path) as archive:
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+            raise ValueError("compressed, which no checkpoint is")
 
 
 class DurableCheckpointIO(TorchCheckpointIO):
@@ -107,6 +116,7 @@ class RunCheckpoint(Checkpoint):
             raise SettingError("every_n_rounds", every_n_rounds, "Give at least 1 round.")
         self.every_n_rounds = every_n_rounds
         self._signal: int | None = None
+        self._newest: dict[str, Any] = {}
         self._handlers: dict[int, Any] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -141,20 +151,30 @@ class RunCheckpoint(Checkpoint):
         step = trainer.global_step
         phase_end = step in (schedule.offline_steps, schedule.total_steps)
         if phase_end or (trainer.current_epoch + 1) % self.every_n_rounds == 0:
-            trainer.save_checkpoint(self._path(trainer, LAST), weights_only=False)
+            self._save(trainer, LAST)
             if step == schedule.offline_steps:
-                trainer.save_checkpoint(self._path(trainer, PRETRAINED), weights_only=False)
+                self._save(trainer, PRETRAINED)
         if self._signal is not None:
             self._save_and_exit(trainer)
 
     def _save_and_exit(self, trainer: L.Trainer) -> None:
-        trainer.save_checkpoint(self._path(trainer, LAST), weights_only=False)
+        self._save(trainer, LAST)
         number = self._signal or signal.SIGTERM
         rank_zero_info(
             f"{signal.Signals(number).name}: saved {self._path(trainer, LAST)} at step {trainer.global_step}; "
             "the same command goes on from there."
         )
         raise SystemExit(128 + number)
+
+    def _save(self, trainer: L.Trainer, name: str) -> None:
+        path = self._path(trainer, name)
+        trainer.save_checkpoint(path, weights_only=False)
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        if data.exchange == "broadcast" and trainer.local_rank == 0 and not trainer.is_global_zero:
+            # Each machine has a disk of its own and resumes from it. Every rank has put together what rank 0 saved.
+            trainer.strategy.checkpoint_io.save_checkpoint(self._newest, path)
+        self._newest = {}
+        trainer.strategy.barrier("saved")
 
     @staticmethod
     def _path(trainer: L.Trainer, name: str) -> Path:
@@ -169,6 +189,7 @@ class RunCheckpoint(Checkpoint):
             states = [None] * trainer.world_size
             torch.distributed.all_gather_object(states, rng_state())
         checkpoint["rng"] = states
+        self._newest = checkpoint  # the module's own part is added after this
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Gives this rank its generators back."""

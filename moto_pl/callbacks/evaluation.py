@@ -25,7 +25,7 @@ class EvaluationRecorder(L.Callback):
 
     def __init__(self, episodes: int = 4) -> None:
         self.episodes = episodes
-        self._results: list[list[float]] = []
+        self._results: list[list[Any]] = []
         self._videos: list[np.ndarray] = []
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -71,7 +71,13 @@ class EvaluationRecorder(L.Callback):
 
     def _add(self, trainer: L.Trainer, seeds: torch.Tensor) -> None:
         for seed, episode in zip(seeds.tolist(), trainer.datamodule.last_evaluation, strict=True):  # type: ignore[attr-defined]
-            self._results.append([seed, episode.total_reward, float(episode.succeeded), episode.length])
+            completed = episode.ever_completed
+            self._results.append(
+                [
+                    *(seed, episode.total_reward, float(episode.succeeded), episode.length),
+                    [] if completed is None else completed.tolist(),
+                ]
+            )
             if len(self._videos) < self.episodes:
                 self._videos.append(episode.image)
 
@@ -96,6 +102,9 @@ class EvaluationRecorder(L.Callback):
             "success": [bool(row[2]) for row in results],
             "length": [int(row[3]) for row in results],
         }
+        if data.objects:
+            record["objects"] = list(data.objects)
+            record["completed"] = [row[4] for row in results]
         root.mkdir(parents=True, exist_ok=True)
         with open(root / FILE, "a") as file:
             file.write(json.dumps(record) + "\n")

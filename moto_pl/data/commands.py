@@ -82,7 +82,7 @@ def add_data_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentPars
     render.add_argument("--overwrite", action="store_true", help="replace a dataset that is there")
 
     info = _verb(verbs, "info", _info, "count trajectories, transitions, returns and successes")
-    info.add_argument("dataset", help="a dataset id, short name or path; metaworld: all beside the paper's Table 1")
+    info.add_argument("dataset", help="a dataset id, short name or path; metaworld or kitchen: all beside the paper's Table 1")
     info.add_argument("--json", action="store_true", help="print the numbers as JSON instead of a table")
 
     view = _verb(verbs, "view", _view, "draw a contact sheet and a film")

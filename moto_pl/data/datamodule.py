@@ -14,9 +14,12 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
+from moto_pl.agents.metrics import EpisodeMetrics
 from moto_pl.behaviour.filters import keep_rows, return_threshold
 from moto_pl.data.collect import EVALUATION_SEEDS, TEST_SEEDS, roll_episodes, training_seed
+from moto_pl.data.collector import Collector, Job
 from moto_pl.data.schedule import Schedule
+from moto_pl.envs import task_objects
 from moto_pl.envs.workers import EnvPool
 from moto_pl.errors import SettingError
 from moto_pl.nn.image import IMAGE_SIZE
@@ -54,6 +57,8 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
             evaluated; give the mode some ``exploration_noise``.
         exploration_noise: std of Gaussian noise on collected actions; of two numbers, each episode draws its own std
             between them, so that the policy also learns from what it does undisturbed.
+        collect: ``alternate`` collects, then learns, as the paper does. ``overlap`` collects the next round's episodes
+            in a process of its own while this round's steps are taken, with the policy as it was before them.
         exchange: how processes learn from each other's episodes. ``shared``: through the run's directory, which all of
             them see. ``broadcast``: over the network, into a directory of the same name on each machine's own disk.
         online_fraction: share of each batch from collected episodes; null is uniform over all episodes.
@@ -87,6 +92,7 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         worker_timeout_s: float = 60.0,
         collect_mode: Literal["sample", "mode"] = "sample",
         exploration_noise: float | tuple[float, float] = 0.0,
+        collect: Literal["alternate", "overlap"] = "alternate",
         exchange: Literal["shared", "broadcast"] = "shared",
         online_fraction: float | None = None,
         eval_episodes: int = 20,
@@ -106,6 +112,8 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         low, high = exploration_noise if isinstance(exploration_noise, tuple | list) else (exploration_noise,) * 2
         self.exploration_noise, self.online_fraction = (low, high), online_fraction
         self.exchange: Literal["shared", "broadcast"] = exchange
+        self.collect: Literal["alternate", "overlap"] = collect
+        self._collector = Collector(env, self.env_options, env_workers, worker_timeout_s)
         # One process writes what each disk holds.
         self.prepare_data_per_node = exchange == "broadcast"
         self.eval_episodes, self.eval_every = eval_episodes, eval_every
@@ -116,7 +124,7 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         self._check_settings()
         self.action_size = 0
         self.offline_episodes = 0
-        self.collected_rounds = 0
+        self.collected_rounds = self.collected_episodes = 0
         self.env_steps = 0
         self.round_wait_seconds = 0.0
         self.keep_workers = False
@@ -155,6 +163,11 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
     def replay_dir(self) -> Path:
         """Where this run's episodes lie."""
         return Path(self.trainer.default_root_dir) / "replay"
+
+    @property
+    def objects(self) -> tuple[str, ...]:
+        """Names of the task's objects; empty where it has none."""
+        return task_objects(self.env, self.env_options)
 
     @property
     def world_size(self) -> int:
@@ -201,6 +214,7 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
 
     def teardown(self, stage: str) -> None:
         """Ends the environment workers, unless a fit is to follow (``keep_workers``)."""
+        self._collector.close()
         if self._pool is not None and not (self.keep_workers and stage == "validate"):
             self._pool.close()
             self._pool = None
@@ -213,7 +227,7 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
     @property
     def env_episodes(self) -> int:
         """Episodes collected so far, over all ranks."""
-        return self.collected_rounds * self.num_envs * self.world_size
+        return self.collected_episodes
 
     @property
     def pool(self) -> EnvPool:
@@ -308,36 +322,42 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
 
     def _collect(self, agent: Agent, online: int) -> None:
         begun = time.perf_counter()
-        first = (online * self.world_size + self.rank) * self.num_envs
+        if self._collector.busy:
+            episodes = self._collector.fetch()
+        else:
+            episodes = roll_episodes(self.pool, agent, *self._job(online))
+        self.env_steps += sum(episode.length for episode in episodes)
+        self._exchange(episodes)
+        if self.collect == "overlap" and online + 1 < self.schedule.online_rounds:
+            self._collector.submit(agent, self._job(online + 1))
+        self.collect_seconds += time.perf_counter() - begun
+        metrics = EpisodeMetrics(self.objects)
+        metrics.update(episodes)
+        for name, value in metrics.compute().items():
+            agent.log(f"online/{name}", float(value), on_epoch=True, prog_bar=name == "success", sync_dist=True)
+
+    def _job(self, online: int) -> Job:
+        """What this rank is to roll for an online round."""
+        # Counted in episodes, not rounds: a resume may change the number of processes or environments.
+        first = self.collected_episodes + self.rank * self.num_envs
         seeds = [training_seed(self.seed, first + i) for i in range(self.num_envs)]
         key = Key(self.seed, online).fold(_COLLECT, self.rank)
-        episodes = roll_episodes(self.pool, agent, seeds, self.collect_mode, key, self.exploration_noise)
-        self.env_steps += sum(episode.length for episode in episodes)
-        self._exchange(episodes, online)
-        self.collect_seconds += time.perf_counter() - begun
-        count = len(episodes)
-        for name, values in (
-            ("return", [e.total_reward for e in episodes]),
-            ("success", [float(e.succeeded) for e in episodes]),
-            ("length", [float(e.length) for e in episodes]),
-        ):
-            agent.log(f"online/{name}", sum(values) / count, on_epoch=True, prog_bar=name == "success", sync_dist=True)
+        return Job(seeds, self.collect_mode, key, self.exploration_noise)
 
-    def _exchange(self, episodes: list[Episode], online: int) -> None:
+    def _exchange(self, episodes: list[Episode]) -> None:
         """Every rank learns from every rank's episodes: rank r's are numbers r * num_envs and up of the round's."""
+        known = self.offline_episodes + self.collected_episodes
         ranks = [self.rank]
         if self.exchange == "broadcast" and self.world_size > 1:
             gathered: list[Any] = [None] * self.world_size
             torch.distributed.all_gather_object(gathered, episodes)
             ranks, episodes = list(range(self.world_size)), [episode for rank in gathered for episode in rank]
         if self.exchange == "shared" or self.trainer.local_rank == 0:
-            begin = self.offline_episodes + (online * self.world_size + ranks[0]) * self.num_envs
             for i, episode in enumerate(episodes):
-                self.store.append(episode, begin + i)
+                self.store.append(episode, known + ranks[0] * self.num_envs + i)
         self.trainer.strategy.barrier("collected")
-        count = self.offline_episodes + (online + 1) * self.world_size * self.num_envs
         try:
-            self.store.refresh(count)
+            self.store.refresh(known + self.world_size * self.num_envs)
         except SettingError as error:
             if self.world_size == 1:
                 raise
@@ -346,6 +366,7 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
                 f"{self.exchange}, and rank {self.rank} cannot read the round's episodes ({error})",
                 "Give all machines one directory, or set data.exchange: broadcast.",
             ) from error
+        self.collected_episodes += self.world_size * self.num_envs
 
     def _refresh_sets(self) -> None:
         """Each part's view of the episodes known now."""
@@ -380,16 +401,23 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
             )
         return view
 
-    def make_batch(self, step: int) -> Batch:
-        """The batch of gradient step ``step``: each part from its own view and stream."""
-        return {name: self._draw(name, part, step) for name, part in self._agent.parts().items()}
+    def make_batch(self, index: int) -> Batch:
+        """The batch number ``index`` of this process: each part from its own view and stream.
 
-    def _draw(self, name: str, part: BatchPart, step: int) -> SequenceBatch:
+        A gradient step may accumulate several batches. They are dealt out as those of as many processes would be: n
+        processes and one that accumulates n batches take the same steps, up to rounding.
+        """
+        return {name: self._draw(name, part, index) for name, part in self._agent.parts().items()}
+
+    def _draw(self, name: str, part: BatchPart, index: int) -> SequenceBatch:
+        accumulate = self.trainer.accumulate_grad_batches
+        step, batch = divmod(index, accumulate)
         # A fraction of online data is for learning from; what is cloned is the filter's choice alone.
         fraction = self.online_fraction if part.filter == "none" else None
         sampler = SequenceSampler(self.store, self.seed, name, fraction, self._mirror)
         size = part.size // self.world_size
-        return sampler.sample(step, self.rank, self.world_size, size, part.length, self._sets[name])
+        shard, shards = self.rank * accumulate + batch, self.world_size * accumulate
+        return sampler.sample(step, shard, shards, size, part.length, self._sets[name])
 
     @property
     def can_sample(self) -> bool:
@@ -429,7 +457,10 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         return SeedBatches(seeds, max(1, self.env_workers))
 
     def evaluate(self, agent: Agent, seeds: list[int]) -> list[Episode]:
-        """Rolls evaluation episodes with the mode of the policy."""
+        """Rolls evaluation episodes with the mode of the policy; none on a rank beyond the last seed."""
+        if not seeds:
+            self.last_evaluation = []
+            return []
         key = Key(self.seed, seeds[0]).fold(_EVALUATE)
         self.last_evaluation = roll_episodes(self.pool, agent, seeds, "mode", key)
         return self.last_evaluation
@@ -441,6 +472,7 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         return {
             "manifest": self.store.manifest(),
             "collected_rounds": self.collected_rounds,
+            "collected_episodes": self.collected_episodes,
             "env_steps": self.env_steps,
             "world_size": self.world_size,
         }
@@ -448,6 +480,7 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes back the checkpoint's episodes; whatever came after it is ignored, and replaced by later appends."""
         self.collected_rounds = state_dict["collected_rounds"]
+        self.collected_episodes = state_dict["collected_episodes"]
         self.env_steps = state_dict["env_steps"]
         if self._fitting:
             self.store.restore(state_dict["manifest"])
@@ -490,7 +523,7 @@ class RoundLoader:
 
 
 class SeedBatches:
-    """Environment seeds int64, as many at a time as there are environments."""
+    """Environment seeds int64, as many at a time as there are environments; one empty batch where there are none."""
 
     def __init__(self, seeds: Tensor, size: int) -> None:
         self.batches = seeds.split(size)

@@ -1,4 +1,4 @@
-"""What a dataset holds, in numbers; and MetaWorld datasets beside the paper's."""
+"""What a dataset holds, in numbers; and MetaWorld and kitchen datasets beside the paper's."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from rich.progress import track
 from rich.table import Table
 
 from moto_pl.data.minari_io import DatasetReader, datasets_root, default_id, list_datasets, open_dataset
+from moto_pl.envs import KITCHEN_OBJECTS, kitchen_id
 from moto_pl.errors import SettingError
+from moto_pl.replay.episode import Episode
 
 PAPER_RETURNS: Mapping[str, float] = {
     "assembly": 36.0,
@@ -27,6 +29,13 @@ PAPER_RETURNS: Mapping[str, float] = {
     "window-open": 60.5,
 }
 """Mean undiscounted return of the demonstrations of each MetaWorld task in the paper's Table 1."""
+PAPER_KITCHEN: Mapping[str, float] = {
+    "trajectories": 563,
+    "transitions": 128_569,
+    "mean_return": 261.12,
+    "mean_objects": 3.98,
+}
+"""The kitchen demonstrations of the paper's Table 1; objects are those operated in an episode, of all seven."""
 PAPER_TRAJECTORIES, PAPER_TRANSITIONS, PAPER_SUCCESS = "9-10", 1010, 1.0
 
 
@@ -37,12 +46,15 @@ def dataset_numbers(reader: DatasetReader) -> dict[str, Any]:
         ``id``, ``path``, ``trajectories``, ``transitions``, ``mean_return``, ``min_return``, ``max_return``,
         ``success_rate`` (share of episodes with a success), ``min_length``, ``mean_length``, ``max_length`` (steps),
         ``action_size``, ``action_min`` and ``action_max`` (one number a dimension), ``image_size`` (height, width),
-        ``image_key``, ``bytes`` (on disk), ``metadata`` (what this package wrote when it built the dataset).
+        ``image_key``, ``bytes`` (on disk), ``metadata`` (what this package wrote when it built the dataset). Where
+        the dataset records a kitchen's objects, also ``mean_objects`` and ``object_rates``: how many of all seven were in
+        place at some step of an episode, and the share of episodes for each, those of the task first.
 
     Raises:
         SettingError: the dataset holds a value that cannot be trained on, or is damaged.
     """
     returns, lengths, successes, lows, highs = [], [], [], [], []
+    objects: list[np.ndarray] = []
     console = Console(stderr=True)  # the numbers themselves may go to a file
     for episode in track(reader, f"reading {reader.id}", total=len(reader), transient=True, console=console):
         returns.append(episode.total_reward)
@@ -50,6 +62,8 @@ def dataset_numbers(reader: DatasetReader) -> dict[str, Any]:
         successes.append(episode.succeeded)
         lows.append(episode.action.min(axis=0))
         highs.append(episode.action.max(axis=0))
+        if (ever := _objects(episode)) is not None:
+            objects.append(ever)
     return {
         "id": reader.id,
         "path": str(reader.path),
@@ -69,18 +83,38 @@ def dataset_numbers(reader: DatasetReader) -> dict[str, Any]:
         "image_key": reader.image_key,
         "bytes": reader.bytes,
         "metadata": reader.own,
+        **_object_numbers(objects, len(lengths)),
+    }
+
+
+def _objects(episode: Episode) -> np.ndarray | None:
+    """Which of the kitchen's seven objects were in place at any step; None where that is not recorded."""
+    in_place = episode.extras.get("in_place")
+    if in_place is None or in_place.ndim != 2 or in_place.shape[1] != len(KITCHEN_OBJECTS):
+        return None
+    return np.asarray(in_place.any(axis=0))
+
+
+def _object_numbers(objects: list[np.ndarray], episodes: int) -> dict[str, Any]:
+    if not objects or len(objects) < episodes:
+        return {}
+    rates = np.mean(objects, axis=0)
+    return {
+        "mean_objects": float(rates.sum()),
+        "object_rates": dict(zip(KITCHEN_OBJECTS, rates.tolist(), strict=True)),
     }
 
 
 def info(target: str, console: Console | None = None) -> dict[str, Any]:
-    """Print what a dataset holds; for ``metaworld``, all built MetaWorld datasets beside the paper's Table 1.
+    """Print what a dataset holds; for ``metaworld`` or ``kitchen``, all such datasets beside the paper's Table 1.
 
     Args:
-        target: ``metaworld``, or a dataset as ``open_dataset`` takes it.
+        target: ``metaworld``, ``kitchen``, or a dataset as ``open_dataset`` takes it.
         console: where to print.
 
     Returns:
-        The numbers of :func:`dataset_numbers`; for ``metaworld`` a dict of them by task, of the tasks that are built.
+        The numbers of :func:`dataset_numbers`; for ``metaworld`` a dict of them by task, of the tasks that are built,
+        for ``kitchen`` by dataset.
 
     Raises:
         SettingError: no such dataset, or a damaged one.
@@ -88,6 +122,8 @@ def info(target: str, console: Console | None = None) -> dict[str, Any]:
     console = console or Console()
     if target == "metaworld":
         return _metaworld(console)
+    if target == "kitchen":
+        return _kitchen(console)
     numbers = dataset_numbers(open_dataset(target))
     console.print(_dataset_table(numbers))
     return numbers
@@ -128,11 +164,63 @@ def _dataset_table(numbers: Mapping[str, Any]) -> Table:
     }
     for key, value in rows.items():
         table.add_row(key, value)
+    if is_kitchen(numbers["metadata"]):
+        table.add_section()
+        for key, value in _beside_the_paper(numbers).items():
+            table.add_row(key, value)
     table.add_section()
     for key, value in numbers["metadata"].items():
         pairs = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, Mapping) else str(value)
         table.add_row(key.replace("_", " "), pairs)
     return table
+
+
+def is_kitchen(metadata: Mapping[str, Any]) -> bool:
+    """Whether a dataset is one of Franka Kitchen, by what this package wrote about it."""
+    return str(metadata.get("env_id", "")).startswith(kitchen_id("").removesuffix("-v0"))
+
+
+def _beside_the_paper(numbers: Mapping[str, Any]) -> dict[str, str]:
+    """Rows that set a kitchen dataset beside the paper's."""
+    paper = PAPER_KITCHEN
+    rows = {
+        "the paper's": f"{paper['trajectories']:,} trajectories, {paper['transitions']:,} transitions, "
+        f"mean return {paper['mean_return']:.2f}, {paper['mean_objects']:.2f} objects an episode",
+        "objects": "not recorded",
+    }
+    if "mean_objects" in numbers:
+        rates = ", ".join(f"{name} {rate:.2f}" for name, rate in numbers["object_rates"].items())
+        rows["objects"] = f"{numbers['mean_objects']:.2f} an episode: {rates}"
+    return rows
+
+
+def _kitchen(console: Console) -> dict[str, Any]:
+    built = {}
+    for dataset_id in list_datasets():
+        try:
+            reader = open_dataset(dataset_id)
+        except SettingError:
+            continue  # nothing with images: not one of these
+        if is_kitchen(reader.own):
+            built[dataset_id] = dataset_numbers(reader)
+    title = "Kitchen datasets beside the paper's Table 1"
+    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table.add_column("dataset", no_wrap=True)
+    for name in ("trajectories", "transitions", "mean return", "objects an episode", "success"):
+        table.add_column(name, justify="right")
+    for name, numbers in {"the paper's": PAPER_KITCHEN, **built}.items():
+        objects, success = numbers.get("mean_objects"), numbers.get("success_rate")
+        table.add_row(
+            name,
+            f"{numbers['trajectories']:,}",
+            f"{numbers['transitions']:,}",
+            f"{numbers['mean_return']:.2f}",
+            "-" if objects is None else f"{objects:.2f}",
+            "-" if success is None else f"{success:.3f}",
+        )
+    console.print(table)
+    console.print("Objects: of all seven, those in place at some step. Success: all of the task's objects at one step.")
+    return built
 
 
 def _metaworld(console: Console) -> dict[str, Any]:

@@ -72,12 +72,15 @@ def contact_sheet(episodes: Sequence[Episode], columns: int, title: str) -> Imag
     draw.text((GAP, GAP), title, TEXT, font)
     for row, episode in enumerate(episodes):
         top = 2 * LABEL_HEIGHT + row * row_height
-        lines = (
+        lines = [
             (f"episode {row}", TEXT),
             (f"return {episode.total_reward:g}", TEXT),
             ("success", SUCCESS) if episode.succeeded else ("no success", FAILURE),
             (f"{episode.length} steps", TEXT),
-        )
+        ]
+        ever = episode.ever_completed
+        if ever is not None:
+            lines.append((f"{ever.sum()} of {len(ever)} objects", TEXT))
         for line, (text, colour) in enumerate(lines):
             draw.text((GAP, top + line * LABEL_HEIGHT), text, colour, font)
         for column, step in enumerate(np.linspace(0, episode.length, columns).round().astype(int)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import gymnasium as gym
@@ -49,6 +49,13 @@ def metaworld_id(task: str) -> str:
 def kitchen_id(task: str) -> str:
     """The gymnasium id of a kitchen task: ``"mixed"``, ``"partial"`` or ``"complete"``."""
     return f"{NAMESPACE}/Kitchen-{task}-v0"
+
+
+def task_objects(env_id: str, env_kwargs: Mapping[str, Any]) -> tuple[str, ...]:
+    """The objects whose completion an environment reports as ``info["completed"]``; empty where it has none."""
+    spec = gym.registry.get(env_id)
+    objects = {**(spec.kwargs if spec is not None else {}), **env_kwargs}.get("objects", ())
+    return tuple(str(name).replace("_", " ") for name in objects)
 
 
 def _register() -> None:

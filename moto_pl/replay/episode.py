@@ -108,6 +108,12 @@ class Episode:
         """Whether any step led to success."""
         return bool(self.success.any())
 
+    @property
+    def ever_completed(self) -> np.ndarray | None:
+        """Which of the task's objects were in place at any step, bool [objects]; None where that is not recorded."""
+        completed = self.extras.get("completed")
+        return None if completed is None or completed.ndim != 2 else np.asarray(completed.any(axis=0))
+
 
 class Rows(NamedTuple):
     """An episode as the learner reads it: T + 1 rows, each with the action that led to its frame.

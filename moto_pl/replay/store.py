@@ -198,13 +198,15 @@ class EpisodeStore:
     def restore(self, manifest: Sequence[dict[str, int | str]]) -> None:
         """Goes back to the episodes of a manifest; all others are forgotten, and replaced by later appends.
 
+        Every byte is read and held against its checksum: what a disk has lost is found before it is learned from.
+
         Raises:
             SettingError: an episode of the manifest is missing, damaged or another one; the store is then what it was.
         """
         episodes = []
         for index, entry in enumerate(manifest):
             path = self._path(index)
-            view = _open(path)
+            view = _open(path, check=True)
             found = {"file": path.name, "length": view.length, "crc32": view.crc}
             if found != dict(entry):
                 raise SettingError(

@@ -181,6 +181,7 @@ def test_seed_batches_cover_every_seed_once() -> None:
     batches = list(SeedBatches(torch.arange(5, 12), 3))
     assert [len(batch) for batch in batches] == [3, 3, 1]
     assert torch.cat(batches).tolist() == list(range(5, 12))
+    assert [len(batch) for batch in SeedBatches(torch.arange(0), 3)] == [0]  # a rank beyond the last seed
 
 
 def test_rolled_episodes_depend_on_seed_and_key_alone() -> None:

@@ -16,13 +16,14 @@ class FaultAt(L.Callback):
         step: gradient steps taken.
         point: ``batch_end``; ``round_start`` (before the round's episode is collected); ``first_batch`` (after it).
         signal_name: ``SIGKILL``, ``SIGTERM`` or ``SIGUSR1``.
+        rank: the process that it happens to.
     """
 
-    def __init__(self, step: int, point: str = "batch_end", signal_name: str = "SIGKILL") -> None:
-        self.step, self.point, self.number = step, point, signal.Signals[signal_name]
+    def __init__(self, step: int, point: str = "batch_end", signal_name: str = "SIGKILL", rank: int = 0) -> None:
+        self.step, self.point, self.number, self.rank = step, point, signal.Signals[signal_name], rank
 
     def _at(self, trainer: L.Trainer, point: str) -> None:
-        if trainer.global_step == self.step and self.point == point:
+        if (trainer.global_step, trainer.global_rank, point) == (self.step, self.rank, self.point):
             os.kill(os.getpid(), self.number)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -37,3 +38,17 @@ class FaultAt(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._at(trainer, "batch_end")
+
+
+class NaNAt(L.Callback):
+    """Makes the rewards of these gradient steps' batches NaN."""
+
+    def __init__(self, steps: list[int]) -> None:
+        self.steps = steps
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step in self.steps:
+            for part in batch.values():
+                part.reward.fill_(float("nan"))

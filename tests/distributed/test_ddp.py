@@ -1,0 +1,146 @@
+"""Two processes: they learn what one would, share what they collect, and resume exactly."""
+
+from __future__ import annotations
+
+import csv
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from runs import ROOT, assert_same_end, environment, fault, final, fit
+
+from moto_pl.callbacks.evaluation import read_evaluations
+from moto_pl.replay import EpisodeStore
+
+TWO = ("--trainer.devices", "2", "--trainer.strategy", "ddp")
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def data(reach_dataset: Path) -> tuple[str, ...]:
+    return ("--data.dataset", str(reach_dataset), "--data.build_missing", "false")
+
+
+@pytest.fixture(scope="module")
+def unbroken(data: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("ddp") / "unbroken"
+    done = fit(run, *data, *TWO, "--data.eval_episodes", "5", "--evaluate_untrained", "true")
+    assert done.returncode == 0, done.stderr
+    return run
+
+
+def test_gradients_are_those_of_one_process(data: tuple[str, ...], tmp_path: Path) -> None:
+    """One process that accumulates the two halves of each batch takes the same steps."""
+    short = ("--data.offline_steps", "6", "--data.online_steps", "0", "--data.eval_episodes", "0")
+    halves = [f"--model.init_args.batch.{name}_size=2" for name in ("model", "agent", "clone")]
+    rows = ("--model.init_args.behaviour.imagine_rows", "8")  # a process's share of the starts
+    two = fit(tmp_path / "two", *data, *short, *TWO, *rows)
+    one = fit(tmp_path / "one", *data, *short, *halves, *rows, "--trainer.accumulate_grad_batches", "2")
+    assert two.returncode == 0 and one.returncode == 0, two.stderr + one.stderr
+    a, b = final(tmp_path / "two"), final(tmp_path / "one")
+    assert a["global_step"] == b["global_step"] == 6
+    moments = a["optimizer_states"][0]["state"], b["optimizer_states"][0]["state"]
+    for index in moments[0]:
+        # Adam's first moment is a sum of gradients: its size is theirs.
+        left, right = (m[index]["exp_avg"] for m in moments)
+        assert (left - right).abs().max() <= 1e-3 * right.abs().max() + 1e-7, index
+    for name, weight in a["state_dict"].items():
+        torch.testing.assert_close(weight, b["state_dict"][name], rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_ranks_share_what_they_collect(unbroken: Path) -> None:
+    store = EpisodeStore(unbroken / "replay")
+    assert len(store) == 10 + 2 * 4
+    collected = [store[i].info["seed"] for i in range(10, 18)]
+    assert len(set(collected)) == 8
+    assert final(unbroken)["OfflineToOnlineDataModule"]["collected_episodes"] == 8
+
+
+def test_evaluation_counts_each_episode_once(unbroken: Path) -> None:
+    records = read_evaluations(unbroken)
+    assert [record["phase"] for record in records] == ["untrained", "pretrained", "final"]
+    for record in records:  # five episodes over two ranks: three and two
+        assert record["seed"] == list(range(2**30, 2**30 + 5))
+    with open(unbroken / "csv/version_0/metrics.csv") as file:
+        rows = [row for row in csv.DictReader(file) if row["eval/return"]]
+    for record, row in zip(records[-2:], rows[-2:], strict=True):
+        assert float(row["eval/return"]) == pytest.approx(sum(record["return"]) / 5, rel=1e-5)
+        assert float(row["eval/success"]) == pytest.approx(sum(record["success"]) / 5, rel=1e-5)
+
+
+def test_logs_are_written_once(unbroken: Path) -> None:
+    assert [path.name for path in (unbroken / "csv").iterdir()] == ["version_0"]
+    with open(unbroken / "csv/version_0/metrics.csv") as file:
+        steps = [row["step"] for row in csv.DictReader(file) if row.get("loss")]
+    assert len(steps) == len(set(steps)) == 40
+
+
+@pytest.mark.parametrize(("step", "rank"), [(13, 1), (28, 0)], ids=["offline-rank-1", "online-rank-0"])
+def test_killed_rank_ends_all_and_resume_is_exact(
+    step: int, rank: int, data: tuple[str, ...], unbroken: Path, tmp_path: Path
+) -> None:
+    settings = (*data, *TWO, "--data.eval_episodes", "5")
+    killed = fit(tmp_path / "run", *settings, *fault(step, rank=rank), timeout=120)
+    assert killed.returncode != 0
+    assert final(tmp_path / "run")["global_step"] < 40
+    resumed = fit(tmp_path / "run", *settings)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "resuming" in resumed.stdout
+    assert_same_end(unbroken, tmp_path / "run", episodes=18)
+
+
+@pytest.mark.parametrize(("before", "after"), [(TWO, ()), ((), TWO)], ids=["two-to-one", "one-to-two"])
+def test_another_number_of_processes(
+    before: tuple[str, ...], after: tuple[str, ...], data: tuple[str, ...], tmp_path: Path
+) -> None:
+    """It is allowed and warned about; no episode is collected twice and none is lost."""
+    run = tmp_path / "run"
+    first = fit(run, *data, *before, "--data.online_steps", "10")
+    assert first.returncode == 0, first.stderr
+    processes = [2 if TWO == given else 1 for given in (before, after)]
+    known = EpisodeStore(run / "replay")
+    crcs = [known[i].crc for i in range(len(known))]
+    assert len(crcs) == 10 + 2 * processes[0]
+    second = fit(run, *data, *after)
+    assert second.returncode == 0, second.stderr
+    assert f"written by {processes[0]} process" in second.stderr + second.stdout
+    store = EpisodeStore(run / "replay")
+    assert len(store) == 10 + 2 * processes[0] + 2 * processes[1]
+    assert [store[i].crc for i in range(len(crcs))] == crcs
+    seeds = [store[i].info["seed"] for i in range(10, len(store))]
+    assert len(set(seeds)) == len(seeds)
+
+
+def test_two_machines_without_a_shared_disk(data: tuple[str, ...], tmp_path: Path) -> None:
+    """Two torchrun agents on the loopback, each with a directory of its own, as on two machines; resumed once."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+
+    def job(online_steps: int) -> list[subprocess.Popen[str]]:
+        processes = []
+        for node in range(2):
+            command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc_per_node", "1"]
+            command += ["--node_rank", str(node), "--master_addr", "127.0.0.1", "--master_port", str(port)]
+            command += ["-m", "moto_pl.cli", "fit", "--config", str(ROOT / "configs/debug.yaml")]
+            command += ["--trainer.default_root_dir", str(tmp_path / f"node{node}"), "--trainer.num_nodes", "2"]
+            command += ["--trainer.devices", "1", "--trainer.strategy", "ddp", "--data.exchange", "broadcast", *data]
+            command += ["--data.env_workers", "0", "--data.eval_episodes", "2", "--video_episodes", "0"]
+            command += ["--evaluate_untrained", "false", "--data.online_steps", str(online_steps)]
+            processes.append(
+                subprocess.Popen(
+                    command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+                )
+            )
+        return processes
+
+    for online_steps in (10, 20):
+        processes = job(online_steps)
+        outputs = [process.communicate(timeout=300)[0] for process in processes]
+        assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)
+    assert outputs[0].count("resuming") == 1 and "resuming" not in outputs[1]
+    assert_same_end(tmp_path / "node0", tmp_path / "node1", episodes=18)

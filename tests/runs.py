@@ -1,0 +1,66 @@
+"""Runs of the debug configuration in processes of their own, for the tests of resume, distribution and faults."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).parents[1]
+
+
+def environment() -> dict[str, str]:
+    """One thread, no GPU, and the tests' own modules within reach."""
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"}
+    return {
+        **inherited,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": f"{ROOT}:{ROOT}/tests",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+
+
+def fit(run: Path, *args: str, timeout: float = 600) -> subprocess.CompletedProcess[str]:
+    """``moto fit`` of the debug configuration in a process of its own, with one environment inside it."""
+    command = [sys.executable, "-m", "moto_pl.cli", "fit", "--config", str(ROOT / "configs/debug.yaml")]
+    command += ["--trainer.default_root_dir", str(run), "--data.env_workers", "0", "--data.eval_episodes", "1"]
+    command += ["--video_episodes", "0", "--evaluate_untrained", "false"]
+    command += ["--model.init_args.optim.final_lr", "0.1", *args]
+    return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=timeout)
+
+
+def fault(step: int, point: str = "batch_end", signal_name: str = "SIGKILL", rank: int = 0) -> tuple[str, ...]:
+    """Arguments that make a run send itself a signal."""
+    return (
+        "--trainer.callbacks+=faults.FaultAt",
+        f"--trainer.callbacks.step={step}",
+        f"--trainer.callbacks.point={point}",
+        f"--trainer.callbacks.signal_name={signal_name}",
+        f"--trainer.callbacks.rank={rank}",
+    )
+
+
+def final(run: Path) -> dict[str, Any]:
+    return torch.load(run / "checkpoints/last.ckpt", weights_only=True)
+
+
+def assert_same_end(left: Path, right: Path, episodes: int = 14) -> None:
+    """Weights, optimizer state and replay are the same to the bit; by default ten demonstrations and four rounds."""
+    a, b = final(left), final(right)
+    assert a["global_step"] == b["global_step"] == 40
+    assert a["state_dict"].keys() == b["state_dict"].keys()
+    for name in a["state_dict"]:
+        assert torch.equal(a["state_dict"][name], b["state_dict"][name]), name
+    states = a["optimizer_states"][0]["state"], b["optimizer_states"][0]["state"]
+    assert states[0].keys() == states[1].keys() and len(states[0]) > 0
+    for index in states[0]:
+        for name, value in states[0][index].items():
+            assert torch.equal(value, states[1][index][name]), (index, name)
+    files = sorted(path.name for path in (left / "replay").glob("*.safetensors"))
+    assert len(files) == episodes
+    for name in files:
+        assert (left / "replay" / name).read_bytes() == (right / "replay" / name).read_bytes(), name
