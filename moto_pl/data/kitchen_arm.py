@@ -371,7 +371,7 @@ class KitchenArm:
         tip = self.site("light_site")
         # The closed fingers one above the other: side by side they are so thin that the switch slips past them.
         hand = orientation([0.1, 0.94, self._rng.uniform(0.1, 0.25)], self._rng.uniform(1.1, 1.5))
-        start = tip + [0.075, -0.01, 0.0]
+        start = tip + [0.075, 0.0, -0.005]
         yield from self.approach(start + [0.0, -0.14, -0.02] + self._stray(), hand, CLOSED)
         yield from self.move(start, hand, CLOSED, 14, speed=0.04, tolerance=0.015)
         done = -self._rng.uniform(0.5, 0.65)
