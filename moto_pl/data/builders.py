@@ -1,4 +1,4 @@
-"""Datasets by name: ``reach``, ``metaworld/<task>`` and ``kitchen/replay``."""
+"""Datasets by name: ``reach``, ``metaworld/<task>``, ``kitchen/mixed``, ``kitchen/partial`` and ``kitchen/replay``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from moto_pl.data.kitchen_demos import build_kitchen
 from moto_pl.data.kitchen_replay import build_replay
 from moto_pl.data.metaworld_demos import build_metaworld
 from moto_pl.data.minari_io import (
@@ -57,9 +58,10 @@ def build(name: str, **options: Any) -> Built:
     """Build the dataset ``name``.
 
     Args:
-        name: ``reach``, ``metaworld/<task>`` or ``kitchen/replay``.
-        **options: those of :func:`build_reach`, :func:`moto_pl.data.metaworld_demos.build_metaworld` or
-            :func:`moto_pl.data.kitchen_replay.build_replay`, and any other argument of the environment.
+        name: ``reach``, ``metaworld/<task>``, ``kitchen/mixed``, ``kitchen/partial`` or ``kitchen/replay``.
+        **options: those of :func:`build_reach`, :func:`moto_pl.data.metaworld_demos.build_metaworld`,
+            :func:`moto_pl.data.kitchen_demos.build_kitchen` or :func:`moto_pl.data.kitchen_replay.build_replay`, and
+            any other argument of the environment.
 
     Raises:
         SettingError: unknown name or option, bad settings, or a dataset that exists.
@@ -68,12 +70,15 @@ def build(name: str, **options: Any) -> Built:
     if name not in names:
         near = difflib.get_close_matches(name, names, n=3) or difflib.get_close_matches(f"metaworld/{name}", names, n=3)
         guess = f"Did you mean {' or '.join(near)}? " if near else ""
-        fix = f"{guess}Give reach, kitchen/replay, or metaworld/ and a task, such as metaworld/door-open."
+        kitchen = ", ".join(known for known in names if known.startswith("kitchen/"))
+        fix = f"{guess}Give reach, {kitchen}, or metaworld/ and a task, such as metaworld/door-open."
         raise SettingError("dataset", repr(name), fix)
     if name == "reach":
         return build_reach(**options)
     if name == "kitchen/replay":
         return build_replay(**options)
+    if name.startswith("kitchen/"):
+        return build_kitchen(name.removeprefix("kitchen/"), **options)
     return build_metaworld(name.removeprefix("metaworld/"), **options)
 
 

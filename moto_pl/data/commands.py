@@ -11,7 +11,17 @@ if TYPE_CHECKING:
 
 BUILD_OPTIONS = (
     *("episodes", "steps", "seed", "workers", "image_size", "noise", "output", "overwrite"),
-    *("render_quality", "camera", "action_repeat", "paper_reset", "source", "least", "task"),
+    *(
+        "render_quality",
+        "camera",
+        "action_repeat",
+        "paper_reset",
+        "source",
+        "least",
+        "task",
+        "task_share",
+        "keep_failures",
+    ),
 )
 
 
@@ -23,7 +33,7 @@ def add_data_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentPars
     verbs = data.add_subparsers(required=True, metavar="build | import | render | info | view | list")
 
     build = _verb(verbs, "build", _build, "record scripted demonstrations as a Minari dataset")
-    build.add_argument("name", help="metaworld/<task>, such as metaworld/door-open, kitchen/replay, or reach")
+    build.add_argument("name", help="metaworld/<task>, kitchen/mixed, kitchen/partial, kitchen/replay, or reach")
     absent = argparse.SUPPRESS  # so that each builder's own default holds
     build.add_argument("--episodes", type=int, default=absent, help="successful episodes to keep (10)")
     build.add_argument("--steps", type=int, default=absent, help="agent steps an episode (101; reach 30)")
@@ -45,6 +55,11 @@ def add_data_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentPars
     build.add_argument("--source", default=absent, help="kitchen/replay only: npz episodes, or a dataset, to replay")
     build.add_argument("--least", type=int, default=absent, help="kitchen/replay only: objects in place to be kept (0)")
     build.add_argument("--task", default=absent, help="kitchen/replay only: mixed or partial (mixed)")
+
+    share = "kitchen/mixed only: share of episodes with the task's own four objects (0.1)"
+    build.add_argument("--task-share", type=float, default=absent, help=share)
+    keep = "kitchen/mixed and partial only: keep failed episodes too"
+    build.add_argument("--keep-failures", action="store_true", default=absent, help=keep)
 
     importing = _verb(verbs, "import", _import, "turn DreamerV2's npz episodes into a Minari dataset")
     importing.add_argument("npz", nargs="+", help="npz files, or directories of them")

@@ -51,8 +51,9 @@ def default_id(name: str) -> str:
 
 
 def buildable_names() -> list[str]:
-    """The names that ``moto data build`` takes: ``reach``, ``kitchen/replay`` and ``metaworld/<task>``."""
-    return ["reach", "kitchen/replay", *(f"metaworld/{task}" for task in moto_pl.envs.METAWORLD_TASKS)]
+    """The names that ``moto data build`` takes: ``reach``, the kitchen's, and ``metaworld/<task>`` for each task."""
+    kitchen = ("kitchen/mixed", "kitchen/partial", "kitchen/replay")
+    return ["reach", *kitchen, *(f"metaworld/{task}" for task in moto_pl.envs.METAWORLD_TASKS)]
 
 
 def short_name(name: str) -> str:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import importlib.metadata
 import inspect
 import multiprocessing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
@@ -22,6 +22,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import moto_pl.envs
 from moto_pl.errors import SettingError
 from moto_pl.replay.episode import Episode
+
+if TYPE_CHECKING:
+    from moto_pl.data.minari_io import DatasetReader
 
 EVALUATION_SEED = 2**30
 """Seeds of evaluation episodes are this or greater; seeds of demonstrations are smaller."""
@@ -70,11 +73,11 @@ class Recording:
     """Recorded demonstrations.
 
     Attributes:
-        episodes: every one a success.
+        episodes: as they were recorded, or read from the dataset where memory may not hold them.
         retries: how many failed episodes were thrown away to get them.
     """
 
-    episodes: list[Episode]
+    episodes: Sequence[Episode] | DatasetReader
     retries: int
 
 

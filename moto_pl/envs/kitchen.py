@@ -132,7 +132,11 @@ class KitchenEnv(gym.Env[dict[str, Any], np.ndarray]):
 
     def objects_in_place(self) -> np.ndarray:
         """Which of the task's objects are in their right configuration now: bool ``[objects]``, in the task's order."""
-        return objects_in_place(self.data.qpos)[self._counted]
+        return self.all_in_place()[self._counted]
+
+    def all_in_place(self) -> np.ndarray:
+        """Which of all seven objects are: bool ``[7]``, in the order of ``moto_pl.envs.KITCHEN_OBJECTS``."""
+        return objects_in_place(self.data.qpos)
 
     def set_state(self, positions: np.ndarray, velocities: np.ndarray | None = None) -> None:
         """Put the simulator into a state, as if it had always been there; the episode's counts stay.

@@ -1,0 +1,255 @@
+"""Scripted Franka Kitchen demonstrations as a dataset: sequences of four objects, for the tasks mixed and partial."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+
+from moto_pl.data.kitchen_arm import KitchenArm
+from moto_pl.data.minari_io import DatasetReader, default_id, refuse_existing, write_dataset
+from moto_pl.data.parallel import in_processes
+from moto_pl.data.recording import MAX_ATTEMPTS, Built, Recording, demonstration_seed, versions
+from moto_pl.envs import KITCHEN_OBJECTS, KITCHEN_TASKS, kitchen_id
+from moto_pl.envs.kitchen import ACTION_SIZE, KitchenEnv
+from moto_pl.envs.rendering import Quality, select_backend
+from moto_pl.errors import SettingError
+from moto_pl.replay.episode import Episode
+
+KINDS = ("mixed", "partial")
+LENGTH = 4
+"""Objects in a sequence."""
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """One episode to record: the same episode wherever it is recorded.
+
+    Attributes:
+        kind: ``mixed`` or ``partial``.
+        index: its place in the dataset.
+        objects: what to operate, in this order.
+        seed: seed of the whole dataset.
+        noise: standard deviation of the noise on each action.
+        keep_failures: keep the first attempt whatever it reached.
+        env_kwargs: keyword arguments of the environment.
+    """
+
+    kind: str
+    index: int
+    objects: tuple[str, ...]
+    seed: int
+    noise: float
+    keep_failures: bool
+    env_kwargs: dict[str, Any]
+
+
+def sequence(kind: str, index: int, seed: int = 0, task_share: float = 0.1) -> tuple[str, ...]:
+    """The four objects of a dataset's episode, in the order in which they are operated.
+
+    Args:
+        kind: ``mixed``: any four objects in any order, and for ``task_share`` of the episodes, evenly spread, the
+            task's own four in their order. ``partial``: never the task's own four; in every second episode three of
+            them and one that is not the task's, each of the four being left out in turn; any other four else.
+        index: the episode's place in the dataset, from 0.
+        seed: the dataset's.
+        task_share: 0 to 1, of ``mixed`` only.
+    """
+    rng = np.random.default_rng([seed, index])
+    own = KITCHEN_TASKS[kind]
+    # Evenly spread, so that any number of episodes holds the share as nearly as it can.
+    if kind == "mixed" and np.floor((index + 1) * task_share + 0.5) > np.floor(index * task_share + 0.5):
+        return own
+    others = [four for four in itertools.combinations(KITCHEN_OBJECTS, LENGTH) if set(four) != set(own)]
+    if kind == "partial" and index % 2 == 0:
+        left_out = own[index // 2 % LENGTH]
+        others = [four for four in others if sum(name in own for name in four) == 3 and left_out not in four]
+    four = others[rng.integers(len(others))]
+    return tuple(four[place] for place in rng.permutation(LENGTH))
+
+
+def build_kitchen(
+    kind: str,
+    episodes: int = 100,
+    steps: int = 280,
+    seed: int = 0,
+    workers: int = 2,
+    render_quality: Quality = "fast",
+    image_size: int = 64,
+    noise: float = 0.05,
+    task_share: float = 0.1,
+    keep_failures: bool = False,
+    output: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+    **env_options: Any,
+) -> Built:
+    """Record a scripted arm that operates four objects an episode; the reward counts the task's own objects.
+
+    The same arguments give the same dataset on one machine, for any number of workers. Episodes go to the dataset as
+    they are recorded, so that memory holds but a few.
+
+    Args:
+        kind: ``mixed`` or ``partial``; :func:`sequence` says which objects their episodes operate.
+        episodes: how many to keep, at least 1.
+        steps: environment steps in an episode.
+        seed: decides the sequences, the approaches and all noise.
+        workers: processes, each with a simulator and a renderer of its own.
+        render_quality: ``fast`` or ``full``.
+        image_size: height and width in pixels.
+        noise: standard deviation of the noise added to each action, 0 to 1, which is then clipped to [-1, 1].
+        task_share: share of ``mixed`` episodes that operate the task's own four objects.
+        keep_failures: keep also the episodes in which the four were never in place together; otherwise they are tried
+            again with other noise. What brings all objects of ``partial`` into place by accident is never kept.
+        output: dataset id or path; None is ``moto_pl/kitchen/<kind>-v0``.
+        overwrite: replace a dataset that is there already.
+        **env_options: further arguments of the environment, such as ``joint_noise`` and ``camera``.
+
+    Raises:
+        SettingError: bad settings, a dataset that exists, no working OpenGL, or an arm that keeps failing.
+    """
+    if kind not in KINDS:
+        raise SettingError(
+            "dataset", f"kitchen/{kind}", f"Use one of {', '.join(f'kitchen/{name}' for name in KINDS)}."
+        )
+    if episodes < 1 or seed < 0 or workers < 1:
+        setting = "episodes" if episodes < 1 else "seed" if seed < 0 else "workers"
+        raise SettingError(setting, min(episodes, seed, workers), "Use 1 or more (a seed may be 0).")
+    for name, value in (("noise", noise), ("task_share", task_share)):
+        if not 0.0 <= value <= 1.0:
+            raise SettingError(name, value, "Use a number from 0 to 1.")
+    if "objects" in env_options:
+        raise SettingError("objects", env_options["objects"], f"Leave it out: the objects of {kind} are counted.")
+    target = output or default_id(f"kitchen/{kind}")
+    refuse_existing(target, overwrite)
+    kwargs: dict[str, Any] = {
+        "objects": list(KITCHEN_TASKS[kind]),
+        "image_size": image_size,
+        "render_quality": render_quality,
+        "episode_steps": steps,
+        **env_options,
+    }
+    backend = select_backend()
+    try:
+        KitchenEnv(**kwargs).close()  # refuses bad settings before any process starts
+    except TypeError as error:
+        raise SettingError(
+            "env_options", env_options, f"Leave out what the environment does not take: {error}"
+        ) from None
+    plans = [
+        Demonstration(kind, index, sequence(kind, index, seed, task_share), seed, noise, keep_failures, kwargs)
+        for index in range(episodes)
+    ]
+    metadata = {
+        "env_kwargs": kwargs,
+        "source": "scripted",
+        "episodes": episodes,
+        "seed": seed,
+        "noise": noise,
+        "task_share": task_share,
+        "keep_failures": keep_failures,
+        "gl_backend": backend,
+        "versions": versions("mujoco", "gymnasium-robotics", "gymnasium", "minari", "numpy"),
+    }
+    results = in_processes(record_demonstration, plans, min(workers, episodes), timeout_s=1800.0)
+    shown = track(results, f"kitchen/{kind}", total=episodes, console=Console(stderr=True))
+    path = write_dataset(target, _in_order(shown), kitchen_id(kind), metadata, overwrite)
+    recorded = DatasetReader(path)
+    return Built(path, Recording(recorded, sum(int(episode.info["retries"]) for episode in recorded)))
+
+
+_open: dict[str, Any] = {}
+
+
+def record_demonstration(plan: Demonstration) -> Episode:
+    """Record one episode, in a worker process that keeps its simulator.
+
+    The simulation runs without images first: an attempt that is thrown away is not drawn.
+
+    Raises:
+        SettingError: the arm failed ``MAX_ATTEMPTS`` times.
+    """
+    if _open.get("kwargs") != plan.env_kwargs:
+        _open.update(kwargs=plan.env_kwargs, env=KitchenEnv(**plan.env_kwargs))
+    env: KitchenEnv = _open["env"]
+    for attempt in range(MAX_ATTEMPTS):
+        seed = demonstration_seed(plan.seed, plan.index, attempt)
+        action, in_place = rehearse(env, plan.objects, seed, plan.noise)
+        reached = in_place[:, [KITCHEN_OBJECTS.index(name) for name in plan.objects]]
+        own = in_place[:, [KITCHEN_OBJECTS.index(name) for name in KITCHEN_TASKS[plan.kind]]]
+        if plan.kind == "partial" and own.any(axis=0).all():
+            continue
+        if plan.keep_failures or reached.all(axis=1).any():
+            break
+    else:
+        found = f"{', '.join(plan.objects)}: not once in {MAX_ATTEMPTS} attempts"
+        raise SettingError(f"kitchen/{plan.kind}", found, "Use less noise, more steps, or keep failures.")
+    observation, _ = env.reset(seed=seed)
+    images, rewards, infos = [observation["image"]], [], []
+    for row in action:
+        observation, reward, _, truncated, info = env.step(row)
+        images.append(observation["image"])
+        rewards.append(reward)
+        infos.append(info)
+        if truncated:
+            break
+    return Episode(
+        image=np.stack(images),
+        action=action[: len(rewards)],
+        reward=np.array(rewards, np.float32),
+        terminated=False,
+        truncated=True,
+        success=np.array([info["success"] for info in infos]),
+        extras={key: np.stack([info[key] for info in infos]) for key in ("completed", "in_place")},
+        info={
+            "source": "scripted",
+            "env_id": kitchen_id(plan.kind),
+            "seed": seed,
+            "sequence": ", ".join(plan.objects),
+            "operated": int(reached.any(axis=0).sum()),
+            "retries": attempt,
+            "render_quality": env.render_quality,
+            "gl_renderer": env.gl_renderer,
+        },
+    )
+
+
+def rehearse(env: KitchenEnv, objects: tuple[str, ...], seed: int, noise: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """Simulate an episode of the scripted arm without images.
+
+    Args:
+        env: it is started anew.
+        objects: what to operate, in this order.
+        seed: of the environment, the arm's variants and the noise.
+        noise: standard deviation of the noise on each action.
+
+    Returns:
+        The actions, float32 ``[T, 9]``, and which of all seven objects were in place after each, bool ``[T, 7]``.
+    """
+    rng = np.random.default_rng(seed)
+    env.start(seed)
+    arm = KitchenArm(env, rng)
+    actions, in_place = [], []
+    for scripted in itertools.islice(arm.sequence(objects), env.episode_steps):
+        action = np.clip(scripted + noise * rng.standard_normal(ACTION_SIZE), -1.0, 1.0).astype(np.float32)
+        stable = env.advance(action)
+        actions.append(action)
+        in_place.append(env.all_in_place() & stable)
+        if not stable:
+            break
+    return np.stack(actions), np.stack(in_place)
+
+
+def _in_order(results: Iterable[tuple[int, Episode]]) -> Iterator[Episode]:
+    waiting: dict[int, Episode] = {}
+    following = 0
+    for index, episode in results:
+        waiting[index] = episode
+        while following in waiting:
+            yield waiting.pop(following)
+            following += 1
