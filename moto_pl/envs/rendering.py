@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import importlib
 import os
 import subprocess
 import sys
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -218,6 +220,9 @@ class FrameRenderer:
             raise _broken(backend, error) from error
         finally:
             visual.offsamples, visual.shadowsize, offscreen.offwidth, offscreen.offheight = before
+        # After MuJoCo's own, so before it: a context that outlives the interpreter's modules complains as it goes.
+        self._at_exit = functools.partial(_close, weakref.ref(self))
+        atexit.register(self._at_exit)
         if quality == "fast":
             for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
                 self._renderer.scene.flags[flag] = 0
@@ -240,6 +245,7 @@ class FrameRenderer:
 
     def close(self) -> None:
         """Free the context and its memory. Closing twice is harmless."""
+        atexit.unregister(self._at_exit)
         renderer = self._renderer
         if renderer._mjr_context is not None:
             # MuJoCo frees the OpenGL context first, which leaves it nothing to free the scene's buffers in.
@@ -247,6 +253,12 @@ class FrameRenderer:
                 renderer._gl_context.make_current()
             renderer._mjr_context.free()
             renderer._mjr_context = None
+        renderer.close()
+
+
+def _close(reference: weakref.ref[FrameRenderer]) -> None:
+    renderer = reference()
+    if renderer is not None:
         renderer.close()
 
 
