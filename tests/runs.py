@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from moto_pl.callbacks.evaluation import read_evaluations
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -61,7 +63,7 @@ def final(run: Path) -> dict[str, Any]:
 
 
 def assert_same_end(left: Path, right: Path, episodes: int = 14) -> None:
-    """Weights, optimizer state and replay are the same to the bit; by default ten demonstrations and four rounds."""
+    """Weights, optimizer state, evaluations and replay are the same to the bit; by default ten demonstrations and four rounds."""
     a, b = final(left), final(right)
     assert a["global_step"] == b["global_step"] == 40
     assert a["state_dict"].keys() == b["state_dict"].keys()
@@ -72,6 +74,8 @@ def assert_same_end(left: Path, right: Path, episodes: int = 14) -> None:
     for index in states[0]:
         for name, value in states[0][index].items():
             assert torch.equal(value, states[1][index][name]), (index, name)
+    evaluations = [read_evaluations(run) for run in (left, right)]
+    assert evaluations[0] == evaluations[1] and {record["step"] for record in evaluations[0]} == {20, 40}
     files = sorted(path.name for path in (left / "replay").glob("*.safetensors"))
     assert len(files) == episodes
     for name in files:

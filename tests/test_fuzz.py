@@ -18,8 +18,10 @@ from hypothesis import strategies as st
 from moto_pl.callbacks.checkpoint import load_checkpoint
 from moto_pl.callbacks.evaluation import read_evaluations
 from moto_pl.cli import expand_configs
+from moto_pl.data import hdf5_check
 from moto_pl.data.builders import build
 from moto_pl.data.minari_io import open_dataset
+from moto_pl.data.npz_import import read_npz
 from moto_pl.errors import SettingError
 from moto_pl.replay import EpisodeStore
 from moto_pl.replay.episode import Episode
@@ -36,7 +38,7 @@ EDITS = st.lists(
     min_size=1,
     max_size=6,
 )
-#: 10,500 in all; the structure lies at a file's ends, so most edits go there.
+#: 10,300 in all; the structure lies at a file's ends, so most edits go there.
 MANY = {"deadline": None, "suppress_health_check": list(HealthCheck), "derandomize": True, "database": None}
 
 
@@ -139,7 +141,22 @@ def test_evaluation_records(edits: list[tuple[float, str, int]], tmp_path_factor
     survives(lambda: read_evaluations(root))
 
 
-@settings(max_examples=700, **MANY)
+@settings(max_examples=1000, **MANY)
+@given(edits=EDITS)
+def test_npz_episodes(edits: list[tuple[float, str, int]], tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.getbasetemp() / "fuzz.npz"
+    whole = path.with_suffix(".whole")
+    if not whole.exists():
+        rows = np.arange(4)
+        arrays = {"image": np.zeros((4, 8, 8, 3), np.uint8), "action": np.zeros((4, 2), np.float32), "reward": rows}
+        np.savez(path, **arrays, is_first=rows == 0, is_last=rows == 3, is_terminal=rows == 4)
+        assert read_npz(path).length == 3
+        whole.write_bytes(path.read_bytes())
+    path.write_bytes(mutate(whole.read_bytes(), edits))
+    survives(lambda: read_npz(path))
+
+
+@settings(max_examples=300, **MANY)
 @given(edits=EDITS, metadata=st.booleans())
 def test_datasets(
     edits: list[tuple[float, str, int]], metadata: bool, tmp_path_factory: pytest.TempPathFactory
@@ -153,6 +170,20 @@ def test_datasets(
         whole = (root / name).read_bytes()
         (root / "data" / name).write_bytes(mutate(whole, edits) if damaged else whole)
     survives(lambda: [episode.length for episode in open_dataset(root)])
+
+
+@pytest.mark.parametrize(
+    ("code", "match"), [("import os; os.abort()", "crashed on it"), ("while True: pass", "in 1 s")]
+)
+def test_a_dataset_that_breaks_the_hdf5_library(
+    code: str, match: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build("reach", output=str(tmp_path / "d"), workers=1, episodes=1, steps=20, image_size=16)
+    (tmp_path / "child.py").write_text(code)
+    monkeypatch.setattr(hdf5_check, "__file__", str(tmp_path / "child.py"))
+    monkeypatch.setattr(hdf5_check, "TIME_LIMIT_S", 1.0)
+    with pytest.raises(SettingError, match=match):
+        open_dataset(tmp_path / "d")
 
 
 def test_a_dataset_that_claims_too_much(tmp_path: Path) -> None:

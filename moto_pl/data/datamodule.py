@@ -125,6 +125,7 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         self.action_size = 0
         self.offline_episodes = 0
         self.collected_rounds = self.collected_episodes = 0
+        self.round: int | None = None  # the round in progress
         self.env_steps = 0
         self.round_wait_seconds = 0.0
         self.keep_workers = False
@@ -314,7 +315,7 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
 
     def begin_round(self, agent: Agent) -> None:
         """Collects an online round's episodes, unless they were before a resume, and brings the views up to date."""
-        index = self.schedule.round_of(self.trainer.global_step)
+        index = self.round = self.schedule.round_of(self.trainer.global_step)
         online = index - self.schedule.offline_rounds
         if online >= 0 and self.collected_rounds <= online:
             self._collect(agent, online)
@@ -443,7 +444,8 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
     def val_dataloader(self) -> list[Any]:
         """Evaluation seeds, and held-out batches; empty in rounds after which no evaluation is due."""
         if self._fitting:
-            index = self.schedule.round_of(max(0, self.trainer.global_step - 1))
+            # Lightning asks at a run's start too, and after a resume that answer serves the first round.
+            index = self.schedule.round_of(self.trainer.global_step) if self.round is None else self.round
             if not self.schedule.evaluation_due(index, self.eval_every):
                 return []
         loaders: list[Any] = [self._seed_batches(EVALUATION_SEEDS, self.eval_episodes)]

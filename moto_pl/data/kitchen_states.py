@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from minari.dataset.minari_storage import METADATA_FILE_NAME, MinariStorage
 
-from moto_pl.data.minari_io import _READ_ERRORS, _read_metadata, datasets_root, exists, locate
+from moto_pl.data.hdf5_check import check_hdf5
+from moto_pl.data.minari_io import _READ_ERRORS, DATA_FILE, _read_metadata, datasets_root, exists, locate
 from moto_pl.envs.kitchen import ACTION_SIZE, POSITIONS, STATE_SIZE, VELOCITIES
 from moto_pl.errors import SettingError
 
@@ -157,6 +158,8 @@ class MinariStates(StateDataset):
         metadata = _read_metadata(data / METADATA_FILE_NAME)
         self.id = str(metadata.get("dataset_id", path.name))
         try:
+            if (data / DATA_FILE).is_file():
+                check_hdf5(data / DATA_FILE)
             self._storage = MinariStorage.read(data)
         except _READ_ERRORS as error:
             raise SettingError(self.id, f"a damaged dataset ({error})", "Copy or download it again.") from error

@@ -25,6 +25,7 @@ from minari.dataset.minari_storage import METADATA_FILE_NAME, MinariStorage
 from minari.storage.datasets_root_dir import get_dataset_path
 
 import moto_pl.envs
+from moto_pl.data.hdf5_check import check_hdf5
 from moto_pl.errors import SettingError
 from moto_pl.replay.episode import EXTRA_NAME, EXTRA_TYPES, Episode
 
@@ -231,9 +232,9 @@ class DatasetReader:
         if self.metadata.get("data_format") != "hdf5":
             return
         try:
+            check_hdf5(self.data_file)
             with h5py.File(self.data_file, "r") as file:
                 missing = [i for i in range(len(self)) if f"episode_{i}" not in file]
-                _check_contents(file)
         except _READ_ERRORS as error:
             raise _damaged(self._label, self.data_file, error) from error
         if missing:
@@ -433,25 +434,6 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _check_contents(group: h5py.Group) -> None:
-    """Raises a ValueError where the file refers to other files, or claims more than it can hold.
-
-    HDF5 fills what was never written: a file of a few bytes may claim to hold terabytes. Compression makes of a byte
-    1032 at most.
-    """
-    for name in group:
-        link = group.get(name, getlink=True)
-        if not isinstance(link, h5py.HardLink):
-            raise ValueError(f"{group.name}/{name} is a link, perhaps to another file")
-        item = group[name]
-        if isinstance(item, h5py.Group):
-            _check_contents(item)
-        elif item.external is not None or item.is_virtual:
-            raise ValueError(f"{item.name} lies in another file")
-        elif item.nbytes > 1032 * item.id.get_storage_size() + 2**16:
-            raise ValueError(f"{item.name} claims {item.nbytes} bytes and holds {item.id.get_storage_size()}")
 
 
 def _damaged(label: str, file: Path, error: BaseException, index: int | None = None) -> SettingError:
