@@ -63,7 +63,10 @@ def final(run: Path) -> dict[str, Any]:
 
 
 def assert_same_end(left: Path, right: Path, episodes: int = 14) -> None:
-    """Weights, optimizer state, evaluations and replay are the same to the bit; by default ten demonstrations and four rounds."""
+    """Weights, optimizer state, evaluations and replay are the same to the bit.
+
+    By default there are ten demonstrations and four rounds.
+    """
     a, b = final(left), final(right)
     assert a["global_step"] == b["global_step"] == 40
     assert a["state_dict"].keys() == b["state_dict"].keys()
