@@ -32,7 +32,7 @@ def command(run: Path, *args: str) -> list[str]:
         *(sys.executable, "-m", "moto_pl.cli", "fit", "--config", str(ROOT / "configs/debug.yaml")),
         *("--trainer.default_root_dir", str(run), "--data.env_workers", "0", "--data.eval_episodes", "1"),
         *("--video_episodes", "0", "--evaluate_untrained", "false"),
-        *("--model.init_args.optim.final_lr", "0.1", *args),
+        *("--model.init_args.optim.final_lr", "0.1", "--model.init_args.optim.ema_decay", "0.9", *args),
     ]
 
 
@@ -72,6 +72,9 @@ def assert_same_end(left: Path, right: Path, episodes: int = 14) -> None:
     assert a["state_dict"].keys() == b["state_dict"].keys()
     for name in a["state_dict"]:
         assert torch.equal(a["state_dict"][name], b["state_dict"][name]), name
+    assert a["average"].keys() == b["average"].keys() and len(a["average"]) > 0
+    for name in a["average"]:
+        assert torch.equal(a["average"][name], b["average"][name]), name
     states = a["optimizer_states"][0]["state"], b["optimizer_states"][0]["state"]
     assert states[0].keys() == states[1].keys() and len(states[0]) > 0
     for index in states[0]:

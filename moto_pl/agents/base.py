@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any, Literal
 
@@ -62,15 +63,25 @@ class Agent(L.LightningModule):
         weight_decay: decoupled weight decay.
         adam_eps: Adam's epsilon.
         final_lr: share of the learning rates that is left when the online phase ends; they fall linearly over it.
+        ema_decay: decay, a gradient step, of the moving average of the weights that acts; 0 acts with the weights.
     """
 
     def __init__(
-        self, seed: int = 0, weight_decay: float = 1e-6, adam_eps: float = 1e-5, final_lr: float = 1.0
+        self,
+        seed: int = 0,
+        weight_decay: float = 1e-6,
+        adam_eps: float = 1e-5,
+        final_lr: float = 1.0,
+        ema_decay: float = 0.0,
     ) -> None:
         super().__init__()
         if not 0 <= final_lr <= 1:
             raise SettingError("optim.final_lr", final_lr, "Give a share in [0, 1]; 1 keeps the learning rates.")
+        if not 0 <= ema_decay < 1:
+            raise SettingError("optim.ema_decay", ema_decay, "Give a number in [0, 1); 0 acts with the weights.")
         self.seed, self.weight_decay, self.adam_eps, self.final_lr = seed, weight_decay, adam_eps, final_lr
+        self.ema_decay = ema_decay
+        self._average: dict[str, Tensor] = {}  # by parameter name; empty before the first step, and without ema_decay
         self.action_size: int | None = None
         self.settings: dict[str, Any] = {}
         self.loaded_step = 0  # gradient steps behind weights that were loaded to be evaluated
@@ -115,6 +126,37 @@ class Agent(L.LightningModule):
 
     def after_step(self, step: int) -> None:
         """Called after gradient step number ``step`` (from 1): target updates."""
+
+    @contextmanager
+    def acting_weights(self) -> Iterator[None]:
+        """Within it the parameters are their moving averages, if ``ema_decay`` keeps some: for acting.
+
+        From few demonstrations the success of a cloned policy jumps from one gradient step to the next, because small
+        errors compound along an episode; that of the averaged weights does not.
+        """
+        if not self._average:
+            yield
+            return
+        parameters = [self.get_parameter(name) for name in self._average]
+        present = [parameter.detach().clone() for parameter in parameters]
+        with torch.no_grad():
+            _copy(parameters, [average.to(self.device) for average in self._average.values()])
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                _copy(parameters, present)
+
+    @torch.no_grad()
+    def _update_average(self, step: int) -> None:
+        """Moves the average by gradient step ``step`` (from 1); while it is young it is the mean of what there was."""
+        trained = {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
+        if not self._average:
+            self._average = {name: parameter.detach().clone() for name, parameter in trained.items()}
+        decay = min(self.ema_decay, step / (step + 10))
+        for name, parameter in trained.items():
+            # A checkpoint is read before the module moves to its device.
+            self._average[name] = self._average[name].to(parameter.device).lerp_(parameter, 1 - decay)
 
     # Lightning's hooks.
 
@@ -172,8 +214,11 @@ class Agent(L.LightningModule):
         return total
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Target updates, counted in gradient steps."""
-        self.after_step(self.global_step)
+        """Target updates and the weights' average, counted in gradient steps."""
+        if (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0:
+            self.after_step(self.global_step)
+            if self.ema_decay > 0:
+                self._update_average(self.global_step)
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Rolls evaluation episodes, or takes the model's losses on held-out episodes (second loader)."""
@@ -199,11 +244,13 @@ class Agent(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Writes what it takes to build this agent again."""
         checkpoint["agent"] = self.description()
+        checkpoint["average"] = dict(self._average)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuses a checkpoint of another agent or with other model settings, showing the difference."""
         check_same_agent(checkpoint.get("agent"), self.description())
         self.loaded_step = int(checkpoint["global_step"])
+        self._average = checkpoint.get("average", {})
 
     # Helpers.
 
@@ -225,6 +272,11 @@ class Agent(L.LightningModule):
         for name, value in self.episode_metrics.compute().items():
             self.log(f"{stage}/{name}", value, prog_bar=name in ("return", "success", "objects"))
         self.episode_metrics.reset()
+
+
+def _copy(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
+    for target, source in zip(targets, sources, strict=True):
+        target.copy_(source)
 
 
 def _parameters(modules: Iterable[nn.Module]) -> list[nn.Parameter]:

@@ -145,6 +145,8 @@ class OptimConfig:
         weight_decay: decoupled weight decay.
         adam_eps: Adam's epsilon.
         final_lr: share of the learning rates that is left when the online phase ends; they fall linearly over it.
+        ema_decay: decay, a gradient step, of the moving average of the weights that collects and is evaluated; 0 acts
+            with the weights themselves, as the paper does.
     """
 
     model_lr: float = 1e-4
@@ -154,6 +156,7 @@ class OptimConfig:
     weight_decay: float = 1e-6
     adam_eps: float = 1e-5
     final_lr: float = 1.0
+    ema_decay: float = 0.0
 
 
 class Starts(NamedTuple):
@@ -196,7 +199,7 @@ class MOTO(Agent):
         seed: int = 0,
     ) -> None:
         optim = optim or OptimConfig()
-        super().__init__(seed, optim.weight_decay, optim.adam_eps, optim.final_lr)
+        super().__init__(seed, optim.weight_decay, optim.adam_eps, optim.final_lr, optim.ema_decay)
         self.model_config = world_model or WorldModelConfig()
         self.config = behaviour or BehaviourConfig()
         self.batch, self.optim, self.ops = batch or BatchConfig(), optim, ops

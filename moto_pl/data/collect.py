@@ -51,11 +51,12 @@ def roll_episodes(
     Returns:
         The episodes, in the order of their seeds.
     """
-    while True:
-        try:
-            return _roll(pool, agent, seeds, mode, key, noise)
-        except WorkerRestarted:
-            continue
+    with agent.acting_weights():
+        while True:
+            try:
+                return _roll(pool, agent, seeds, mode, key, noise)
+            except WorkerRestarted:
+                continue
 
 
 def _roll(

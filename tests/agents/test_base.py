@@ -5,14 +5,17 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from moto_pl.agents import MOTO
 from moto_pl.agents.moto import BehaviourConfig, OptimConfig
+from moto_pl.data.collect import roll_episodes
 from moto_pl.data.schedule import Schedule
 from moto_pl.errors import SettingError
 from moto_pl.nn.world_model import WorldModelConfig
+from moto_pl.ops import Key
 
 
 def tiny(**optim: Any) -> MOTO:
@@ -21,6 +24,7 @@ def tiny(**optim: Any) -> MOTO:
         deter=8, hidden=8, stoch=2, classes=2, ensemble=2, encoder_channels=(2, 2, 2, 2), decoder_channels=(2, 2, 2)
     )
     agent = MOTO(model, BehaviourConfig(), optim=OptimConfig(**optim))
+    agent.action_size = 2
     agent.build(2)
     trainer: Any = SimpleNamespace(datamodule=SimpleNamespace(schedule=Schedule(10, 20, 5, 5)))
     agent._trainer = trainer
@@ -50,3 +54,43 @@ def test_learning_rates_stay_unless_asked() -> None:
 def test_final_lr_is_a_share(share: float) -> None:
     with pytest.raises(SettingError, match="final_lr"):
         tiny(final_lr=share)
+
+
+def test_the_average_follows_the_weights() -> None:
+    agent = tiny(ema_decay=0.5)
+    weight = next(agent.actor.parameters())
+    expected = None
+    for step in range(1, 40):
+        with torch.no_grad():
+            weight.fill_(float(step))
+        agent._update_average(step)
+        decay = min(0.5, step / (step + 10))
+        expected = float(step) if expected is None else decay * expected + (1 - decay) * step
+        with agent.acting_weights():
+            torch.testing.assert_close(weight[0, 0].item(), expected)
+        assert weight[0, 0].item() == step
+
+
+def test_the_average_is_what_acts() -> None:
+    agent = tiny(ema_decay=0.5)
+    seen = []
+
+    class Pool:
+        def reset(self, seeds: list[int]) -> np.ndarray:
+            seen.append(next(agent.actor.parameters()).detach().clone())
+            raise KeyboardInterrupt
+
+    before = next(agent.actor.parameters()).detach().clone()
+    agent._update_average(1)
+    with torch.no_grad():
+        next(agent.actor.parameters()).zero_()
+    with pytest.raises(KeyboardInterrupt):
+        roll_episodes(Pool(), agent, [0], "mode", Key(0, 0))  # type: ignore[arg-type]
+    torch.testing.assert_close(seen[0], before)
+    assert not next(agent.actor.parameters()).any()  # and the weights themselves are there again
+
+
+@pytest.mark.parametrize("decay", [-0.1, 1.0])
+def test_ema_decay_is_a_decay(decay: float) -> None:
+    with pytest.raises(SettingError, match="ema_decay"):
+        tiny(ema_decay=decay)
