@@ -158,8 +158,6 @@ class MinariStates(StateDataset):
         metadata = _read_metadata(data / METADATA_FILE_NAME)
         self.id = str(metadata.get("dataset_id", path.name))
         try:
-            if (data / DATA_FILE).is_file():
-                check_hdf5(data / DATA_FILE)
             self._storage = MinariStorage.read(data)
         except _READ_ERRORS as error:
             raise SettingError(self.id, f"a damaged dataset ({error})", "Copy or download it again.") from error
@@ -175,6 +173,10 @@ class MinariStates(StateDataset):
         self._length = int(metadata["total_episodes"])
         if self._length < 1:
             raise SettingError(self.id, "no episodes", "Use a dataset with at least one.")
+        try:
+            check_hdf5(data / DATA_FILE)
+        except _READ_ERRORS as error:
+            raise SettingError(self.id, f"a damaged dataset ({error})", "Copy or download it again.") from error
 
     def __len__(self) -> int:
         return self._length
