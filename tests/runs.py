@@ -80,8 +80,8 @@ def assert_same_end(left: Path, right: Path, episodes: int = 14) -> None:
     for index in states[0]:
         for name, value in states[0][index].items():
             assert torch.equal(value, states[1][index][name]), (index, name)
-    evaluations = [read_evaluations(run) for run in (left, right)]
-    assert evaluations[0] == evaluations[1] and {20, 40} <= {record["step"] for record in evaluations[0]}
+    evaluations = [[record for record in read_evaluations(run) if record["step"] > 0] for run in (left, right)]
+    assert evaluations[0] == evaluations[1] and [record["step"] for record in evaluations[0]] == [20, 40]
     files = sorted(path.name for path in (left / "replay").glob("*.safetensors"))
     assert len(files) == episodes
     for name in files:
