@@ -15,8 +15,8 @@ from moto_pl.cli import config_path, run_lightning
 #: Phases that the table shows, and what each has had.
 _PHASES = {
     "untrained": "untrained",
-    "pretrained": "pre-trained on the demonstrations",
-    "final": "fine-tuned online",
+    "pretrained": "pre-trained",
+    "final": "fine-tuned",
 }
 
 
@@ -43,7 +43,7 @@ def run_demo(directory: Path) -> int:
 def summary(directory: Path) -> Table:
     """What the policy did on the same evaluation episodes after each phase."""
     table = Table(title="MOTO on MetaWorld, from ten demonstrations")
-    for name in ("policy", "gradient steps", "online episodes", "success", "95% interval", "mean return"):
+    for name in ("policy", "steps", "online episodes", "success", "95% interval", "return"):
         table.add_column(name, justify="left" if name == "policy" else "right")
     for record in read_evaluations(directory):
         if record["stage"] != "eval" or record["phase"] not in _PHASES:
