@@ -26,13 +26,24 @@ def environment() -> dict[str, str]:
     }
 
 
-def command(run: Path, *args: str) -> list[str]:
+#: Settings beside the debug configuration's: small model-free agents, and for all what a resume must not lose.
+_PIXELS = {"pixels.channels": "[4,4,4,4]", "pixels.units": "16", "td.batch_size": "8"}
+_MOTO = {"optim.final_lr": "0.1", "optim.ema_decay": "0.9"}
+AGENTS: dict[str, dict[str, str]] = {
+    "MOTO": _MOTO,
+    **{name: {**_PIXELS, "td.final_lr": "0.1", "td.ema_decay": "0.9"} for name in ("BC", "SAC", "CQL", "IQL")},
+}
+
+
+def command(run: Path, *args: str, agent: str = "MOTO") -> list[str]:
     """``moto fit`` of the debug configuration, with one environment in its process."""
+    settings = [word for name, value in AGENTS[agent].items() for word in (f"--model.init_args.{name}", value)]
     return [
         *(sys.executable, "-m", "moto_pl.cli", "fit", "--config", str(ROOT / "configs/debug.yaml")),
         *("--trainer.default_root_dir", str(run), "--data.env_workers", "0", "--data.eval_episodes", "1"),
         *("--video_episodes", "0", "--evaluate_untrained", "false"),
-        *("--model.init_args.optim.final_lr", "0.1", "--model.init_args.optim.ema_decay", "0.9", *args),
+        *(() if agent == "MOTO" else ("--model", f"moto_pl.agents.{agent}")),
+        *(*settings, *args),
     ]
 
 
@@ -42,9 +53,11 @@ def start(run: Path, *args: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command(run, *args), env=environment(), stdout=nowhere, stderr=nowhere)
 
 
-def fit(run: Path, *args: str, timeout: float = 600) -> subprocess.CompletedProcess[str]:
+def fit(run: Path, *args: str, timeout: float = 600, agent: str = "MOTO") -> subprocess.CompletedProcess[str]:
     """A run in a process of its own, to its end."""
-    return subprocess.run(command(run, *args), env=environment(), capture_output=True, text=True, timeout=timeout)
+    return subprocess.run(
+        command(run, *args, agent=agent), env=environment(), capture_output=True, text=True, timeout=timeout
+    )
 
 
 def fault(step: int, point: str = "batch_end", signal_name: str = "SIGKILL", rank: int = 0) -> tuple[str, ...]:

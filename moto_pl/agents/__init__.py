@@ -1,6 +1,10 @@
 """One LightningModule a file; ``base`` is what they share."""
 
 from .base import Agent, BatchPart
+from .bc import BC
+from .cql import CQL
+from .iql import IQL
 from .moto import MOTO
+from .sac import SAC
 
-__all__ = ["MOTO", "Agent", "BatchPart"]
+__all__ = ["BC", "CQL", "IQL", "MOTO", "SAC", "Agent", "BatchPart"]

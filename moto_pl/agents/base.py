@@ -33,12 +33,14 @@ class BatchPart:
         length: rows of each sequence.
         filter: which episodes they come from.
         top: share of the best episodes for ``filter: return``.
+        history: rows before an episode's start at which sequences may begin; they repeat its first.
     """
 
     size: int
     length: int
     filter: EpisodeFilter = "none"
     top: float = 0.1
+    history: int = 0
 
 
 @dataclass(frozen=True)

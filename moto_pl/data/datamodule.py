@@ -421,7 +421,7 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         sampler = SequenceSampler(self.store, self.seed, name, fraction, self._mirror)
         size = part.size // self.world_size
         shard, shards = self.rank * accumulate + batch, self.world_size * accumulate
-        return sampler.sample(step, shard, shards, size, part.length, self._sets[name])
+        return sampler.sample(step, shard, shards, size, part.length, self._sets[name], part.history)
 
     @property
     def can_sample(self) -> bool:
@@ -560,7 +560,7 @@ class HeldOut:
                 sampler = SequenceSampler(data.held_out, data.seed, f"held_out/{name}")
                 view = EpisodeSet(entries, part.length)
                 size = part.size // data.world_size
-                batch[name] = sampler.sample(step, data.rank, data.world_size, size, part.length, view)
+                batch[name] = sampler.sample(step, data.rank, data.world_size, size, part.length, view, part.history)
             yield batch
 
 

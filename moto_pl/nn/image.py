@@ -1,4 +1,4 @@
-"""Image encoder and decoder for 64x64 RGB frames."""
+"""Image encoders and decoder for 64x64 RGB frames."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moto_pl.errors import SettingError
+from moto_pl.ops.philox import Key, Stream, integers
 
 from .mlp import MLP, glorot
 
@@ -117,3 +118,55 @@ def _channels_last(convs: nn.ModuleList) -> None:
     for parameter in convs.parameters():
         if parameter.dim() == 4:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+
+
+class PixelEncoder(nn.Module):
+    """Convolutions (kernel 3, stride 2, VALID, ReLU) on stacked frames, as in D4PG and JAXRL2.
+
+    Args:
+        inputs: channels of the stack, three a frame.
+        channels: of each convolution.
+    """
+
+    def __init__(self, inputs: int, channels: tuple[int, ...]) -> None:
+        super().__init__()
+        size, layers = IMAGE_SIZE, []
+        for out in channels:
+            layers.append(nn.Conv2d(inputs, out, 3, stride=2))
+            size, inputs = (size - 3) // 2 + 1, out
+            if size < 1:
+                raise SettingError("pixels.channels", channels, f"Too many convolutions for {IMAGE_SIZE} pixels.")
+        self.convs = nn.ModuleList(layers)
+        self.convs.apply(glorot)
+        _channels_last(self.convs)
+        self.out_features = inputs * size * size
+
+    def forward(self, image: Tensor) -> Tensor:
+        """uint8 [B, C, 64, 64] -> [B, E]."""
+        x = (image.float() / 255).contiguous(memory_format=torch.channels_last)
+        for conv in self.convs:
+            x = F.relu(conv(x))
+        return x.flatten(1)
+
+
+def random_shift(image: Tensor, pad: int, key: Key) -> Tensor:
+    """DrQ's augmentation: each image of the batch is padded by its edge pixels and cropped back at a random place.
+
+    Args:
+        image: [B, C, H, W]; a stack of frames is shifted as one.
+        pad: pixels, 0 or more: the largest shift in each direction.
+        key: names the draws.
+
+    Returns:
+        [B, C, H, W], of the same type.
+    """
+    if pad == 0:
+        return image
+    size, height, width = image.shape[0], *image.shape[-2:]
+    offset = integers(key, Stream.ROWS, 2 * pad + 1, (size, 2), image.device) - pad
+    # Where the crop reaches over the edge, the edge's own pixels are repeated.
+    rows = (torch.arange(height, device=image.device) + offset[:, :1]).clamp(0, height - 1)  # [B, H]
+    columns = (torch.arange(width, device=image.device) + offset[:, 1:]).clamp(0, width - 1)  # [B, W]
+    batch = torch.arange(size, device=image.device)[:, None, None]
+    picked = image.permute(0, 2, 3, 1)[batch, rows[:, :, None], columns[:, None, :]]  # [B, H, W, C]
+    return picked.permute(0, 3, 1, 2)

@@ -27,7 +27,7 @@ class SequenceBatch(NamedTuple):
         image: uint8 [B, T, 3, H, W].
         action: float32 [B, T, A]; zero where ``is_first``.
         reward: float32 [B, T]; zero where ``is_first``.
-        is_first: bool [B, T], true on the first row of an episode alone.
+        is_first: bool [B, T], true on the first row of an episode alone, and on what repeats it before its start.
         is_terminal: bool [B, T], true on the last row of an episode that terminated.
     """
 
@@ -127,8 +127,9 @@ class DeviceMirror:
         """Image, action and reward [B, length, ...] of the rows from ``starts`` on in ``episodes``, on the device."""
         self._follow()
         assert self._rows is not None
-        first = np.array([self._starts[episode] for episode in episodes], np.int64) + starts
-        index = torch.from_numpy((first[:, None] + np.arange(length)).ravel()).to(self.device)
+        first = np.array([self._starts[episode] for episode in episodes], np.int64)
+        rows_of = np.maximum(starts[:, None] + np.arange(length), 0)  # before its start an episode repeats its first
+        index = torch.from_numpy((first[:, None] + rows_of).ravel()).to(self.device)
         image, action, reward = (
             rows.index_select(0, index).unflatten(0, (len(episodes), length)) for rows in self._rows
         )
@@ -200,7 +201,14 @@ class SequenceSampler:
         self._key = np.array([seed % 2**64, stream % 2**64], np.uint64)
 
     def sample(
-        self, step: int, rank: int, world_size: int, batch_size: int, length: int, view: EpisodeSet
+        self,
+        step: int,
+        rank: int,
+        world_size: int,
+        batch_size: int,
+        length: int,
+        view: EpisodeSet,
+        history: int = 0,
     ) -> SequenceBatch:
         """The batch of a gradient step.
 
@@ -211,6 +219,8 @@ class SequenceSampler:
             batch_size: sequences of this process.
             length: rows of a sequence, at most ``view.length``.
             view: the episodes to draw from.
+            history: a sequence may begin up to so many rows before its episode, which repeat its first; below
+                ``length``.
 
         Returns:
             The batch, on the mirror's device or the host.
@@ -218,10 +228,9 @@ class SequenceSampler:
         Raises:
             SettingError: there is no episode to draw from, or a number is out of range.
         """
-        episodes, starts = self.draw(step, rank, world_size, batch_size, length, view)
+        episodes, starts = self.draw(step, rank, world_size, batch_size, length, view, history)
         chosen = [self.store[episode] for episode in episodes]
-        is_first = np.zeros((batch_size, length), np.bool_)
-        is_first[:, 0] = starts == 0
+        is_first = starts[:, None] + np.arange(length) <= 0
         is_terminal = np.zeros((batch_size, length), np.bool_)
         is_terminal[:, -1] = [
             episode.terminated and start + length == episode.num_rows
@@ -229,22 +238,31 @@ class SequenceSampler:
         ]
         flags = torch.from_numpy(is_first), torch.from_numpy(is_terminal)
         if self.mirror is not None:
-            rows = self.mirror.gather(episodes, starts, length)
-            return SequenceBatch(*rows, *(flag.to(self.mirror.device) for flag in flags))
+            gathered = self.mirror.gather(episodes, starts, length)
+            return SequenceBatch(*gathered, *(flag.to(self.mirror.device) for flag in flags))
         frame, actions = chosen[0].image_rows.shape[1:], chosen[0].action_rows.shape[1]
         image = _host_tensor((batch_size, length, *frame), torch.uint8, self.pin)
         action = _host_tensor((batch_size, length, actions), torch.float32, self.pin)
         reward = _host_tensor((batch_size, length), torch.float32, self.pin)
         targets = image.numpy(), action.numpy(), reward.numpy()
         for b, (episode, start) in enumerate(zip(chosen, starts, strict=True)):
-            chunk = slice(start, start + length)
-            targets[0][b] = episode.image_rows[chunk]
-            targets[1][b] = episode.action_rows[chunk]
-            targets[2][b] = episode.reward_rows[chunk]
+            chunk, before = slice(max(0, start), start + length), max(0, -start)
+            for target, rows in zip(
+                targets, (episode.image_rows, episode.action_rows, episode.reward_rows), strict=True
+            ):
+                target[b, before:] = rows[chunk]
+                target[b, :before] = rows[0]
         return SequenceBatch(image, action, reward, *flags)
 
     def draw(
-        self, step: int, rank: int, world_size: int, batch_size: int, length: int, view: EpisodeSet
+        self,
+        step: int,
+        rank: int,
+        world_size: int,
+        batch_size: int,
+        length: int,
+        view: EpisodeSet,
+        history: int = 0,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Episodes and first rows (int64 [``batch_size``] each) of a batch; see :meth:`sample`."""
         if not 0 <= rank < world_size or batch_size < 1 or step < 0:
@@ -253,6 +271,8 @@ class SequenceSampler:
             )
         if not 1 <= length <= view.length:
             raise SettingError("length", length, f"The episode set was made for sequences of {view.length} rows.")
+        if not 0 <= history < length:
+            raise SettingError("history", history, f"Give fewer rows than the sequence's {length}, and no less than 0.")
         if not len(view):
             raise SettingError(str(self.store.root), "no episode to draw from", "Give a dataset, or collect first.")
         # The counter's low half counts the words of one batch; its high half is the step, so batches never overlap.
@@ -262,9 +282,9 @@ class SequenceSampler:
         first, count = self._pools(rank * batch_size, batch_size, total, view)
         # A 32-bit draw scaled to n values is uniform up to n / 2**32.
         position = first + (((words >> np.uint64(32)) * count) >> np.uint64(32)).astype(np.int64)
-        choices = (view.rows[position] - length + 1).astype(np.uint64)
+        choices = (view.rows[position] - length + 1 + history).astype(np.uint64)
         starts = ((words & np.uint64(2**32 - 1)) * choices) >> np.uint64(32)
-        return view.episodes[position], starts.astype(np.int64)
+        return view.episodes[position], starts.astype(np.int64) - history
 
     def _pools(self, begin: int, batch_size: int, total: int, view: EpisodeSet) -> tuple[np.ndarray, np.ndarray]:
         """For each row of the batch, the part of the set that it draws from: first position and count."""

@@ -128,6 +128,28 @@ def test_only_the_prefix_is_drawn(store: EpisodeStore) -> None:
     assert ends == {0: 6, 2: 5}
 
 
+def test_history_repeats_the_first_row(store: EpisodeStore) -> None:
+    """A sequence that begins before its episode shows its first row until there."""
+    view, seen = EpisodeSet([(0, LENGTHS[0] + 1)], 4), set()
+    sampler, mirrored = SequenceSampler(store, 5, 0), SequenceSampler(store, 5, 0, mirror=DeviceMirror(store, "cpu"))
+    episode = store[0]
+    for step in range(40):
+        _, starts = sampler.draw(step, 0, 1, 8, 4, view, 2)
+        batch = sampler.sample(step, 0, 1, 8, 4, view, 2)
+        assert equal(batch, mirrored.sample(step, 0, 1, 8, 4, view, 2))
+        for b, start in enumerate(starts):
+            seen.add(int(start))
+            for t in range(4):
+                row = max(0, int(start) + t)
+                assert np.array_equal(batch.image[b, t].numpy(), episode.image_rows[row])
+                assert np.array_equal(batch.action[b, t].numpy(), episode.action_rows[row])
+                assert batch.reward[b, t] == episode.reward_rows[row]
+                assert batch.is_first[b, t] == (int(start) + t <= 0)
+    assert seen == set(range(-2, LENGTHS[0] - 2))
+    with pytest.raises(SettingError, match="^history"):
+        sampler.sample(0, 0, 1, 8, 4, view, 4)
+
+
 @pytest.mark.parametrize(("fraction", "size"), [(0.25, 8), (0.3, 8), (0.7, 8), (0.0, 8), (1.0, 8), (0.5, 1), (0.9, 7)])
 def test_online_fraction(store: EpisodeStore, fraction: float, size: int) -> None:
     sampler, view = SequenceSampler(store, 0, 0, fraction), whole(store, 4, first_online=4)

@@ -1,0 +1,127 @@
+"""Soft actor-critic from pixels (Haarnoja et al., 2018), with DrQ's random shifts."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from moto_pl.behaviour.gaussian import SquashedNormal
+from moto_pl.errors import SettingError
+from moto_pl.ops import Key
+
+from .base import Batch, ParamGroup
+from .model_free import ACTOR, NEXT_ACTION, Head, PixelConfig, TDConfig, Transitions, TwinCriticAgent, td_loss
+
+
+@dataclass
+class EntropyConfig:
+    """How the policy's entropy is rewarded.
+
+    Attributes:
+        temperature: initial weight of the entropy, above 0; it is tuned.
+        target_entropy: the entropy, in nats, that tuning aims at; null is -A / 2 (JAXRL2).
+        backup: whether the target values count the next action's entropy.
+    """
+
+    temperature: float = 0.1
+    target_entropy: float | None = None
+    backup: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise SettingError("entropy.temperature", self.temperature, "Give a number above 0.")
+
+
+class Temperature(nn.Module):
+    """The weight of the entropy, learned as its logarithm."""
+
+    def __init__(self, initial: float) -> None:
+        super().__init__()
+        self.log = nn.Parameter(torch.tensor(math.log(initial)))
+
+    def forward(self) -> Tensor:
+        """Above 0."""
+        return self.log.exp()
+
+
+class SAC(TwinCriticAgent):
+    """Twin critics with the entropy in their targets, and an actor that maximises both.
+
+    Args:
+        pixels: frames, encoder and heads.
+        td: batch, optimiser and temporal differences.
+        entropy: the temperature and what it is tuned to.
+        seed: keys initial weights and noise.
+    """
+
+    def __init__(
+        self,
+        pixels: PixelConfig | None = None,
+        td: TDConfig | None = None,
+        entropy: EntropyConfig | None = None,
+        seed: int = 0,
+        **settings: Any,
+    ) -> None:
+        self.entropy = entropy or EntropyConfig()
+        super().__init__(pixels or PixelConfig(), td or TDConfig(), seed, {"entropy": self.entropy, **settings})
+
+    def build(self, action_size: int) -> None:
+        """Critics, actor and temperature."""
+        super().build(action_size)
+        self.actor = Head(self.critic.encoder.out_features, 2 * action_size, self.pixels)
+        self.temperature = Temperature(self.entropy.temperature)
+        wanted = self.entropy.target_entropy
+        self.target_entropy = -action_size / 2 if wanted is None else wanted
+
+    def param_groups(self) -> list[ParamGroup]:
+        """Critics with the encoder, actor, temperature."""
+        return [
+            self.group("critic", self.critic),
+            self.group("actor", self.actor),
+            self.group("temperature", self.temperature),
+        ]
+
+    def policy(self, image: Tensor) -> SquashedNormal:
+        """See :meth:`ModelFreeAgent.policy`; no gradient passes to the encoder."""
+        return self.actor_dist(self.critic.encoder(image))
+
+    def actor_dist(self, features: Tensor) -> SquashedNormal:
+        """The policy on the encoder's features [B, E]."""
+        return SquashedNormal(self.actor(features.detach()))
+
+    def losses(self, batch: Batch, key: Key) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Critics, actor, temperature."""
+        data = self.transitions(batch, key)
+        features = self.critic.encoder(data.image)  # [B, E]
+        losses, metrics = self.critic_losses(data, features, key)
+        temperature = self.temperature()
+        action, log_prob = self.actor_dist(features).sample(self.noise(data.action, key.fold(ACTOR)))
+        q = self.critic.frozen(features.detach(), action).amin(0)  # [B]
+        losses["actor/value"] = (temperature.detach() * log_prob - q).mean()
+        losses["temperature"] = temperature_loss(temperature, log_prob, self.target_entropy)
+        metrics |= {"actor/entropy": -log_prob.detach().mean(), "actor/temperature": temperature.detach()}
+        return losses, metrics
+
+    def critic_losses(
+        self, data: Transitions, features: Tensor, key: Key
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The critics' losses and metrics."""
+        q = self.critic(features, data.action)  # [2, B]
+        target = self.td_target(data, self.next_value(data, key))
+        return {"critic/td": td_loss(q, target)}, {"critic/value": q.detach().mean(), "critic/target": target.mean()}
+
+    @torch.no_grad()
+    def next_value(self, data: Transitions, key: Key) -> Tensor:
+        """The target critics' value of the policy's next action, with its entropy where ``backup``: [B]."""
+        action, log_prob = self.policy(data.next_image).sample(self.noise(data.action, key.fold(NEXT_ACTION)))
+        value = self.target_q(data.next_image, action)
+        return value - self.temperature() * log_prob if self.entropy.backup else value
+
+
+def temperature_loss(temperature: Tensor, log_prob: Tensor, target_entropy: float) -> Tensor:
+    """Falls where the entropy is above its target: its gradient is entropy minus target, times the temperature."""
+    return temperature * (-log_prob.detach().mean() - target_entropy)

@@ -1,0 +1,49 @@
+"""Tiny model-free agents and batches."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from moto_pl.agents import Agent
+from moto_pl.agents.model_free import ModelFreeAgent, PixelConfig, TDConfig
+from moto_pl.replay.sampler import SequenceBatch
+
+A = TypeVar("A", bound=ModelFreeAgent)
+
+
+def tiny(kind: type[A], frame_stack: int = 2, shift: int = 0, **settings: Any) -> A:
+    """An agent of this kind with actions of two dimensions."""
+    pixels = PixelConfig(frame_stack, shift, channels=(4, 4, 4, 4), latent=6, layers=1, units=8)
+    agent = kind(pixels=pixels, td=TDConfig(batch_size=5, gamma=0.9, tau=0.25), **settings)
+    agent.action_size = 2
+    torch.manual_seed(0)
+    agent.build(2)
+    return agent
+
+
+def batch(size: int = 5, frame_stack: int = 2, actions: int = 2) -> dict[str, SequenceBatch]:
+    """Random rows; the second sequence ends its episode."""
+    generator = torch.Generator().manual_seed(0)
+    rows = frame_stack + 1
+    terminal = torch.zeros(size, rows, dtype=torch.bool)
+    terminal[1, -1] = True
+    return {
+        "transitions": SequenceBatch(
+            image=torch.randint(0, 256, (size, rows, 3, 64, 64), dtype=torch.uint8, generator=generator),
+            action=torch.rand(size, rows, actions, generator=generator) * 1.8 - 0.9,
+            reward=torch.rand(size, rows, generator=generator),
+            is_first=torch.zeros(size, rows, dtype=torch.bool),
+            is_terminal=terminal,
+        )
+    }
+
+
+def moved_by(agent: Agent, loss: Tensor) -> set[str]:
+    """The children whose parameters a loss has a gradient for, to the second level."""
+    agent.zero_grad()
+    loss.backward(retain_graph=True)
+    moved = {name for name, p in agent.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+    return {".".join(name.split(".")[:2]) if name.startswith("critic.") else name.split(".")[0] for name in moved}

@@ -1,0 +1,31 @@
+"""Two processes take the steps of one, whatever the agent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from runs import AGENTS, final, fit
+
+pytestmark = pytest.mark.slow
+TWO = ("--trainer.devices", "2", "--trainer.strategy", "ddp")
+
+
+@pytest.mark.parametrize("agent", sorted(set(AGENTS) - {"MOTO"}))  # which has tests of its own
+def test_gradients_are_those_of_one_process(agent: str, reach_dataset: Path, tmp_path: Path) -> None:
+    data = ("--data.dataset", str(reach_dataset), "--data.build_missing", "false", "--data.eval_episodes", "0")
+    short = (*data, "--data.offline_steps", "6", "--data.online_steps", "0")
+    two = fit(tmp_path / "two", *short, *TWO, agent=agent)
+    halves = ("--model.init_args.td.batch_size", "4", "--trainer.accumulate_grad_batches", "2")
+    one = fit(tmp_path / "one", *short, *halves, agent=agent)
+    assert two.returncode == 0 and one.returncode == 0, two.stderr + one.stderr
+    a, b = final(tmp_path / "two"), final(tmp_path / "one")
+    assert a["global_step"] == b["global_step"] == 6
+    moments = a["optimizer_states"][0]["state"], b["optimizer_states"][0]["state"]
+    assert len(moments[0]) > 4
+    for index in moments[0]:
+        left, right = (m[index]["exp_avg"] for m in moments)
+        assert (left - right).abs().max() <= 1e-3 * right.abs().max() + 1e-7, index
+    for name, weight in a["state_dict"].items():
+        torch.testing.assert_close(weight, b["state_dict"][name], rtol=1e-3, atol=1e-4, msg=name)
