@@ -95,7 +95,9 @@ def main() -> None:
     for column in (
         "configuration",
         "ours, updates/s",
-        "loops, updates/s",
+        "references",
+        "loops",
+        "ours / references",
         "ours / loops",
         "model, ms",
         "behaviour, ms",
@@ -108,7 +110,9 @@ def main() -> None:
         table.add_row(
             name,
             f"{1 / result['step_s']:.2f}",
+            f"{1 / result['reference_s']:.2f}",
             f"{1 / result['loops_s']:.2f}",
+            f"{result['reference_s'] / result['step_s']:.2f}",
             f"{result['loops_s'] / result['step_s']:.2f}",
             f"{1000 * result['model_s']:.0f}",
             f"{1000 * (result['step_s'] - result['model_s']):.0f}",
@@ -122,6 +126,7 @@ def measure(name: str, device: torch.device, rounds: int) -> dict[str, float]:
     """Medians, in seconds, of the whole step, the step with loops, and the world model's part alone."""
     agent = load_agent(name, device)
     batch = random_batch(agent, device)
+    agent.final_lr = 1.0  # a schedule would need a run
     optimizer = agent.configure_optimizers()
     assert isinstance(optimizer, torch.optim.Optimizer)
 
@@ -130,6 +135,10 @@ def measure(name: str, device: torch.device, rounds: int) -> dict[str, float]:
         optimizer.zero_grad()
         torch.stack([loss.float() for loss in losses.values()]).sum().backward()
         optimizer.step()
+
+    def reference() -> None:
+        with mock.patch.object(agent, "ops", "reference"), mock.patch.object(agent.world_model.rssm, "ops", "reference"):
+            step()
 
     def loops() -> None:
         with (
@@ -146,8 +155,13 @@ def measure(name: str, device: torch.device, rounds: int) -> dict[str, float]:
         optimizer.zero_grad()
         torch.stack([loss.float() for loss in losses.values()]).sum().backward()
 
-    times: dict[str, list[float]] = {"step_s": [], "loops_s": [], "model_s": []}
-    variants: list[tuple[str, Callable[[], None]]] = [("step_s", step), ("loops_s", loops), ("model_s", model)]
+    times: dict[str, list[float]] = {"step_s": [], "reference_s": [], "loops_s": [], "model_s": []}
+    variants: list[tuple[str, Callable[[], None]]] = [
+        ("step_s", step),
+        ("reference_s", reference),
+        ("loops_s", loops),
+        ("model_s", model),
+    ]
     for index in range(rounds + 1):
         for label, variant in variants:
             begun = time.perf_counter()
