@@ -137,7 +137,8 @@ def measure(name: str, device: torch.device, rounds: int) -> dict[str, float]:
         optimizer.step()
 
     def reference() -> None:
-        with mock.patch.object(agent, "ops", "reference"), mock.patch.object(agent.world_model.rssm, "ops", "reference"):
+        rssm = agent.world_model.rssm
+        with mock.patch.object(agent, "ops", "reference"), mock.patch.object(rssm, "ops", "reference"):
             step()
 
     def loops() -> None:

@@ -31,6 +31,7 @@ _PIXELS = {"pixels.channels": "[4,4,4,4]", "pixels.units": "16", "td.batch_size"
 _MOTO = {"optim.final_lr": "0.1", "optim.ema_decay": "0.9"}
 AGENTS: dict[str, dict[str, str]] = {
     "MOTO": _MOTO,
+    "DreamerV2": _MOTO,
     **{name: {**_PIXELS, "td.final_lr": "0.1", "td.ema_decay": "0.9"} for name in ("BC", "SAC", "CQL", "IQL")},
 }
 

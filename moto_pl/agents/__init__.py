@@ -3,8 +3,9 @@
 from .base import Agent, BatchPart
 from .bc import BC
 from .cql import CQL
+from .dreamer import DreamerV2
 from .iql import IQL
 from .moto import MOTO
 from .sac import SAC
 
-__all__ = ["BC", "CQL", "IQL", "MOTO", "SAC", "Agent", "BatchPart"]
+__all__ = ["BC", "CQL", "IQL", "MOTO", "SAC", "Agent", "BatchPart", "DreamerV2"]

@@ -16,9 +16,12 @@ TWO = ("--trainer.devices", "2", "--trainer.strategy", "ddp")
 def test_gradients_are_those_of_one_process(agent: str, reach_dataset: Path, tmp_path: Path) -> None:
     data = ("--data.dataset", str(reach_dataset), "--data.build_missing", "false", "--data.eval_episodes", "0")
     short = (*data, "--data.offline_steps", "6", "--data.online_steps", "0")
+    halves: tuple[str, ...] = ("--model.init_args.td.batch_size", "4")
+    if agent == "DreamerV2":
+        halves = ("--model.init_args.batch.model_size", "2", "--model.init_args.batch.agent_size", "2")
+        short += ("--model.init_args.behaviour.imagine_rows", "8")  # a process's share of the starts
     two = fit(tmp_path / "two", *short, *TWO, agent=agent)
-    halves = ("--model.init_args.td.batch_size", "4", "--trainer.accumulate_grad_batches", "2")
-    one = fit(tmp_path / "one", *short, *halves, agent=agent)
+    one = fit(tmp_path / "one", *short, *halves, "--trainer.accumulate_grad_batches", "2", agent=agent)
     assert two.returncode == 0 and one.returncode == 0, two.stderr + one.stderr
     a, b = final(tmp_path / "two"), final(tmp_path / "one")
     assert a["global_step"] == b["global_step"] == 6
