@@ -17,7 +17,9 @@ from moto_pl.data.builders import build
 from moto_pl.errors import SettingError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-RUNNABLE = sorted(path for path in CONFIGS.rglob("*.yaml") if path.name not in ("paper.yaml", "dv2.yaml"))
+#: What goes on top of a task's configuration to train another agent, and which.
+OVERLAYS = {"bc": "BC", "cql": "CQL", "dreamer": "DreamerV2", "iql": "IQL", "sac": "SAC"}
+RUNNABLE = sorted(path for path in CONFIGS.rglob("*.yaml") if path.stem not in ("paper", "dv2", *OVERLAYS))
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +155,21 @@ def test_every_configuration_is_complete(path: Path, capsys: pytest.CaptureFixtu
         )
         assert (config["data"]["offline_steps"], config["data"]["online_steps"]) == (1000, 20000)
         assert config["model"]["init_args"]["world_model"]["ensemble"] == 7
+
+
+@pytest.mark.parametrize("overlay", sorted(OVERLAYS))
+@pytest.mark.parametrize("task", ["metaworld/drawer_open", "kitchen/mixed"])
+def test_another_agent_on_a_tasks_data(task: str, overlay: str, capsys: pytest.CaptureFixture[str]) -> None:
+    printed = []
+    top = str(CONFIGS / task.split("/")[0] / f"{overlay}.yaml")
+    for more in (["--config", top], ["--model", f"moto_pl.agents.{OVERLAYS[overlay]}"]):
+        with pytest.raises(SystemExit) as stop:
+            main(["fit", "--config", str(CONFIGS / f"{task}.yaml"), *more, "--print_config"])
+        assert stop.value.code == 0
+        printed.append(yaml.safe_load(capsys.readouterr().out))
+    assert printed[0]["model"] == printed[1]["model"] and printed[0]["data"] == printed[1]["data"]
+    assert printed[0]["model"]["class_path"] == f"moto_pl.agents.{OVERLAYS[overlay]}"
+    assert printed[0]["data"]["online_steps"] in (20000, 66300)
 
 
 def test_the_ten_tasks_have_a_configuration() -> None:

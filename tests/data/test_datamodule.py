@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -33,6 +34,9 @@ class StraightLine:
 
     def parts(self) -> dict[str, BatchPart]:
         return self._parts
+
+    def acting_weights(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def eval(self) -> None:
         self.training = False
