@@ -26,7 +26,7 @@ from moto_pl.ops import (
     lambda_return,
     uniform,
 )
-from moto_pl.ops.extension import status, use_compiled
+from moto_pl.ops.extension import compiled_products, status, use_compiled
 from moto_pl.replay.sampler import SequenceBatch
 
 from .base import ActMode, Agent, Batch, BatchPart, ParamGroup
@@ -257,8 +257,11 @@ class MOTO(Agent):
 
     def on_fit_start(self) -> None:
         """Says which operators train; refuses ``ops: compiled`` where there are none before anything runs."""
-        form = "compiled" if use_compiled(self.ops, self.device) else "reference"
-        rank_zero_info(f"ops: {self.ops}: the {form} operators train on {self.device}. {status()}")
+        compiled = use_compiled(self.ops, self.device)
+        state = torch.empty(0, device=self.device)
+        compiled = compiled and compiled_products("imagine", self.ops, state) is not None
+        form = "compiled operators train" if compiled else "plain-PyTorch references imagine and observe"
+        rank_zero_info(f"ops: {self.ops}: the {form} on {self.device}. {status()}")
 
     # The method.
 

@@ -94,3 +94,16 @@ def test_the_average_is_what_acts() -> None:
 def test_ema_decay_is_a_decay(decay: float) -> None:
     with pytest.raises(SettingError, match="ema_decay"):
         tiny(ema_decay=decay)
+
+
+@pytest.mark.parametrize(
+    ("ops", "device", "said"), [("auto", "meta", "references imagine"), ("reference", "cpu", "references imagine")]
+)
+def test_a_run_says_which_operators_it_has(ops: Any, device: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[str] = []
+    monkeypatch.setattr("moto_pl.agents.moto.rank_zero_info", heard.append)
+    agent = tiny()
+    agent.ops = ops
+    agent.to(device)
+    agent.on_fit_start()
+    assert said in heard[0] and f"on {device}" in heard[0]
