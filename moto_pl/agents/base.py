@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any, Literal
 
 import lightning as L
 import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
@@ -215,12 +216,22 @@ class Agent(L.LightningModule):
         self.log("loss", total.detach(), prog_bar=True)
         return total
 
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Target updates and the weights' average, counted in gradient steps."""
-        if (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0:
-            self.after_step(self.global_step)
-            if self.ema_decay > 0:
-                self._update_average(self.global_step)
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: torch.optim.Optimizer | LightningOptimizer,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        """The step, then target updates and the weights' average, which belong to it.
+
+        Not as the batch ends: callbacks have saved a checkpoint by then.
+        """
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        step = self.global_step + 1  # Lightning counts it when this returns
+        self.after_step(step)
+        if self.ema_decay > 0:
+            self._update_average(step)
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Rolls evaluation episodes, or takes the model's losses on held-out episodes (second loader)."""

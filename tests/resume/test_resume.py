@@ -37,7 +37,7 @@ def test_killed_run_ends_where_the_unbroken_one_ends(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("signal_name", "step"), [("SIGTERM", 12), ("SIGUSR1", 32)])
+@pytest.mark.parametrize(("signal_name", "step"), [("SIGTERM", 15), ("SIGUSR1", 32)])
 def test_signal_writes_a_checkpoint_in_the_middle_of_a_round(
     signal_name: str, step: int, reach_dataset: Path, unbroken: Path, tmp_path: Path
 ) -> None:
