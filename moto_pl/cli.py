@@ -57,6 +57,13 @@ def run_verb(args: Sequence[str]) -> int:
     verbs.add_parser("doctor", help="check rendering, compiled ops, devices and disk")
     report = verbs.add_parser("report", help="write a run's report.html")
     report.add_argument("run", type=Path, help="the run's directory (trainer.default_root_dir)")
+    report.add_argument("--against", type=Path, nargs="+", default=[], help="runs to compare it with", metavar="RUN")
+    compare = verbs.add_parser("compare", help="compare methods: table, learning curves, page")
+    compare.add_argument(
+        "runs", nargs="+", metavar="[NAME=]RUN", help="directories of runs; seeds of a method are found"
+    )
+    compare.add_argument("--metric", choices=("success", "objects", "return"), help="default: objects, else success")
+    compare.add_argument("--out", type=Path, default=Path("comparison"), help="directory to write to")
     demo = verbs.add_parser("demo", help="demonstrations, training and report of one task, on a CPU")
     demo.add_argument("--dir", type=Path, default=Path("runs/demo"), help="the run's directory")
     parsed = parser.parse_args(args)
@@ -67,8 +74,12 @@ def run_verb(args: Sequence[str]) -> int:
     if parsed.verb == "report":
         from moto_pl.report import write_report
 
-        print(f"report: {write_report(parsed.run)}")
+        print(f"report: {write_report(parsed.run, parsed.against)}")
         return 0
+    if parsed.verb == "compare":
+        from moto_pl.compare import run_compare
+
+        return run_compare(parsed.runs, parsed.out, parsed.metric)
     if parsed.verb == "demo":
         from moto_pl.demo import run_demo
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import math
-import os
 import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -15,11 +14,14 @@ from urllib.parse import quote
 
 import numpy as np
 
-from moto_pl import __version__
 from moto_pl.analysis.charts import Curve, interval_chart, line_chart, thin
+from moto_pl.analysis.comparison import Comparison, compare_runs
+from moto_pl.analysis.page import figure_block, html_page, number
 from moto_pl.analysis.records import Evaluation, RunRecord, Series, read_run
 from moto_pl.analysis.statistics import Interval, bootstrap_interval, running_mean, wilson_interval
+from moto_pl.compare import comparison_section
 from moto_pl.errors import SettingError
+from moto_pl.files import write_whole
 
 FILE = "report.html"
 MAX_VIDEOS = 8
@@ -92,36 +94,34 @@ FAMILIES = ("model", "critic", "actor", "imagined", "held_out")
 IN_NO_CHART = ("model/data_disagreement", "model/posterior_entropy", "imagined/disagreement")
 
 
-def write_report(run: Path) -> Path:
+def write_report(run: Path, against: Sequence[Path] = ()) -> Path:
     """Writes ``<run>/report.html``, whole under another name first, and returns its path.
 
     Args:
         run: directory of a run, finished or in progress; what is missing is said in the page.
+        against: runs to compare it with, in a section of its own.
 
     Raises:
-        SettingError: where the directory holds no run, or cannot be written to.
+        SettingError: where a directory holds no run, the runs cannot be compared, or the page cannot be written.
     """
     run = Path(run)
-    page = render(read_run(run))
-    path, temporary = run / FILE, run / f".{FILE}.tmp"
+    comparison = compare_runs([(None, path) for path in (run, *against)]) if against else None
+    page = render(read_run(run), comparison)
+    path = run / FILE
     try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(page)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        write_whole(path, page.encode())
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         found = f"{path}, which could not be written ({error.strerror})"
         raise SettingError("run", found, "Free disk space, or allow writing there.") from None
     return path
 
 
-def render(record: RunRecord) -> str:
-    """The page as a string."""
+def render(record: RunRecord, comparison: Comparison | None = None) -> str:
+    """The page as a string; with a ``comparison``, that is a section of it."""
     sections = [
         ("Results", _results(record)),
         ("Learning curves", _curves(record)),
+        *([("Comparison", comparison_section(comparison))] if comparison else []),
         ("Training", _training(record)),
         ("Videos", _videos(record)),
         ("Data", _data(record)),
@@ -136,16 +136,12 @@ def render(record: RunRecord) -> str:
         for name, title, body in names
     )
     title = _title(record)
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<meta name="color-scheme" content="light dark">'
-        f"<title>{escape(title)}</title><style>{_CSS}</style></head><body><main><header>"
-        f"<h1>{escape(title)}</h1>{_subtitle(record)}"
+    header = (
+        f"<header><h1>{escape(title)}</h1>{_subtitle(record)}"
         f'<p class="verdict">{escape(verdict(record))}</p>{_missing(record)}'
-        f'<nav aria-label="Sections">{links}</nav></header>{body}'
-        f"<footer>moto_pl {escape(__version__)}</footer></main></body></html>\n"
+        f'<nav aria-label="Sections">{links}</nav></header>'
     )
+    return html_page(title, header + body)
 
 
 # Head of the page.
@@ -236,13 +232,13 @@ def _table_of_evaluations(caption: str, evaluations: Sequence[Evaluation]) -> st
         rate, of_rate, of_return = e.successes / e.episodes, wilson_interval(e.successes, e.episodes), "one episode"
         if e.episodes > 1:
             between = bootstrap_interval(e.returns)
-            of_return = f"{_figure(between.low)}, {_figure(between.high)}"
+            of_return = f"{number(between.low)}, {number(between.high)}"
         rows.append(
             f"<tr><th scope='row'>{escape(PHASES.get(e.phase, e.phase))}</th>"
             f"<td>{e.step:,}</td><td>{e.online_episodes:,}</td><td><b>{e.successes}</b> of {e.episodes}</td>"
             f"<td><div class='rate'>{_bar(rate, of_rate)}"
             f"<span>{rate:.0%} <small>[{of_rate.low:.0%}, {of_rate.high:.0%}]</small></span></div></td>"
-            f"<td>{_figure(float(np.mean(e.returns)))} <small>[{of_return}]</small></td>"
+            f"<td>{number(float(np.mean(e.returns)))} <small>[{of_return}]</small></td>"
             f"<td>{np.mean(e.length):.0f}</td></tr>"
         )
     columns = ("Policy", "Gradient steps", "Online episodes", "Success", "Success rate", "Mean return", "Mean length")
@@ -265,11 +261,11 @@ def _table_of_objects(caption: str, evaluations: Sequence[Evaluation]) -> list[s
         interval = "one episode"
         if e.episodes > 1:
             between = bootstrap_interval(numbers.tolist())
-            interval = f"{_figure(between.low)}, {_figure(between.high)}"
+            interval = f"{number(between.low)}, {number(between.high)}"
         cells = "".join(f"<td>{rate:.0%}</td>" for rate in completed.mean(axis=0))
         rows.append(
             f"<tr><th scope='row'>{escape(PHASES.get(e.phase, e.phase))}</th><td>{e.step:,}</td>"
-            f"<td><b>{_figure(float(numbers.mean()))}</b> of {len(e.objects)} <small>[{interval}]</small></td>"
+            f"<td><b>{number(float(numbers.mean()))}</b> of {len(e.objects)} <small>[{interval}]</small></td>"
             f"{cells}</tr>"
         )
     head = "".join(
@@ -291,13 +287,6 @@ def _bar(rate: float, interval: Interval) -> str:
     )
 
 
-def _figure(value: float) -> str:
-    """A number with about four digits."""
-    if not np.isfinite(value):
-        return str(value)
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
-
-
 # Curves.
 
 
@@ -310,7 +299,7 @@ def _curves(record: RunRecord) -> str:
         n = " or ".join(str(n) for n in sorted({e.episodes for e in evaluations}))
         said = ", ".join(f"{e.successes} of {e.episodes} after {e.step:,} steps" for e in _few(evaluations))
         charts.append(
-            _chart(
+            figure_block(
                 "Evaluation success",
                 interval_chart(
                     steps, [e.successes / e.episodes for e in evaluations],
@@ -321,9 +310,9 @@ def _curves(record: RunRecord) -> str:
                 f"Evaluation success against gradient steps: {said}.",
             )
         )  # fmt: skip
-        said = ", ".join(f"{_figure(float(np.mean(e.returns)))} after {e.step:,} steps" for e in _few(evaluations))
+        said = ", ".join(f"{number(float(np.mean(e.returns)))} after {e.step:,} steps" for e in _few(evaluations))
         charts.append(
-            _chart(
+            figure_block(
                 "Evaluation return",
                 interval_chart(
                     steps, [float(np.mean(e.returns)) for e in evaluations],
@@ -337,9 +326,9 @@ def _curves(record: RunRecord) -> str:
     with_objects = [e for e in evaluations if e.objects]
     if with_objects:
         means = [float(np.sum(e.completed)) / e.episodes for e in with_objects]
-        said = ", ".join(f"{_figure(mean)} after {e.step:,} steps" for mean, e in zip(means, with_objects, strict=True))
+        said = ", ".join(f"{number(mean)} after {e.step:,} steps" for mean, e in zip(means, with_objects, strict=True))
         charts.append(
-            _chart(
+            figure_block(
                 "Objects completed in evaluation",
                 interval_chart(
                     [e.step for e in with_objects], means,
@@ -373,11 +362,11 @@ def _online_charts(record: RunRecord) -> list[str]:
             Curve(f"running mean over {rounds * envs}", episode, smooth),
         ]
         charts.append(
-            _chart(
+            figure_block(
                 f"Online {name}",
                 line_chart(curves, "online episode", label, f"online-{name}", None, bounds),
                 "Episodes that the policy collected while exploring; each is trained on afterwards.",
-                f"Online {name} over {episode[-1]:,} episodes; the running mean ends at {_figure(float(smooth[-1]))}.",
+                f"Online {name} over {episode[-1]:,} episodes; the running mean ends at {number(float(smooth[-1]))}.",
             )
         )
     return charts
@@ -417,20 +406,12 @@ def _plots(record: RunRecord, plots: Iterable[Plot]) -> list[str]:
         label = found[0][0] if len(found) == 1 else ""
         said = "; ".join(f"{name} {_course(series)}" for name, series in found)
         svg = line_chart(curves, "gradient steps", label, slug, record.offline_steps)
-        charts.append(_chart(plot.title, svg, plot.caption, f"{plot.title} against gradient steps: {said}."))
+        charts.append(figure_block(plot.title, svg, plot.caption, f"{plot.title} against gradient steps: {said}."))
     return charts
 
 
 def _course(series: Series) -> str:
-    return f"from {_figure(series.value[0])} to {_figure(series.value[-1])}"
-
-
-def _chart(title: str, svg: str, caption: str, alt: str) -> str:
-    return (
-        f"<figure class='chart'><h3>{escape(title)}</h3>"
-        f"<div role='img' aria-label='{escape(alt, quote=True)}'>{svg}</div>"
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
-    )
+    return f"from {number(series.value[0])} to {number(series.value[-1])}"
 
 
 # Videos.
@@ -544,8 +525,8 @@ def _data(record: RunRecord) -> str:
 def _throughput(record: RunRecord) -> str:
     rows = []
     for name, label, form in (
-        ("updates_per_s", "Gradient steps per second", _figure),
-        ("env_steps_per_s", "Environment steps per second", _figure),
+        ("updates_per_s", "Gradient steps per second", number),
+        ("env_steps_per_s", "Environment steps per second", number),
         ("data_wait", "Waiting for data", lambda value: f"{value:.1%}"),
     ):
         series = record.metrics.get(f"speed/{name}")
@@ -614,58 +595,3 @@ def _bytes(size: float) -> str:
         return f"{size:.0f} B"
     power = min(4, int(np.log10(size) / 3))
     return f"{size / 1000**power:.1f} {('', 'kB', 'MB', 'GB', 'TB')[power]}"
-
-
-_CSS = """
-:root{--bg:#fff;--panel:#f6f7f9;--text:#1b1f24;--soft:#59636e;--line:#d9dee4;--accent:#2563b8;--warn:#fff6e0;
---warn-line:#d9a520}
-@media(prefers-color-scheme:dark){:root{--bg:#12151a;--panel:#1b2027;--text:#e4e8ee;--soft:#9aa5b1;--line:#323a44;
---accent:#7db2f5;--warn:#2d2510;--warn-line:#a67c14}}
-*{box-sizing:border-box}
-html{scroll-behavior:smooth}
-body{margin:0;background:var(--bg);color:var(--text);
-font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
-main{max-width:1120px;margin:0 auto;padding:2.2rem 1.4rem 3rem}
-h1{font-size:1.75rem;line-height:1.2;margin:0 0 .3rem;overflow-wrap:anywhere}
-h2{font-size:1.2rem;margin:2.4rem 0 .8rem;padding-bottom:.3rem;border-bottom:1px solid var(--line)}
-h3{font-size:.95rem;margin:0 0 .3rem}
-a{color:var(--accent)}a:focus-visible,summary:focus-visible,pre:focus-visible{outline:2px solid var(--accent);
-outline-offset:2px}
-code,pre{font-family:ui-monospace,"SF Mono",Menlo,Consolas,monospace;font-size:.86em}
-.meta,.small,figcaption,footer,small{color:var(--soft)}.small,figcaption{font-size:.86rem}
-.meta{margin:0 0 1rem;overflow-wrap:anywhere}
-.verdict{font-size:1.2rem;font-weight:600;margin:0 0 1rem;padding:.85rem 1.1rem;background:var(--panel);
-border-left:4px solid var(--accent);border-radius:4px}
-.note{background:var(--warn);border-left:4px solid var(--warn-line);border-radius:4px;padding:.7rem 1.1rem;
-margin:0 0 1rem}
-.note ul{margin:.2rem 0 0;padding-left:1.2rem}
-nav{display:flex;flex-wrap:wrap;gap:.2rem 1.1rem;font-size:.92rem}nav a{text-decoration:none}
-nav a:hover{text-decoration:underline}
-.scroll{overflow-x:auto;margin-bottom:1rem}
-table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums;font-size:.94rem}
-caption{text-align:left;font-weight:600;padding-bottom:.4rem}
-th,td{padding:.42rem .7rem;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
-thead th{color:var(--soft);font-weight:500;font-size:.84rem}
-th:first-child,.text{text-align:left}tbody th{font-weight:500}
-.rate{display:flex;align-items:center;justify-content:flex-end;gap:.7rem}.rate span{min-width:8.6rem}
-.bar{width:110px;height:13px;flex:none;overflow:visible}.bar .rail{stroke:var(--line);stroke-width:2}
-.bar .range{stroke:var(--accent);stroke-width:5;opacity:.42}.bar circle{fill:var(--accent)}
-.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(330px,1fr));gap:1.1rem}
-.charts.wide{grid-template-columns:repeat(auto-fit,minmax(440px,1fr))}
-.videos{display:grid;align-items:start;grid-template-columns:repeat(auto-fit,minmax(440px,1fr));gap:1.1rem}
-figure{margin:0;padding:.9rem;background:var(--panel);border:1px solid var(--line);border-radius:8px;
-break-inside:avoid}
-.chart svg{display:block;width:100%;height:auto;max-width:560px;margin:0 auto}
-.chart svg *{stroke-linejoin:round;stroke-linecap:butt}.chart svg text{font-family:inherit!important}
-video{display:block;width:100%;background:#000;border-radius:4px;margin-bottom:.5rem}
-dl{display:grid;grid-template-columns:max-content 1fr;gap:.35rem 1.4rem;margin:0}dt{color:var(--soft)}dd{margin:0;
-overflow-wrap:anywhere}
-details{margin:.6rem 0}summary{cursor:pointer}
-pre{background:var(--panel);border:1px solid var(--line);border-radius:8px;padding:1rem;overflow:auto;
-max-height:70vh;line-height:1.45}
-footer{margin-top:2.5rem;font-size:.84rem}
-@media(max-width:520px){.charts,.charts.wide,.videos{grid-template-columns:1fr}}
-@media print{:root{--bg:#fff;--panel:#fff;--text:#000;--soft:#444;--line:#bbb;--accent:#1d4f91;--warn:#fff}
-body{font-size:11pt}main{max-width:none;padding:0}nav,video{display:none}h2{break-after:avoid}
-.charts{grid-template-columns:1fr 1fr}.scroll{overflow:visible}pre{max-height:none;white-space:pre-wrap}}
-"""

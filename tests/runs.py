@@ -29,9 +29,17 @@ def environment() -> dict[str, str]:
 #: Settings beside the debug configuration's: small model-free agents, and for all what a resume must not lose.
 _PIXELS = {"pixels.channels": "[4,4,4,4]", "pixels.units": "16", "td.batch_size": "8"}
 _MOTO = {"optim.final_lr": "0.1", "optim.ema_decay": "0.9"}
+_LATENT = {
+    **{"world_model.deter": "32", "world_model.hidden": "32", "world_model.stoch": "4", "world_model.ensemble": "3"},
+    **{"world_model.encoder_channels": "[4,8,16,32]", "world_model.decoder_channels": "[16,8,4]"},
+    **{"world_model.mlp_layers": "0", "world_model.head_layers": "1", "world_model.head_units": "32"},
+    **{"behaviour.imagine_rows": "16", "behaviour.tau": "0.1", "batch.model_size": "4", "batch.model_length": "8"},
+    **{"batch.agent_size": "16", "batch.replay_size": "4"},
+}
 AGENTS: dict[str, dict[str, str]] = {
     "MOTO": _MOTO,
     "DreamerV2": _MOTO,
+    **{name: {**_LATENT, **_MOTO} for name in ("LOMPO", "COMBO")},
     **{name: {**_PIXELS, "td.final_lr": "0.1", "td.ema_decay": "0.9"} for name in ("BC", "SAC", "CQL", "IQL")},
 }
 

@@ -18,8 +18,12 @@ from moto_pl.errors import SettingError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 #: What goes on top of a task's configuration to train another agent, and which.
-OVERLAYS = {"bc": "BC", "cql": "CQL", "dreamer": "DreamerV2", "iql": "IQL", "sac": "SAC"}
-RUNNABLE = sorted(path for path in CONFIGS.rglob("*.yaml") if path.stem not in ("paper", "dv2", *OVERLAYS))
+OVERLAYS = {
+    **{"bc": "BC", "combo": "COMBO", "cql": "CQL", "dreamer": "DreamerV2"},
+    **{"iql": "IQL", "lompo": "LOMPO", "sac": "SAC"},
+}
+PARTIAL = ("paper", "dv2", *OVERLAYS, *(path.stem for path in (CONFIGS / "ablations").glob("*.yaml")))
+RUNNABLE = sorted(path for path in CONFIGS.rglob("*.yaml") if path.stem not in PARTIAL)
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +174,30 @@ def test_another_agent_on_a_tasks_data(task: str, overlay: str, capsys: pytest.C
     assert printed[0]["model"] == printed[1]["model"] and printed[0]["data"] == printed[1]["data"]
     assert printed[0]["model"]["class_path"] == f"moto_pl.agents.{OVERLAYS[overlay]}"
     assert printed[0]["data"]["online_steps"] in (20000, 66300)
+
+
+@pytest.mark.parametrize(
+    ("ablation", "setting", "value"),
+    [
+        ("no_penalty", ("behaviour", "disagreement_scale"), 0),
+        ("no_cloning", ("behaviour", "clone_scale"), 0),
+        ("single_model", ("world_model", "ensemble"), 1),
+    ],
+)
+@pytest.mark.parametrize("task", ["metaworld/drawer_open", "kitchen/partial"])
+def test_an_ablation_changes_one_setting(
+    task: str, ablation: str, setting: tuple[str, str], value: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    printed = []
+    for more in ([], ["--config", str(CONFIGS / f"ablations/{ablation}.yaml")]):
+        with pytest.raises(SystemExit):
+            main(["fit", "--config", str(CONFIGS / f"{task}.yaml"), *more, "--print_config"])
+        printed.append(yaml.safe_load(capsys.readouterr().out))
+    whole, ablated = printed
+    group, name = setting
+    assert whole["model"]["init_args"][group][name] not in (value, None)
+    whole["model"]["init_args"][group][name] = value
+    assert whole == ablated
 
 
 def test_the_ten_tasks_have_a_configuration() -> None:

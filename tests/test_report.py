@@ -177,7 +177,7 @@ def test_written_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("moto_pl.report.os.fsync", fail)
+    monkeypatch.setattr("moto_pl.files.os.fsync", fail)
     with pytest.raises(SettingError, match="No space left"):
         report.write_report(root)
     assert (root / "report.html").read_bytes() == before

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from moto_pl.behaviour.critic import track
 from moto_pl.behaviour.filters import EpisodeFilter
 from moto_pl.behaviour.gaussian import BoundedNormal, SquashedNormal
 from moto_pl.errors import SettingError
@@ -225,11 +226,9 @@ class TwinCriticAgent(ModelFreeAgent):
         self.critic = TwinCritic(self.pixels, action_size)
         self.target = copy.deepcopy(self.critic).requires_grad_(False)
 
-    @torch.no_grad()
     def after_step(self, step: int) -> None:
         """Moves the targets, their encoder included, by ``tau``."""
-        for target, source in zip(self.target.parameters(), self.critic.parameters(), strict=True):
-            target.lerp_(source, self.td.tau)
+        track(self.critic, self.target, self.td.tau)
 
     @torch.no_grad()
     def target_q(self, image: Tensor, action: Tensor) -> Tensor:

@@ -257,11 +257,7 @@ class MOTO(Agent):
 
     def on_fit_start(self) -> None:
         """Says which operators train; refuses ``ops: compiled`` where there are none before anything runs."""
-        compiled = use_compiled(self.ops, self.device)
-        state = torch.empty(0, device=self.device)
-        compiled = compiled and compiled_products("imagine", self.ops, state) is not None
-        form = "compiled operators train" if compiled else "plain-PyTorch references imagine and observe"
-        rank_zero_info(f"ops: {self.ops}: the {form} on {self.device}. {status()}")
+        announce_ops(self.ops, self.device)
 
     # The method.
 
@@ -446,3 +442,11 @@ class MOTO(Agent):
         else:
             action = dist.sample(uniform(key, Stream.ACTION, tuple(dist.mean.shape), image.device))
         return action, ActingState(states, action)
+
+
+def announce_ops(ops: Ops, device: torch.device) -> None:
+    """Says which operators will imagine and observe on ``device``; raises for ``compiled`` where there are none."""
+    state = torch.empty(0, device=device)
+    compiled = use_compiled(ops, device) and compiled_products("imagine", ops, state) is not None
+    form = "compiled operators train" if compiled else "plain-PyTorch references imagine and observe"
+    rank_zero_info(f"ops: {ops}: the {form} on {device}. {status()}")

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
+from moto_pl.analysis.comparison import Comparison, Point
 from moto_pl.analysis.records import Series
 from moto_pl.analysis.statistics import Interval
 
@@ -124,6 +125,57 @@ def interval_chart(
     return _svg(draw, x_label, y_label, name, offline_steps, bounds)
 
 
+# Eight methods at once: colour and marker tell them apart together.
+METHOD_COLOURS = (*COLOURS[:5], "#8c6d31", "#17a2b8", "#7d8a97")
+MARKERS = "osD^vPX*"
+
+
+def comparison_figure(comparison: Comparison) -> Figure:
+    """Learning curves in the paper's layout: the offline phase at the left, online episodes at the right.
+
+    A line a method, its mean over the seeds; the band is the 95% bootstrap interval of that mean.
+    """
+    label = {"success": "success rate", "objects": "objects completed", "return": "return"}[comparison.metric]
+    offline = any(method.offline for method in comparison.methods)
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(8.4, 4.2), layout="constrained")
+        if offline:
+            left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1, 3))
+            left.set_title("offline", fontsize=10)
+            left.set_xlabel("gradient steps")
+            right.set_title("online", fontsize=10)
+        else:
+            left, right = None, figure.subplots()
+        for number, method in enumerate(comparison.methods):
+            look = {"color": METHOD_COLOURS[number % 8], "marker": MARKERS[number % 8], "markersize": 4.5}
+            look["linestyle"] = STYLES[number // 8 % len(STYLES)]
+            if left is not None and method.offline:
+                _method_line(left, [float(point.step) for point in method.offline], method.offline, look)
+            _method_line(right, [float(point.online_episodes) for point in method.online], method.online, look)
+            right.plot([], [], label=f"{method.name} ({len(method.runs)})", **look)
+        for axes in (left, right):
+            if axes is not None:
+                axes.xaxis.set_major_locator(
+                    MaxNLocator(nbins=3 if axes is left else 6, steps=[1, 2, 5, 10], integer=True)
+                )
+                axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        right.set_xlabel("online episodes")
+        (right if left is None else left).set_ylabel(label)
+        if comparison.most is not None:
+            right.set_ylim(-0.04 * comparison.most, 1.04 * comparison.most)
+        figure.legend(loc="outside right center", title="method (seeds)", title_fontsize=9)
+    return figure
+
+
+def _method_line(axes: Axes, x: list[float], points: Sequence[Point], look: dict[str, Any]) -> None:
+    axes.plot(x, [point.mean for point in points], **look)
+    intervals = [point.interval for point in points]
+    low, high = ([interval[i] for interval in intervals] for i in (0, 1))
+    if len(points) == 1:  # a band of one point would not be seen
+        axes.vlines(x, low, high, color=look["color"], alpha=0.4, linewidth=4)
+    axes.fill_between(x, low, high, color=look["color"], alpha=0.14, linewidth=0)
+
+
 def thin(series: Series) -> Series:
     """At most :data:`POINTS` points: the means of neighbours."""
     if len(series.step) <= POINTS:
@@ -152,6 +204,12 @@ def _svg(
             axes.set_ylim(bounds[0] - 0.04 * (bounds[1] - bounds[0]), bounds[1] + 0.04 * (bounds[1] - bounds[0]))
         if offline_steps is not None:
             _shade_offline(axes, offline_steps)
+        return inline_svg(figure, name)
+
+
+def inline_svg(figure: Figure, name: str) -> str:
+    """A figure as an ``<svg>`` element that takes its text colour from the page; ``name`` is unique on the page."""
+    with matplotlib.rc_context(_STYLE):
         buffer = io.BytesIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = buffer.getvalue().decode()

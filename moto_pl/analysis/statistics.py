@@ -86,6 +86,25 @@ def bootstrap_interval(
     return Interval(float(low), float(high))
 
 
+def interquartile_mean(values: np.ndarray, axis: int = 1) -> np.ndarray:
+    """The mean of the middle half; a value that the quartile cuts through counts in part.
+
+    Args:
+        values: [m, n].
+        axis: 1.
+
+    Returns:
+        [m].
+    """
+    if values.ndim != 2 or axis != 1 or not values.shape[1]:
+        raise SettingError("values", f"{values.shape} along axis {axis}", "Give [m, n] along axis 1.")
+    ordered, count = np.sort(values, axis=1), values.shape[1]
+    edges = np.arange(count + 1)
+    # How much of each value lies in the middle half [n / 4, 3n / 4] of the order.
+    inside = np.clip(np.minimum(edges[1:], 0.75 * count) - np.maximum(edges[:-1], 0.25 * count), 0, None)
+    return np.asarray(ordered @ (inside / inside.sum()))
+
+
 def running_mean(values: Sequence[float] | np.ndarray, window: int) -> np.ndarray:
     """The mean of each value and up to ``window - 1`` before it, float64 [n]."""
     if window < 1:

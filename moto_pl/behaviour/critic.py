@@ -35,9 +35,14 @@ class QEnsemble(nn.Module):
         """The target copy of one critic (``member`` [1]), without gradient: [...]."""
         return self.target(torch.cat((features, action), -1), member=member)[0].squeeze(-1).float()
 
-    def update_target(self) -> None:
-        """Copies the critics to their targets."""
-        copy_parameters(self.online, self.target)
+    @torch.no_grad()
+    def target_min(self, features: Tensor, action: Tensor) -> Tensor:
+        """The least of the targets: [...]."""
+        return self.target(torch.cat((features, action), -1)).squeeze(-1).float().amin(0)
+
+    def update_target(self, share: float = 1.0) -> None:
+        """Moves the targets towards the critics; see :func:`track`."""
+        track(self.online, self.target, share)
 
 
 class ValueCritic(nn.Module):
@@ -58,11 +63,11 @@ class ValueCritic(nn.Module):
 
     def update_target(self) -> None:
         """Copies the critic to its target."""
-        copy_parameters(self.online, self.target)
+        track(self.online, self.target)
 
 
 @torch.no_grad()
-def copy_parameters(source: nn.Module, target: nn.Module) -> None:
-    """Overwrites the target's parameters with the source's."""
+def track(source: nn.Module, target: nn.Module, share: float = 1.0) -> None:
+    """Moves the target's parameters towards the source's by ``share`` of the difference; 1 copies them."""
     for theirs, ours in zip(source.parameters(), target.parameters(), strict=True):
-        ours.copy_(theirs)
+        ours.lerp_(theirs, share)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +21,7 @@ from moto_pl.data.schedule import Schedule
 from moto_pl.envs import task_objects
 from moto_pl.envs.workers import EnvPool
 from moto_pl.errors import SettingError
+from moto_pl.files import write_whole
 from moto_pl.nn.image import IMAGE_SIZE
 from moto_pl.ops import Key
 from moto_pl.replay import DeviceMirror, EpisodeSet, EpisodeStore, PrefetchLoader, SequenceBatch, SequenceSampler
@@ -288,7 +288,7 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
             target, index = (store, i) if i < training else (held_out, i - training)
             if index >= len(target):
                 target.append(episode, index)
-        _write_json(marker, {**names, "episodes": training})
+        write_whole(marker, json.dumps({**names, "episodes": training}).encode())
 
     def _ingested(self) -> int:
         marker = self.replay_dir / "dataset.json"
@@ -430,9 +430,19 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
 
     def preview(self, count: int) -> SequenceBatch:
         """``count`` sequences of the first part's data, for pictures; another draw after each round."""
-        name, part = next(iter(self._agent.parts().items()))
-        sampler = SequenceSampler(self.store, self.seed, "preview")
-        batch = sampler.sample(self.trained_steps, 0, 1, count, part.length, self._sets[name])
+        return self.common_batch("preview", next(iter(self._agent.parts())), count)
+
+    def common_batch(self, name: str, part: str, count: int) -> SequenceBatch:
+        """``count`` sequences of a part's data beside its batches, the same on every process.
+
+        Args:
+            name: of this use, which has its own draws.
+            part: of the agent's batch, whose episodes and length these are.
+            count: sequences.
+        """
+        wanted = self._agent.parts()[part]
+        sampler = SequenceSampler(self.store, self.seed, name)
+        batch = sampler.sample(self.trained_steps, 0, 1, count, wanted.length, self._sets[part], wanted.history)
         return SequenceBatch(*(tensor.to(self._agent.device) for tensor in batch))
 
     # Loaders.
@@ -562,13 +572,3 @@ class HeldOut:
                 size = part.size // data.world_size
                 batch[name] = sampler.sample(step, data.rank, data.world_size, size, part.length, view, part.history)
             yield batch
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    """Writes whole, flushes, renames."""
-    temporary = path.with_suffix(".tmp")
-    with open(temporary, "w") as file:
-        json.dump(value, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)

@@ -3,8 +3,8 @@
 from .action import ActionDist, ActionKind
 from .imagine import Imagined, MemberChoice, PriorWeights, choose, imagine, priors
 from .lambda_return import Ops, lambda_return
-from .latent import Disagreement, LatentKind, LatentSpec, disagreement, entropy, kl
-from .observe import CellWeights, PosteriorWeights, observe
+from .latent import Disagreement, LatentKind, LatentSpec, disagreement, draw_noise, entropy, kl, sample
+from .observe import CellWeights, PosteriorWeights, observe, transition
 from .philox import Key, Stream, integers, normal, uniform
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "Stream",
     "choose",
     "disagreement",
+    "draw_noise",
     "entropy",
     "imagine",
     "integers",
@@ -31,5 +32,7 @@ __all__ = [
     "normal",
     "observe",
     "priors",
+    "sample",
+    "transition",
     "uniform",
 ]

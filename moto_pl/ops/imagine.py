@@ -12,7 +12,7 @@ from ..errors import SettingError
 from .action import ActionDist, ActionKind
 from .extension import Ops, check_tensors, compiled_products, signed, use_compiled
 from .latent import Disagreement, LatentSpec, disagreement, draw_noise, sample
-from .observe import CellWeights, gru
+from .observe import CellWeights, transition
 from .philox import Key, Stream, integers, uniform
 
 MemberChoice = Literal["step", "row"]
@@ -130,8 +130,7 @@ def imagine_ref(
         entropies.append(dist.entropy(action_noise[i]))
         if i == steps:
             break
-        x = F.elu(F.linear(torch.cat((stoch, action), -1), cell.input_weight, cell.input_bias))
-        deter = gru(x, deter, cell)
+        deter = transition(deter, stoch, action, cell)
         params = priors(deter, prior)  # [K, B, P]
         stoch = sample(latent, choose(params, member[i]), latent_noise[i])
         spreads.append(disagreement(latent, params, stoch, disagreement_kind))

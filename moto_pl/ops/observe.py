@@ -44,6 +44,12 @@ def gru(x: Tensor, deter: Tensor, weights: CellWeights) -> Tensor:
     return update * torch.tanh(torch.sigmoid(reset) * candidate) + (1 - update) * deter
 
 
+def transition(deter: Tensor, stoch: Tensor, action: Tensor, weights: CellWeights) -> Tensor:
+    """The deterministic state that an action leads to: [B, D], [B, Z], [B, A] -> [B, D]."""
+    x = F.elu(F.linear(torch.cat((stoch, action), -1), weights.input_weight, weights.input_bias))
+    return gru(x, deter, weights)
+
+
 class _Pieces(NamedTuple):
     """What both forms start from: weights by what they multiply, and the products that need no state."""
 

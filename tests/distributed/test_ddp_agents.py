@@ -20,6 +20,8 @@ def test_gradients_are_those_of_one_process(agent: str, reach_dataset: Path, tmp
     if agent == "DreamerV2":
         halves = ("--model.init_args.batch.model_size", "2", "--model.init_args.batch.agent_size", "2")
         short += ("--model.init_args.behaviour.imagine_rows", "8")  # a process's share of the starts
+    if agent in ("LOMPO", "COMBO"):
+        halves = ("--model.init_args.batch.model_size", "2", "--model.init_args.batch.agent_size", "8")
     two = fit(tmp_path / "two", *short, *TWO, agent=agent)
     one = fit(tmp_path / "one", *short, *halves, "--trainer.accumulate_grad_batches", "2", agent=agent)
     assert two.returncode == 0 and one.returncode == 0, two.stderr + one.stderr

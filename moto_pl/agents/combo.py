@@ -1,0 +1,82 @@
+"""COMBO: conservative offline model-based policy optimisation (Yu et al., 2021), on LOMPO's latents."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from moto_pl.ops import Key, Ops, Stream, uniform
+
+from .cql import ConservatismConfig
+from .latent_replay import (
+    LatentBatchConfig,
+    LatentBehaviourConfig,
+    LatentModelConfig,
+    LatentOptimConfig,
+    LatentReplayAgent,
+    LatentTransitions,
+)
+
+
+@dataclass
+class LatentConservatismConfig(ConservatismConfig):
+    """COMBO's term.
+
+    Attributes:
+        scale: alpha, its weight (paper: 2.5).
+        actions: uniform actions in it, beside the policy's own (16, as in LOMPO's public code).
+    """
+
+    scale: float = 2.5
+    actions: int = 16
+
+
+class COMBO(LatentReplayAgent):
+    """Latent replay without penalty; the critics are pushed down on the policy's actions, up on the data's.
+
+    The states of the term's first half are those of the whole batch, real and imagined.
+
+    Args:
+        world_model: sizes and losses of the world model.
+        behaviour: policy, critics, imagination.
+        batch: sizes of a training batch and of the replay.
+        optim: learning rates and clipping.
+        conservatism: the term's weight and actions.
+        ops: ``compiled`` or ``reference`` operators for observation; ``auto``: compiled where they were built.
+        seed: keys initial weights and noise.
+    """
+
+    def __init__(
+        self,
+        world_model: LatentModelConfig | None = None,
+        behaviour: LatentBehaviourConfig | None = None,
+        batch: LatentBatchConfig | None = None,
+        optim: LatentOptimConfig | None = None,
+        conservatism: LatentConservatismConfig | None = None,
+        ops: Ops = "auto",
+        seed: int = 0,
+    ) -> None:
+        self.conservatism = conservatism or LatentConservatismConfig()
+        super().__init__(world_model, behaviour, batch, optim, ops, seed, {"conservatism": self.conservatism})
+
+    def penalty(self, prior: Tensor, stoch: Tensor) -> Tensor:
+        """None: zeros."""
+        return stoch.new_zeros(len(stoch))
+
+    def conservative_losses(
+        self, data: LatentTransitions, q_real: Tensor, key: Key
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Alpha times ln-sum-exp of Q over proposed actions, minus Q of the real transitions (COMBO, Eq. 4)."""
+        shape = (self.conservatism.actions, *data.action.shape)
+        random = 2 * uniform(key, Stream.ACTION, shape, data.action.device) - 1
+        action = torch.cat((random, self.policy(data.state).detach().unsqueeze(0)))  # [n + 1, B, A]
+        q = self.critic(data.state.expand(len(action), *data.state.shape), action)  # [2, n + 1, B]
+        gap = soft_gap(q, q_real)
+        return {"critic/conservative": self.conservatism.scale * gap}, {"critic/gap": gap.detach()}
+
+
+def soft_gap(q: Tensor, q_real: Tensor) -> Tensor:
+    """Mean over states of ln-sum-exp over actions of ``q`` [2, n, B], less the mean of ``q_real`` [2, R]; summed."""
+    return (torch.logsumexp(q, 1).mean(-1) - q_real.mean(-1)).sum()

@@ -1,0 +1,181 @@
+"""``moto compare``: methods on one task, as a table, a figure and a page."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+from moto_pl.analysis.charts import comparison_figure, inline_svg
+from moto_pl.analysis.comparison import Comparison, Method, Metric, Point, compare_runs
+from moto_pl.analysis.page import figure_block, html_page, number
+from moto_pl.errors import SettingError
+from moto_pl.files import write_whole
+
+NAME = "comparison"
+TITLES = {"success": "Success rate", "objects": "Objects completed", "return": "Return"}
+FOOTNOTE = (
+    "Means over seeds, each the mean of its evaluation episodes on seeds that are never trained on. In brackets: 95% "
+    "bootstrap intervals over the seeds. IQM: inter-quartile mean, the mean of the middle half."
+)
+
+
+def run_compare(runs: Sequence[str], out: Path, metric: Metric | None = None) -> int:
+    """Compares runs and writes ``comparison.{html,png,svg,csv}`` and ``comparison_table.csv``; the verb.
+
+    Args:
+        runs: directories, each with ``NAME=`` before it where it is to be called something else.
+        out: the directory to write to.
+        metric: None takes objects where the task has several, else success.
+    """
+    comparison = compare_runs([_named(run) for run in runs], metric)
+    paths = write_comparison(comparison, out)
+    print(text_table(comparison))
+    print("\n".join(f"{path}" for path in paths))
+    return 0
+
+
+def write_comparison(comparison: Comparison, out: Path) -> list[Path]:
+    """Writes the files of a comparison and returns their paths."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingError("--out", out, f"{error.strerror}: give a directory that can be written to.") from None
+    figure = comparison_figure(comparison)
+    svg, png = io.BytesIO(), io.BytesIO()
+    figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
+    figure.savefig(png, format="png", dpi=160)
+    body = (
+        f"<h1>{escape(TITLES[comparison.metric])} on {escape(comparison.env)}</h1>"
+        f"<p class='verdict'>{escape(verdict(comparison))}</p>{comparison_section(comparison)}"
+    )
+    contents = {
+        f"{NAME}.html": html_page(f"Comparison on {comparison.env}", body).encode(),
+        f"{NAME}.png": png.getvalue(),
+        f"{NAME}.svg": svg.getvalue(),
+        f"{NAME}.csv": points_csv(comparison).encode(),
+        f"{NAME}_table.csv": table_csv(comparison).encode(),
+    }
+    for name, content in contents.items():
+        write_whole(out / name, content)
+    return [out / name for name in contents]
+
+
+def verdict(comparison: Comparison) -> str:
+    """The best method in one line."""
+    best, *others = comparison.methods
+    said = f"{best.name} ends at {_with_interval(best.last)}"
+    return said + (f"; next is {others[0].name} at {_with_interval(others[0].last)}." if others else ".")
+
+
+def comparison_section(comparison: Comparison) -> str:
+    """Table, figure and notes, for a page."""
+    rows = "".join(
+        f"<tr><th scope='row'>{escape(method.name)}</th><td>{len(method.runs)}</td>"
+        f"<td>{_cell(method.pretrained)}</td><td>{_cell(method.last)}</td>"
+        f"<td>{number(method.last.iqm)} <small>[{_bounds(method.last.iqm_interval)}]</small></td>"
+        f"<td>{method.last.online_episodes:,}</td><td>{method.last.step:,}</td></tr>"
+        for method in comparison.methods
+    )
+    head = "".join(f"<th scope='col'>{name}</th>" for name in _COLUMNS)
+    notes = "".join(f"<li>{escape(note)}</li>" for note in comparison.notes)
+    said = "; ".join(f"{method.name} {_with_interval(method.last)}" for method in comparison.methods)
+    title = TITLES[comparison.metric]
+    return (
+        f"<div class='scroll'><table class='results'><caption>{title} on {escape(comparison.env)}</caption>"
+        f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div><p class='small'>{FOOTNOTE}</p>"
+        + (f"<aside class='note'><ul>{notes}</ul></aside>" if notes else "")
+        + "<div class='comparison'>"
+        + figure_block(
+            title,
+            inline_svg(comparison_figure(comparison), NAME),
+            "A line a method, the mean of its seeds; bands are 95% bootstrap intervals over the seeds.",
+            f"{title} at the end: {said}.",
+        )
+        + "</div>"
+    )
+
+
+_COLUMNS = (
+    "Method",
+    "Seeds",
+    "After pre-training",
+    "At the end",
+    "IQM at the end",
+    "Online episodes",
+    "Gradient steps",
+)
+
+
+def text_table(comparison: Comparison) -> str:
+    """The table for a terminal, in Markdown."""
+    rows = [_COLUMNS, *(_row(method) for method in comparison.methods)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(_COLUMNS))]
+    padded = [[text.ljust(width) for text, width in zip(row, widths, strict=True)] for row in rows]
+    lines = [f"| {' | '.join(row)} |" for row in padded]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    title = f"{TITLES[comparison.metric]} on {comparison.env}"
+    return "\n".join([title, "", *lines, "", FOOTNOTE, *(f"Note: {note}" for note in comparison.notes)])
+
+
+def points_csv(comparison: Comparison) -> str:
+    """Every value of every seed."""
+    rows: list[Sequence[object]] = [("method", "run", "step", "online_episodes", comparison.metric)]
+    for method in comparison.methods:
+        points = {point.step: point for point in (*method.offline, *method.online)}
+        for run_number, run in enumerate(method.runs):
+            rows += [(method.name, run.root, p.step, p.online_episodes, p.values[run_number]) for p in points.values()]
+    return _csv(rows)
+
+
+def table_csv(comparison: Comparison) -> str:
+    """The table."""
+    names = ("mean", "low", "high", "iqm", "iqm_low", "iqm_high")
+    header = ["method", "seeds", *(f"{when}_{name}" for when in ("pretrained", "last") for name in names)]
+    rows: list[Sequence[object]] = [[*header, "online_episodes", "gradient_steps"]]
+    for method in comparison.methods:
+        numbers: list[object] = []
+        for point in (method.pretrained, method.last):
+            numbers += (
+                [""] * len(names) if point is None else [point.mean, *point.interval, point.iqm, *point.iqm_interval]
+            )
+        rows.append([method.name, len(method.runs), *numbers, method.last.online_episodes, method.last.step])
+    return _csv(rows)
+
+
+def _csv(rows: Sequence[Sequence[object]]) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows(rows)
+    return buffer.getvalue()
+
+
+def _row(method: Method) -> tuple[str, ...]:
+    last = method.last
+    pretrained = "-" if method.pretrained is None else _with_interval(method.pretrained)
+    iqm = f"{number(last.iqm)} [{_bounds(last.iqm_interval)}]"
+    counts = (f"{last.online_episodes:,}", f"{last.step:,}")
+    return (method.name, str(len(method.runs)), pretrained, _with_interval(last), iqm, *counts)
+
+
+def _with_interval(point: Point) -> str:
+    return f"{number(point.mean)} [{_bounds(point.interval)}]"
+
+
+def _bounds(interval: tuple[float, float]) -> str:
+    return f"{number(interval[0])}, {number(interval[1])}"
+
+
+def _cell(point: Point | None) -> str:
+    return "not evaluated" if point is None else f"{number(point.mean)} <small>[{_bounds(point.interval)}]</small>"
+
+
+def _named(run: str) -> tuple[str | None, Path]:
+    """``NAME=directory``, or a directory."""
+    name, given, path = run.partition("=")
+    if not given or Path(run).is_dir():
+        return None, Path(run)
+    if not name.strip():
+        raise SettingError("runs", run, "Give NAME=DIRECTORY, or a directory.")
+    return name, Path(path)
