@@ -1,7 +1,8 @@
 """What collecting kitchen data costs: ``python -m benchmarks.collect``.
 
-Environment steps a second with and without pixels, in this process and in workers; and frames a second of rendering a
-dataset of states with ``moto data render``'s processes. Starting processes is left out: the clock runs from each one's
+Environment steps a second with and without pixels, in this process and in workers; frames a second of building
+demonstrations with ``moto data build``'s processes, and of rendering a dataset of states with ``moto data render``'s.
+Starting processes is left out: the clock runs from each one's
 first result. The kinds take turns in short rounds; the median round counts.
 """
 
@@ -15,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -22,6 +24,7 @@ from rich.progress import track
 from rich.table import Table
 
 from benchmarks.render import pool_step, rate
+from moto_pl.data.kitchen_demos import Demonstration, record_demonstration, sequence
 from moto_pl.data.kitchen_render import Job, render_part
 from moto_pl.data.parallel import in_processes
 from moto_pl.doctor import environment_summary
@@ -29,6 +32,8 @@ from moto_pl.envs import KITCHEN_TASKS, kitchen_id
 from moto_pl.envs.kitchen import KitchenEnv
 from moto_pl.envs.rendering import Quality, select_backend
 from moto_pl.envs.workers import EnvPool
+
+EPISODES = 8  # that are rendered in a round
 
 
 def write_states(path: Path, episodes: int, steps: int) -> Path:
@@ -48,15 +53,33 @@ def write_states(path: Path, episodes: int, steps: int) -> Path:
     return path
 
 
-def render_rate(states: Path, episodes: int, frames: int, workers: int, quality: Quality, size: int) -> float:
-    """Frames a second that ``workers`` processes draw and write, once each has drawn its first episode."""
+def render_rate(states: Path, frames: int, workers: int, quality: Quality, size: int) -> float:
+    """Frames a second that ``workers`` processes draw and write: the last of eight episodes' ``frames``."""
     kwargs = {"objects": list(KITCHEN_TASKS["mixed"]), "image_size": size, "render_quality": quality}
     with tempfile.TemporaryDirectory() as parts:
-        jobs = [Job(str(states), index, kwargs, f"{parts}/{index}.npz") for index in range(episodes)]
-        times = []
-        for _ in in_processes(render_part, jobs, workers):
-            times.append(time.perf_counter())
-    return (episodes - workers) * frames / (times[-1] - times[workers - 1])
+        jobs = [Job(str(states), index, kwargs, f"{parts}/{index}.npz") for index in range(EPISODES)]
+        return _rate_after_start(render_part, jobs, workers, lambda _: frames)
+
+
+def build_rate(workers: int, quality: Quality, size: int) -> float:
+    """Frames a second that ``workers`` processes record of scripted demonstrations, failed attempts not counted.
+
+    Whole ones of four objects; in full quality, which takes minutes for one of them, those of a single object.
+    """
+    steps, objects = (280, 4) if quality == "fast" else (45, 1)
+    kwargs = {"image_size": size, "render_quality": quality, "episode_steps": steps}
+    plans = [
+        Demonstration("mixed", index, sequence("mixed", index)[:objects], 0, 0.05, True, kwargs) for index in range(6)
+    ]
+    return _rate_after_start(record_demonstration, plans, workers, lambda episode: len(episode.image))
+
+
+def _rate_after_start(
+    function: Callable[..., Any], jobs: list[Any], workers: int, frames: Callable[[Any], int]
+) -> float:
+    """Frames a second from the moment when every process has finished its first job."""
+    results = [(time.perf_counter(), frames(result)) for _, result in in_processes(function, jobs, workers)]
+    return sum(count for _, count in results[workers:]) / (results[-1][0] - results[workers - 1][0])
 
 
 def stepping(env: KitchenEnv, pixels: bool) -> Callable[[], object]:
@@ -70,10 +93,9 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=64, help="height and width of the images")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=2.0, help="of each kind of step in a round")
-    parser.add_argument("--episodes", type=int, default=8, help="that are rendered in a round")
-    parser.add_argument("--steps", type=int, default=60, help="of each of them")
+    parser.add_argument("--steps", type=int, default=60, help="of each of the eight episodes that are rendered")
     parser.add_argument("--workers", type=int, nargs="*", default=[1, 2])
-    parser.add_argument("--full", action="store_true", help="render the dataset in full quality as well (slow)")
+    parser.add_argument("--full", action="store_true", help="build and render in full quality as well, once")
     parser.add_argument("--out", type=Path, help="also write the numbers to this JSON file")
     arguments = parser.parse_args()
 
@@ -88,20 +110,21 @@ def main() -> None:
     for workers in arguments.workers:
         pools.append(EnvPool(kitchen_id("mixed"), {"image_size": arguments.size}, workers))
         kinds[f"step: fast, {workers} worker{'s' * (workers > 1)}"] = (pool_step(pools[-1]), workers)
-    qualities: tuple[Quality, ...] = ("fast", "full") if arguments.full else ("fast",)
     rates: dict[str, list[float]] = {name: [] for name in kinds}
     with tempfile.TemporaryDirectory() as directory:
-        states = write_states(Path(directory) / "states", arguments.episodes, arguments.steps)
-        for _ in track(range(arguments.rounds), "measuring", transient=True):
-            for name, (call, steps) in kinds.items():
-                rates[name].append(rate(call, arguments.seconds, steps))
-            for quality in qualities:
+        states: dict[Quality, tuple[Path, int]] = {}
+        for quality, steps in (("fast", arguments.steps), ("full", max(2, arguments.steps // 6))):
+            states[quality] = write_states(Path(directory) / quality, EPISODES, steps), steps + 1
+        for number in track(range(arguments.rounds), "measuring", transient=True):
+            for name, (call, count) in kinds.items():
+                rates[name].append(rate(call, arguments.seconds, count))
+            for quality in states if arguments.full and number == 0 else ("fast",):
                 for workers in arguments.workers:
-                    name = f"render a dataset: {quality}, {workers} worker{'s' * (workers > 1)}"
-                    found = render_rate(
-                        states, arguments.episodes, arguments.steps + 1, workers, quality, arguments.size
-                    )
-                    rates.setdefault(name, []).append(found)
+                    name = f"{quality}, {workers} worker{'s' * (workers > 1)}"
+                    found = build_rate(workers, quality, arguments.size)
+                    rates.setdefault(f"build a dataset: {name}", []).append(found)
+                    found = render_rate(*states[quality], workers, quality, arguments.size)
+                    rates.setdefault(f"render a dataset: {name}", []).append(found)
     medians = {name: statistics.median(values) for name, values in rates.items()}
 
     console = Console()

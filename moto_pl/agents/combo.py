@@ -63,7 +63,7 @@ class COMBO(LatentReplayAgent):
 
     def penalty(self, prior: Tensor, stoch: Tensor) -> Tensor:
         """None: zeros."""
-        return stoch.new_zeros(len(stoch))
+        return stoch.new_zeros(stoch.shape[:-1])
 
     def conservative_losses(
         self, data: LatentTransitions, q_real: Tensor, key: Key

@@ -23,13 +23,8 @@ from moto_pl.ops import (
     LatentKind,
     Ops,
     Stream,
-    choose,
-    draw_noise,
     integers,
     normal,
-    priors,
-    sample,
-    transition,
 )
 from moto_pl.replay.sampler import SequenceBatch
 
@@ -247,7 +242,7 @@ class LatentReplayAgent(Agent):
 
     @abstractmethod
     def penalty(self, prior: Tensor, stoch: Tensor) -> Tensor:
-        """What an imagined reward is lessened by: members' priors [K, B, P], the sample [B, Z] -> [B]."""
+        """What imagined rewards are lessened by: members' priors [K, ..., P], the samples [..., Z] -> [...]."""
 
     @abstractmethod
     def conservative_losses(
@@ -295,26 +290,17 @@ class LatentReplayAgent(Agent):
     @torch.no_grad()
     def imagine(self, start: States, key: Key) -> LatentTransitions:
         """Rolls the policy ``horizon`` steps through the model from ``start`` [B, ...], a drawn member each step."""
-        rssm, steps = self.world_model.rssm, self.config.horizon
-        noise = draw_noise(rssm.latent, key, (steps, len(start.deter)), start.deter)
-        member = integers(key, Stream.MEMBER, rssm.ensemble, (steps,), start.deter.device)
-        states, actions, penalties = [start], [], []
-        for i in range(steps):
-            now = states[-1]
-            actions.append(self.policy(now.features))
-            deter = transition(now.deter, now.stoch, actions[-1], rssm.cell())
-            prior = priors(deter, rssm.prior())  # [K, B, P]
-            stoch = sample(rssm.latent, choose(prior, member[i]), noise[i])
-            penalties.append(self.penalty(prior, stoch))
-            states.append(States(deter, stoch))
-        after = States(*(torch.cat(parts) for parts in zip(*states[1:], strict=True)))  # [H * B, ...]
-        return LatentTransitions(
-            state=torch.cat([now.features for now in states[:-1]]),
-            action=torch.cat(actions),
-            reward=self.world_model.predict_reward(after) - torch.cat(penalties),
-            goes_on=self.world_model.predict_continuation(after),
+        model = self.world_model
+        states, action, prior = model.roll(start, lambda _, now: self.policy(now.features), self.config.horizon, key)
+        after = states.map(lambda x: x[1:])  # [H, B, ...]
+        rollout = LatentTransitions(
+            state=states.features[:-1],
+            action=action,
+            reward=model.predict_reward(after) - self.penalty(prior, after.stoch),
+            goes_on=model.predict_continuation(after),
             next_state=after.features,
         )
+        return LatentTransitions(*(part.flatten(0, 1) for part in rollout))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the replay: it is of a model that no longer is."""

@@ -8,6 +8,7 @@ from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
+from scipy.stats import rankdata
 
 from moto_pl.errors import SettingError
 
@@ -103,6 +104,60 @@ def interquartile_mean(values: np.ndarray, axis: int = 1) -> np.ndarray:
     # How much of each value lies in the middle half [n / 4, 3n / 4] of the order.
     inside = np.clip(np.minimum(edges[1:], 0.75 * count) - np.maximum(edges[:-1], 0.25 * count), 0, None)
     return np.asarray(ordered @ (inside / inside.sum()))
+
+
+class Correlation(NamedTuple):
+    """Spearman's rank correlation and its interval."""
+
+    value: float
+    interval: Interval
+
+
+def spearman(
+    left: np.ndarray,
+    right: np.ndarray,
+    group: np.ndarray | None = None,
+    confidence: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Correlation:
+    """Spearman's rank correlation with a percentile bootstrap interval.
+
+    Args:
+        left: [n].
+        right: [n].
+        group: [n], which values were found together (an episode's); whole groups are drawn. None draws single values.
+        confidence: in (0, 1).
+        resamples: samples drawn with replacement.
+        seed: of the draws.
+
+    Returns:
+        Both; nan where a side is constant, so that there is no order to speak of.
+    """
+    _check_confidence(confidence)
+    left, right = np.asarray(left, np.float64), np.asarray(right, np.float64)
+    if left.shape != right.shape or left.ndim != 1 or not len(left):
+        raise SettingError("values", f"{left.shape} and {right.shape} numbers", "Give two lists of the same length.")
+    names = np.arange(len(left)) if group is None else np.asarray(group)
+    members = [np.flatnonzero(names == name) for name in np.unique(names)]
+    if len(members) == 1:  # one group says nothing about others: its own values are drawn
+        members = [np.array([i]) for i in range(len(left))]
+    rng = np.random.default_rng(seed)
+    drawn = []
+    for _ in range(resamples):
+        rows = np.concatenate([members[i] for i in rng.integers(len(members), size=len(members))])
+        drawn.append(_rank_correlation(left[rows], right[rows]))
+    known = np.array([value for value in drawn if np.isfinite(value)])
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(known, (tail, 1 - tail)) if len(known) else (math.nan, math.nan)
+    return Correlation(_rank_correlation(left, right), Interval(float(low), float(high)))
+
+
+def _rank_correlation(left: np.ndarray, right: np.ndarray) -> float:
+    ranks = [rankdata(values) for values in (left, right)]
+    if any(np.ptp(of) == 0 for of in ranks):
+        return math.nan
+    return float(np.corrcoef(*ranks)[0, 1])
 
 
 def running_mean(values: Sequence[float] | np.ndarray, window: int) -> np.ndarray:

@@ -13,9 +13,6 @@ from moto_pl.errors import SettingError
 from moto_pl.nn import States, WorldModel
 from moto_pl.nn.image import to_float, to_uint8
 from moto_pl.ops import Key
-from moto_pl.ops.imagine import choose
-from moto_pl.ops.latent import draw_noise, sample
-from moto_pl.ops.observe import gru
 from moto_pl.replay.sampler import SequenceBatch
 
 from .video import side_by_side, write_video
@@ -37,23 +34,12 @@ def predict_open_loop(
         Predicted images in [-0.5, 0.5] float32 [B, T, 3, 64, 64] (the first ``context`` are reconstructions) and
         predicted rewards [B, T].
     """
-    steps = batch.action.shape[1]
     seen = SequenceBatch(*(part[:, :context] for part in batch))
-    post = model.observe(seen, key)
-    deters, stochs = list(post.states.deter), list(post.states.stoch)  # T of [B, ...]
-    deter, stoch = deters[-1], stochs[-1]
-    cell = model.rssm.cell(frozen=True)
-    for t in range(context, steps):
-        x = torch.cat((stoch, batch.action[:, t]), -1)
-        x = torch.nn.functional.elu(torch.nn.functional.linear(x, cell.input_weight, cell.input_bias))
-        deter = gru(x, deter, cell)
-        params = model.rssm.priors(deter.unsqueeze(0))[:, 0]  # [K, B, P]
-        member = torch.tensor(t % params.shape[0], device=deter.device)
-        noise = draw_noise(model.latent, key.fold(t), (len(deter),), deter)
-        stoch = sample(model.latent, choose(params, member), noise)
-        deters.append(deter)
-        stochs.append(stoch)
-    states = States(torch.stack(deters), torch.stack(stochs))
+    states = model.observe(seen, key).states  # [context, B, ...]
+    ahead = batch.action[:, context:].transpose(0, 1)  # [H, B, A]
+    if len(ahead):
+        rolled = model.roll(states.map(lambda x: x[-1]), lambda i, _: ahead[i], len(ahead), key.fold(1)).states
+        states = States(*(torch.cat((past, new[1:])) for past, new in zip(states, rolled, strict=True)))
     return model.decoder(states.features).float().transpose(0, 1), model.predict_reward(states).transpose(0, 1)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -21,13 +21,16 @@ class ReachEnv(gym.Env[dict[str, Any], np.ndarray]):
 
     Observation: ``{"image": uint8 [image_size, image_size, 3]}``. Action: float32 ``[2]`` in [-1, 1], the hand's
     velocity.
-    Reward: 1.0 at each step that ends with the hand within ``SUCCESS_RADIUS`` of the goal, else 0.0. The episode is
-        truncated
-    after ``episode_steps`` steps and never terminates. ``info["success"]`` is a bool.
+    Reward: 1.0 at each step that ends with the hand within ``SUCCESS_RADIUS`` of the goal, else 0.0; where it is
+    ``dense``, one minus the distance, at least 0. The episode is truncated after ``episode_steps`` steps and never
+    terminates. ``info["success"]`` is a bool.
 
     Args:
         image_size: height and width of the image in pixels, at least 16.
         episode_steps: steps in an episode, at least 1.
+        goal: ``random`` places it anew in each episode, ``centre`` in the middle of the arena.
+        reward: ``sparse`` or ``dense``.
+        hand_radius: how large the hand is drawn, above 0, in units of half the arena's width.
         render_mode: ``"rgb_array"`` or None.
 
     Raises:
@@ -36,12 +39,27 @@ class ReachEnv(gym.Env[dict[str, Any], np.ndarray]):
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 20}
 
-    def __init__(self, image_size: int = 64, episode_steps: int = 30, render_mode: str | None = None) -> None:
+    def __init__(
+        self,
+        image_size: int = 64,
+        episode_steps: int = 30,
+        goal: Literal["random", "centre"] = "random",
+        reward: Literal["sparse", "dense"] = "sparse",
+        hand_radius: float = 0.1,
+        render_mode: str | None = None,
+    ) -> None:
         if image_size < 16:
             raise SettingError("image_size", image_size, "Use 16 or more pixels.")
         if episode_steps < 1:
             raise SettingError("episode_steps", episode_steps, "Use 1 or more steps.")
+        if goal not in ("random", "centre"):
+            raise SettingError("goal", goal, "Use random or centre.")
+        if reward not in ("sparse", "dense"):
+            raise SettingError("reward", reward, "Use sparse or dense.")
+        if not hand_radius > 0:
+            raise SettingError("hand_radius", hand_radius, "Give a number above 0.")
         self.image_size, self.episode_steps, self.render_mode = image_size, episode_steps, render_mode
+        self.goal, self.reward, self.hand_radius = goal, reward, hand_radius
         self.observation_space = spaces.Dict({"image": spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)})
         self.action_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
         centres = (np.arange(image_size) + 0.5) / image_size * 2.0 - 1.0
@@ -60,7 +78,10 @@ class ReachEnv(gym.Env[dict[str, Any], np.ndarray]):
         super().reset(seed=seed)
         self._hand = self.np_random.uniform(-0.8, 0.8, 2)
         while True:
-            self._goal = self.np_random.uniform(-0.8, 0.8, 2)
+            if self.goal == "random":
+                self._goal = self.np_random.uniform(-0.8, 0.8, 2)
+            else:  # the goal stays, so the hand is drawn again
+                self._goal, self._hand = np.zeros(2), self.np_random.uniform(-0.8, 0.8, 2)
             if np.linalg.norm(self._goal - self._hand) > 3 * SUCCESS_RADIUS:
                 break
         self._steps = 0
@@ -71,8 +92,10 @@ class ReachEnv(gym.Env[dict[str, Any], np.ndarray]):
         action = np.clip(np.asarray(action, np.float64), -1.0, 1.0)
         self._hand = np.clip(self._hand + STEP_LENGTH * action, -0.9, 0.9)
         self._steps += 1
-        success = bool(np.linalg.norm(self._goal - self._hand) <= SUCCESS_RADIUS)
-        return self._observe(), float(success), False, self._steps >= self.episode_steps, {"success": success}
+        distance = float(np.linalg.norm(self._goal - self._hand))
+        success = distance <= SUCCESS_RADIUS
+        reward = float(success) if self.reward == "sparse" else max(0.0, 1.0 - distance)
+        return self._observe(), reward, False, self._steps >= self.episode_steps, {"success": success}
 
     def scripted_action(self) -> np.ndarray:
         """The action that moves straight to the goal: float32 ``[2]`` in [-1, 1]."""
@@ -82,7 +105,7 @@ class ReachEnv(gym.Env[dict[str, Any], np.ndarray]):
         """The current image: uint8 ``[image_size, image_size, 3]``."""
         image = np.full((self.image_size, self.image_size, 3), (40, 40, 60), np.uint8)
         goal = np.maximum(np.abs(self._x - self._goal[0]), np.abs(self._y - self._goal[1])) < SUCCESS_RADIUS
-        hand = (self._x - self._hand[0]) ** 2 + (self._y - self._hand[1]) ** 2 < 0.1**2
+        hand = (self._x - self._hand[0]) ** 2 + (self._y - self._hand[1]) ** 2 < self.hand_radius**2
         image[goal] = (220, 60, 50)
         image[hand] = (70, 210, 90)
         return image

@@ -2,6 +2,6 @@
 
 from .mlp import MLP, EnsembleMLP
 from .rssm import RSSM
-from .world_model import States, WorldModel, WorldModelConfig
+from .world_model import Rollout, States, WorldModel, WorldModelConfig
 
-__all__ = ["MLP", "RSSM", "EnsembleMLP", "States", "WorldModel", "WorldModelConfig"]
+__all__ = ["MLP", "RSSM", "EnsembleMLP", "Rollout", "States", "WorldModel", "WorldModelConfig"]

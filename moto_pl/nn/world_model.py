@@ -20,9 +20,13 @@ from moto_pl.ops import (
     Stream,
     choose,
     disagreement,
+    draw_noise,
     entropy,
     integers,
     kl,
+    priors,
+    sample,
+    transition,
 )
 from moto_pl.replay.sampler import SequenceBatch
 
@@ -116,6 +120,14 @@ class Posterior(NamedTuple):
     params: Tensor  # [T, B, P]
 
 
+class Rollout(NamedTuple):
+    """H steps of the prior from B states."""
+
+    states: States  # [H + 1, B, ...], the start first
+    action: Tensor  # [H, B, A], action i taken in state i
+    prior: Tensor  # [K, H, B, P], each member's prediction of state i + 1
+
+
 class WorldModel(nn.Module):
     """Encoder, ensemble RSSM, decoder and heads (MOTO, section 4; DreamerV2's losses)."""
 
@@ -159,6 +171,28 @@ class WorldModel(nn.Module):
             (state.deter, state.stoch),
         )
         return States(deter[0], stoch[0])
+
+    @torch.no_grad()
+    def roll(self, start: States, act: Callable[[int, States], Tensor], steps: int, key: Key) -> Rollout:
+        """Rolls actions through the prior, for analyses and replays; training uses :func:`moto_pl.ops.imagine`.
+
+        Args:
+            start: states [B, ...].
+            act: gives the actions [B, A] of step i in its states [B, ...].
+            steps: H, at least 1.
+            key: names the draws: latents, and a member a step for the whole batch.
+        """
+        rssm = self.rssm
+        noise = draw_noise(self.latent, key, (steps, len(start.deter)), start.deter)
+        member = integers(key, Stream.MEMBER, rssm.ensemble, (steps,), start.deter.device)
+        states, actions, members = [start], [], []
+        for i in range(steps):
+            actions.append(act(i, states[-1]))
+            deter = transition(*states[-1], actions[-1], rssm.cell())
+            members.append(priors(deter, rssm.prior()))  # [K, B, P]
+            states.append(States(deter, sample(self.latent, choose(members[-1], member[i]), noise[i])))
+        stacked = States(*(torch.stack(parts) for parts in zip(*states, strict=True)))
+        return Rollout(stacked, torch.stack(actions), torch.stack(members, 1))
 
     def predict_reward(self, states: States, frozen: bool = False) -> Tensor:
         """[...], the mean of r(s); ``frozen``: gradient to the states only."""

@@ -3,35 +3,71 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from moto_pl.agents import Agent
+from moto_pl.agents import MOTO, Agent, BatchPart
+from moto_pl.agents.latent_replay import LatentReplayAgent
 from moto_pl.data.collect import EVALUATION_SEEDS, roll_episodes
 from moto_pl.envs.reach import ReachEnv
 from moto_pl.envs.workers import EnvPool
 from moto_pl.ops import Key
 from moto_pl.replay import EpisodeSet, EpisodeStore, SequenceSampler
 from moto_pl.replay.episode import Episode
+from moto_pl.replay.sampler import SequenceBatch
 
 STEPS = 20
+#: A hand anywhere, a goal in the middle, paid by how near it is: what can be learned from pixels in a minute.
+OPTIONS: dict[str, Any] = {"episode_steps": STEPS, "goal": "centre", "reward": "dense", "hand_radius": 0.3}
+REPLAY_EVERY = 25  # gradient steps between LOMPO's and COMBO's replays
+_ID = "moto_pl/Reach-v0"
+
+Act = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
 
-def scripted(seed: int, act: Callable[[np.ndarray, np.random.Generator, int], np.ndarray]) -> Episode:
-    """An episode of ``act(scripted action, generator, step)``."""
-    env, rng = ReachEnv(episode_steps=STEPS), np.random.default_rng(seed)
-    observation, _ = env.reset(seed=seed)
-    images, actions, rewards = [observation["image"]], [], []
-    for t in range(STEPS):
-        action = np.clip(act(env.scripted_action(), rng, t), -1, 1).astype(np.float32)
-        observation, reward, *_ = env.step(action)
+def expert(action: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Straight to the goal."""
+    return action
+
+
+def aimless(action: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Anywhere."""
+    return rng.uniform(-1, 1, 2)
+
+
+def unsure(action: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """To the goal or from it, decided at each step."""
+    return action if rng.random() < 0.5 else -action
+
+
+def scripted(seed: int, act: Act, noise: float = 0.0) -> Episode:
+    """An episode of ``act(scripted action, generator)``, with noise on each action."""
+    env, rng = ReachEnv(**OPTIONS), np.random.default_rng(seed)
+    observation, info = env.reset(seed=seed)
+    images, actions, rewards, successes = [observation["image"]], [], [], []
+    for _ in range(STEPS):
+        wanted = act(env.scripted_action(), rng) + noise * rng.standard_normal(2)
+        actions.append(np.clip(wanted, -1, 1).astype(np.float32))
+        observation, reward, _, _, info = env.step(actions[-1])
         images.append(observation["image"])
-        actions.append(action)
         rewards.append(reward)
-    reward = np.array(rewards, np.float32)
-    return Episode(np.stack(images), np.stack(actions), reward, False, True, reward > 0, {}, {"seed": seed})
+        successes.append(info["success"])
+    reward, success = np.array(rewards, np.float32), np.array(successes)
+    return Episode(np.stack(images), np.stack(actions), reward, False, True, success, {}, {"seed": seed})
+
+
+def mixed(first: int, episodes: int, *acts: Act, noise: float = 0.3) -> list[Episode]:
+    """Episodes that take turns at these ways to act."""
+    return [scripted(first + i, acts[i % len(acts)], noise) for i in range(episodes)]
+
+
+def returns(episodes: list[Episode]) -> np.ndarray:
+    """Of each episode."""
+    return np.array([episode.total_reward for episode in episodes])
 
 
 def fill(root: Path, episodes: list[Episode]) -> EpisodeStore:
@@ -50,27 +86,42 @@ def build(agent: Agent) -> Agent:
     return agent
 
 
-def train(agent: Agent, store: EpisodeStore, steps: int, updates_per_episode: int = 0) -> None:
-    """Takes gradient steps; with ``updates_per_episode``, an episode is collected before each so many."""
+def train(
+    agent: Agent, store: EpisodeStore, steps: int, updates_per_episode: int = 0, model_first: int = 0, begin: int = 0
+) -> None:
+    """Takes gradient steps ``begin`` to ``steps``.
+
+    Args:
+        agent: what learns.
+        store: what from, and where to.
+        steps: the last one.
+        updates_per_episode: collects an episode before each so many steps; 0 collects none.
+        model_first: steps, from 0, in which the world model learns alone: what an actor makes of a model that knows
+            nothing yet has to be unlearned.
+        begin: the first one.
+    """
     groups = [
         {"params": [p for module in group.modules for p in module.parameters()], "lr": group.lr}
         for group in agent.param_groups()
     ]
     optimizer = torch.optim.AdamW(groups, eps=agent.adam_eps, weight_decay=agent.weight_decay)
-    pool = EnvPool("moto_pl/Reach-v0", {"episode_steps": STEPS}, 0, 60)
+    pool = EnvPool(_ID, OPTIONS, 0, 60)
     sets: dict[str, EpisodeSet] = {}
-    for step in range(steps):
+    for step in range(begin, steps):
         if updates_per_episode and step % updates_per_episode == 0:
             for episode in roll_episodes(pool, agent, [1000 + step], "sample", Key(0, step)):
                 store.append(episode)
             sets = {}
-        batch = {}
-        for name, part in agent.parts().items():
-            if name not in sets:
-                sets[name] = EpisodeSet([(i, store[i].num_rows) for i in range(len(store))], part.length)
-            sampler = SequenceSampler(store, 0, name)
-            batch[name] = sampler.sample(step, 0, 1, part.size, part.length, sets[name], part.history)
-        losses, _ = agent.losses(batch, Key(0, step))
+        parts = agent.parts()
+        if step < model_first:
+            assert isinstance(agent, MOTO | LatentReplayAgent)
+            losses, _, _ = agent.world_model.loss(_draw(store, "model", parts["model"], step, sets), Key(0, step))
+        else:
+            if isinstance(agent, LatentReplayAgent) and step % REPLAY_EVERY == 0:
+                part = replace(parts["model"], size=agent.batch.replay_size)
+                agent.refresh_replay(_draw(store, "replay", part, step, sets), Key(1, step))
+            batch = {name: _draw(store, name, part, step, sets) for name, part in parts.items()}
+            losses, _ = agent.losses(batch, Key(0, step))
         optimizer.zero_grad()
         torch.stack([loss.float() for loss in losses.values()]).sum().backward()
         optimizer.step()
@@ -78,9 +129,15 @@ def train(agent: Agent, store: EpisodeStore, steps: int, updates_per_episode: in
     pool.close()
 
 
+def _draw(store: EpisodeStore, name: str, part: BatchPart, step: int, sets: dict[str, EpisodeSet]) -> SequenceBatch:
+    if name not in sets:
+        sets[name] = EpisodeSet([(i, store[i].num_rows) for i in range(len(store))], part.length)
+    return SequenceSampler(store, 0, name).sample(step, 0, 1, part.size, part.length, sets[name], part.history)
+
+
 def mean_return(agent: Agent, episodes: int = 20) -> float:
     """Of the policy's mode on the evaluation seeds."""
-    pool = EnvPool("moto_pl/Reach-v0", {"episode_steps": STEPS}, 0, 60)
+    pool = EnvPool(_ID, OPTIONS, 0, 60)
     rolled = [roll_episodes(pool, agent, [EVALUATION_SEEDS + i], "mode", Key(0, i))[0] for i in range(episodes)]
     pool.close()
-    return float(np.mean([episode.total_reward for episode in rolled]))
+    return float(returns(rolled).mean())

@@ -7,9 +7,11 @@ import torch
 from torch import Tensor
 from torch.distributions import Bernoulli, Independent, Normal, OneHotCategorical, kl_divergence
 
+from moto_pl.behaviour import Actor
+from moto_pl.callbacks.open_loop import predict_open_loop
 from moto_pl.errors import SettingError
 from moto_pl.nn import States, WorldModel, WorldModelConfig
-from moto_pl.ops import Key, Stream, integers
+from moto_pl.ops import Key, Stream, imagine, integers
 from moto_pl.replay.sampler import SequenceBatch
 
 TINY = WorldModelConfig(
@@ -247,3 +249,35 @@ def test_sizes_are_checked(name: str) -> None:
 def test_balance_is_checked() -> None:
     with pytest.raises(SettingError, match="kl_balance"):
         WorldModelConfig(kl_balance=1.1)
+
+
+@BOTH
+def test_rolling_given_actions_is_imagining_them(latent: str) -> None:
+    model = make(latent=latent)
+    start = model.observe(sequences(), KEY).states.map(lambda x: x[-1].detach())
+    actor = Actor(model.feature_size, 2, 1, 8)
+    weights = (actor.net.weights(), model.rssm.cell(frozen=True), model.rssm.prior(frozen=True))
+    imagined = imagine(*start, *weights, model.latent, KEY, 4, ops="reference")
+    rolled = model.roll(start, lambda i, _: imagined.action[i].detach(), 4, KEY)
+    torch.testing.assert_close(rolled.states.deter, imagined.deter)
+    torch.testing.assert_close(rolled.states.stoch, imagined.stoch)
+    assert rolled.action.shape == (4, 3, 2) and rolled.prior.shape == (3, 4, 3, model.latent.params)
+    spread = model.disagreement(rolled.prior, rolled.states.stoch[1:], "mean")
+    torch.testing.assert_close(spread, imagined.disagreement)
+
+
+def test_open_loop_sees_the_context_alone() -> None:
+    model, batch = make(), sequences(3, 6)
+    changed = SequenceBatch(*(part.clone() for part in batch))
+    changed.image[:, 3:] = 0
+    changed.reward[:, 3:] = 9
+    images, rewards = predict_open_loop(model, batch, 3, KEY)
+    again, rewards_again = predict_open_loop(model, changed, 3, KEY)
+    assert images.shape == (3, 6, 3, 64, 64) and rewards.shape == (3, 6)
+    assert torch.equal(images, again) and torch.equal(rewards, rewards_again)
+    changed.action[:, 4] *= -1
+    other, _ = predict_open_loop(model, changed, 3, KEY)
+    assert torch.equal(other[:, :4], images[:, :4]) and not torch.equal(other[:, 4], images[:, 4])
+    changed.image[:, 2] = 0
+    assert not torch.equal(predict_open_loop(model, changed, 3, KEY)[0][:, 3], images[:, 3])
+    assert predict_open_loop(model, batch, 6, KEY)[0].shape == images.shape

@@ -1,0 +1,51 @@
+"""Agents from checkpoints, for analyses: without a trainer, a data module or an environment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import ArgumentParser
+
+import moto_pl.agents as agents
+from moto_pl.errors import SettingError
+
+from .base import Agent
+
+
+def load_agent(path: Path, device: str | torch.device = "cpu") -> Agent:
+    """The agent of a checkpoint that ``moto fit`` wrote, in evaluation mode; its averaged weights, if it has them.
+
+    Args:
+        path: the checkpoint. It is read as tensors and plain values; no code in it runs.
+        device: where to put it.
+
+    Raises:
+        SettingError: where the file is no checkpoint, or its agent is none of ours.
+    """
+    try:
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        description, weights = checkpoint["agent"], checkpoint["state_dict"]
+        name, settings, action_size = (description[key] for key in ("class_path", "init_args", "action_size"))
+    except OSError as error:
+        raise SettingError("--ckpt", path, f"{error.strerror}: give a checkpoint of a run.") from None
+    except Exception as error:  # torch raises what the damage makes of it
+        reason = " ".join(str(error).split())[:200]
+        raise SettingError("--ckpt", path, f"It is no checkpoint that moto fit wrote ({reason}).") from None
+    ours = {f"{kind.__module__}.{kind.__qualname__}" for kind in vars(agents).values() if isinstance(kind, type)}
+    if name not in ours:
+        raise SettingError("--ckpt", f"an agent {name} in {path}", "Give a checkpoint of an agent of moto_pl.")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(Agent, "model")
+    try:
+        parsed = parser.parse_object({"model": {"class_path": name, "init_args": settings}})
+        agent: Agent = parser.instantiate_classes(parsed).model
+        agent.action_size = int(action_size)
+        agent.build(agent.action_size)
+        agent.load_state_dict({**weights, **checkpoint.get("average", {})})
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise SettingError("--ckpt", path, f"Its agent cannot be built again ({reason}).") from None
+    agent.loaded_step = int(checkpoint["global_step"])
+    return agent.to(device).eval().requires_grad_(False)

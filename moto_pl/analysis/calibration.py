@@ -1,0 +1,101 @@
+"""Does disagreement know where the model errs? Against true prediction errors on data that was not trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from moto_pl.analysis.bound import episode_batch, fixed_actions
+from moto_pl.analysis.statistics import Interval, spearman
+from moto_pl.nn import WorldModel
+from moto_pl.nn.image import to_float
+from moto_pl.ops import Disagreement, Key
+from moto_pl.replay.episode import Episode
+
+
+class Predictions(NamedTuple):
+    """Predictions of H steps from n states, on recorded actions.
+
+    Attributes:
+        error: squared error of the last decoded frame, summed over its pixels [n].
+        disagreement: by estimator, the mean of u over the H steps [n].
+        shuffled: the same where each start is rolled on another's actions [n]: a control.
+        episode: which episode each is from [n].
+    """
+
+    error: np.ndarray
+    disagreement: dict[Disagreement, np.ndarray]
+    shuffled: dict[Disagreement, np.ndarray]
+    episode: np.ndarray
+
+
+class Calibration(NamedTuple):
+    """How well a disagreement ranks errors.
+
+    Attributes:
+        correlation: Spearman's with the error.
+        interval: 95% bootstrap interval of it, over episodes where there are several.
+        area: under the risk-coverage curve: the mean error of the least-disagreed share, averaged over all shares.
+        area_random: of a disagreement that knows nothing: the mean error.
+        area_oracle: of one that ranks all errors right, the least possible.
+    """
+
+    correlation: float
+    interval: Interval
+    area: float
+    area_random: float
+    area_oracle: float
+
+
+@torch.no_grad()
+def predictions(
+    model: WorldModel,
+    episodes: Sequence[Episode],
+    horizon: int,
+    kinds: Sequence[Disagreement],
+    key: Key,
+    starts: int = 64,
+) -> Predictions:
+    """Rolls recorded actions ``horizon`` steps from up to ``starts`` states of each episode, evenly spaced."""
+    device = next(model.parameters()).device
+    errors: list[np.ndarray] = []
+    found: list[dict[Disagreement, list[np.ndarray]]] = [{kind: [] for kind in kinds} for _ in range(2)]
+    origin = []
+    for number, episode in enumerate(episodes):
+        batch = episode_batch(episode, device)
+        states = model.observe(batch, key.fold(number)).states.map(lambda x: x[:, 0])  # [T + 1, ...]
+        start, action = fixed_actions(states, batch.action[0, 1:], horizon)
+        count = len(start.deter)
+        rows = torch.linspace(0, count - 1, min(starts, count), device=device).round().long()
+        start, action = start.map(lambda x: x[rows]), action[:, rows]  # noqa: B023
+        # The next start's actions, half of them away: a derangement that keeps what actions look like.
+        for use, taken in enumerate((action, action.roll(max(1, len(rows) // 2), 1))):
+            rolled = model.roll(start, lambda i, _: taken[i], horizon, key.fold(1000 + number))  # noqa: B023
+            for kind in kinds:
+                spread = model.disagreement(rolled.prior, rolled.states.stoch[1:], kind)  # [H, n]
+                found[use][kind].append(spread.mean(0).cpu().numpy())
+            if use == 0:
+                image = model.decoder(rolled.states.map(lambda x: x[-1]).features).float()
+                truth = to_float(batch.image[0, rows + horizon])
+                errors.append((image - truth).square().sum((1, 2, 3)).cpu().numpy())
+        origin.append(np.full(len(rows), number))
+    joined = [{kind: np.concatenate(parts) for kind, parts in by_kind.items()} for by_kind in found]
+    return Predictions(np.concatenate(errors), joined[0], joined[1], np.concatenate(origin))
+
+
+def calibration(disagreement: np.ndarray, error: np.ndarray, episode: np.ndarray | None = None) -> Calibration:
+    """Ranks errors [n] by disagreement [n]; ``episode`` [n] says which belong together."""
+    correlation, interval = spearman(disagreement, error, episode)
+    _, risk = risk_coverage(disagreement, error)
+    _, best = risk_coverage(error, error)
+    return Calibration(correlation, interval, float(risk.mean()), float(error.mean()), float(best.mean()))
+
+
+def risk_coverage(disagreement: np.ndarray, error: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Coverages 1/n .. 1, and at each the mean error of that share of the data that is disagreed about least."""
+    order = np.argsort(disagreement, kind="stable")
+    counts = np.arange(1, len(error) + 1)
+    return counts / len(error), np.cumsum(np.asarray(error, np.float64)[order]) / counts
