@@ -10,56 +10,76 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 import yaml
+from jsonargparse import ArgumentParser
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
-from moto_pl.agents import MOTO
-from moto_pl.agents.moto import BatchConfig, BehaviourConfig, OptimConfig
+from moto_pl.agents import Agent, BatchPart
+from moto_pl.agents.latent_replay import LatentReplayAgent
 from moto_pl.cli import _lineage, config_path
-from moto_pl.nn import EnsembleMLP, WorldModelConfig
+from moto_pl.doctor import environment_summary
+from moto_pl.files import write_whole
+from moto_pl.nn import EnsembleMLP
 from moto_pl.ops import Key, PriorWeights
+from moto_pl.replay import EpisodeSet, EpisodeStore, SequenceSampler
+from moto_pl.replay.episode import Episode
 from moto_pl.replay.sampler import SequenceBatch
 
 
-def load_agent(name: str, device: torch.device) -> MOTO:
-    """The agent of a configuration, with four actions."""
-    settings: dict[str, dict[str, object]] = {}
-    for path in _lineage(config_path(name), ()):
-        for group, values in yaml.safe_load(path.read_text()).get("model", {}).get("init_args", {}).items():
-            settings.setdefault(group, {}).update(values)
-    agent = MOTO(
-        WorldModelConfig(**settings["world_model"]),  # type: ignore[arg-type]
-        BehaviourConfig(**settings["behaviour"]),  # type: ignore[arg-type]
-        BatchConfig(**settings["batch"]),  # type: ignore[arg-type]
-        OptimConfig(**settings.get("optim", {})),  # type: ignore[arg-type]
-    )
+def load_agent(name: str, device: torch.device) -> Any:
+    """The agent of a configuration, with four actions; ``name`` is one of the package's, or a path."""
+    settings: dict[str, Any] = {}
+    for path in _lineage(Path(name) if name.endswith(".yaml") else config_path(name), ()):
+        _update(settings, yaml.safe_load(path.read_text()).get("model", {}))
+    return build_agent(settings, device)
+
+
+def build_agent(settings: dict[str, Any], device: torch.device) -> Any:
+    """The agent of a configuration's ``model``, with four actions."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(Agent, "model")
+    agent = parser.instantiate(parser.parse_object({"model": settings})).model
     agent.action_size = 4
     agent.build(4)
     return agent.to(device)
 
 
-def random_batch(agent: MOTO, device: torch.device) -> dict[str, SequenceBatch]:
+def _update(settings: dict[str, Any], changes: dict[str, Any]) -> None:
+    for name, value in changes.items():
+        if isinstance(value, dict) and isinstance(settings.get(name), dict):
+            _update(settings[name], value)
+        else:
+            settings[name] = value
+
+
+def random_batch(agent: Agent, device: torch.device) -> dict[str, SequenceBatch]:
     """A batch of the agent's sizes."""
-    batch = {}
-    for name, part in agent.parts().items():
-        shape = (part.size, part.length)
-        batch[name] = SequenceBatch(
-            torch.randint(0, 256, (*shape, 3, 64, 64), dtype=torch.uint8, device=device),
-            torch.rand(*shape, 4, device=device) * 2 - 1,
-            torch.rand(shape, device=device),
-            torch.zeros(shape, dtype=torch.bool, device=device),
-            torch.zeros(shape, dtype=torch.bool, device=device),
-        )
-    return batch
+    return {name: random_sequences(part, device) for name, part in agent.parts().items()}
+
+
+def random_sequences(part: BatchPart, device: torch.device) -> SequenceBatch:
+    """Random sequences of a part's size."""
+    shape = (part.size, part.length)
+    return SequenceBatch(
+        torch.randint(0, 256, (*shape, 3, 64, 64), dtype=torch.uint8, device=device),
+        torch.rand(*shape, 4, device=device) * 2 - 1,
+        torch.rand(shape, device=device),
+        torch.zeros(shape, dtype=torch.bool, device=device),
+        torch.zeros(shape, dtype=torch.bool, device=device),
+    )
 
 
 def looped_priors(deter: Tensor, weights: PriorWeights) -> Tensor:
@@ -87,10 +107,15 @@ def main() -> None:
     parser.add_argument(
         "--configs", nargs="+", default=["debug", "demo"], help="add metaworld/paper for the paper's sizes"
     )
+    parser.add_argument("--agents", action="store_true", help="instead, every agent; slow at the paper's sizes")
+    parser.add_argument("--sizes", nargs="+", default=list(SIZES), choices=SIZES, help="of the agents")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if args.agents:
+        compare_agents(args.sizes, args.rounds, device, args.out)
+        return
     table = Table(title=f"training step on {device}, {torch.get_num_threads()} threads, median of {args.rounds}")
     for column in (
         "configuration",
@@ -122,6 +147,14 @@ def main() -> None:
         args.out.write_text(json.dumps(results, indent=1))
 
 
+def take_step(agent: Agent, batch: Any, optimizer: torch.optim.Optimizer) -> None:
+    """Losses, gradient and the optimizer's step."""
+    losses, _ = agent.losses(batch, Key(0, 0))
+    optimizer.zero_grad()
+    torch.stack([loss.float() for loss in losses.values()]).sum().backward()
+    optimizer.step()
+
+
 def measure(name: str, device: torch.device, rounds: int) -> dict[str, float]:
     """Medians, in seconds, of the whole step, the step with loops, and the world model's part alone."""
     agent = load_agent(name, device)
@@ -131,10 +164,7 @@ def measure(name: str, device: torch.device, rounds: int) -> dict[str, float]:
     assert isinstance(optimizer, torch.optim.Optimizer)
 
     def step() -> None:
-        losses, _ = agent.losses(batch, Key(0, 0))
-        optimizer.zero_grad()
-        torch.stack([loss.float() for loss in losses.values()]).sum().backward()
-        optimizer.step()
+        take_step(agent, batch, optimizer)
 
     def reference() -> None:
         rssm = agent.world_model.rssm
@@ -172,6 +202,98 @@ def measure(name: str, device: torch.device, rounds: int) -> dict[str, float]:
             if index:  # the first round warms up
                 times[label].append(time.perf_counter() - begun)
     return {label: statistics.median(values) for label, values in times.items()}
+
+
+# Every agent.
+
+AGENTS = ("MOTO", "DreamerV2", "LOMPO", "COMBO", "BC", "IQL", "CQL", "SAC")
+#: ``debug`` are the smallest, ``suite`` those of benchmarks/suite, ``paper`` the classes' defaults.
+SIZES = ("debug", "suite", "paper")
+_SUITE = {"DreamerV2": "dreamer"}
+_DEBUG_MODEL = {
+    **{"deter": 32, "hidden": 32, "stoch": 4, "ensemble": 3, "encoder_channels": [4, 8, 16, 32], "mlp_layers": 0},
+    **{"decoder_channels": [16, 8, 4], "head_layers": 1, "head_units": 32},
+}
+_DEBUG_LATENT = {
+    "world_model": _DEBUG_MODEL,
+    "behaviour": {"critic_units": 32, "actor_units": 32, "imagine_rows": 16},
+    "batch": {"model_size": 4, "model_length": 8, "agent_size": 16, "replay_size": 4},
+}
+_DEBUG_PIXELS = {"pixels": {"channels": [4, 8, 16, 32], "units": 32}, "td": {"batch_size": 8}}
+
+
+def agent_of_size(agent: str, size: str, device: torch.device) -> Any:
+    """An agent with four actions; of LOMPO and COMBO, with a replay of random sequences."""
+    built: Any
+    if size == "suite":
+        built = load_agent(str(Path(__file__).parent / "suite" / f"{_SUITE.get(agent, agent.lower())}.yaml"), device)
+    else:
+        settings: dict[str, Any] = {}
+        if size == "debug" and agent in ("MOTO", "DreamerV2"):
+            settings = yaml.safe_load(config_path("debug").read_text())["model"]["init_args"]
+            if agent == "DreamerV2":
+                settings["behaviour"].pop("critics")
+        elif size == "debug":
+            settings = _DEBUG_LATENT if agent in ("LOMPO", "COMBO") else _DEBUG_PIXELS
+        built = build_agent({"class_path": f"moto_pl.agents.{agent}", "init_args": settings}, device)
+    if isinstance(built, LatentReplayAgent):
+        part = BatchPart(built.batch.replay_size, built.batch.model_length)
+        built.refresh_replay(random_sequences(part, device), Key(0, 0))
+    return built
+
+
+def compare_agents(sizes: list[str], rounds: int, device: torch.device, out: Path | None) -> None:
+    """Prints updates a second of each agent, and what share of its time drawing its batches would be.
+
+    The batches are drawn from 100 episodes of 101 steps, one after another in the training's own process: an upper
+    bound, for training draws them while the step before is taken.
+    """
+    table = Table(title=f"every agent on {device}, {torch.get_num_threads()} threads, median of {rounds}")
+    for column in ("agent", *(f"{size}: {what}" for size in sizes for what in ("updates/s", "drawing"))):
+        table.add_column(column, justify="left" if column == "agent" else "right")
+    results: dict[str, dict[str, dict[str, float]]] = {}
+    with tempfile.TemporaryDirectory() as directory:
+        store = EpisodeStore(Path(directory))
+        rng = np.random.default_rng(0)
+        for _ in range(100):
+            image = rng.integers(0, 256, (102, 64, 64, 3), np.uint8)
+            action, reward = rng.uniform(-1, 1, (101, 4)).astype(np.float32), np.ones(101, np.float32)
+            store.append(Episode(image, action, reward, False, True, reward > 0, {}, {}))
+        for name in track(AGENTS, "agents", transient=True):
+            results[name] = {size: _time_agent(agent_of_size(name, size, device), store, rounds) for size in sizes}
+            cells = []
+            for found in results[name].values():
+                share = found["draw_s"] / (found["draw_s"] + found["step_s"])
+                cells += [f"{1 / found['step_s']:.3g}", f"{share:.1%}"]
+            table.add_row(name, *cells)
+    Console().print(table)
+    if out is not None:
+        write_whole(out, json.dumps({"seconds": results, "environment": environment_summary()}, indent=1).encode())
+
+
+def _time_agent(agent: Any, store: EpisodeStore, rounds: int) -> dict[str, float]:
+    agent.final_lr = 1.0  # a schedule would need a run
+    optimizer = agent.configure_optimizers()
+    sets = {
+        name: EpisodeSet([(i, store[i].num_rows) for i in range(len(store))], part.length)
+        for name, part in agent.parts().items()
+    }
+    times: dict[str, list[float]] = {"draw_s": [], "step_s": []}
+    for index in range(rounds + 1):
+        begun = time.perf_counter()
+        batch = {
+            name: SequenceSampler(store, 0, name).sample(index, 0, 1, part.size, part.length, sets[name], part.history)
+            for name, part in agent.parts().items()
+        }
+        drawn = time.perf_counter()
+        batch = {name: SequenceBatch(*(x.to(agent.device) for x in part)) for name, part in batch.items()}
+        take_step(agent, batch, optimizer)
+        if agent.device.type == "cuda":
+            torch.cuda.synchronize()
+        if index:  # the first round warms up
+            times["draw_s"].append(drawn - begun)
+            times["step_s"].append(time.perf_counter() - drawn)
+    return {name: statistics.median(values) for name, values in times.items()}
 
 
 if __name__ == "__main__":

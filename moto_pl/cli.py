@@ -42,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run_verb(args: Sequence[str]) -> int:
     """The verbs that train nothing."""
+    from moto_pl.analysis.commands import add_analyze_parser
     from moto_pl.data.commands import add_data_parser
 
     parser = argparse.ArgumentParser(prog="moto", description="MOTO: from image demonstrations to a policy.")
@@ -64,6 +65,7 @@ def run_verb(args: Sequence[str]) -> int:
     )
     compare.add_argument("--metric", choices=("success", "objects", "return"), help="default: objects, else success")
     compare.add_argument("--out", type=Path, default=Path("comparison"), help="directory to write to")
+    add_analyze_parser(verbs)
     demo = verbs.add_parser("demo", help="demonstrations, training and report of one task, on a CPU")
     demo.add_argument("--dir", type=Path, default=Path("runs/demo"), help="the run's directory")
     parsed = parser.parse_args(args)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from moto_pl.analysis.charts import comparison_figure, inline_svg
+from moto_pl.analysis.charts import comparison_figure, image_bytes, inline_svg
 from moto_pl.analysis.comparison import Comparison, Method, Metric, Point, compare_runs
 from moto_pl.analysis.page import figure_block, html_page, number
 from moto_pl.errors import SettingError
@@ -44,17 +44,14 @@ def write_comparison(comparison: Comparison, out: Path) -> list[Path]:
     except OSError as error:
         raise SettingError("--out", out, f"{error.strerror}: give a directory that can be written to.") from None
     figure = comparison_figure(comparison)
-    svg, png = io.BytesIO(), io.BytesIO()
-    figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
-    figure.savefig(png, format="png", dpi=160)
     body = (
         f"<h1>{escape(TITLES[comparison.metric])} on {escape(comparison.env)}</h1>"
         f"<p class='verdict'>{escape(verdict(comparison))}</p>{comparison_section(comparison)}"
     )
     contents = {
         f"{NAME}.html": html_page(f"Comparison on {comparison.env}", body).encode(),
-        f"{NAME}.png": png.getvalue(),
-        f"{NAME}.svg": svg.getvalue(),
+        f"{NAME}.png": image_bytes(figure, "png"),
+        f"{NAME}.svg": image_bytes(figure, "svg"),
         f"{NAME}.csv": points_csv(comparison).encode(),
         f"{NAME}_table.csv": table_csv(comparison).encode(),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import math
 import re
 from collections.abc import Iterable, Sequence
@@ -16,6 +17,7 @@ import numpy as np
 
 from moto_pl.analysis.charts import Curve, interval_chart, line_chart, thin
 from moto_pl.analysis.comparison import Comparison, compare_runs
+from moto_pl.analysis.output import DIRECTORY as ANALYSES
 from moto_pl.analysis.page import figure_block, html_page, number
 from moto_pl.analysis.records import Evaluation, RunRecord, Series, read_run
 from moto_pl.analysis.statistics import Interval, bootstrap_interval, running_mean, wilson_interval
@@ -123,6 +125,7 @@ def render(record: RunRecord, comparison: Comparison | None = None) -> str:
         ("Learning curves", _curves(record)),
         *([("Comparison", comparison_section(comparison))] if comparison else []),
         ("Training", _training(record)),
+        *([("Analyses", analyses)] if (analyses := _analyses(record)) else []),
         ("Videos", _videos(record)),
         ("Data", _data(record)),
         ("Throughput", _throughput(record)),
@@ -412,6 +415,29 @@ def _plots(record: RunRecord, plots: Iterable[Plot]) -> list[str]:
 
 def _course(series: Series) -> str:
     return f"from {number(series.value[0])} to {number(series.value[-1])}"
+
+
+# Analyses.
+
+
+def _analyses(record: RunRecord) -> str:
+    """What ``moto analyze`` left in the run: pictures with their captions; nothing where there is none."""
+    figures = []
+    for path in sorted((record.root / ANALYSES).glob("*.json")):
+        picture = path.with_suffix(".png")
+        try:
+            said = json.loads(path.read_text())
+            title, caption, date = (str(said[name]) for name in ("title", "caption", "date"))
+            image = picture.read_bytes()
+        except (OSError, ValueError, KeyError, TypeError):
+            record.missing.append(f"{path.relative_to(record.root)} is not whole and was left out.")
+            continue
+        source = f"data:image/png;base64,{base64.b64encode(image).decode()}"
+        figures.append(
+            f"<figure><h3>{escape(title)}</h3><img src='{source}' alt='{escape(caption, quote=True)}'>"
+            f"<figcaption>{escape(caption)} ({escape(date)})</figcaption></figure>"
+        )
+    return "".join(figures)
 
 
 # Videos.

@@ -40,7 +40,7 @@ def load_agent(path: Path, device: str | torch.device = "cpu") -> Agent:
     parser.add_subclass_arguments(Agent, "model")
     try:
         parsed = parser.parse_object({"model": {"class_path": name, "init_args": settings}})
-        agent: Agent = parser.instantiate_classes(parsed).model
+        agent: Agent = parser.instantiate(parsed).model
         agent.action_size = int(action_size)
         agent.build(agent.action_size)
         agent.load_state_dict({**weights, **checkpoint.get("average", {})})

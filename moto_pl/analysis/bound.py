@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
+from rich.progress import track
 from torch import Tensor
 
+from moto_pl.agents.loading import load_agent
+from moto_pl.analysis.charts import COLOURS, charts_style
+from moto_pl.analysis.episodes import world_model_of
+from moto_pl.analysis.output import Finding
+from moto_pl.analysis.records import read_run
 from moto_pl.analysis.statistics import Interval, spearman
+from moto_pl.callbacks.snapshots import DIRECTORY
 from moto_pl.errors import SettingError
 from moto_pl.nn import States, WorldModel
 from moto_pl.ops import Disagreement, Key
@@ -111,3 +120,76 @@ def bound(uncertainty: Sequence[float], gap: Sequence[float]) -> Bound:
         raise SettingError("uncertainty", f"{eps.tolist()} for {len(gaps)} gaps", "Give a positive one for each gap.")
     alpha = max(0.0, float((gaps / (2 * eps)).max()))
     return Bound(eps, gaps, alpha, *spearman(eps, gaps))
+
+
+def find_bound(
+    run: Path, episodes: Sequence[Episode], expert: str, horizon: int = 15, kind: Disagreement = "mean"
+) -> Finding:
+    """Follows the bound along a run's snapshots; see :class:`moto_pl.callbacks.Snapshots`.
+
+    Args:
+        run: a run with snapshots and evaluations.
+        episodes: of the expert, each of more than ``horizon`` steps.
+        expert: what they are called in the caption.
+        horizon: H.
+        kind: the estimator of u.
+
+    Raises:
+        SettingError: where no snapshot has an evaluation after the same gradient step.
+    """
+    evaluated = {e.step: e for e in read_run(run).evaluations if e.stage == "eval"}
+    paths = {int(path.stem.split("_")[1]): path for path in sorted((run / DIRECTORY).glob("step_*.ckpt"))}
+    steps = sorted(set(evaluated) & set(paths))
+    if not steps:
+        fix = "Train it with --trainer.callbacks+=moto_pl.callbacks.Snapshots."
+        raise SettingError("--run", f"{run}, without snapshots of its evaluations", fix)
+    best = float(np.mean([episode.total_reward for episode in episodes]))
+    rows: list[dict[str, object]] = []
+    for step in track(steps, "snapshots", transient=True):
+        model = world_model_of(load_agent(paths[step]))
+        eps = [expert_uncertainty(model, e, horizon, kind, Key(0, i)) for i, e in enumerate(episodes)]
+        found = float(np.mean(evaluated[step].returns))
+        rows.append(
+            {
+                "step": step,
+                "online_episodes": evaluated[step].online_episodes,
+                "expert_uncertainty": float(np.mean(eps)),
+                "return": found,
+                "gap": best - found,
+            }
+        )
+    result = bound([float(str(row["expert_uncertainty"])) for row in rows], [float(str(row["gap"])) for row in rows])
+    low, high = result.interval
+    caption = (
+        f"Left: the model's uncertainty about the expert's actions, eps_u(pi*) (estimator {kind}, {horizon} steps "
+        f"from each state of {len(episodes)} episodes of {expert}), and the gap between the expert's mean return "
+        f"({best:.1f}) and the policy's in evaluation, at {len(steps)} moments of {run.name}. Right: one against the "
+        f"other, with the line of the least alpha for which 2 * alpha * eps_u bounds the gap at each of them: "
+        f"{result.alpha:.3g}. Spearman's correlation {result.correlation:.2f} [{low:.2f}, {high:.2f}]. The paper "
+        "(Fig. 6) finds that both fall together during fine-tuning."
+    )
+    summary = {"alpha": result.alpha, "spearman": result.correlation, "low": low, "high": high, "snapshots": len(steps)}
+    title = "Does the bound hold?"
+    return Finding("bound", title, caption, _figure(steps, result), rows, summary)
+
+
+def _figure(steps: Sequence[int], result: Bound) -> Figure:
+    with charts_style():
+        figure = Figure(figsize=(8.4, 3.4), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        left.plot(steps, result.uncertainty, "o-", color=COLOURS[0], markersize=4)
+        left.set_xlabel("gradient steps")
+        left.set_ylabel("expert uncertainty", color=COLOURS[0])
+        left.set_ylim(bottom=0)
+        other = left.twinx()
+        other.plot(steps, result.gap, "s--", color=COLOURS[1], markersize=4)
+        other.set_ylabel("performance gap", color=COLOURS[1])
+        other.grid(False)
+        right.plot(result.uncertainty, result.gap, "o", color=COLOURS[0], markersize=5)
+        ends = np.array([0, result.uncertainty.max() * 1.05])
+        right.plot(ends, 2 * result.alpha * ends, "--", color=COLOURS[5], label=f"2 * {result.alpha:.3g} * uncertainty")
+        right.set_xlabel("expert uncertainty")
+        right.set_ylabel("performance gap")
+        right.set_xlim(left=0)
+        right.legend()
+    return figure

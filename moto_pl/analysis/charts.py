@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -205,6 +206,22 @@ def _svg(
         if offline_steps is not None:
             _shade_offline(axes, offline_steps)
         return inline_svg(figure, name)
+
+
+@contextmanager
+def charts_style() -> Iterator[None]:
+    """Within it figures look like our charts."""
+    with matplotlib.rc_context(_STYLE):
+        yield
+
+
+def image_bytes(figure: Figure, kind: Literal["png", "svg"]) -> bytes:
+    """A figure as a file's content, on white."""
+    with charts_style():
+        buffer = io.BytesIO()
+        dates = {"Date": None, "Creator": None} if kind == "svg" else {}
+        figure.savefig(buffer, format=kind, dpi=160, metadata=dates)
+    return buffer.getvalue()
 
 
 def inline_svg(figure: Figure, name: str) -> str:

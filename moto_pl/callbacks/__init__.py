@@ -3,13 +3,16 @@
 from .checkpoint import DurableCheckpointIO, RunCheckpoint, load_checkpoint
 from .evaluation import EvaluationRecorder
 from .open_loop import OpenLoopVideo
+from .snapshots import ExpertUncertainty, Snapshots
 from .throughput import Throughput
 
 __all__ = [
     "DurableCheckpointIO",
     "EvaluationRecorder",
+    "ExpertUncertainty",
     "OpenLoopVideo",
     "RunCheckpoint",
+    "Snapshots",
     "Throughput",
     "load_checkpoint",
 ]

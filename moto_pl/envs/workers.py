@@ -66,6 +66,9 @@ class _Host:
         image = space["image"] if isinstance(space, gym.spaces.Dict) and "image" in space.keys() else None
         if image is None or image.dtype != np.uint8 or image.shape is None or len(image.shape) != 3:
             raise SettingError("env_id", env_id, "Use one that observes a Dict with a uint8 'image' [H, W, 3].")
+        actions = self.env.action_space
+        if not isinstance(actions, gym.spaces.Box) or len(actions.shape) != 1:
+            raise SettingError("env_id", f"{env_id}, with actions {actions}", "Use one with a flat Box of actions.")
         self.image_shape: tuple[int, int, int] = image.shape
         self._last: _Step | None = None
 

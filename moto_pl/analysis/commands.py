@@ -1,0 +1,85 @@
+"""``moto analyze``: what a checkpoint's model knows, and what it knows that it does not know."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any, get_args
+
+from moto_pl.errors import SettingError
+from moto_pl.ops import Disagreement
+
+
+def add_analyze_parser(verbs: Any) -> None:
+    """Adds the verb and its analyses."""
+    analyze = verbs.add_parser("analyze", help="analyses of a checkpoint or a run: bound, calibration")
+    kinds = analyze.add_subparsers(dest="analysis", required=True, metavar="ANALYSIS")
+
+    bound = kinds.add_parser("bound", help="the bound on the performance gap along a run (paper, Fig. 6)")
+    bound.add_argument("--run", type=Path, required=True, dest="directory", help="a run with snapshots")
+    bound.add_argument("--disagreement", choices=get_args(Disagreement), default="mean", help="the estimator of u")
+    bound.set_defaults(run=_bound)
+
+    calibration = kinds.add_parser("calibration", help="disagreement against true prediction errors")
+    calibration.add_argument("--ckpt", type=Path, required=True, help="a checkpoint with a world model")
+    calibration.set_defaults(run=_calibration)
+
+    for parser in (bound, calibration):
+        parser.add_argument(
+            "--episodes",
+            required=True,
+            metavar="DATASET|policy",
+            help="a dataset, by id or path; policy: rolled by the (last) checkpoint's own policy",
+        )
+        parser.add_argument("--count", type=int, default=10, help="episodes at most")
+        parser.add_argument("--horizon", type=int, default=15, help="steps of a prediction")
+        parser.add_argument("--out", type=Path, help="directory to write to; default: analysis/ in the run")
+
+
+def _bound(parsed: argparse.Namespace) -> int:
+    from moto_pl.analysis.bound import find_bound
+    from moto_pl.analysis.output import DIRECTORY
+
+    run: Path = parsed.directory
+    _check(parsed)
+    episodes, name = _episodes(parsed, run, run / "checkpoints" / "last.ckpt")
+    finding = find_bound(run, episodes, name, parsed.horizon, parsed.disagreement)
+    return _write(finding, parsed.out or run / DIRECTORY)
+
+
+def _calibration(parsed: argparse.Namespace) -> int:
+    from moto_pl.agents.loading import load_agent
+    from moto_pl.analysis.calibration import find_calibration
+    from moto_pl.analysis.episodes import world_model_of
+    from moto_pl.analysis.output import DIRECTORY
+
+    _check(parsed)
+    model, run = world_model_of(load_agent(parsed.ckpt)), parsed.ckpt.resolve().parent.parent
+    episodes, name = _episodes(parsed, run, parsed.ckpt)
+    horizons = sorted({1, parsed.horizon})
+    return _write(find_calibration(model, episodes, name, horizons), parsed.out or run / DIRECTORY)
+
+
+def _check(parsed: argparse.Namespace) -> None:
+    for name in ("count", "horizon"):
+        if getattr(parsed, name) < 1:
+            raise SettingError(f"--{name}", getattr(parsed, name), "Give at least 1.")
+
+
+def _episodes(parsed: argparse.Namespace, run: Path, checkpoint: Path) -> tuple[list[Any], str]:
+    from moto_pl.agents.loading import load_agent
+    from moto_pl.analysis.episodes import load_episodes, roll_own
+
+    if parsed.episodes == "policy":
+        episodes = roll_own(load_agent(checkpoint), run, parsed.count)
+        return episodes, "the policy itself"
+    return load_episodes(parsed.episodes, parsed.count, parsed.horizon + 1), parsed.episodes
+
+
+def _write(finding: Any, out: Path) -> int:
+    from moto_pl.analysis.output import write_finding
+
+    paths = write_finding(finding, out)
+    print(finding.caption)
+    print("\n".join(str(path) for path in paths))
+    return 0

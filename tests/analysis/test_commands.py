@@ -1,0 +1,120 @@
+"""``moto analyze`` on a run of the debug configuration, and on what is none."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from runs import final, fit
+
+from moto_pl.agents.loading import load_agent
+from moto_pl.analysis.bound import expert_uncertainty
+from moto_pl.analysis.episodes import load_episodes, world_model_of
+from moto_pl.cli import main
+from moto_pl.errors import SettingError
+from moto_pl.ops import Key
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def run(reach_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run, with snapshots and the callback."""
+    root = tmp_path_factory.mktemp("analyze") / "run"
+    data = ("--data.dataset", str(reach_dataset), "--data.build_missing", "false", "--data.eval_every", "10")
+    callbacks = (
+        "--trainer.callbacks+=moto_pl.callbacks.Snapshots",
+        "--trainer.callbacks+=moto_pl.callbacks.ExpertUncertainty",
+        f"--trainer.callbacks.episodes={reach_dataset}",
+        "--trainer.callbacks.horizon=5",
+        "--trainer.callbacks.max_episodes=3",
+    )
+    done = fit(root, *data, *callbacks)
+    assert done.returncode == 0, done.stderr
+    return root
+
+
+def test_snapshots_are_what_was_evaluated(run: Path) -> None:
+    names = [path.name for path in sorted((run / "snapshots").iterdir())]
+    assert names == [f"step_{step:07d}.ckpt" for step in (10, 20, 30, 40)]
+    last, agent = final(run), load_agent(run / "snapshots/step_0000040.ckpt")
+    for name, weight in agent.state_dict().items():
+        assert torch.equal(weight, last["average"].get(name, last["state_dict"][name])), name
+    assert any(not torch.equal(last["average"][name], last["state_dict"][name]) for name in last["average"])
+
+
+def test_the_bound_along_a_run(run: Path, reach_dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["analyze", "bound", "--run", str(run), "--episodes", str(reach_dataset), "--horizon", "5"]) == 0
+    assert "2 * alpha * eps_u" in capsys.readouterr().out
+    with open(run / "analysis/bound.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows] == [10, 20, 30, 40]
+    assert [int(row["online_episodes"]) for row in rows] == [0, 0, 2, 4]
+    episodes = load_episodes(str(reach_dataset), 10, 6)
+    model = world_model_of(load_agent(run / "snapshots/step_0000030.ckpt"))
+    eps = [expert_uncertainty(model, episode, 5, "mean", Key(0, i)) for i, episode in enumerate(episodes)]
+    assert float(rows[2]["expert_uncertainty"]) == pytest.approx(sum(eps) / len(eps))
+    best = sum(episode.total_reward for episode in episodes) / len(episodes)
+    assert float(rows[2]["gap"]) == pytest.approx(best - float(rows[2]["return"]))
+    alpha = json.loads((run / "analysis/bound.json").read_text())["summary"]["alpha"]
+    assert all(2 * alpha * float(row["expert_uncertainty"]) >= float(row["gap"]) - 1e-9 for row in rows)
+
+
+def test_the_callback_logs_what_the_analysis_finds(run: Path, reach_dataset: Path) -> None:
+    logged: dict[int, float] = {}
+    for path in (run / "csv").glob("version_*/metrics.csv"):
+        with open(path) as file:
+            for row in csv.DictReader(file):
+                if row.get("bound/expert_uncertainty"):
+                    logged[int(row["step"])] = float(row["bound/expert_uncertainty"])
+    assert len(logged) == 4
+    agent = load_agent(run / "snapshots/step_0000040.ckpt")
+    episodes = load_episodes(str(reach_dataset), 3, 6)
+    eps = [expert_uncertainty(world_model_of(agent), e, 5, "mean", Key(0, i)) for i, e in enumerate(episodes)]
+    assert logged[max(logged)] == pytest.approx(sum(eps) / 3, rel=1e-4)
+
+
+def test_calibration_of_a_checkpoint_and_the_report(run: Path, reach_dataset: Path) -> None:
+    checkpoint = str(run / "checkpoints/last.ckpt")
+    command = ["analyze", "calibration", "--ckpt", checkpoint, "--horizon", "4"]
+    assert main([*command, "--episodes", str(reach_dataset), "--count", "4"]) == 0
+    assert main([*command, "--episodes", "policy", "--count", "2", "--out", str(run / "elsewhere")]) == 0
+    for directory in ("analysis", "elsewhere"):
+        kinds = {path.suffix for path in (run / directory).glob("calibration.*")}
+        assert kinds == {".png", ".svg", ".csv", ".json"}
+    caption = json.loads((run / "elsewhere/calibration.json").read_text())["caption"]
+    assert "2 episodes of the policy itself" in caption
+    (run / "analysis/broken.json").write_text("{")
+    assert main(["report", str(run)]) == 0
+    html = (run / "report.html").read_text()
+    assert 'id="analyses"' in html and html.count("data:image/png;base64,") >= 1
+    assert "Does disagreement know where the model errs?" in html and "broken.json is not whole" in html
+
+
+def test_bad_input_is_one_line(
+    run: Path, reach_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "junk.ckpt").write_bytes(b"junk")
+    checkpoint, data = str(run / "checkpoints/last.ckpt"), str(reach_dataset)
+    for command, said in (
+        (["bound", "--run", str(tmp_path), "--episodes", data], "run"),
+        (["bound", "--run", str(run), "--episodes", data, "--horizon", "500"], "30 steps. Give 501"),
+        (["calibration", "--ckpt", str(tmp_path / "none.ckpt"), "--episodes", data], "--ckpt"),
+        (["calibration", "--ckpt", str(tmp_path / "junk.ckpt"), "--episodes", data], "no checkpoint"),
+        (["calibration", "--ckpt", checkpoint, "--episodes", data, "--horizon", "0"], "--horizon"),
+        (["calibration", "--ckpt", checkpoint, "--episodes", "moto_pl/none-v0"], "none-v0"),
+    ):
+        assert main(["analyze", *command]) == 2, command
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and said in error, error
+
+
+def test_only_our_agents_are_built(run: Path, tmp_path: Path) -> None:
+    content = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
+    content["agent"]["class_path"] = "subprocess.Popen"
+    torch.save(content, tmp_path / "hostile.ckpt")
+    with pytest.raises(SettingError, match=r"subprocess\.Popen"):
+        load_agent(tmp_path / "hostile.ckpt")
