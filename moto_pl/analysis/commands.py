@@ -12,7 +12,7 @@ from moto_pl.ops import Disagreement
 
 def add_analyze_parser(verbs: Any) -> None:
     """Adds the verb and its analyses."""
-    analyze = verbs.add_parser("analyze", help="analyses of a checkpoint or a run: bound, calibration")
+    analyze = verbs.add_parser("analyze", help="generalization, bound, calibration of a model")
     kinds = analyze.add_subparsers(dest="analysis", required=True, metavar="ANALYSIS")
 
     bound = kinds.add_parser("bound", help="the bound on the performance gap along a run (paper, Fig. 6)")
@@ -24,7 +24,13 @@ def add_analyze_parser(verbs: Any) -> None:
     calibration.add_argument("--ckpt", type=Path, required=True, help="a checkpoint with a world model")
     calibration.set_defaults(run=_calibration)
 
-    for parser in (bound, calibration):
+    general = kinds.add_parser("generalization", help="open-loop beyond what the data holds (paper, Fig. 5)")
+    general.add_argument("--ckpt", type=Path, required=True, help="a checkpoint with a world model")
+    general.add_argument("--samples", type=int, default=5, help="rolls of each episode")
+    general.add_argument("--real", type=int, default=5, help="episodes of the policy in its environment; 0: none")
+    general.set_defaults(run=_generalization)
+
+    for parser in (bound, calibration, general):
         parser.add_argument(
             "--episodes",
             required=True,
@@ -32,7 +38,8 @@ def add_analyze_parser(verbs: Any) -> None:
             help="a dataset, by id or path; policy: rolled by the (last) checkpoint's own policy",
         )
         parser.add_argument("--count", type=int, default=10, help="episodes at most")
-        parser.add_argument("--horizon", type=int, default=15, help="steps of a prediction")
+        if parser is not general:
+            parser.add_argument("--horizon", type=int, default=15, help="steps of a prediction")
         parser.add_argument("--out", type=Path, help="directory to write to; default: analysis/ in the run")
 
 
@@ -60,20 +67,48 @@ def _calibration(parsed: argparse.Namespace) -> int:
     return _write(find_calibration(model, episodes, name, horizons), parsed.out or run / DIRECTORY)
 
 
+def _generalization(parsed: argparse.Namespace) -> int:
+    from moto_pl.agents.loading import load_agent
+    from moto_pl.analysis.episodes import roll_own, world_model_of
+    from moto_pl.analysis.generalization import find_generalization
+    from moto_pl.analysis.output import DIRECTORY
+
+    _check(parsed)
+    agent, run = load_agent(parsed.ckpt), parsed.ckpt.resolve().parent.parent
+    world_model_of(agent)
+    episodes, name = _episodes(parsed, run, parsed.ckpt)
+    own = roll_own(agent, run, parsed.real) if parsed.real else []
+    finding = find_generalization(agent, episodes, own, name, _largest_reward(run), parsed.samples)
+    return _write(finding, parsed.out or run / DIRECTORY)
+
+
+def _largest_reward(run: Path) -> float | None:
+    """Of the steps that the run has learned from; None where its replay is not there."""
+    from moto_pl.replay import EpisodeStore
+
+    if not (run / "replay").is_dir():
+        return None
+    store = EpisodeStore(run / "replay")
+    store.refresh(len(list((run / "replay").glob("*.safetensors"))))
+    return max((float(store[i].reward.max()) for i in range(len(store))), default=None)
+
+
 def _check(parsed: argparse.Namespace) -> None:
-    for name in ("count", "horizon"):
-        if getattr(parsed, name) < 1:
-            raise SettingError(f"--{name}", getattr(parsed, name), "Give at least 1.")
+    for name, least in (("count", 1), ("horizon", 1), ("samples", 1), ("real", 0)):
+        if getattr(parsed, name, least) < least:
+            raise SettingError(f"--{name}", getattr(parsed, name), f"Give at least {least}.")
 
 
 def _episodes(parsed: argparse.Namespace, run: Path, checkpoint: Path) -> tuple[list[Any], str]:
     from moto_pl.agents.loading import load_agent
     from moto_pl.analysis.episodes import load_episodes, roll_own
+    from moto_pl.analysis.generalization import LEAST_CONTEXT
 
     if parsed.episodes == "policy":
         episodes = roll_own(load_agent(checkpoint), run, parsed.count)
         return episodes, "the policy itself"
-    return load_episodes(parsed.episodes, parsed.count, parsed.horizon + 1), parsed.episodes
+    least = getattr(parsed, "horizon", LEAST_CONTEXT) + 1
+    return load_episodes(parsed.episodes, parsed.count, least), parsed.episodes
 
 
 def _write(finding: Any, out: Path) -> int:

@@ -94,6 +94,23 @@ def test_calibration_of_a_checkpoint_and_the_report(run: Path, reach_dataset: Pa
     assert "Does disagreement know where the model errs?" in html and "broken.json is not whole" in html
 
 
+@pytest.mark.parametrize("agent", ["MOTO", "COMBO"])
+def test_generalization(agent: str, run: Path, reach_dataset: Path, tmp_path: Path) -> None:
+    if agent == "COMBO":
+        data = ("--data.dataset", str(reach_dataset), "--data.build_missing", "false", "--data.online_steps", "0")
+        run = tmp_path / "run"
+        assert fit(run, *data, agent=agent).returncode == 0
+    command = ["analyze", "generalization", "--ckpt", str(run / "checkpoints/last.ckpt"), "--samples", "2"]
+    assert main([*command, "--episodes", str(reach_dataset), "--count", "4", "--real", "1"]) == 0
+    with open(run / "analysis/generalization.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 4 and all(row["steps"] == "30" and row["final_true_reward"] == "1.0" for row in rows)
+    said = json.loads((run / "analysis/generalization.json").read_text())
+    assert "The largest reward that it was trained on is 1." in said["caption"] and said["summary"]["episodes"] == 4
+    mean = sum(float(row["final_predicted_reward"]) for row in rows) / 4
+    assert said["summary"]["final_predicted_reward"] == pytest.approx(mean)
+
+
 def test_bad_input_is_one_line(
     run: Path, reach_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
