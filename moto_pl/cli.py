@@ -66,6 +66,12 @@ def run_verb(args: Sequence[str]) -> int:
     compare.add_argument("--metric", choices=("success", "objects", "return"), help="default: objects, else success")
     compare.add_argument("--out", type=Path, default=Path("comparison"), help="directory to write to")
     add_analyze_parser(verbs)
+    reproduce = verbs.add_parser("reproduce", help="the paper's tables and figures beside ours")
+    targets = ("table1", "kitchen-data", "figure5", "figure6")
+    reproduce.add_argument("target", nargs="?", choices=targets, help="none: say what has been run")
+    reproduce.add_argument("--scale", choices=("cpu", "paper"), default="cpu", help="how much is done (cpu)")
+    reproduce.add_argument("--out", type=Path, default=Path("reproduction"), help="directory for results")
+    reproduce.add_argument("--runs", type=Path, default=Path("runs/reproduce"), help="directory of the training run")
     demo = verbs.add_parser("demo", help="demonstrations, training and report of one task, on a CPU")
     demo.add_argument("--dir", type=Path, default=Path("runs/demo"), help="the run's directory")
     parsed = parser.parse_args(args)
@@ -82,6 +88,10 @@ def run_verb(args: Sequence[str]) -> int:
         from moto_pl.compare import run_compare
 
         return run_compare(parsed.runs, parsed.out, parsed.metric)
+    if parsed.verb == "reproduce":
+        from moto_pl.reproduce import run_reproduce
+
+        return run_reproduce(parsed.target, parsed.scale, parsed.out, parsed.runs)
     if parsed.verb == "demo":
         from moto_pl.demo import run_demo
 

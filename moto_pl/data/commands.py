@@ -56,7 +56,7 @@ def add_data_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentPars
     build.add_argument("--least", type=int, default=absent, help="kitchen/replay only: objects in place to be kept (0)")
     build.add_argument("--task", default=absent, help="kitchen/replay only: mixed or partial (mixed)")
 
-    share = "kitchen/mixed only: share of episodes with the task's own four objects (0.1)"
+    share = "kitchen: share of episodes with the task's own four objects (0.1; partial 0)"
     build.add_argument("--task-share", type=float, default=absent, help=share)
     keep = "kitchen/mixed and partial only: keep failed episodes too"
     build.add_argument("--keep-failures", action="store_true", default=absent, help=keep)

@@ -50,21 +50,26 @@ class Demonstration:
     env_kwargs: dict[str, Any]
 
 
-def sequence(kind: str, index: int, seed: int = 0, task_share: float = 0.1) -> tuple[str, ...]:
+#: Share of episodes that operate the task's own four objects, unless asked for otherwise.
+TASK_SHARE = {"mixed": 0.1, "partial": 0.0}
+
+
+def sequence(kind: str, index: int, seed: int = 0, task_share: float | None = None) -> tuple[str, ...]:
     """The four objects of a dataset's episode, in the order in which they are operated.
 
     Args:
-        kind: ``mixed``: any four objects in any order, and for ``task_share`` of the episodes, evenly spread, the
-            task's own four in their order. ``partial``: never the task's own four; in every second episode three of
-            them and one that is not the task's, each of the four being left out in turn; any other four else.
+        kind: ``mixed``: any four objects in any order. ``partial``: in every second episode three of the task's own
+            and one that is not, each of the four being left out in turn; any other four else.
         index: the episode's place in the dataset, from 0.
         seed: the dataset's.
-        task_share: 0 to 1, of ``mixed`` only.
+        task_share: share of the episodes, evenly spread, that operate the task's own four in their order, 0 to 1;
+            None is 0.1 of ``mixed``, and none of ``partial``.
     """
     rng = np.random.default_rng([seed, index])
     own = KITCHEN_TASKS[kind]
+    task_share = TASK_SHARE[kind] if task_share is None else task_share
     # Evenly spread, so that any number of episodes holds the share as nearly as it can.
-    if kind == "mixed" and np.floor((index + 1) * task_share + 0.5) > np.floor(index * task_share + 0.5):
+    if np.floor((index + 1) * task_share + 0.5) > np.floor(index * task_share + 0.5):
         return own
     others = [four for four in itertools.combinations(KITCHEN_OBJECTS, LENGTH) if set(four) != set(own)]
     if kind == "partial" and index % 2 == 0:
@@ -83,7 +88,7 @@ def build_kitchen(
     render_quality: Quality = "fast",
     image_size: int = 64,
     noise: float = 0.05,
-    task_share: float = 0.1,
+    task_share: float | None = None,
     keep_failures: bool = False,
     output: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
@@ -103,7 +108,8 @@ def build_kitchen(
         render_quality: ``fast`` or ``full``.
         image_size: height and width in pixels.
         noise: standard deviation of the noise added to each action, 0 to 1, which is then clipped to [-1, 1].
-        task_share: share of ``mixed`` episodes that operate the task's own four objects.
+        task_share: share of the episodes that operate the task's own four objects; None is 0.1 of ``mixed`` and none
+            of ``partial``. 1 makes demonstrations of the whole task, for analyses.
         keep_failures: keep also the episodes in which the four were never in place together; otherwise they are tried
             again with other noise. What brings all objects of ``partial`` into place by accident is never kept.
         output: dataset id or path; None is ``moto_pl/kitchen/<kind>-v0``.
@@ -120,6 +126,7 @@ def build_kitchen(
     if episodes < 1 or seed < 0 or workers < 1:
         setting = "episodes" if episodes < 1 else "seed" if seed < 0 else "workers"
         raise SettingError(setting, min(episodes, seed, workers), "Use 1 or more (a seed may be 0).")
+    task_share = TASK_SHARE[kind] if task_share is None else task_share
     for name, value in (("noise", noise), ("task_share", task_share)):
         if not 0.0 <= value <= 1.0:
             raise SettingError(name, value, "Use a number from 0 to 1.")
@@ -182,7 +189,8 @@ def record_demonstration(plan: Demonstration) -> Episode:
         action, in_place = rehearse(env, plan.objects, seed, plan.noise)
         reached = in_place[:, [KITCHEN_OBJECTS.index(name) for name in plan.objects]]
         own = in_place[:, [KITCHEN_OBJECTS.index(name) for name in KITCHEN_TASKS[plan.kind]]]
-        if plan.kind == "partial" and own.any(axis=0).all():
+        whole = plan.objects == KITCHEN_TASKS[plan.kind]
+        if plan.kind == "partial" and not whole and own.any(axis=0).all():
             continue
         if plan.keep_failures or reached.all(axis=1).any():
             break

@@ -48,6 +48,14 @@ def test_partial_sequences_hold_the_parts_and_never_the_whole(seed: int) -> None
     assert len(triples) >= 50
 
 
+@pytest.mark.slow
+def test_the_whole_of_partial_when_asked_for(root: Path) -> None:
+    assert all(sequence("partial", index, task_share=1.0) == KITCHEN_TASKS["partial"] for index in range(5))
+    build("kitchen/partial", episodes=1, workers=1, task_share=1.0, image_size=16)
+    episode = open_dataset("kitchen/partial")[0]
+    assert episode.succeeded and episode.reward.max() == 4 and episode.extras["completed"].any(0).all()
+
+
 def test_the_built_dataset(root: Path) -> None:
     built = build("kitchen/mixed", episodes=3, workers=2, seed=4, **SHORT)
     reader = open_dataset("kitchen/mixed")
