@@ -22,6 +22,7 @@ from moto_pl.cli import config_path, run_lightning
 from moto_pl.data.builders import ensure
 from moto_pl.data.info import PAPER_KITCHEN, PAPER_RETURNS, dataset_numbers
 from moto_pl.data.minari_io import DatasetReader
+from moto_pl.envs import KITCHEN_TASKS
 from moto_pl.files import write_whole
 
 Target = Literal["table1", "kitchen-data", "figure5", "figure6"]
@@ -224,7 +225,7 @@ def _figure5(size: Size, runs: Path) -> tuple[Finding, dict[str, float]]:
     others = load_episodes(str(_kitchen_dataset("partial", size)), size.kitchen_episodes)
     own = roll_own(agent, run, size.real)
     name = "scripted episodes of the four objects"
-    finding = find_generalization(agent, [*whole, *others], own, name, 3.0, size.samples)
+    finding = find_generalization(agent, [*whole, *others], own, name, KITCHEN_TASKS["partial"], 3.0, size.samples)
     ours = {
         "final predicted reward": float(str(finding.summary["final_predicted_reward"])),
         "final reward imagined": float(str(finding.summary["imagined_final_reward"])),

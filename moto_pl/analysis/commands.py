@@ -34,8 +34,8 @@ def add_analyze_parser(verbs: Any) -> None:
         parser.add_argument(
             "--episodes",
             required=True,
-            metavar="DATASET|policy",
-            help="a dataset, by id or path; policy: rolled by the (last) checkpoint's own policy",
+            metavar="DATASET|rollout",
+            help="a dataset, by id or path; rollout: rolled by the (last) checkpoint's own policy",
         )
         parser.add_argument("--count", type=int, default=10, help="episodes at most")
         if parser is not general:
@@ -78,8 +78,18 @@ def _generalization(parsed: argparse.Namespace) -> int:
     world_model_of(agent)
     episodes, name = _episodes(parsed, run, parsed.ckpt)
     own = roll_own(agent, run, parsed.real) if parsed.real else []
-    finding = find_generalization(agent, episodes, own, name, _largest_reward(run), parsed.samples)
+    finding = find_generalization(agent, episodes, own, name, _objects(run), _largest_reward(run), parsed.samples)
     return _write(finding, parsed.out or run / DIRECTORY)
+
+
+def _objects(run: Path) -> tuple[str, ...]:
+    """Names of the task's objects; of a task without objects, success."""
+    from moto_pl.analysis.records import read_run
+    from moto_pl.envs import task_objects
+
+    record = read_run(run)
+    env, options = record.setting("data", "env"), record.setting("data", "env_options")
+    return (task_objects(env, options or {}) if env else ()) or ("success",)
 
 
 def _largest_reward(run: Path) -> float | None:
@@ -104,7 +114,7 @@ def _episodes(parsed: argparse.Namespace, run: Path, checkpoint: Path) -> tuple[
     from moto_pl.analysis.episodes import load_episodes, roll_own
     from moto_pl.analysis.generalization import LEAST_CONTEXT
 
-    if parsed.episodes == "policy":
+    if parsed.episodes == "rollout":
         episodes = roll_own(load_agent(checkpoint), run, parsed.count)
         return episodes, "the policy itself"
     least = getattr(parsed, "horizon", LEAST_CONTEXT) + 1

@@ -175,6 +175,7 @@ def find_generalization(
     episodes: Sequence[Episode],
     own: Sequence[Episode],
     data: str,
+    objects: Sequence[str],
     trained_on: float | None,
     samples: int = 5,
 ) -> Finding:
@@ -185,6 +186,7 @@ def find_generalization(
         episodes: labelled; those that complete all objects are predicted, all train the probe.
         own: episodes of the agent's policy in its environment; may be none.
         data: what ``episodes`` are called in the caption.
+        objects: names of the task's objects; of a task without any, one.
         trained_on: the largest reward in the data that the agent was trained on; None where unknown.
         samples: rolls of each episode.
 
@@ -210,11 +212,15 @@ def find_generalization(
         row |= {"final_true_reward": float(episode.reward[-1])}
         row |= {"final_predicted_reward": float(result.reward[:, -1].mean())}
         row |= {"spread": float(result.reward[:, -1].std())}
-        row |= {f"object_{i}_shown": float(share) for i, share in enumerate(shown)}
+        row |= {f"{name} shown": float(share) for name, share in zip(objects, shown, strict=True)}
         rows.append(row)
     final = float(np.mean([result.reward[:, -1].mean() for result in found]))
     real = f"{np.mean([e.reward[-1] for e in own]):.2f} in {len(own)} real episodes" if own else "not rolled in reality"
-    accuracy = ", ".join(f"{a:.2f} (always the commoner answer: {m:.2f})" for a, m in zip(*probe[1:], strict=True))
+    ends = torch.cat([probe(result.final) for result in found]).float().mean(0).tolist()
+    read = "; ".join(
+        f"{name} in {share:.0%} of the rolls (right on held-out episodes at {a:.2f}; the commoner answer at {m:.2f})"
+        for name, share, a, m in zip(objects, ends, *probe[1:], strict=True)
+    )
     largest = "" if trained_on is None else f" The largest reward that it was trained on is {trained_on:g}."
     truth = np.mean([episode.reward[-1] for episode, _ in whole])
     caption = (
@@ -225,8 +231,7 @@ def find_generalization(
         f"{largest} The paper finds 3.63 on the kitchen's partial task, from data whose largest is 3. Below, right: "
         f"final rewards that the model predicts of its policy, rolled in it from the same first frames for {steps} "
         f"steps: {imagined[:, -1].mean():.2f} on average (paper: 3.52); the same policy's final reward: {real}. A "
-        "linear probe of the latent state that names the objects in place is right on held-out episodes at "
-        f"{accuracy}."
+        f"linear probe of the latent state reads as in place at the predicted ends: {read}."
     )
     summary = {
         "final_predicted_reward": final,

@@ -81,7 +81,7 @@ def test_calibration_of_a_checkpoint_and_the_report(run: Path, reach_dataset: Pa
     checkpoint = str(run / "checkpoints/last.ckpt")
     command = ["analyze", "calibration", "--ckpt", checkpoint, "--horizon", "4"]
     assert main([*command, "--episodes", str(reach_dataset), "--count", "4"]) == 0
-    assert main([*command, "--episodes", "policy", "--count", "2", "--out", str(run / "elsewhere")]) == 0
+    assert main([*command, "--episodes", "rollout", "--count", "2", "--out", str(run / "elsewhere")]) == 0
     for directory in ("analysis", "elsewhere"):
         kinds = {path.suffix for path in (run / directory).glob("calibration.*")}
         assert kinds == {".png", ".svg", ".csv", ".json"}
@@ -106,6 +106,7 @@ def test_generalization(agent: str, run: Path, reach_dataset: Path, tmp_path: Pa
         rows = list(csv.DictReader(file))
     assert len(rows) == 4 and all(row["steps"] == "30" and row["final_true_reward"] == "1.0" for row in rows)
     said = json.loads((run / "analysis/generalization.json").read_text())
+    assert "success in " in said["caption"] and 0 <= float(rows[0]["success shown"]) <= 1
     assert "The largest reward that it was trained on is 1." in said["caption"] and said["summary"]["episodes"] == 4
     mean = sum(float(row["final_predicted_reward"]) for row in rows) / 4
     assert said["summary"]["final_predicted_reward"] == pytest.approx(mean)
