@@ -1,4 +1,4 @@
-"""The README's commands and Python code do what they say."""
+"""The commands of README and docs, and Python code do what they say."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from moto_pl.cli import main
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.S)
+DOCS = "".join(path.read_text() for path in sorted((ROOT / "docs").glob("*.md")))
+BLOCKS = re.findall(r"```bash\n(.*?)```", README + DOCS, re.S)
 COMMANDS = [line.split(" #")[0].strip() for block in BLOCKS for line in block.replace("\\\n", " ").splitlines()]
 MOTO = [command for command in COMMANDS if command.startswith("moto ")]
 
@@ -34,7 +35,7 @@ def test_training_commands_are_understood(
     with pytest.raises(SystemExit) as stop:
         main([*shlex.split(command)[1:], "--print_config"])
     assert stop.value.code == 0
-    assert "class_path: moto_pl.agents.MOTO" in capsys.readouterr().out
+    assert "class_path: moto_pl.agents." in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("command", [c for c in MOTO if c.split()[1] not in cli.LIGHTNING_VERBS])
@@ -48,8 +49,12 @@ def test_other_commands_reach_their_function(command: str, monkeypatch: pytest.M
     monkeypatch.setattr("moto_pl.doctor.run_doctor", note)
     monkeypatch.setattr("moto_pl.report.write_report", note)
     monkeypatch.setattr("moto_pl.demo.run_demo", note)
-    for name in ("_build", "_info", "_view", "_list"):
-        monkeypatch.setattr(f"moto_pl.data.commands.{name}", note, raising=False)
+    monkeypatch.setattr("moto_pl.compare.run_compare", note)
+    monkeypatch.setattr("moto_pl.reproduce.run_reproduce", note)
+    for name in ("_bound", "_calibration", "_generalization"):
+        monkeypatch.setattr(f"moto_pl.analysis.commands.{name}", note)
+    for name in ("_build", "_import", "_render", "_info", "_view", "_list"):
+        monkeypatch.setattr(f"moto_pl.data.commands.{name}", note)
     assert main(shlex.split(command)[1:]) == 0
     assert len(called) == 1
 
