@@ -34,3 +34,14 @@ class MisbehavingEnv(ReachEnv):
 
 
 gym.register("moto_pl_test/Misbehaving-v0", MisbehavingEnv)
+
+
+class DiscreteEnv(ReachEnv):
+    """Takes one of five actions."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.action_space = gym.spaces.Discrete(5)
+
+
+gym.register("moto_pl_test/Discrete-v0", DiscreteEnv)

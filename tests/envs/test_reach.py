@@ -57,3 +57,26 @@ def test_bad_arguments():
         make(ID, image_size=8)
     with pytest.raises(SettingError, match="episode_steps"):
         make(ID, episode_steps=0)
+    with pytest.raises(SettingError, match="goal"):
+        make(ID, goal="left")
+    with pytest.raises(SettingError, match="reward"):
+        make(ID, reward="none")
+    with pytest.raises(SettingError, match="hand_radius"):
+        make(ID, hand_radius=0)
+
+
+def test_goal_in_the_centre_and_dense_reward():
+    env = make(ID, goal="centre", reward="dense", episode_steps=12)
+    hands = []
+    for seed in range(5):
+        env.reset(seed=seed)
+        hands.append(env.unwrapped.state[:2])
+        assert env.unwrapped.state[2:].tolist() == [0, 0] and np.linalg.norm(hands[-1]) > 0.45
+        _, reward, *_, info = env.step(np.zeros(2, np.float32))
+        assert reward == pytest.approx(max(0.0, 1 - np.linalg.norm(hands[-1]))) and not info["success"]
+    assert len({tuple(hand) for hand in hands}) == 5
+
+
+def test_a_larger_hand_is_drawn_larger():
+    areas = [(make(ID, hand_radius=r).reset(seed=0)[0]["image"] == (70, 210, 90)).all(-1).sum() for r in (0.1, 0.2)]
+    assert areas[1] == pytest.approx(4 * areas[0], rel=0.2)

@@ -222,3 +222,9 @@ def test_only_egl_has_a_software_fallback(monkeypatch):
     ]
     monkeypatch.setattr(rendering, "probe", lambda backend: "not installed")
     assert rendering.software_fallback("egl") == "egl"
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_other_actions_are_refused_by_name(workers):
+    with pytest.raises(SettingError, match=r"Discrete\(5\).*flat Box"):
+        EnvPool("misbehaving:moto_pl_test/Discrete-v0", {}, workers)
