@@ -88,7 +88,7 @@ DREAMER = DreamerBehaviourConfig(
     **{"horizon": 8, "gamma": 0.9, "critic_layers": 1, "critic_units": 64, "actor_layers": 1, "actor_units": 64},
     imagine_rows=128,
     target_every=20,
-    entropy_scale=1e-3,
+    entropy_scale=1e-2,
 )
 
 
@@ -101,7 +101,7 @@ DREAMER = DreamerBehaviourConfig(
             DreamerV2(
                 WorldModelConfig(classes=8, **MODEL), DREAMER, BatchConfig(8, 10, 8, 10), OptimConfig(3e-3, 1e-3, 1e-3)
             ),
-            650,
+            700,
         ),
     ],
     ids=["LOMPO", "COMBO", "DreamerV2"],
