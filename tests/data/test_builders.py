@@ -40,7 +40,8 @@ def test_reach_dataset() -> None:
     own = reader.own
     assert (own["seed"], own["episodes"], own["retries"], own["noise"]) == (3, 4, 0, 0.0)
     assert own["env_id"] == "moto_pl/Reach-v0"
-    assert own["env_kwargs"] == {"image_size": 32, "episode_steps": 30}
+    unasked = {"goal": "random", "reward": "sparse", "hand_radius": 0.1}
+    assert own["env_kwargs"] == {"image_size": 32, "episode_steps": 30, **unasked}
     assert own["versions"].keys() >= {"gymnasium", "moto_pl"}
     for episode in reader:
         assert episode.succeeded and episode.truncated and not episode.terminated
