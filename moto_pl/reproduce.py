@@ -224,7 +224,7 @@ def _figure5(size: Size, runs: Path) -> tuple[Finding, dict[str, float]]:
     # Those of the whole task are predicted; the probe learns from the others too.
     others = load_episodes(str(_kitchen_dataset("partial", size)), size.kitchen_episodes)
     own = roll_own(agent, run, size.real)
-    name = "scripted episodes of the four objects"
+    name = "a scripted arm that completes the four objects"
     finding = find_generalization(agent, [*whole, *others], own, name, KITCHEN_TASKS["partial"], 3.0, size.samples)
     ours = {
         "final predicted reward": float(str(finding.summary["final_predicted_reward"])),

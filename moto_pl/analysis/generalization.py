@@ -224,7 +224,7 @@ def find_generalization(
     largest = "" if trained_on is None else f" The largest reward that it was trained on is {trained_on:g}."
     truth = np.mean([episode.reward[-1] for episode, _ in whole])
     caption = (
-        f"Above: frames of an episode of {data}, what the model makes of its actions once it has seen the frames up to "
+        f"Above: frames of an episode ({data}), what the model makes of its actions once it has seen the frames up to "
         "the last but one object, and their difference. Below, left: true rewards (dashed) and predicted ones (mean of "
         f"{samples} rolls, band: one standard deviation; the upright line is where the frames end) of {len(found)} "
         f"such episodes, eight at most drawn. The mean final predicted reward is {final:.2f}, the true one {truth:.2f}."
