@@ -215,7 +215,10 @@ def find_generalization(
         row |= {f"{name} shown": float(share) for name, share in zip(objects, shown, strict=True)}
         rows.append(row)
     final = float(np.mean([result.reward[:, -1].mean() for result in found]))
-    real = f"{np.mean([e.reward[-1] for e in own]):.2f} in {len(own)} real episodes" if own else "not rolled in reality"
+    real = "not rolled in reality"
+    if own:
+        returned = np.mean([episode.total_reward for episode in own])
+        real = f"{np.mean([e.reward[-1] for e in own]):.2f}, return {returned:.1f}, in {len(own)} real episodes"
     ends = torch.cat([probe(result.final) for result in found]).float().mean(0).tolist()
     read = "; ".join(
         f"{name} in {share:.0%} of the rolls (right on held-out episodes at {a:.2f}; the commoner answer at {m:.2f})"
