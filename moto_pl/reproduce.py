@@ -150,7 +150,7 @@ def _table1(size: Size, runs: Path) -> tuple[Finding, dict[str, float]]:
         "the paper's Table 1. The simulator's tasks are of a later version, and so are their scripts: returns differ, "
         "transitions and success do not."
     )
-    figure = _bars(list(ours), list(ours.values()), list(PAPER_RETURNS.values()), "mean return")
+    figure = _bars({"mean return": (list(ours), list(ours.values()), list(PAPER_RETURNS.values()))})
     return Finding("table1", "Table 1: MetaWorld demonstrations", caption, figure, rows, ours), ours
 
 
@@ -168,8 +168,12 @@ def _kitchen_data(size: Size, runs: Path) -> tuple[Finding, dict[str, float]]:
         "demonstrations. The reward counts the task's own objects at each of 280 steps; the paper's episodes are "
         "shorter. No episode of partial completes the task's four."
     )
-    paper = [float(value or 0) for value in PAPER["kitchen-data"].values()]
-    figure = _bars(list(ours), list(ours.values()), paper, "value", log=True)
+    kinds = ["mixed", "partial"]
+    panels = {
+        quantity: (kinds, [ours[f"{kind} {quantity}"] for kind in kinds], [PAPER_KITCHEN[key]] * 2)
+        for quantity, key in (("mean return", "mean_return"), ("objects an episode", "mean_objects"))
+    }
+    figure = _bars(panels)
     return Finding("kitchen-data", "Kitchen demonstrations", caption, figure, rows, ours), ours
 
 
@@ -178,18 +182,23 @@ def _kitchen_dataset(kind: str, size: Size) -> Path:
     return ensure(f"kitchen/{kind}", episodes=size.kitchen_episodes, output=output)
 
 
-def _bars(names: list[str], ours: list[float], paper: list[float], label: str, log: bool = False) -> Figure:
+def _bars(panels: Mapping[str, tuple[list[str], list[float], list[float]]]) -> Figure:
+    """Ours beside the paper's: by quantity, names, our values and the paper's."""
     with charts_style():
         figure = Figure(figsize=(8.4, 3.6), layout="constrained")
-        axes = figure.subplots()
-        place = np.arange(len(names))
-        axes.bar(place - 0.2, ours, 0.4, color=COLOURS[0], label="ours")
-        axes.bar(place + 0.2, paper, 0.4, color=COLOURS[5], label="paper")
-        axes.set_xticks(place, names, rotation=30, ha="right")
-        axes.set_ylabel(label)
-        if log:
-            axes.set_yscale("log")
-        axes.legend()
+        for axes, (quantity, (names, ours, paper)) in zip(
+            figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
+        ):
+            place = np.arange(len(names))
+            for offset, label, values, colour in ((-0.2, "ours", ours, COLOURS[0]), (0.2, "paper", paper, COLOURS[5])):
+                bars = axes.bar(place + offset, values, 0.4, color=colour, label=label)
+                axes.bar_label(bars, fmt="{:.3g}", fontsize=8)
+            tilted = {"rotation": 30, "ha": "right"} if len(names) > 4 else {}
+            axes.set_xticks(place, names, **tilted)
+            axes.set_ylabel(quantity)
+            axes.margins(y=0.12)
+        handles, labels = axes.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper right", ncols=2)
     return figure
 
 
