@@ -81,7 +81,12 @@ def expert_uncertainty(
         kind: the estimator of u.
         key: names the draws.
         chunk: starts that are rolled together.
+
+    Raises:
+        SettingError: where the model's latents do not have the estimator.
     """
+    if kind == "max_var" and model.config.latent != "gaussian":
+        raise SettingError("disagreement", "max_var with categorical latents", "Use mean, logit or log_prob.")
     device = next(model.parameters()).device
     batch = episode_batch(episode, device)
     states = model.observe(batch, key).states.map(lambda x: x[:, 0])  # [T + 1, ...]

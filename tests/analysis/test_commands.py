@@ -120,6 +120,10 @@ def test_bad_input_is_one_line(
     for command, said in (
         (["bound", "--run", str(tmp_path), "--episodes", data], "run"),
         (["bound", "--run", str(run), "--episodes", data, "--horizon", "500"], "30 steps. Give 501"),
+        (
+            ["bound", "--run", str(run), "--episodes", data, "--horizon", "5", "--disagreement", "max_var"],
+            "categorical",
+        ),
         (["calibration", "--ckpt", str(tmp_path / "none.ckpt"), "--episodes", data], "--ckpt"),
         (["calibration", "--ckpt", str(tmp_path / "junk.ckpt"), "--episodes", data], "no checkpoint"),
         (["calibration", "--ckpt", checkpoint, "--episodes", data, "--horizon", "0"], "--horizon"),
