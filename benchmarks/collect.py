@@ -2,15 +2,14 @@
 
 Environment steps a second with and without pixels, in this process and in workers; frames a second of building
 demonstrations with ``moto data build``'s processes, and of rendering a dataset of states with ``moto data render``'s.
-Starting processes is left out: the clock runs from each one's
-first result. The kinds take turns in short rounds; the median round counts.
+Starting processes is left out: the clock runs from each one's first result. The kinds take turns in short rounds; the
+median round counts.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import tempfile
 import time
@@ -32,6 +31,7 @@ from moto_pl.envs import KITCHEN_TASKS, kitchen_id
 from moto_pl.envs.kitchen import KitchenEnv
 from moto_pl.envs.rendering import Quality, select_backend
 from moto_pl.envs.workers import EnvPool
+from moto_pl.files import write_whole
 
 EPISODES = 8  # that are rendered in a round
 
@@ -143,12 +143,7 @@ def main() -> None:
             "median": medians,
             "environment": environment_summary(),
         }
-        temporary = arguments.out.with_name(arguments.out.name + ".tmp")
-        with temporary.open("w") as file:
-            json.dump(result, file, indent=2)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(arguments.out)
+        write_whole(arguments.out, json.dumps(result, indent=2).encode())
     for pool in pools:
         pool.close()
     fast.close()

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import time
 from collections.abc import Callable
@@ -28,6 +27,7 @@ from moto_pl.envs.kitchen import KitchenEnv
 from moto_pl.envs.metaworld import MetaWorldEnv
 from moto_pl.envs.rendering import Quality, select_backend
 from moto_pl.envs.workers import EnvPool
+from moto_pl.files import write_whole
 
 KITCHEN = "kitchen"
 KITCHEN_CAMERA = "paper"
@@ -171,12 +171,7 @@ def main() -> None:
             "median": medians,
             "environment": environment_summary(),
         }
-        temporary = arguments.out.with_name(arguments.out.name + ".tmp")
-        with temporary.open("w") as file:
-            json.dump(result, file, indent=2)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(arguments.out)
+        write_whole(arguments.out, json.dumps(result, indent=2).encode())
     for closing in (*pools, full, fast):
         closing.close()
     close_shipped()

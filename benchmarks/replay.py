@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import tempfile
 import time
@@ -25,6 +24,7 @@ from rich.progress import track
 from rich.table import Table
 
 from moto_pl.doctor import environment_summary
+from moto_pl.files import write_whole
 from moto_pl.replay import DeviceMirror, Episode, EpisodeSet, EpisodeStore, SequenceBatch, SequenceSampler
 
 #: Sequences and rows of the model's and the agent's batch at the paper's settings.
@@ -170,12 +170,7 @@ def main() -> None:
             "megabytes_per_batch": megabytes,
             "environment": environment_summary(),
         }
-        temporary = arguments.out.with_name(arguments.out.name + ".tmp")
-        with temporary.open("w") as target:
-            json.dump(result, target, indent=2)
-            target.flush()
-            os.fsync(target.fileno())
-        temporary.replace(arguments.out)
+        write_whole(arguments.out, json.dumps(result, indent=2).encode())
 
 
 if __name__ == "__main__":

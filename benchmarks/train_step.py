@@ -21,7 +21,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import yaml
-from jsonargparse import ArgumentParser
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -29,6 +28,7 @@ from torch import Tensor
 
 from moto_pl.agents import Agent, BatchPart
 from moto_pl.agents.latent_replay import LatentReplayAgent
+from moto_pl.agents.loading import build_agent
 from moto_pl.cli import _lineage, config_path
 from moto_pl.doctor import environment_summary
 from moto_pl.files import write_whole
@@ -38,23 +38,15 @@ from moto_pl.replay import EpisodeSet, EpisodeStore, SequenceSampler
 from moto_pl.replay.episode import Episode
 from moto_pl.replay.sampler import SequenceBatch
 
+ACTIONS = 4
+
 
 def load_agent(name: str, device: torch.device) -> Any:
     """The agent of a configuration, with four actions; ``name`` is one of the package's, or a path."""
     settings: dict[str, Any] = {}
     for path in _lineage(Path(name) if name.endswith(".yaml") else config_path(name), ()):
         _update(settings, yaml.safe_load(path.read_text()).get("model", {}))
-    return build_agent(settings, device)
-
-
-def build_agent(settings: dict[str, Any], device: torch.device) -> Any:
-    """The agent of a configuration's ``model``, with four actions."""
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(Agent, "model")
-    agent = parser.instantiate(parser.parse_object({"model": settings})).model
-    agent.action_size = 4
-    agent.build(4)
-    return agent.to(device)
+    return build_agent(settings, ACTIONS).to(device)
 
 
 def _update(settings: dict[str, Any], changes: dict[str, Any]) -> None:
@@ -210,16 +202,7 @@ AGENTS = ("MOTO", "DreamerV2", "LOMPO", "COMBO", "BC", "IQL", "CQL", "SAC")
 #: ``debug`` are the smallest, ``suite`` those of benchmarks/suite, ``paper`` the classes' defaults.
 SIZES = ("debug", "suite", "paper")
 _SUITE = {"DreamerV2": "dreamer"}
-_DEBUG_MODEL = {
-    **{"deter": 32, "hidden": 32, "stoch": 4, "ensemble": 3, "encoder_channels": [4, 8, 16, 32], "mlp_layers": 0},
-    **{"decoder_channels": [16, 8, 4], "head_layers": 1, "head_units": 32},
-}
-_DEBUG_LATENT = {
-    "world_model": _DEBUG_MODEL,
-    "behaviour": {"critic_units": 32, "actor_units": 32, "imagine_rows": 16},
-    "batch": {"model_size": 4, "model_length": 8, "agent_size": 16, "replay_size": 4},
-}
-_DEBUG_PIXELS = {"pixels": {"channels": [4, 8, 16, 32], "units": 32}, "td": {"batch_size": 8}}
+_DEBUG_PIXELS: dict[str, Any] = {"pixels": {"channels": [4, 8, 16, 32], "units": 32}, "td": {"batch_size": 8}}
 
 
 def agent_of_size(agent: str, size: str, device: torch.device) -> Any:
@@ -228,18 +211,29 @@ def agent_of_size(agent: str, size: str, device: torch.device) -> Any:
     if size == "suite":
         built = load_agent(str(Path(__file__).parent / "suite" / f"{_SUITE.get(agent, agent.lower())}.yaml"), device)
     else:
-        settings: dict[str, Any] = {}
-        if size == "debug" and agent in ("MOTO", "DreamerV2"):
-            settings = yaml.safe_load(config_path("debug").read_text())["model"]["init_args"]
-            if agent == "DreamerV2":
-                settings["behaviour"].pop("critics")
-        elif size == "debug":
-            settings = _DEBUG_LATENT if agent in ("LOMPO", "COMBO") else _DEBUG_PIXELS
-        built = build_agent({"class_path": f"moto_pl.agents.{agent}", "init_args": settings}, device)
+        settings = _debug_settings(agent) if size == "debug" else {}
+        built = build_agent({"class_path": f"moto_pl.agents.{agent}", "init_args": settings}, ACTIONS).to(device)
     if isinstance(built, LatentReplayAgent):
         part = BatchPart(built.batch.replay_size, built.batch.model_length)
         built.refresh_replay(random_sequences(part, device), Key(0, 0))
     return built
+
+
+def _debug_settings(agent: str) -> dict[str, Any]:
+    """The debug configuration's sizes, and others as small where an agent has other settings."""
+    settings: dict[str, Any] = yaml.safe_load(config_path("debug").read_text())["model"]["init_args"]
+    if agent == "MOTO":
+        return settings
+    if agent == "DreamerV2":
+        settings["behaviour"].pop("critics")
+        return settings
+    if agent in ("LOMPO", "COMBO"):
+        return {
+            "world_model": {name: value for name, value in settings["world_model"].items() if name != "classes"},
+            "behaviour": {"critic_units": 32, "actor_units": 32, "imagine_rows": 16},
+            "batch": {"model_size": 4, "model_length": 8, "agent_size": 16, "replay_size": 4},
+        }
+    return _DEBUG_PIXELS
 
 
 def compare_agents(sizes: list[str], rounds: int, device: torch.device, out: Path | None) -> None:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
+from matplotlib.figure import Figure
+
 from moto_pl.analysis.charts import comparison_figure, image_bytes, inline_svg
 from moto_pl.analysis.comparison import Comparison, Method, Metric, Point, compare_runs
+from moto_pl.analysis.output import csv_text, write_results
 from moto_pl.analysis.page import figure_block, html_page, number
 from moto_pl.errors import SettingError
-from moto_pl.files import write_whole
 
 NAME = "comparison"
 TITLES = {"success": "Success rate", "objects": "Objects completed", "return": "Return"}
@@ -39,25 +39,19 @@ def run_compare(runs: Sequence[str], out: Path, metric: Metric | None = None) ->
 
 def write_comparison(comparison: Comparison, out: Path) -> list[Path]:
     """Writes the files of a comparison and returns their paths."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SettingError("--out", out, f"{error.strerror}: give a directory that can be written to.") from None
     figure = comparison_figure(comparison)
     body = (
         f"<h1>{escape(TITLES[comparison.metric])} on {escape(comparison.env)}</h1>"
-        f"<p class='verdict'>{escape(verdict(comparison))}</p>{comparison_section(comparison)}"
+        f"<p class='verdict'>{escape(verdict(comparison))}</p>{comparison_section(comparison, figure)}"
     )
     contents = {
         f"{NAME}.html": html_page(f"Comparison on {comparison.env}", body).encode(),
         f"{NAME}.png": image_bytes(figure, "png"),
         f"{NAME}.svg": image_bytes(figure, "svg"),
-        f"{NAME}.csv": points_csv(comparison).encode(),
-        f"{NAME}_table.csv": table_csv(comparison).encode(),
+        f"{NAME}.csv": csv_text(_points(comparison)).encode(),
+        f"{NAME}_table.csv": csv_text(_table(comparison)).encode(),
     }
-    for name, content in contents.items():
-        write_whole(out / name, content)
-    return [out / name for name in contents]
+    return write_results(contents, out)
 
 
 def verdict(comparison: Comparison) -> str:
@@ -67,8 +61,8 @@ def verdict(comparison: Comparison) -> str:
     return said + (f"; next is {others[0].name} at {_with_interval(others[0].last)}." if others else ".")
 
 
-def comparison_section(comparison: Comparison) -> str:
-    """Table, figure and notes, for a page."""
+def comparison_section(comparison: Comparison, figure: Figure) -> str:
+    """Table, figure and notes, for a page; ``figure`` is :func:`comparison_figure`'s."""
     rows = "".join(
         f"<tr><th scope='row'>{escape(method.name)}</th><td>{len(method.runs)}</td>"
         f"<td>{_cell(method.pretrained)}</td><td>{_cell(method.last)}</td>"
@@ -87,7 +81,7 @@ def comparison_section(comparison: Comparison) -> str:
         + "<div class='comparison'>"
         + figure_block(
             title,
-            inline_svg(comparison_figure(comparison), NAME),
+            inline_svg(figure, NAME),
             "A line a method, the mean of its seeds; bands are 95% bootstrap intervals over the seeds.",
             f"{title} at the end: {said}.",
         )
@@ -117,35 +111,37 @@ def text_table(comparison: Comparison) -> str:
     return "\n".join([title, "", *lines, "", FOOTNOTE, *(f"Note: {note}" for note in comparison.notes)])
 
 
-def points_csv(comparison: Comparison) -> str:
+def _points(comparison: Comparison) -> list[dict[str, object]]:
     """Every value of every seed."""
-    rows: list[Sequence[object]] = [("method", "run", "step", "online_episodes", comparison.metric)]
-    for method in comparison.methods:
-        points = {point.step: point for point in (*method.offline, *method.online)}
-        for run_number, run in enumerate(method.runs):
-            rows += [(method.name, run.root, p.step, p.online_episodes, p.values[run_number]) for p in points.values()]
-    return _csv(rows)
+    return [
+        {
+            "method": method.name,
+            "run": run.root,
+            "step": point.step,
+            "online_episodes": point.online_episodes,
+            comparison.metric: point.values[seed],
+        }
+        for method in comparison.methods
+        for seed, run in enumerate(method.runs)
+        for point in {point.step: point for point in (*method.offline, *method.online)}.values()
+    ]
 
 
-def table_csv(comparison: Comparison) -> str:
-    """The table."""
+def _table(comparison: Comparison) -> list[dict[str, object]]:
+    """A row a method; nothing after pre-training where nothing was evaluated then."""
     names = ("mean", "low", "high", "iqm", "iqm_low", "iqm_high")
-    header = ["method", "seeds", *(f"{when}_{name}" for when in ("pretrained", "last") for name in names)]
-    rows: list[Sequence[object]] = [[*header, "online_episodes", "gradient_steps"]]
+    rows = []
     for method in comparison.methods:
-        numbers: list[object] = []
-        for point in (method.pretrained, method.last):
-            numbers += (
-                [""] * len(names) if point is None else [point.mean, *point.interval, point.iqm, *point.iqm_interval]
-            )
-        rows.append([method.name, len(method.runs), *numbers, method.last.online_episodes, method.last.step])
-    return _csv(rows)
+        row: dict[str, object] = {"method": method.name, "seeds": len(method.runs)}
+        for when, point in (("pretrained", method.pretrained), ("last", method.last)):
+            values = [""] * len(names) if point is None else _numbers(point)
+            row |= {f"{when}_{name}": value for name, value in zip(names, values, strict=True)}
+        rows.append(row | {"online_episodes": method.last.online_episodes, "gradient_steps": method.last.step})
+    return rows
 
 
-def _csv(rows: Sequence[Sequence[object]]) -> str:
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows(rows)
-    return buffer.getvalue()
+def _numbers(point: Point) -> list[float]:
+    return [point.mean, *point.interval, point.iqm, *point.iqm_interval]
 
 
 def _row(method: Method) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from moto_pl.analysis.charts import Curve, interval_chart, line_chart, thin
+from moto_pl.analysis.charts import Curve, comparison_figure, interval_chart, line_chart, thin
 from moto_pl.analysis.comparison import Comparison, compare_runs
 from moto_pl.analysis.output import DIRECTORY as ANALYSES
 from moto_pl.analysis.page import figure_block, html_page, number
@@ -123,7 +123,7 @@ def render(record: RunRecord, comparison: Comparison | None = None) -> str:
     sections = [
         ("Results", _results(record)),
         ("Learning curves", _curves(record)),
-        *([("Comparison", comparison_section(comparison))] if comparison else []),
+        *([("Comparison", comparison_section(comparison, comparison_figure(comparison)))] if comparison else []),
         ("Training", _training(record)),
         *([("Analyses", analyses)] if (analyses := _analyses(record)) else []),
         ("Videos", _videos(record)),

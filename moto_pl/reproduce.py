@@ -13,9 +13,10 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
+from moto_pl.agents.loading import load_agent
 from moto_pl.analysis.bound import find_bound
 from moto_pl.analysis.charts import COLOURS, charts_style
-from moto_pl.analysis.episodes import load_episodes, roll_own
+from moto_pl.analysis.episodes import load_episodes, model_based, roll_own
 from moto_pl.analysis.generalization import find_generalization
 from moto_pl.analysis.output import Finding, write_finding
 from moto_pl.cli import config_path, run_lightning
@@ -63,7 +64,7 @@ SIZES: dict[Scale, Size] = {
 
 #: What the paper found, by target and quantity.
 PAPER: dict[Target, dict[str, float | None]] = {
-    "table1": {task: value for task, value in PAPER_RETURNS.items()},
+    "table1": dict(PAPER_RETURNS),
     "kitchen-data": {
         f"{kind} {name}": PAPER_KITCHEN[key]
         for kind in ("mixed", "partial")
@@ -225,19 +226,17 @@ WHOLE = "moto_pl/kitchen/partial-whole-v0"
 
 
 def _figure5(size: Size, runs: Path) -> tuple[Finding, dict[str, float]]:
-    from moto_pl.agents.loading import load_agent
-
     whole = load_episodes(_whole(size), size.whole)
     run = _trained(size, runs)
-    agent = load_agent(run / "checkpoints" / "last.ckpt")
+    agent = model_based(load_agent(run / "checkpoints" / "last.ckpt"))
     # Those of the whole task are predicted; the probe learns from the others too.
     others = load_episodes(str(_kitchen_dataset("partial", size)), size.kitchen_episodes)
     own = roll_own(agent, run, size.real)
     name = "a scripted arm that completes the four objects"
     finding = find_generalization(agent, [*whole, *others], own, name, KITCHEN_TASKS["partial"], 3.0, size.samples)
     ours = {
-        "final predicted reward": float(str(finding.summary["final_predicted_reward"])),
-        "final reward imagined": float(str(finding.summary["imagined_final_reward"])),
+        "final predicted reward": finding.summary["final_predicted_reward"],
+        "final reward imagined": finding.summary["imagined_final_reward"],
     }
     return finding._replace(name="figure5"), ours
 
@@ -245,7 +244,7 @@ def _figure5(size: Size, runs: Path) -> tuple[Finding, dict[str, float]]:
 def _figure6(size: Size, runs: Path) -> tuple[Finding, dict[str, float]]:
     whole = load_episodes(_whole(size), size.whole)
     finding = find_bound(_trained(size, runs), whole, "a scripted arm that completes the four objects")
-    ours = {name: float(str(finding.summary[name])) for name in ("alpha", "spearman")}
+    ours = {name: finding.summary[name] for name in ("alpha", "spearman")}
     return finding._replace(name="figure6"), ours
 
 

@@ -61,10 +61,6 @@ class COMBO(LatentReplayAgent):
         self.conservatism = conservatism or LatentConservatismConfig()
         super().__init__(world_model, behaviour, batch, optim, ops, seed, {"conservatism": self.conservatism})
 
-    def penalty(self, prior: Tensor, stoch: Tensor) -> Tensor:
-        """None: zeros."""
-        return stoch.new_zeros(stoch.shape[:-1])
-
     def conservative_losses(
         self, data: LatentTransitions, q_real: Tensor, key: Key
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -7,9 +7,8 @@ the latents are those of the model as it was then. (MOTO encodes and imagines at
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,9 +27,9 @@ from moto_pl.ops import (
 )
 from moto_pl.replay.sampler import SequenceBatch
 
-from .base import ActMode, Agent, Batch, BatchPart, ParamGroup
+from .base import ActMode, Batch, BatchPart
+from .model_based import ModelBasedAgent, OptimConfig
 from .model_free import td_loss
-from .moto import ActingState, OptimConfig, announce_ops
 
 # Purposes that a step's key is folded with: each set of draws has its own.
 _MODEL, _ENCODE, _STARTS, _IMAGINE, _REAL, _IMAGINED, PROPOSALS = range(7)
@@ -170,7 +169,7 @@ class LatentReplay(NamedTuple):
     imagined: LatentTransitions
 
 
-class LatentReplayAgent(Agent):
+class LatentReplayAgent(ModelBasedAgent):
     """Learns a world model from sequences, and twin critics and a deterministic policy from its latent transitions.
 
     Args:
@@ -183,6 +182,9 @@ class LatentReplayAgent(Agent):
         settings: the subclass's further settings, for the checkpoint.
     """
 
+    actor: MLP
+    critic: QEnsemble
+
     def __init__(
         self,
         world_model: LatentModelConfig | None,
@@ -193,10 +195,9 @@ class LatentReplayAgent(Agent):
         seed: int,
         settings: dict[str, Any],
     ) -> None:
-        optim = optim or LatentOptimConfig()
-        super().__init__(seed, optim.weight_decay, optim.adam_eps, optim.final_lr, optim.ema_decay)
+        super().__init__(optim or LatentOptimConfig(), ops, seed)
         self.model_config, self.config = world_model or LatentModelConfig(), behaviour or LatentBehaviourConfig()
-        self.batch, self.optim, self.ops = batch or LatentBatchConfig(), optim, ops
+        self.batch = batch or LatentBatchConfig()
         self.replay: LatentReplay | None = None
         self._replay_round = -1
         self.settings = {
@@ -221,15 +222,6 @@ class LatentReplayAgent(Agent):
         self.actor = MLP(features, action_size, config.actor_layers, config.actor_units)
         self.critic = QEnsemble(2, features, action_size, config.critic_layers, config.critic_units)
 
-    def param_groups(self) -> list[ParamGroup]:
-        """World model, policy, critics."""
-        optim = self.optim
-        return [
-            ParamGroup("model", (self.world_model,), optim.model_lr, optim.clip),
-            ParamGroup("actor", (self.actor,), optim.actor_lr, optim.clip),
-            ParamGroup("critic", (self.critic,), optim.critic_lr, optim.clip),
-        ]
-
     def policy(self, features: Tensor) -> Tensor:
         """The action in states with ``features`` [..., F]: [..., A] in (-1, 1)."""
         return torch.tanh(self.actor(features).float())
@@ -240,21 +232,17 @@ class LatentReplayAgent(Agent):
 
     # What makes LOMPO and COMBO two.
 
-    @abstractmethod
     def penalty(self, prior: Tensor, stoch: Tensor) -> Tensor:
-        """What imagined rewards are lessened by: members' priors [K, ..., P], the samples [..., Z] -> [...]."""
+        """What imagined rewards are lessened by: members' priors [K, ..., P], the samples [..., Z] -> [...]; zeros."""
+        return stoch.new_zeros(stoch.shape[:-1])
 
-    @abstractmethod
     def conservative_losses(
         self, data: LatentTransitions, q_real: Tensor, key: Key
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Further losses of the critics, and metrics; ``q_real`` [2, R] is theirs for the real transitions."""
+        """Further losses of the critics, and metrics: none. ``q_real`` [2, R] is theirs for the real transitions."""
+        return {}, {}
 
     # The replay.
-
-    def on_fit_start(self) -> None:
-        """Says which operators train."""
-        announce_ops(self.ops, self.device)
 
     def on_train_epoch_start(self) -> None:
         """Begins the round and makes its replay, which a run that is resumed in mid-round finds in its checkpoint."""
@@ -352,19 +340,10 @@ class LatentReplayAgent(Agent):
 
     # Acting.
 
-    def initial_state(self, count: int) -> ActingState:
-        """Zero latent states and actions."""
-        deter, stoch = self.world_model.rssm.initial(count)
-        return ActingState(States(deter, stoch), deter.new_zeros(count, cast(int, self.action_size)))
-
-    @torch.no_grad()
-    def act(
-        self, image: Tensor, is_first: Tensor, state: ActingState, mode: ActMode, key: Key
-    ) -> tuple[Tensor, ActingState]:
-        """Filters the frame into the latent state and asks the policy there; see :meth:`Agent.act`."""
-        states = self.world_model.step(state.states, state.action, image, is_first, key)
-        action = self.policy(states.features)
-        if mode == "sample":
-            noise = normal(key, Stream.ACTION, tuple(action.shape), action.device)
-            action = (action + self.config.noise * noise).clamp(-1, 1)
-        return action, ActingState(states, action)
+    def latent_action(self, features: Tensor, mode: ActMode, key: Key) -> Tensor:
+        """The policy's action, with noise to collect; see :meth:`ModelBasedAgent.latent_action`."""
+        action = self.policy(features)
+        if mode == "mode":
+            return action
+        noise = normal(key, Stream.ACTION, tuple(action.shape), action.device)
+        return (action + self.config.noise * noise).clamp(-1, 1)

@@ -9,9 +9,20 @@ import torch
 from jsonargparse import ArgumentParser
 
 import moto_pl.agents as agents
+from moto_pl.callbacks.checkpoint import load_checkpoint
 from moto_pl.errors import SettingError
 
 from .base import Agent
+
+
+def build_agent(settings: dict[str, Any], action_size: int) -> Agent:
+    """The agent that a configuration's ``model`` describes (``class_path``, ``init_args``), with its networks."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(Agent, "model")
+    agent: Agent = parser.instantiate(parser.parse_object({"model": settings})).model
+    agent.action_size = action_size
+    agent.build(action_size)
+    return agent
 
 
 def load_agent(path: Path, device: str | torch.device = "cpu") -> Agent:
@@ -25,24 +36,18 @@ def load_agent(path: Path, device: str | torch.device = "cpu") -> Agent:
         SettingError: where the file is no checkpoint, or its agent is none of ours.
     """
     try:
-        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = load_checkpoint(path)
         description, weights = checkpoint["agent"], checkpoint["state_dict"]
         name, settings, action_size = (description[key] for key in ("class_path", "init_args", "action_size"))
-    except OSError as error:
-        raise SettingError("--ckpt", path, f"{error.strerror}: give a checkpoint of a run.") from None
-    except Exception as error:  # torch raises what the damage makes of it
-        reason = " ".join(str(error).split())[:200]
-        raise SettingError("--ckpt", path, f"It is no checkpoint that moto fit wrote ({reason}).") from None
+    except SettingError as error:
+        raise SettingError("--ckpt", error.found, f"It is no checkpoint of a run: {error.fix}") from None
+    except (KeyError, TypeError):
+        raise SettingError("--ckpt", f"{path}, without an agent", "Give a checkpoint that moto fit wrote.") from None
     ours = {f"{kind.__module__}.{kind.__qualname__}" for kind in vars(agents).values() if isinstance(kind, type)}
     if name not in ours:
         raise SettingError("--ckpt", f"an agent {name} in {path}", "Give a checkpoint of an agent of moto_pl.")
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(Agent, "model")
     try:
-        parsed = parser.parse_object({"model": {"class_path": name, "init_args": settings}})
-        agent: Agent = parser.instantiate(parsed).model
-        agent.action_size = int(action_size)
-        agent.build(agent.action_size)
+        agent = build_agent({"class_path": name, "init_args": settings}, int(action_size))
         agent.load_state_dict({**weights, **checkpoint.get("average", {})})
     except Exception as error:
         reason = " ".join(str(error).split())[:300]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from moto_pl.errors import SettingError
-from moto_pl.ops import Disagreement, Key, Ops, disagreement
+from moto_pl.ops import Disagreement, Ops, disagreement
 
 from .latent_replay import (
     LatentBatchConfig,
@@ -15,7 +15,6 @@ from .latent_replay import (
     LatentModelConfig,
     LatentOptimConfig,
     LatentReplayAgent,
-    LatentTransitions,
 )
 
 
@@ -66,9 +65,3 @@ class LOMPO(LatentReplayAgent):
         """Lambda * u; see :func:`moto_pl.ops.disagreement`."""
         config = self.penalty_config
         return config.scale * disagreement(self.world_model.latent, prior, stoch, config.disagreement)
-
-    def conservative_losses(
-        self, data: LatentTransitions, q_real: Tensor, key: Key
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """None."""
-        return {}, {}

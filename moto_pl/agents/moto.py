@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
-from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from moto_pl.behaviour import Actor, EpisodeFilter, QEnsemble, ValueCritic, penalise, trajectory_weights
@@ -26,10 +25,11 @@ from moto_pl.ops import (
     lambda_return,
     uniform,
 )
-from moto_pl.ops.extension import compiled_products, status, use_compiled
+from moto_pl.ops.latent import check_disagreement
 from moto_pl.replay.sampler import SequenceBatch
 
-from .base import ActMode, Agent, Batch, BatchPart, ParamGroup
+from .base import ActMode, Batch, BatchPart
+from .model_based import ModelBasedAgent, OptimConfig
 
 # Purposes that a step's key is folded with: each set of draws has its own.
 _MODEL, _AGENT, _CLONE, _IMAGINE, _ROWS, _TARGET = range(6)
@@ -133,32 +133,6 @@ class BatchConfig:
     clone_length: int = 25
 
 
-@dataclass
-class OptimConfig:
-    """Learning rates and clip norms of the components.
-
-    Attributes:
-        model_lr: world model's learning rate.
-        actor_lr: actor's.
-        critic_lr: critics'.
-        clip: largest gradient norm of each component.
-        weight_decay: decoupled weight decay.
-        adam_eps: Adam's epsilon.
-        final_lr: share of the learning rates that is left when the online phase ends; they fall linearly over it.
-        ema_decay: decay, a gradient step, of the moving average of the weights that collects and is evaluated; 0 acts
-            with the weights themselves, as the paper does.
-    """
-
-    model_lr: float = 1e-4
-    actor_lr: float = 8e-5
-    critic_lr: float = 8e-5
-    clip: float = 100.0
-    weight_decay: float = 1e-6
-    adam_eps: float = 1e-5
-    final_lr: float = 1.0
-    ema_decay: float = 0.0
-
-
 class Starts(NamedTuple):
     """Where imagination starts, and the real transition that led there."""
 
@@ -169,14 +143,7 @@ class Starts(NamedTuple):
     valid: Tensor  # [B] float, 0 where the start has no predecessor in its sequence
 
 
-class ActingState(NamedTuple):
-    """Latent state and last action of each environment."""
-
-    states: States  # [n, ...]
-    action: Tensor  # [n, A]
-
-
-class MOTO(Agent):
+class MOTO(ModelBasedAgent):
     """Ensemble world model, value-expanded critics, and an actor held to the good data.
 
     Args:
@@ -189,6 +156,9 @@ class MOTO(Agent):
         seed: keys initial weights and noise.
     """
 
+    actor: Actor
+    critic: QEnsemble | ValueCritic
+
     def __init__(
         self,
         world_model: WorldModelConfig | None = None,
@@ -198,15 +168,11 @@ class MOTO(Agent):
         ops: Ops = "auto",
         seed: int = 0,
     ) -> None:
-        optim = optim or OptimConfig()
-        super().__init__(seed, optim.weight_decay, optim.adam_eps, optim.final_lr, optim.ema_decay)
+        super().__init__(optim or OptimConfig(), ops, seed)
         self.model_config = world_model or WorldModelConfig()
         self.config = behaviour or BehaviourConfig()
-        self.batch, self.optim, self.ops = batch or BatchConfig(), optim, ops
-        if self.config.disagreement == "max_var" and self.model_config.latent != "gaussian":
-            raise SettingError(
-                "behaviour.disagreement", "max_var with categorical latents", "Use mean, logit or log_prob."
-            )
+        self.batch = batch or BatchConfig()
+        check_disagreement(self.config.disagreement, self.model_config.latent, "behaviour.disagreement")
         self.settings = {
             "world_model": self.model_config,
             "behaviour": self.config,
@@ -235,29 +201,15 @@ class MOTO(Agent):
         self.actor = Actor(
             features, action_size, config.actor_layers, config.actor_units, config.action, config.min_std
         )
-        self.critic: QEnsemble | ValueCritic
         if config.critic == "q_ensemble":
             self.critic = QEnsemble(config.critics, features, action_size, config.critic_layers, config.critic_units)
         else:
             self.critic = ValueCritic(features, config.critic_layers, config.critic_units)
 
-    def param_groups(self) -> list[ParamGroup]:
-        """World model, actor, critics."""
-        optim = self.optim
-        return [
-            ParamGroup("model", (self.world_model,), optim.model_lr, optim.clip),
-            ParamGroup("actor", (self.actor,), optim.actor_lr, optim.clip),
-            ParamGroup("critic", (self.critic,), optim.critic_lr, optim.clip),
-        ]
-
     def after_step(self, step: int) -> None:
         """Copies the critics to their targets every ``target_every`` gradient steps."""
         if step % self.config.target_every == 0:
             self.critic.update_target()
-
-    def on_fit_start(self) -> None:
-        """Says which operators train; refuses ``ops: compiled`` where there are none before anything runs."""
-        announce_ops(self.ops, self.device)
 
     # The method.
 
@@ -424,29 +376,9 @@ class MOTO(Agent):
 
     # Acting.
 
-    def initial_state(self, count: int) -> ActingState:
-        """Zero latent states and actions."""
-        deter, stoch = self.world_model.rssm.initial(count)
-        assert self.action_size is not None
-        return ActingState(States(deter, stoch), deter.new_zeros(count, self.action_size))
-
-    @torch.no_grad()
-    def act(
-        self, image: Tensor, is_first: Tensor, state: ActingState, mode: ActMode, key: Key
-    ) -> tuple[Tensor, ActingState]:
-        """Filters the frame into the latent state and asks the actor there; see :meth:`Agent.act`."""
-        states = self.world_model.step(state.states, state.action, image, is_first, key)
-        dist = self.actor.dist(states.features)
+    def latent_action(self, features: Tensor, mode: ActMode, key: Key) -> Tensor:
+        """The distribution's mode, or a draw; see :meth:`ModelBasedAgent.latent_action`."""
+        dist = self.actor.dist(features)
         if mode == "mode":
-            action = dist.mode()
-        else:
-            action = dist.sample(uniform(key, Stream.ACTION, tuple(dist.mean.shape), image.device))
-        return action, ActingState(states, action)
-
-
-def announce_ops(ops: Ops, device: torch.device) -> None:
-    """Says which operators will imagine and observe on ``device``; raises for ``compiled`` where there are none."""
-    state = torch.empty(0, device=device)
-    compiled = use_compiled(ops, device) and compiled_products("imagine", ops, state) is not None
-    form = "compiled operators train" if compiled else "plain-PyTorch references imagine and observe"
-    rank_zero_info(f"ops: {ops}: the {form} on {device}. {status()}")
+            return dist.mode()
+        return dist.sample(uniform(key, Stream.ACTION, tuple(dist.mean.shape), features.device))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from moto_pl.agents.loading import load_agent
 from moto_pl.analysis.charts import COLOURS, charts_style
-from moto_pl.analysis.episodes import world_model_of
+from moto_pl.analysis.episodes import episode_batch, model_based
 from moto_pl.analysis.output import Finding
 from moto_pl.analysis.records import read_run
 from moto_pl.analysis.statistics import Interval, spearman
@@ -23,21 +23,6 @@ from moto_pl.errors import SettingError
 from moto_pl.nn import States, WorldModel
 from moto_pl.ops import Disagreement, Key
 from moto_pl.replay.episode import Episode
-from moto_pl.replay.sampler import SequenceBatch
-
-
-def episode_batch(episode: Episode, device: torch.device) -> SequenceBatch:
-    """One whole episode of T steps as a batch of a sequence of T + 1 rows."""
-    steps, size = episode.action.shape
-    is_first = torch.zeros(1, steps + 1, dtype=torch.bool)
-    is_first[0, 0] = True
-    is_terminal = torch.zeros_like(is_first)
-    is_terminal[0, -1] = episode.terminated
-    image = torch.from_numpy(np.ascontiguousarray(episode.image)).permute(0, 3, 1, 2).unsqueeze(0)
-    action = torch.cat((torch.zeros(1, size), torch.from_numpy(np.asarray(episode.action, np.float32))))
-    reward = torch.cat((torch.zeros(1), torch.from_numpy(np.asarray(episode.reward, np.float32))))
-    batch = SequenceBatch(image, action.unsqueeze(0), reward.unsqueeze(0), is_first, is_terminal)
-    return SequenceBatch(*(part.to(device) for part in batch))
 
 
 class FixedActions(NamedTuple):
@@ -85,8 +70,6 @@ def expert_uncertainty(
     Raises:
         SettingError: where the model's latents do not have the estimator.
     """
-    if kind == "max_var" and model.config.latent != "gaussian":
-        raise SettingError("disagreement", "max_var with categorical latents", "Use mean, logit or log_prob.")
     device = next(model.parameters()).device
     batch = episode_batch(episode, device)
     states = model.observe(batch, key).states.map(lambda x: x[:, 0])  # [T + 1, ...]
@@ -149,21 +132,23 @@ def find_bound(
         fix = "Train it with --trainer.callbacks+=moto_pl.callbacks.Snapshots."
         raise SettingError("--run", f"{run}, without snapshots of its evaluations", fix)
     best = float(np.mean([episode.total_reward for episode in episodes]))
-    rows: list[dict[str, object]] = []
+    uncertainty, gaps = [], []
     for step in track(steps, "snapshots", transient=True):
-        model = world_model_of(load_agent(paths[step]))
+        model = model_based(load_agent(paths[step])).world_model
         eps = [expert_uncertainty(model, e, horizon, kind, Key(0, i)) for i, e in enumerate(episodes)]
-        found = float(np.mean(evaluated[step].returns))
-        rows.append(
-            {
-                "step": step,
-                "online_episodes": evaluated[step].online_episodes,
-                "expert_uncertainty": float(np.mean(eps)),
-                "return": found,
-                "gap": best - found,
-            }
-        )
-    result = bound([float(str(row["expert_uncertainty"])) for row in rows], [float(str(row["gap"])) for row in rows])
+        uncertainty.append(float(np.mean(eps)))
+        gaps.append(best - float(np.mean(evaluated[step].returns)))
+    rows = [
+        {
+            "step": step,
+            "online_episodes": evaluated[step].online_episodes,
+            "expert_uncertainty": eps,
+            "return": float(np.mean(evaluated[step].returns)),
+            "gap": gap,
+        }
+        for step, eps, gap in zip(steps, uncertainty, gaps, strict=True)
+    ]
+    result = bound(uncertainty, gaps)
     low, high = result.interval
     caption = (
         f"Left: the model's uncertainty about the expert's actions, eps_u(pi*) (estimator {kind}, {horizon} steps "

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from moto_pl.analysis.bound import episode_batch, fixed_actions
+from moto_pl.analysis.bound import fixed_actions
 from moto_pl.analysis.charts import COLOURS, charts_style
+from moto_pl.analysis.episodes import episode_batch
 from moto_pl.analysis.output import Finding
 from moto_pl.analysis.statistics import Interval, spearman
 from moto_pl.nn import WorldModel
@@ -120,7 +121,7 @@ def find_calibration(
     kinds: list[Disagreement] = [k for k in get_args(Disagreement) if gaussian or k != "max_var"]
     if gaussian:
         kinds.remove("logit")  # the same as mean there
-    rows: list[dict[str, object]] = []
+    rows: list[dict[str, Any]] = []
     found = {horizon: predictions(model, episodes, horizon, kinds, Key(0, horizon), starts) for horizon in horizons}
     for horizon, predicted in found.items():
         for kind in kinds:
@@ -141,7 +142,7 @@ def find_calibration(
                     }
                 )
     real = [row for row in rows if not row["shuffled_actions"] and row["horizon"] == horizons[-1]]
-    best = max(real, key=lambda row: -np.inf if np.isnan(row["spearman"]) else float(str(row["spearman"])))  # type: ignore[call-overload]
+    best = max(real, key=lambda row: -np.inf if np.isnan(row["spearman"]) else row["spearman"])
     said = "; ".join(f"{row['estimator']} {row['spearman']:.2f} [{row['low']:.2f}, {row['high']:.2f}]" for row in real)
     caption = (
         f"Disagreement against the squared error of the predicted frame, from {len(found[horizons[-1]].error)} states "

@@ -57,11 +57,11 @@ def _bound(parsed: argparse.Namespace) -> int:
 def _calibration(parsed: argparse.Namespace) -> int:
     from moto_pl.agents.loading import load_agent
     from moto_pl.analysis.calibration import find_calibration
-    from moto_pl.analysis.episodes import world_model_of
+    from moto_pl.analysis.episodes import model_based
     from moto_pl.analysis.output import DIRECTORY
 
     _check(parsed)
-    model, run = world_model_of(load_agent(parsed.ckpt)), parsed.ckpt.resolve().parent.parent
+    model, run = model_based(load_agent(parsed.ckpt)).world_model, parsed.ckpt.resolve().parent.parent
     episodes, name = _episodes(parsed, run, parsed.ckpt)
     horizons = sorted({1, parsed.horizon})
     return _write(find_calibration(model, episodes, name, horizons), parsed.out or run / DIRECTORY)
@@ -69,13 +69,12 @@ def _calibration(parsed: argparse.Namespace) -> int:
 
 def _generalization(parsed: argparse.Namespace) -> int:
     from moto_pl.agents.loading import load_agent
-    from moto_pl.analysis.episodes import roll_own, world_model_of
+    from moto_pl.analysis.episodes import model_based, roll_own
     from moto_pl.analysis.generalization import find_generalization
     from moto_pl.analysis.output import DIRECTORY
 
     _check(parsed)
-    agent, run = load_agent(parsed.ckpt), parsed.ckpt.resolve().parent.parent
-    world_model_of(agent)
+    agent, run = model_based(load_agent(parsed.ckpt)), parsed.ckpt.resolve().parent.parent
     episodes, name = _episodes(parsed, run, parsed.ckpt)
     own = roll_own(agent, run, parsed.real) if parsed.real else []
     finding = find_generalization(agent, episodes, own, name, _objects(run), _largest_reward(run), parsed.samples)

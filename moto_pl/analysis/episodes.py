@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import yaml
+import torch
 
 from moto_pl.agents.base import Agent
+from moto_pl.agents.model_based import ModelBasedAgent
+from moto_pl.analysis.records import read_run
 from moto_pl.data.collect import TEST_SEEDS, roll_episodes
 from moto_pl.data.minari_io import open_dataset
 from moto_pl.envs.workers import EnvPool
 from moto_pl.errors import SettingError
-from moto_pl.nn import WorldModel
 from moto_pl.nn.image import IMAGE_SIZE
 from moto_pl.ops import Key
-from moto_pl.replay.episode import Episode
+from moto_pl.replay.episode import Episode, rows
+from moto_pl.replay.sampler import SequenceBatch
 
 
 def load_episodes(name: str, count: int, least_steps: int = 1) -> list[Episode]:
@@ -32,6 +34,11 @@ def load_episodes(name: str, count: int, least_steps: int = 1) -> list[Episode]:
     return episodes
 
 
+def episode_batch(episode: Episode, device: torch.device) -> SequenceBatch:
+    """One whole episode of T steps as a batch of a sequence of T + 1 rows."""
+    return SequenceBatch(*(torch.from_numpy(part).unsqueeze(0).to(device) for part in rows(episode)))
+
+
 def roll_own(agent: Agent, run: Path, count: int) -> list[Episode]:
     """Rolls the policy's mode in the run's environment, on test seeds.
 
@@ -40,20 +47,18 @@ def roll_own(agent: Agent, run: Path, count: int) -> list[Episode]:
         run: its run, whose ``config.yaml`` names the environment.
         count: episodes.
     """
-    try:
-        data = yaml.safe_load((run / "config.yaml").read_text())["data"]
-        pool = EnvPool(str(data["env"]), data.get("env_options") or {}, 0, float(data.get("worker_timeout_s", 60)))
-    except (OSError, KeyError, TypeError, yaml.YAMLError):
-        raise SettingError("--ckpt", run, "Give a checkpoint in its run's directory: config.yaml is missing.") from None
+    data = read_run(run).setting("data")
+    if not isinstance(data, dict) or not data.get("env"):
+        raise SettingError("--ckpt", run, "Give a checkpoint in its run's directory: config.yaml is missing.")
+    pool = EnvPool(str(data["env"]), data.get("env_options") or {}, 0, float(data.get("worker_timeout_s") or 60))
     try:
         return [roll_episodes(pool, agent, [TEST_SEEDS + i], "mode", Key(agent.seed, i))[0] for i in range(count)]
     finally:
         pool.close()
 
 
-def world_model_of(agent: Agent) -> WorldModel:
-    """The agent's world model; refuses an agent without one."""
-    model = getattr(agent, "world_model", None)
-    if not isinstance(model, WorldModel):
+def model_based(agent: Agent) -> ModelBasedAgent:
+    """The same agent; refuses one without a world model."""
+    if not isinstance(agent, ModelBasedAgent):
         raise SettingError("--ckpt", f"an agent {type(agent).__name__}", "Give one of an agent with a world model.")
-    return model
+    return agent

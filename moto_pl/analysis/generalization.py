@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,12 +11,9 @@ from matplotlib.figure import Figure
 from rich.progress import track
 from torch import Tensor, nn
 
-from moto_pl.agents.base import Agent
-from moto_pl.agents.latent_replay import LatentReplayAgent
-from moto_pl.agents.moto import MOTO
-from moto_pl.analysis.bound import episode_batch
+from moto_pl.agents.model_based import ModelBasedAgent
 from moto_pl.analysis.charts import COLOURS, METHOD_COLOURS, charts_style
-from moto_pl.analysis.episodes import world_model_of
+from moto_pl.analysis.episodes import episode_batch
 from moto_pl.analysis.output import Finding
 from moto_pl.errors import SettingError
 from moto_pl.nn import States, WorldModel
@@ -148,30 +145,23 @@ def _with_constant(features: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def imagined_rewards(agent: Agent, episodes: Sequence[Episode], steps: int, samples: int, key: Key) -> np.ndarray:
+def imagined_rewards(
+    agent: ModelBasedAgent, episodes: Sequence[Episode], steps: int, samples: int, key: Key
+) -> np.ndarray:
     """The policy rolled in its own model from the episodes' first frames: rewards predicted [episodes * samples, H]."""
-    model = world_model_of(agent)
+    model = agent.world_model
     device = next(model.parameters()).device
     first = [
         SequenceBatch(*(part[:, :1] for part in episode_batch(e, device))) for e in episodes for _ in range(samples)
     ]
     batch = SequenceBatch(*(torch.cat(parts) for parts in zip(*first, strict=True)))
     start = model.observe(batch, key).states.map(lambda x: x[0])
-    policy = _policy(agent)
-    rolled = model.roll(start, lambda _, now: policy(now.features), steps, key.fold(1)).states
+    rolled = model.roll(start, lambda _, now: agent.latent_action(now.features, "mode", key), steps, key.fold(1)).states
     return model.predict_reward(rolled.map(lambda x: x[1:])).T.cpu().numpy()
 
 
-def _policy(agent: Agent) -> Callable[[Tensor], Tensor]:
-    """The action's mode in states with features [..., F]."""
-    if isinstance(agent, LatentReplayAgent):
-        return agent.policy
-    assert isinstance(agent, MOTO)
-    return lambda features: agent.actor.dist(features).mode()
-
-
 def find_generalization(
-    agent: Agent,
+    agent: ModelBasedAgent,
     episodes: Sequence[Episode],
     own: Sequence[Episode],
     data: str,
@@ -193,7 +183,7 @@ def find_generalization(
     Raises:
         SettingError: where no episode completes all objects.
     """
-    model, key = world_model_of(agent), Key(0, 0)
+    model, key = agent.world_model, Key(0, 0)
     whole = [(episode, context) for episode in episodes if (context := context_of(episode)) is not None]
     if not whole:
         fix = "Give a dataset with episodes that do."
@@ -205,7 +195,7 @@ def find_generalization(
     ]
     steps = max(episode.length for episode, _ in whole)
     imagined = imagined_rewards(agent, [episode for episode, _ in whole], steps, samples, key.fold(3))
-    rows: list[dict[str, object]] = []
+    rows: list[dict[str, Any]] = []
     for number, ((episode, _), result) in enumerate(zip(whole, found, strict=True)):
         shown = probe(result.final).float().mean(0).cpu().numpy()  # share of the samples
         row: dict[str, object] = {"episode": number, "context": result.context, "steps": episode.length}

@@ -36,36 +36,43 @@ class Finding(NamedTuple):
     title: str
     caption: str
     figure: Figure
-    rows: Sequence[Mapping[str, object]]
-    summary: Mapping[str, object]
+    rows: Sequence[Mapping[str, Any]]
+    summary: Mapping[str, Any]
 
 
 def write_finding(finding: Finding, out: Path) -> list[Path]:
     """Writes ``<out>/<name>.{png,svg,csv,json}`` and returns their paths."""
+    said = {
+        "title": finding.title,
+        "caption": finding.caption,
+        "date": date.today().isoformat(),
+        "summary": {name: _plain(value) for name, value in finding.summary.items()},
+    }
+    contents = {
+        "png": image_bytes(finding.figure, "png"),
+        "svg": image_bytes(finding.figure, "svg"),
+        "csv": csv_text(finding.rows).encode(),
+        "json": json.dumps(said, indent=1).encode(),
+    }
+    return write_results({f"{finding.name}.{kind}": content for kind, content in contents.items()}, out)
+
+
+def write_results(contents: Mapping[str, bytes], out: Path) -> list[Path]:
+    """Writes files by name into ``out``, each whole, and returns their paths.
+
+    Raises:
+        SettingError: where they cannot be written.
+    """
     try:
         out.mkdir(parents=True, exist_ok=True)
-        contents = {
-            "png": image_bytes(finding.figure, "png"),
-            "svg": image_bytes(finding.figure, "svg"),
-            "csv": csv_text(finding.rows).encode(),
-            "json": json.dumps(
-                {
-                    "title": finding.title,
-                    "caption": finding.caption,
-                    "date": date.today().isoformat(),
-                    "summary": {name: _plain(value) for name, value in finding.summary.items()},
-                },
-                indent=1,
-            ).encode(),
-        }
-        for kind, content in contents.items():
-            write_whole(out / f"{finding.name}.{kind}", content)
+        for name, content in contents.items():
+            write_whole(out / name, content)
     except OSError as error:
         raise SettingError("--out", out, f"{error.strerror}: give a directory that can be written to.") from None
-    return [out / f"{finding.name}.{kind}" for kind in contents]
+    return [out / name for name in contents]
 
 
-def csv_text(rows: Sequence[Mapping[str, object]]) -> str:
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
     """Rows as CSV with a header; nothing for none."""
     buffer = io.StringIO()
     if rows:

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lightning as L
-import torch
 
 from moto_pl.errors import SettingError
-from moto_pl.files import write_whole
 from moto_pl.ops import Disagreement, Key
+
+from .checkpoint import DurableCheckpointIO
 
 if TYPE_CHECKING:
     from moto_pl.replay.episode import Episode
@@ -36,13 +36,8 @@ class Snapshots(L.Callback):
             "average": dict(agent._average),
             "global_step": data.trained_steps,
         }
-        directory = Path(trainer.default_root_dir) / DIRECTORY
-        directory.mkdir(parents=True, exist_ok=True)
-        path = directory / f"step_{data.trained_steps:07d}.ckpt"
-        temporary = path.with_suffix(".part")
-        torch.save(content, temporary)
-        write_whole(path, temporary.read_bytes())
-        temporary.unlink()
+        path = Path(trainer.default_root_dir) / DIRECTORY / f"step_{data.trained_steps:07d}.ckpt"
+        DurableCheckpointIO().save_checkpoint(content, path)
 
 
 class ExpertUncertainty(L.Callback):

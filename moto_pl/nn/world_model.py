@@ -182,14 +182,14 @@ class WorldModel(nn.Module):
             steps: H, at least 1.
             key: names the draws: latents, and a member a step for the whole batch.
         """
-        rssm = self.rssm
+        rssm, cell, prior = self.rssm, self.rssm.cell(), self.rssm.prior()
         noise = draw_noise(self.latent, key, (steps, len(start.deter)), start.deter)
         member = integers(key, Stream.MEMBER, rssm.ensemble, (steps,), start.deter.device)
         states, actions, members = [start], [], []
         for i in range(steps):
             actions.append(act(i, states[-1]))
-            deter = transition(*states[-1], actions[-1], rssm.cell())
-            members.append(priors(deter, rssm.prior()))  # [K, B, P]
+            deter = transition(*states[-1], actions[-1], cell)
+            members.append(priors(deter, prior))  # [K, B, P]
             states.append(States(deter, sample(self.latent, choose(members[-1], member[i]), noise[i])))
         stacked = States(*(torch.stack(parts) for parts in zip(*states, strict=True)))
         return Rollout(stacked, torch.stack(actions), torch.stack(members, 1))

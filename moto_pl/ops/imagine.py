@@ -11,7 +11,7 @@ from torch import Tensor
 from ..errors import SettingError
 from .action import ActionDist, ActionKind
 from .extension import Ops, check_tensors, compiled_products, signed, use_compiled
-from .latent import Disagreement, LatentSpec, disagreement, draw_noise, sample
+from .latent import Disagreement, LatentSpec, check_disagreement, disagreement, draw_noise, sample
 from .observe import CellWeights, transition
 from .philox import Key, Stream, integers, uniform
 
@@ -70,8 +70,7 @@ def _check(
 ) -> None:
     if any(weight.requires_grad for weight in (*cell, *prior)):
         raise ValueError("imagine: a world-model weight requires grad; pass it detached (they get no gradient here)")
-    if disagreement_kind == "max_var" and latent.kind != "gaussian":
-        raise ValueError("disagreement 'max_var' needs Gaussian latents: set latent: gaussian, or disagreement: mean")
+    check_disagreement(disagreement_kind, latent.kind)
     if steps < 0:
         raise SettingError("steps", steps, "Give at least 0.")
     if deter.dim() != 2:

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..errors import SettingError
 from .philox import Key, Stream, normal, uniform
 
 LatentKind = Literal["categorical", "gaussian"]
@@ -119,6 +120,12 @@ def log_prob(spec: LatentSpec, params: Tensor, z: Tensor) -> Tensor:
     return (spec.logits(params).log_softmax(-1) * spec.logits(z)).sum((-2, -1))
 
 
+def check_disagreement(kind: Disagreement, latent: LatentKind, setting: str = "disagreement") -> None:
+    """Raises a :class:`SettingError` where the latents do not have the estimator."""
+    if kind == "max_var" and latent != "gaussian":
+        raise SettingError(setting, f"max_var with {latent} latents", "Use mean, logit or log_prob.")
+
+
 def disagreement(spec: LatentSpec, params: Tensor, z: Tensor, kind: Disagreement) -> Tensor:
     """u(s, a): how far the K members' predictions of the next latent lie apart (MOTO, Eq. 2).
 
@@ -135,15 +142,12 @@ def disagreement(spec: LatentSpec, params: Tensor, z: Tensor, kind: Disagreement
         [...], non-negative, with gradient.
 
     Raises:
-        ValueError: for ``max_var`` on categorical latents, which predict no std.
+        SettingError: for ``max_var`` on categorical latents, which predict no std.
     """
+    check_disagreement(kind, spec.kind)
     if kind == "log_prob":
         return _spread(log_prob(spec, params, z.expand(params.shape[0], *z.shape)))
     if kind == "max_var":
-        if spec.kind != "gaussian":
-            raise ValueError(
-                "disagreement 'max_var' needs Gaussian latents: set latent: gaussian, or disagreement: mean"
-            )
         return spec.moments(params)[1].norm(dim=-1).amax(0)
     if spec.kind == "gaussian":
         return _spread(spec.moments(params)[0]).mean(-1)

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from moto_pl.agents import MOTO
-from moto_pl.agents.moto import BehaviourConfig, OptimConfig
+from moto_pl.agents.model_based import OptimConfig
+from moto_pl.agents.moto import BehaviourConfig
 from moto_pl.data.collect import roll_episodes
 from moto_pl.data.schedule import Schedule
 from moto_pl.errors import SettingError
@@ -101,7 +102,7 @@ def test_ema_decay_is_a_decay(decay: float) -> None:
 )
 def test_a_run_says_which_operators_it_has(ops: Any, device: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     heard: list[str] = []
-    monkeypatch.setattr("moto_pl.agents.moto.rank_zero_info", heard.append)
+    monkeypatch.setattr("moto_pl.agents.model_based.rank_zero_info", heard.append)
     agent = tiny()
     agent.ops = ops
     agent.to(device)

@@ -9,7 +9,8 @@ import pytest
 import torch
 from planted import PlantedModel, episode
 
-from moto_pl.analysis.bound import bound, episode_batch, expert_uncertainty, fixed_actions
+from moto_pl.analysis.bound import bound, expert_uncertainty, fixed_actions
+from moto_pl.analysis.episodes import episode_batch
 from moto_pl.errors import SettingError
 from moto_pl.nn import States, WorldModel, WorldModelConfig
 from moto_pl.ops import Key, transition

@@ -12,7 +12,7 @@ from runs import final, fit
 
 from moto_pl.agents.loading import load_agent
 from moto_pl.analysis.bound import expert_uncertainty
-from moto_pl.analysis.episodes import load_episodes, world_model_of
+from moto_pl.analysis.episodes import load_episodes, model_based
 from moto_pl.cli import main
 from moto_pl.errors import SettingError
 from moto_pl.ops import Key
@@ -54,7 +54,7 @@ def test_the_bound_along_a_run(run: Path, reach_dataset: Path, capsys: pytest.Ca
     assert [int(row["step"]) for row in rows] == [10, 20, 30, 40]
     assert [int(row["online_episodes"]) for row in rows] == [0, 0, 2, 4]
     episodes = load_episodes(str(reach_dataset), 10, 6)
-    model = world_model_of(load_agent(run / "snapshots/step_0000030.ckpt"))
+    model = model_based(load_agent(run / "snapshots/step_0000030.ckpt")).world_model
     eps = [expert_uncertainty(model, episode, 5, "mean", Key(0, i)) for i, episode in enumerate(episodes)]
     assert float(rows[2]["expert_uncertainty"]) == pytest.approx(sum(eps) / len(eps))
     best = sum(episode.total_reward for episode in episodes) / len(episodes)
@@ -73,7 +73,7 @@ def test_the_callback_logs_what_the_analysis_finds(run: Path, reach_dataset: Pat
     assert len(logged) == 4
     agent = load_agent(run / "snapshots/step_0000040.ckpt")
     episodes = load_episodes(str(reach_dataset), 3, 6)
-    eps = [expert_uncertainty(world_model_of(agent), e, 5, "mean", Key(0, i)) for i, e in enumerate(episodes)]
+    eps = [expert_uncertainty(model_based(agent).world_model, e, 5, "mean", Key(0, i)) for i, e in enumerate(episodes)]
     assert logged[max(logged)] == pytest.approx(sum(eps) / 3, rel=1e-4)
 
 

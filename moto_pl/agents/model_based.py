@@ -1,0 +1,104 @@
+"""What agents with a world model share: three components to optimise, and acting in filtered latent states."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import NamedTuple, cast
+
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor, nn
+
+from moto_pl.nn import States, WorldModel
+from moto_pl.ops import Key, Ops
+from moto_pl.ops.extension import compiled_products, status, use_compiled
+
+from .base import ActMode, Agent, ParamGroup
+
+
+@dataclass
+class OptimConfig:
+    """Learning rates and clip norms of the components.
+
+    Attributes:
+        model_lr: world model's learning rate.
+        actor_lr: actor's.
+        critic_lr: critics'.
+        clip: largest gradient norm of each component.
+        weight_decay: decoupled weight decay.
+        adam_eps: Adam's epsilon.
+        final_lr: share of the learning rates that is left when the online phase ends; they fall linearly over it.
+        ema_decay: decay, a gradient step, of the moving average of the weights that collects and is evaluated; 0 acts
+            with the weights themselves, as the paper does.
+    """
+
+    model_lr: float = 1e-4
+    actor_lr: float = 8e-5
+    critic_lr: float = 8e-5
+    clip: float = 100.0
+    weight_decay: float = 1e-6
+    adam_eps: float = 1e-5
+    final_lr: float = 1.0
+    ema_decay: float = 0.0
+
+
+class ActingState(NamedTuple):
+    """Latent state and last action of each environment."""
+
+    states: States  # [n, ...]
+    action: Tensor  # [n, A]
+
+
+class ModelBasedAgent(Agent):
+    """An agent with a world model, an actor and a critic on its latent states.
+
+    Args:
+        optim: learning rates and clipping.
+        ops: which operators imagine and observe.
+        seed: keys initial weights and noise.
+    """
+
+    world_model: WorldModel
+    actor: nn.Module
+    critic: nn.Module
+
+    def __init__(self, optim: OptimConfig, ops: Ops, seed: int) -> None:
+        super().__init__(seed, optim.weight_decay, optim.adam_eps, optim.final_lr, optim.ema_decay)
+        self.optim, self.ops = optim, ops
+
+    def param_groups(self) -> list[ParamGroup]:
+        """World model, actor, critics."""
+        optim = self.optim
+        return [
+            ParamGroup("model", (self.world_model,), optim.model_lr, optim.clip),
+            ParamGroup("actor", (self.actor,), optim.actor_lr, optim.clip),
+            ParamGroup("critic", (self.critic,), optim.critic_lr, optim.clip),
+        ]
+
+    def on_fit_start(self) -> None:
+        """Says which operators train; refuses ``ops: compiled`` where there are none before anything runs."""
+        state = torch.empty(0, device=self.device)
+        compiled = use_compiled(self.ops, self.device) and compiled_products("imagine", self.ops, state) is not None
+        form = "compiled operators train" if compiled else "plain-PyTorch references imagine and observe"
+        rank_zero_info(f"ops: {self.ops}: the {form} on {self.device}. {status()}")
+
+    # Acting.
+
+    @abstractmethod
+    def latent_action(self, features: Tensor, mode: ActMode, key: Key) -> Tensor:
+        """The policy's actions in latent states with ``features`` [n, F], to collect or to evaluate: [n, A]."""
+
+    def initial_state(self, count: int) -> ActingState:
+        """Zero latent states and actions."""
+        deter, stoch = self.world_model.rssm.initial(count)
+        return ActingState(States(deter, stoch), deter.new_zeros(count, cast(int, self.action_size)))
+
+    @torch.no_grad()
+    def act(
+        self, image: Tensor, is_first: Tensor, state: ActingState, mode: ActMode, key: Key
+    ) -> tuple[Tensor, ActingState]:
+        """Filters the frame into the latent state and asks the policy there; see :meth:`Agent.act`."""
+        states = self.world_model.step(state.states, state.action, image, is_first, key)
+        action = self.latent_action(states.features, mode, key)
+        return action, ActingState(states, action)
