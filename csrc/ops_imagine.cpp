@@ -21,7 +21,8 @@ using OptionalTensor = std::optional<Tensor>;
 
 // deter [H + 1, B, D], stoch [H + 1, B, Z], action [H + 1, B, A], entropy [H + 1, B], disagreement [H, B]; then what backward needs
 // (empty unless `save`): inputs [H + 1, B, U + D], the GRU's operand; parts [H, B, 3D]; stats [H, B, 2]; hidden [H, B, K U];
-// params [H, K, B, P]; actor_hidden, the layers' [H + 1, B, units] one after another; raw [H + 1, B, 2A].
+// params [H, K, B, P], or
+// class probabilities in their place (keeps_probs); actor_hidden, the layers' [H + 1, B, units] one after another; raw [H + 1, B, 2A].
 using Outputs = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 using Gradients = std::tuple<Tensor, Tensor, std::vector<Tensor>>;
 
@@ -160,6 +161,13 @@ Tensor members_drawn(PhiloxKey key, int64_t steps, int64_t batch, int64_t member
   return out;
 }
 
+// Whether `params` become class probabilities, of which backward then needs no second softmax. In bfloat16 they stay logits: what
+// rounding does to probabilities that nearly agree would be a gradient of its own.
+template <typename T, typename S>
+bool keeps_probs(const LatentShape& latent, Spread kind) {
+  return std::is_same_v<T, S> && latent.kind == Latent::categorical && kind == Spread::mean;
+}
+
 template <typename T, typename S>
 void forward(const Outputs& outputs, const Tensor& start_deter, const Tensor& start_stoch, TensorList actor, TensorList cell,
              TensorList prior, const Sizes& n, MOTO_IMAGINE_OPTIONS_INT, bool save) {
@@ -292,6 +300,7 @@ void forward(const Outputs& outputs, const Tensor& start_deter, const Tensor& st
     draw.member = data<int64_t>(member.select(0, i)), draw.noise = data<T>(noise), draw.kind = static_cast<Spread>(spread);
     draw.z = data<T>(stoch.select(0, i + 1)), draw.operand = !categorical && copies ? data<S>(z_operand) : nullptr;
     draw.index = data<int32_t>(index), draw.spread = data<T>(disagreement.select(0, i));
+    if (keeps_probs<T, S>(z_shape, draw.kind)) draw.keep_probs = data<S>(params_now);
     run_sample(draw, scratch, kernel.sample);
   }
 }
@@ -337,7 +346,7 @@ void backward(const OptionalTensor& grad_deter, const OptionalTensor& grad_stoch
       draw.bias = data<T>(out_bias), draw.member = data<int64_t>(member.select(0, i)), draw.noise = data<T>(noise);
       draw.kind = static_cast<Spread>(spread), draw.z = data<T>(stoch.select(0, i + 1)), draw.grad_z = data<T>(grad_z);
       draw.grad_spread = to_spread.defined() ? data<T>(to_spread.select(0, i)) : nullptr;
-      draw.grad_params = data<S>(grad_params);
+      draw.grad_params = data<S>(grad_params), draw.probs = keeps_probs<T, S>(z_shape, draw.kind);
       if (z_shape.kind == Latent::gaussian) latent_noise(z_shape.kind, key, i * B * z_shape.stoch, B * z_shape.stoch, data<T>(noise));
       const Tensor hidden_now = hidden.select(0, i);
       if (one_member && K > 1) {
@@ -451,6 +460,7 @@ Outputs imagine_cpu(const Tensor& deter, const Tensor& stoch, TensorList actor, 
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
   const Sizes n = check(deter, stoch, actor, cell, prior, latent, steps, action_kind, spread, half);
   const Outputs outputs = allocate(deter, actor, cell, n, steps, half, save);
+  std::apply([](const auto&... tensors) { (cpu::prefer_huge_pages(tensors), ...); }, outputs);
   with_types(deter, half, [&](auto t, auto s) {
     forward<decltype(t), decltype(s)>(outputs, deter, stoch, actor, cell, prior, n, MOTO_IMAGINE_ARGUMENTS, save);
   });

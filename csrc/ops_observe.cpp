@@ -276,6 +276,7 @@ Outputs observe_cpu(const Tensor& from_action, const Tensor& from_embed, const T
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
   const LatentShape shape = check(from_action, from_embed, is_first, deter, stoch, weights, latent, half);
   const Outputs outputs = allocate(from_action, from_embed, deter, shape, half, save);
+  std::apply([](const auto&... tensors) { (cpu::prefer_huge_pages(tensors), ...); }, outputs);
   with_types(deter, half, [&](auto t, auto s) {
     forward<decltype(t), decltype(s)>(outputs, from_action, from_embed, is_first, deter, stoch, weights, shape, seed, offset, save);
   });

@@ -5,6 +5,10 @@
 #include <ATen/Parallel.h>
 #include <ATen/autocast_mode.h>
 
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
 #include <algorithm>
 
 #include "cpu/action.h"
@@ -23,6 +27,16 @@ template <typename S>
 constexpr at::ScalarType kStorage = std::is_same_v<S, Half>    ? at::kBFloat16
                                     : std::is_same_v<S, double> ? at::kDouble
                                                                 : at::kFloat;
+
+// Asks for huge pages where a new tensor's memory is large: a page fault for each 4 KiB takes a tenth of a rollout's time.
+inline void prefer_huge_pages(const Tensor& tensor) {
+#ifdef __linux__
+  constexpr uintptr_t kHuge = 2u << 20;
+  const auto begin = (reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) + kHuge - 1) / kHuge * kHuge;
+  const auto end = (reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) + tensor.nbytes()) / kHuge * kHuge;
+  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);  // a refusal changes nothing
+#endif
+}
 
 // body(begin, end) on rows, where one row's work is about `cost` elements: a thread of its own needs 32768 of them.
 template <typename Body>

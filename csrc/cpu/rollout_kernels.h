@@ -68,11 +68,13 @@ struct Sample {
   int32_t* index;      // [B, S] row of the latent's table that each variable drew
   T* full;             // [B, P] the chosen member's parameters with their bias, or null
   T* spread;           // [B] the disagreement, or null
+  S* keep_probs;       // [K, B, P] or null: the members' class probabilities, where disagreement needed them; may be `params`
   // Backward.
   const T* grad_z;       // [B, Z] or null
   const T* grad_full;    // [B, P] or null
   const T* grad_spread;  // [B] or null
   S* grad_params;        // [K, B, P]
+  bool probs;            // `params` are class probabilities
   T* scratch;            // forward and backward: sample_scratch() elements a row of a thread's own
 };
 

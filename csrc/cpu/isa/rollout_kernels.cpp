@@ -300,6 +300,18 @@ inline void biased(const S* params, const T* bias, int64_t count, T* out) {
   for (int64_t j = 0; j < count; ++j) out[j] = load(params + j) + bias[j];
 }
 
+template <typename T, typename S>
+inline void keep(const T* values, int64_t count, S* out) {
+#pragma omp simd
+  for (int64_t j = 0; j < count; ++j) store(out + j, values[j]);
+}
+
+template <typename T, typename S>
+inline void take(const S* values, int64_t count, T* out) {
+#pragma omp simd
+  for (int64_t j = 0; j < count; ++j) out[j] = load(values + j);
+}
+
 // Calls body with the number of classes: as a constant where it is a usual one, for loops without remainders.
 template <int64_t C>
 struct Constant {
@@ -316,22 +328,44 @@ inline void with_classes(int64_t classes, const Body& body) {
 // S softmaxes over C classes, in place.
 template <typename T>
 inline void softmax(T* x, int64_t stoch, int64_t count) {
+  constexpr int64_t kBlock = 64;
+  T top = x[0], low = x[0];
+#pragma omp simd reduction(max : top) reduction(min : low)
+  for (int64_t j = 0; j < stoch * count; ++j) {
+    top = x[j] > top ? x[j] : top;
+    low = x[j] < low ? x[j] : low;
+  }
   with_classes(count, [&](auto classes) {
-    for (int64_t s = 0; s < stoch; ++s) {
-      T* row = x + s * classes;
-      T top = row[0];
-#pragma omp simd reduction(max : top)
-      for (int64_t j = 0; j < classes; ++j) top = row[j] > top ? row[j] : top;
-      T total = 0;
+    // One maximum serves all variables, without a search in each, unless one of them could then vanish.
+    const bool one_top = top - low < T(80);
+    for (int64_t first = 0; first < stoch; first += kBlock) {
+      const int64_t width = stoch - first < kBlock ? stoch - first : kBlock;
+      T* block = x + first * classes;
+      T scale[kBlock];
+      for (int64_t s = 0; s < width; ++s) {
+        T* row = block + s * classes;
+        T own = top;
+        if (!one_top) {
+          own = row[0];
+#pragma omp simd reduction(max : own)
+          for (int64_t j = 0; j < classes; ++j) own = row[j] > own ? row[j] : own;
+        }
+        T total = 0;
 #pragma omp simd reduction(+ : total)
-      for (int64_t j = 0; j < classes; ++j) {
-        const T e = exp(row[j] - top);
-        row[j] = e;
-        total += e;
+        for (int64_t j = 0; j < classes; ++j) {
+          const T e = exp(row[j] - own);
+          row[j] = e;
+          total += e;
+        }
+        scale[s] = total;
       }
-      const T inverse = T(1) / total;
 #pragma omp simd
-      for (int64_t j = 0; j < classes; ++j) row[j] *= inverse;
+      for (int64_t s = 0; s < width; ++s) scale[s] = T(1) / scale[s];
+      for (int64_t s = 0; s < width; ++s) {
+        T* row = block + s * classes;
+#pragma omp simd
+        for (int64_t j = 0; j < classes; ++j) row[j] *= scale[s];
+      }
     }
   });
 }
@@ -402,6 +436,7 @@ inline void member_values(const Sample<T, S>& x, int64_t b, const T* z, T* value
     T* v = values + k * P;
     biased(x.params + (k * x.batch + b) * P, x.bias + k * P, P, v);
     if (x.kind == Spread::mean && categorical) softmax(v, stoch, classes);
+    if (x.keep_probs) keep(v, P, x.keep_probs + (k * x.batch + b) * P);
     if (x.kind != Spread::log_prob) continue;
     T total = 0;
     if (categorical) {
@@ -472,9 +507,7 @@ void sample(const Sample<T, S>& x, Rows rows) {
       for (int64_t s = 0; s < stoch; ++s) z[s] = params[s] + gaussian_std(params[stoch + s]) * noise[s];
     }
     if (x.operand) {
-      S* operand = x.operand + b * Z;
-#pragma omp simd
-      for (int64_t j = 0; j < Z; ++j) store(operand + j, z[j]);
+      keep(z, Z, x.operand + b * Z);
     }
     if (!x.spread) continue;
     if (!shared) member_values(x, b, z, values, likelihood);
@@ -523,7 +556,11 @@ void sample_backward(const Sample<T, S>& x, Rows rows) {
     for (int64_t j = 0; j < Z; ++j) grad_z[j] = x.grad_z ? x.grad_z[b * Z + j] : T(0);
     const T to_spread = x.grad_spread ? x.grad_spread[b] : T(0);
     if (x.grad_spread) {
-      member_values(x, b, z, values, likelihood);
+      if (x.probs) {
+        for (int64_t k = 0; k < K; ++k) take(x.params + (k * x.batch + b) * P, P, values + k * P);
+      } else {
+        member_values(x, b, z, values, likelihood);
+      }
       if (x.kind == Spread::max_var) {
         const T top = largest_norm(values, K, stoch, likelihood);
         T ties = 0;
@@ -598,9 +635,13 @@ void sample_backward(const Sample<T, S>& x, Rows rows) {
       }
       const bool sampled = x.grad_spread && categorical && x.kind == Spread::mean;  // the sample's gradient is in already
       if (k == chosen && !sampled) {
-        biased(x.params + (k * x.batch + b) * P, x.bias + k * P, P, own);
+        if (x.probs) {
+          take(x.params + (k * x.batch + b) * P, P, own);
+        } else {
+          biased(x.params + (k * x.batch + b) * P, x.bias + k * P, P, own);
+          if (categorical) softmax(own, stoch, classes);
+        }
         if (categorical) {
-          softmax(own, stoch, classes);
           softmax_backward(own, grad_z, stoch, classes, v, true);
         } else {
           const T* noise = x.noise + b * stoch;
@@ -615,8 +656,7 @@ void sample_backward(const Sample<T, S>& x, Rows rows) {
 #pragma omp simd
         for (int64_t j = 0; j < P; ++j) v[j] += x.grad_full[b * P + j];
       }
-#pragma omp simd
-      for (int64_t j = 0; j < P; ++j) store(out + j, v[j]);
+      keep(v, P, out);
     }
   }
 }
