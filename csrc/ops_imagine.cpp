@@ -1,6 +1,6 @@
-// moto::imagine and its backward: schemas, checks, CPU implementation, registrations.
+// moto::imagine and its backward: schemas, checks, implementation for a `Device` (cpu/device.h, cuda/device.h), registrations.
 //
-// Nothing is summed across rows but the actor's weight gradients, so threads share a step by rows. A one-hot latent is never
+// Nothing is summed across rows but the actor's weight gradients, so rows are shared out. A one-hot latent is never
 // multiplied: its product with a layer's weights is the sum of S of their rows, gathered.
 #include <torch/csrc/autograd/autograd_not_implemented_fallback.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -9,15 +9,13 @@
 #include <tuple>
 #include <vector>
 
-#include "cpu/rollout.h"
-#include "moto/philox.h"
+#include "cpu/device.h"
+#ifdef MOTO_WITH_CUDA
+#include "cuda/device.h"
+#endif
 
 namespace moto {
 namespace {
-
-using at::Tensor;
-using at::TensorList;
-using OptionalTensor = std::optional<Tensor>;
 
 // deter [H + 1, B, D], stoch [H + 1, B, Z], action [H + 1, B, A], entropy [H + 1, B], disagreement [H, B]; then what backward needs
 // (empty unless `save`): inputs [H + 1, B, U + D], the GRU's operand; parts [H, B, 3D]; stats [H, B, 2]; hidden [H, B, K U];
@@ -36,12 +34,6 @@ using Gradients = std::tuple<Tensor, Tensor, std::vector<Tensor>>;
 #define MOTO_IMAGINE_SCHEMA                                                                                              \
   "Tensor[] actor, Tensor[] cell, Tensor[] prior, int[] latent, int seed, SymInt offset, int steps, int action_kind, " \
   "float min_std, bool by_row, int spread, bool half"
-
-LatentShape latent_shape(at::IntArrayRef latent) {
-  TORCH_CHECK(latent.size() == 3 && (latent[0] == 0 || latent[0] == 1) && latent[1] > 0 && latent[2] > 0,
-              "moto::imagine: latent must be [0 (categorical) or 1 (Gaussian), variables, classes], found ", latent);
-  return {static_cast<Latent>(latent[0]), latent[1], latent[0] == 0 ? latent[2] : 1};
-}
 
 // Sizes, symbolic so that the same checks serve real and fake tensors.
 struct Sizes {
@@ -62,7 +54,7 @@ Sizes check(const Tensor& deter, const Tensor& stoch, TensorList actor, TensorLi
               actor.size(), " tensors");
   TORCH_CHECK(cell.size() == 5, "moto::imagine: cell must be 5 tensors, found ", cell.size());
   TORCH_CHECK(prior.size() == 4, "moto::imagine: prior must be 4 tensors, found ", prior.size());
-  const LatentShape shape = latent_shape(latent);
+  const LatentShape shape = latent_shape("moto::imagine", latent);
   TORCH_CHECK(shape.kind == Latent::gaussian || static_cast<Spread>(spread) != Spread::max_var,
               "moto::imagine: spread max_var needs Gaussian latents");
   const auto expect = [&](const char* name, const Tensor& tensor, std::vector<c10::SymInt> sizes) {
@@ -150,17 +142,6 @@ Gradients imagine_backward_meta(const OptionalTensor&, const OptionalTensor&, co
   return empty_gradients(saved[0], saved[1], actor, to_start, to_actor);
 }
 
-// [H] or [H, B] members as one index a row: [H, B].
-Tensor members_drawn(PhiloxKey key, int64_t steps, int64_t batch, int64_t members, bool by_row) {
-  Tensor out = at::empty({steps, batch}, at::kLong);
-  int64_t* index = cpu::data<int64_t>(out);
-  for (int64_t i = 0; i < steps * batch; ++i) {
-    const uint64_t number = static_cast<uint64_t>(by_row ? i : i / batch);
-    index[i] = static_cast<int64_t>((uint64_t{philox_word(key, Stream::member, number)} * static_cast<uint64_t>(members)) >> 32);
-  }
-  return out;
-}
-
 // Whether `params` become class probabilities, of which backward then needs no second softmax. In bfloat16 they stay logits: what
 // rounding does to probabilities that nearly agree would be a gradient of its own.
 template <typename T, typename S>
@@ -168,23 +149,26 @@ bool keeps_probs(const LatentShape& latent, Spread kind) {
   return std::is_same_v<T, S> && latent.kind == Latent::categorical && kind == Spread::mean;
 }
 
-template <typename T, typename S>
+template <typename Device>
 void forward(const Outputs& outputs, const Tensor& start_deter, const Tensor& start_stoch, TensorList actor, TensorList cell,
              TensorList prior, const Sizes& n, MOTO_IMAGINE_OPTIONS_INT, bool save) {
-  using namespace cpu;
-  const auto& kernel = kernels<T, S>();
+  using T = typename Device::Full;
+  using S = typename Device::Storage;
   const LatentShape z_shape = n.latent;
   const int64_t B = start_deter.size(0), D = start_deter.size(1), Z = z_shape.size(), P = z_shape.params();
   const int64_t K = prior[0].size(0), U = prior[0].size(2), V = cell[1].size(0), A = actor.back().size(0) / 2;
   const bool categorical = z_shape.kind == Latent::categorical;
-  const PhiloxKey key{static_cast<uint64_t>(seed), static_cast<uint64_t>(offset)};
+  const PhiloxKey key = philox_key(seed, offset);
   const auto full = start_deter.options(), storage = full.dtype(kStorage<S>);
   const auto cast = [&](const Tensor& weight) { return weight.to(kStorage<S>); };
+  const Device device(z_shape, K, B, start_deter);
+  std::apply([&](const auto&... tensors) { (device.prepare(tensors), ...); }, outputs);
   const auto [deter, stoch, action, entropy, disagreement, inputs_saved, parts_saved, stats_saved, hidden_saved, params_saved,
               actor_saved, raw_saved] = outputs;
 
   // Without saving, one slot serves all steps; the GRU's operand needs two.
   const int64_t slots = save ? steps : 1, states = save ? steps + 1 : 2;
+  const auto slot = [&](int64_t i) { return save ? i : 0; };
   const Tensor inputs = save ? inputs_saved : at::empty({states, B, V + D}, storage);
   const Tensor parts = save ? parts_saved : at::empty({slots, B, 3 * D}, storage);
   const Tensor stats = save ? stats_saved : at::empty({slots, B, 2}, full);
@@ -206,7 +190,7 @@ void forward(const Outputs& outputs, const Tensor& start_deter, const Tensor& st
 
   // Weights in the products' dtype, and transposed where rows are gathered.
   std::vector<Tensor> actor_t;
-  for (size_t l = 0; l < actor.size(); l += 2) actor_t.push_back(cast(actor[l]).t());
+  for (size_t l = 0; l < actor.size(); l += 2) actor_t.push_back(cast(actor[l]).contiguous().t());
   const Tensor actor_deter = actor_t[0].narrow(0, 0, D), actor_stoch = actor_t[0].narrow(0, D, Z).contiguous();
   const Tensor input_t = cast(cell[0]).t(), input_stoch = input_t.narrow(0, 0, Z).contiguous();
   const Tensor input_action = cell[0].t().narrow(0, Z, A).contiguous();
@@ -217,13 +201,23 @@ void forward(const Outputs& outputs, const Tensor& start_deter, const Tensor& st
   std::vector<Tensor> actor_bias;
   for (size_t l = 1; l < actor.size(); l += 2) actor_bias.push_back(actor[l].contiguous());
 
-  const Tensor member = members_drawn(key, steps, B, K, by_row);
-  const Tensor index = at::empty({B, z_shape.stoch}, at::kInt), noise = at::empty({B, z_shape.stoch}, full);
-  const Tensor first_product = at::empty({B, actor[0].size(0)}, storage), input_product = at::empty({B, V}, storage);
-  const Tensor raw_product = at::empty({B, 2 * A}, storage), scratch = make_scratch<T>(z_shape, K, start_deter);
+  const Tensor member = at::empty({steps, B}, full.dtype(at::kLong)), index = at::empty({B, z_shape.stoch}, full.dtype(at::kInt));
+  device.draw_members(member, key, K, by_row);
+  const bool linear = layers.empty();  // an actor without hidden layers
+  const Tensor raw_product = at::empty({B, 2 * A}, storage), input_product = at::empty({B, V}, storage);
+  const Tensor first_product = linear ? raw_product : at::empty({B, actor[0].size(0)}, storage);
   // The products' copy of z where z is multiplied: Gaussians, and the start, which need not be one-hot.
   const bool copies = kStorage<S> != start_deter.scalar_type();
-  Tensor z_operand = copies ? start_stoch.to(kStorage<S>) : start_stoch.contiguous();
+  Tensor z_operand = cast(start_stoch).contiguous();
+
+  // The actor's first layer in state i, behind its product; `gathers`: on a one-hot latent.
+  const auto actor_layer = [&](int64_t i, bool gathers) {
+    GatherLayer<T, S> layer{};
+    layer.product = data<S>(first_product), layer.bias = data<T>(actor_bias[0]), layer.out = data<S>(layers[0].select(0, slot(i)));
+    layer.stride = layer.units = layers[0].size(2);
+    if (gathers) layer.index = data<int32_t>(index), layer.table = data<S>(actor_stoch), layer.stoch = z_shape.stoch;
+    return layer;
+  };
 
   deter.select(0, 0).copy_(start_deter);
   stoch.select(0, 0).copy_(start_stoch);
@@ -231,165 +225,152 @@ void forward(const Outputs& outputs, const Tensor& start_deter, const Tensor& st
   if (save) inputs.select(0, steps).narrow(1, 0, V).zero_();  // no step is taken from the last state
 
   for (int64_t i = 0; i <= steps; ++i) {
-    const int64_t slot = save ? i : 0;
     const bool dense = i == 0 || !categorical;
-    const Tensor operand = inputs.select(0, i % states), state = operand.narrow(1, V, D);
+    const Tensor operand = inputs.select(0, i % states), state = operand.narrow(1, V, D), action_now = action.select(0, i);
     if (i > 0 && !categorical && !copies) z_operand = stoch.select(0, i);
 
-    // The actor. Its first layer on a one-hot latent gathers.
-    const bool linear = layers.empty();
-    const Tensor& first = linear ? raw_product : first_product;
-    product(first, state, actor_deter);
+    // The actor. Where it gathers, its first layer was computed with the sample.
     if (dense || linear) {
-      if (!dense) z_operand = stoch.select(0, i).to(kStorage<S>);
-      product(first, z_operand, actor_stoch, true);
+      if (!dense) z_operand = cast(stoch.select(0, i));
+      product(first_product, state, actor_deter);
+      product(first_product, z_operand, actor_stoch, true);
+      if (!linear) device.gather_layer(actor_layer(i, false), B);
     }
-    for (size_t l = 0; l < layers.size(); ++l) {
-      const Tensor out = layers[l].select(0, slot);
-      const int64_t width = out.size(1);
-      if (l == 0) {
-        GatherLayer<T, S> layer{};
-        layer.product = data<S>(first_product), layer.bias = data<T>(actor_bias[0]), layer.out = data<S>(out);
-        layer.stride = layer.units = width;
-        if (!dense) layer.index = data<int32_t>(index), layer.table = data<S>(actor_stoch), layer.stoch = z_shape.stoch;
-        for_rows(B, width * (dense ? 4 : z_shape.stoch), [&](int64_t b, int64_t e) { kernel.gather_layer(layer, {b, e}); });
-      } else {
-        product(out, layers[l - 1].select(0, slot), actor_t[l]);
-        for_rows(B, width * 4, [&](int64_t b, int64_t e) { kernel.bias_elu(data<S>(out), data<T>(actor_bias[l]), width, {b, e}); });
-      }
+    for (size_t l = 1; l < layers.size(); ++l) {
+      const Tensor out = layers[l].select(0, slot(i));
+      product(out, layers[l - 1].select(0, slot(i)), actor_t[l]);
+      device.bias_elu(data<S>(out), data<T>(actor_bias[l]), out.size(1), B);
     }
-    if (!linear) product(raw_product, layers.back().select(0, slot), actor_t.back());
-    Tensor raw_now = raw.select(0, slot);
-    at::add_out(raw_now, raw_product, actor_bias.back());
-    ActionRows<T> actions{};
-    actions.kind = static_cast<Action>(action_kind), actions.min_std = static_cast<T>(min_std), actions.key = key;
-    actions.actions = A, actions.first = i * B, actions.raw = data<T>(raw_now);
-    const Tensor action_now = action.select(0, i);
-    actions.action = data<T>(action_now), actions.entropy = data<T>(entropy.select(0, i));
-    for_rows(B, A * 256, [&](int64_t b, int64_t e) { sample_actions(actions, b, e); });
-    if (i == steps) break;
+    Act<T, S> act{};
+    act.kind = static_cast<Action>(action_kind), act.min_std = static_cast<T>(min_std), act.key = key;
+    act.actions = A, act.first = i * B, act.raw = data<T>(raw.select(0, slot(i))), act.bias = data<T>(actor_bias.back());
+    if (linear || !Device::kMultipliesInAct) {
+      if (!linear) product(raw_product, layers.back().select(0, slot(i)), actor_t.back());
+      act.product = data<S>(raw_product);
+    } else {
+      act.hidden = data<S>(layers.back().select(0, slot(i))), act.weight = data<S>(actor_t.back()), act.units = layers.back().size(2);
+    }
+    act.action = data<T>(action_now), act.entropy = data<T>(entropy.select(0, i));
+    if (i == steps) {
+      device.act(act, nullptr, B);
+      break;
+    }
 
     // Input layer and recurrent cell.
     if (dense) product(input_product, z_operand, input_stoch);
-    GatherLayer<T, S> layer{};
-    layer.product = dense ? data<S>(input_product) : nullptr;
-    layer.bias = data<T>(input_bias), layer.action = data<T>(action_now), layer.action_table = data<T>(input_action);
-    layer.actions = A, layer.out = data<S>(operand), layer.stride = V + D, layer.units = V;
-    if (!dense) layer.index = data<int32_t>(index), layer.table = data<S>(input_stoch), layer.stoch = z_shape.stoch;
-    for_rows(B, V * (A + (dense ? 4 : z_shape.stoch)), [&](int64_t b, int64_t e) { kernel.gather_layer(layer, {b, e}); });
-    const Tensor parts_now = parts.select(0, slot);
+    GatherLayer<T, S> input{};
+    input.product = dense ? data<S>(input_product) : nullptr;
+    input.bias = data<T>(input_bias), input.action = data<T>(action_now), input.action_table = data<T>(input_action);
+    input.actions = A, input.out = data<S>(operand), input.stride = V + D, input.units = V;
+    if (!dense) input.index = data<int32_t>(index), input.table = data<S>(input_stoch), input.stoch = z_shape.stoch;
+    device.act(act, &input, B);
+    const Tensor parts_now = parts.select(0, slot(i));
     product(parts_now, operand, gru_t);
     const Tensor next_state = inputs.select(0, (i + 1) % states).narrow(1, V, D);
     Gru<T, S> gru{};
     gru.parts = data<S>(parts_now), gru.norm_weight = data<T>(norm_weight), gru.norm_bias = data<T>(norm_bias);
-    gru.previous = data<T>(deter.select(0, i)), gru.stats = data<T>(stats.select(0, slot)), gru.deter = D;
+    gru.previous = data<T>(deter.select(0, i)), gru.stats = data<T>(stats.select(0, slot(i))), gru.deter = D;
     gru.out = data<T>(deter.select(0, i + 1)), gru.operand = data<S>(next_state), gru.stride = V + D;
-    for_rows(B, D * 32, [&](int64_t b, int64_t e) { kernel.gru(gru, {b, e}); });
+    device.gru(gru, B);
 
-    // Prior heads, sample, disagreement.
-    const Tensor hidden_now = hidden.select(0, slot), params_now = params.select(0, slot);
+    // Prior heads, sample, disagreement; on the sample, the actor's next first layer.
+    const Tensor hidden_now = hidden.select(0, slot(i)), params_now = params.select(0, slot(i));
     product(hidden_now, next_state, hidden_weight);
-    for_rows(B, K * U * 4, [&](int64_t b, int64_t e) { kernel.bias_elu(data<S>(hidden_now), data<T>(hidden_bias), K * U, {b, e}); });
+    device.bias_elu(data<S>(hidden_now), data<T>(hidden_bias), K * U, B);
     batched_product(params_now, hidden_now.view({B, K, U}).transpose(0, 1), out_weight);
-    for_rows(B, z_shape.stoch * 16, [&](int64_t b, int64_t e) {
-      latent_noise(z_shape.kind, key, (i * B + b) * z_shape.stoch, (e - b) * z_shape.stoch, data<T>(noise) + b * z_shape.stoch);
-    });
     if (!categorical && copies) z_operand = at::empty({B, Z}, storage);
     Sample<T, S> draw{};
     draw.latent = z_shape, draw.members = K, draw.batch = B, draw.params = data<S>(params_now), draw.bias = data<T>(out_bias);
-    draw.member = data<int64_t>(member.select(0, i)), draw.noise = data<T>(noise), draw.kind = static_cast<Spread>(spread);
-    draw.z = data<T>(stoch.select(0, i + 1)), draw.operand = !categorical && copies ? data<S>(z_operand) : nullptr;
+    draw.member = data<int64_t>(member.select(0, i)), draw.key = key, draw.first = i * B * z_shape.stoch;
+    draw.kind = static_cast<Spread>(spread), draw.z = data<T>(stoch.select(0, i + 1));
+    draw.operand = !categorical && copies ? data<S>(z_operand) : nullptr;
     draw.index = data<int32_t>(index), draw.spread = data<T>(disagreement.select(0, i));
     if (keeps_probs<T, S>(z_shape, draw.kind)) draw.keep_probs = data<S>(params_now);
-    run_sample(draw, scratch, kernel.sample);
+    if (categorical && !linear) {
+      product(first_product, next_state, actor_deter);
+      const GatherLayer<T, S> layer = actor_layer(i + 1, true);
+      device.sample(draw, &layer);
+    } else {
+      device.sample(draw, nullptr);
+    }
   }
 }
 
-template <typename T, typename S>
+template <typename Device>
 void backward(const OptionalTensor& grad_deter, const OptionalTensor& grad_stoch, const OptionalTensor& grad_action,
               const OptionalTensor& grad_entropy, const OptionalTensor& grad_disagreement, TensorList saved, TensorList actor,
               TensorList cell, TensorList prior, const Gradients& gradients, MOTO_IMAGINE_OPTIONS_INT, bool to_start,
               bool to_actor) {
-  using namespace cpu;
-  const auto& kernel = kernels<T, S>();
-  const LatentShape z_shape = latent_shape(latent);
+  using T = typename Device::Full;
+  using S = typename Device::Storage;
+  const LatentShape z_shape = latent_shape("moto::imagine", latent);
   const Tensor deter = saved[0], stoch = saved[1], inputs = saved[2], parts = saved[3], stats = saved[4], hidden = saved[5],
                params = saved[6], actor_hidden = saved[7], raw = saved[8];
   const int64_t B = deter.size(1), D = deter.size(2), Z = z_shape.size(), P = z_shape.params();
   const int64_t K = prior[0].size(0), U = prior[0].size(2), V = cell[1].size(0), A = actor.back().size(0) / 2;
-  const PhiloxKey key{static_cast<uint64_t>(seed), static_cast<uint64_t>(offset)};
+  const PhiloxKey key = philox_key(seed, offset);
   const auto full = deter.options(), storage = full.dtype(kStorage<S>);
   const auto cast = [&](const Tensor& weight) { return weight.to(kStorage<S>); };
-  const auto given = [](const OptionalTensor& grad) { return grad && grad->defined() ? grad->contiguous() : Tensor(); };
+  const Device device(z_shape, K, B, deter);
   const Tensor to_deter = given(grad_deter), to_stoch = given(grad_stoch), to_action = given(grad_action),
                to_entropy = given(grad_entropy), to_spread = given(grad_disagreement);
+  const auto now = [](const Tensor& grad, int64_t i) { return grad.defined() ? data<T>(grad.select(0, i)) : nullptr; };
 
   // Gradient of the actions, by way of the states that they lead to; collected over the steps for one pass of the actor.
   Tensor actions_grad;
   const bool through_states = steps > 0 && (to_deter.defined() || to_stoch.defined() || to_spread.defined());
-  const Tensor grad_h = at::zeros({B, D}, full), grad_z = at::zeros({B, Z}, full);
+  const Tensor grad_h = at::zeros({B, D}, full);
+  Tensor grad_z;  // [B, Z] by way of later states, once there is one
   if (through_states) {
     const Tensor input_weight = cast(cell[0]), input_stoch = input_weight.narrow(1, 0, Z), gru_weight = cast(cell[2]);
     const Tensor hidden_weight_t = cast(prior[0]).permute({0, 2, 1}).reshape({K * U, D});
     const Tensor out_weight_t = cast(prior[2]).transpose(1, 2), out_bias = prior[3].contiguous();
     const Tensor norm_weight = cell[3].contiguous(), norm_bias = cell[4].contiguous();
-    const Tensor member = members_drawn(key, steps, B, K, by_row), noise = at::empty({B, z_shape.stoch}, full);
+    const Tensor member = at::empty({steps, B}, full.dtype(at::kLong));
+    device.draw_members(member, key, K, by_row);
     const Tensor grad_params = at::empty({K, B, P}, storage), grad_hidden = at::empty({B, K * U}, storage);
-    const Tensor grad_parts = at::empty({B, 3 * D}, storage), grad_inputs = at::empty({steps, B, V + D}, storage);
-    const Tensor scratch = make_scratch<T>(z_shape, K, deter);
-    const bool one_member = !to_spread.defined() && !by_row && B > 0;
+    const Tensor grad_head = at::empty({B, D}, storage), grad_parts = at::empty({B, 3 * D}, storage);
+    const Tensor grad_inputs = at::empty({steps, B, V + D}, storage);
+    // Without a gradient of the disagreement, the sample's reaches a step's one member alone.
+    const bool one_member = !to_spread.defined() && !by_row && K > 1;
     for (int64_t i = steps - 1; i >= 0; --i) {
-      if (to_deter.defined()) Tensor(grad_h).add_(to_deter.select(0, i + 1));
-      if (to_stoch.defined()) Tensor(grad_z).add_(to_stoch.select(0, i + 1));
       Sample<T, S> draw{};
       draw.latent = z_shape, draw.members = K, draw.batch = B, draw.params = data<S>(params.select(0, i));
-      draw.bias = data<T>(out_bias), draw.member = data<int64_t>(member.select(0, i)), draw.noise = data<T>(noise);
-      draw.kind = static_cast<Spread>(spread), draw.z = data<T>(stoch.select(0, i + 1)), draw.grad_z = data<T>(grad_z);
-      draw.grad_spread = to_spread.defined() ? data<T>(to_spread.select(0, i)) : nullptr;
+      draw.bias = data<T>(out_bias), draw.member = data<int64_t>(member.select(0, i)), draw.key = key;
+      draw.first = i * B * z_shape.stoch, draw.kind = static_cast<Spread>(spread), draw.z = data<T>(stoch.select(0, i + 1));
+      draw.grad_z = data_if<S>(grad_z), draw.grad_extra = now(to_stoch, i + 1), draw.grad_spread = now(to_spread, i);
       draw.grad_params = data<S>(grad_params), draw.probs = keeps_probs<T, S>(z_shape, draw.kind);
-      if (z_shape.kind == Latent::gaussian) latent_noise(z_shape.kind, key, i * B * z_shape.stoch, B * z_shape.stoch, data<T>(noise));
       const Tensor hidden_now = hidden.select(0, i);
-      if (one_member && K > 1) {
-        // The sample's gradient reaches the step's one member alone.
-        const int64_t k = *draw.member;
-        const Tensor zero = at::zeros({B}, at::kLong), grad_own = at::empty({B, U}, storage);
-        draw.params += k * B * P, draw.bias += k * P, draw.member = data<int64_t>(zero), draw.members = 1;
-        run_sample(draw, scratch, kernel.sample_backward);
+      if (one_member) {
+        const int64_t k = philox_member(key, static_cast<uint64_t>(i), K);
+        const Tensor grad_own = at::empty({B, U}, storage);
+        draw.params += k * B * P, draw.bias += k * P, draw.member = nullptr, draw.members = 1;
+        device.sample_backward(draw);
         product(grad_own, grad_params.select(0, 0), out_weight_t.select(0, k));
-        for_rows(B, U * 2, [&](int64_t b, int64_t e) {
-          kernel.elu_backward(data<S>(grad_own), U, data<S>(hidden_now) + k * U, K * U, U, {b, e});
-        });
-        add_product(grad_h, grad_own, hidden_weight_t.narrow(0, k * U, U));
+        device.elu_backward(data<S>(grad_own), U, data<S>(hidden_now) + k * U, K * U, U, B);
+        product(grad_head, grad_own, hidden_weight_t.narrow(0, k * U, U));
       } else {
-        run_sample(draw, scratch, kernel.sample_backward);
+        device.sample_backward(draw);
         batched_product(grad_hidden.view({B, K, U}).transpose(0, 1), grad_params, out_weight_t);
-        for_rows(B, K * U * 2, [&](int64_t b, int64_t e) {
-          kernel.elu_backward(data<S>(grad_hidden), K * U, data<S>(hidden_now), K * U, K * U, {b, e});
-        });
-        add_product(grad_h, grad_hidden, hidden_weight_t);
+        device.elu_backward(data<S>(grad_hidden), K * U, data<S>(hidden_now), K * U, K * U, B);
+        product(grad_head, grad_hidden, hidden_weight_t);
       }
       Gru<T, S> gru{};
       gru.parts = data<S>(parts.select(0, i)), gru.norm_weight = data<T>(norm_weight), gru.norm_bias = data<T>(norm_bias);
       gru.previous = data<T>(deter.select(0, i)), gru.stats = data<T>(stats.select(0, i)), gru.deter = D;
-      gru.grad = data<T>(grad_h), gru.grad_parts = data<S>(grad_parts);
-      for_rows(B, D * 64, [&](int64_t b, int64_t e) { kernel.gru_backward(gru, {b, e}); });
+      gru.grad = data<T>(grad_h), gru.grad_head = data<S>(grad_head), gru.grad_extra = now(to_deter, i + 1);
+      gru.grad_parts = data<S>(grad_parts);
+      device.gru_backward(gru, B);
+      const bool go_on = i > 0 || to_start;  // to the state before
       const Tensor grad_now = grad_inputs.select(0, i), grad_x = grad_now.narrow(1, 0, V);
-      const bool go_on = i > 0 || to_start;
-      if (go_on) {
-        product(grad_now, grad_parts, gru_weight);
-      } else {
-        product(grad_x, grad_parts, gru_weight.narrow(1, 0, V));
-      }
-      for_rows(B, V * 2, [&](int64_t b, int64_t e) {
-        kernel.elu_backward(data<S>(grad_now), V + D, data<S>(inputs.select(0, i)), V + D, V, {b, e});
-      });
+      product(go_on ? grad_now : grad_x, grad_parts, go_on ? gru_weight : gru_weight.narrow(1, 0, V));
+      InputGrad<T, S> input{};
+      input.grad = data<S>(grad_now), input.inputs = data<S>(inputs.select(0, i)), input.units = V, input.deter = D;
+      input.grad_deter = go_on ? data<T>(grad_h) : nullptr;
+      device.input_backward(input, B);
       if (!go_on) break;
-      Tensor(grad_h).add_(grad_now.narrow(1, V, D));
-      if (grad_z.scalar_type() == kStorage<S>) {
-        product(grad_z, grad_x, input_stoch);
-      } else {
-        Tensor(grad_z).copy_(at::mm(grad_x, input_stoch));
-      }
+      if (!grad_z.defined()) grad_z = at::empty({B, Z}, storage);
+      product(grad_z, grad_x, input_stoch);
     }
     if (to_actor) {
       actions_grad = to_action.defined() ? to_action.clone() : at::zeros({steps + 1, B, A}, full);
@@ -401,33 +382,25 @@ void backward(const OptionalTensor& grad_deter, const OptionalTensor& grad_stoch
   }
   const auto& [start_deter, start_stoch, weights] = gradients;
   if (to_start) {
-    if (to_deter.defined()) Tensor(grad_h).add_(to_deter.select(0, 0));
-    if (to_stoch.defined()) Tensor(grad_z).add_(to_stoch.select(0, 0));
-    start_deter.copy_(grad_h);
-    start_stoch.copy_(grad_z);
+    start_deter.copy_(to_deter.defined() ? grad_h + to_deter.select(0, 0) : grad_h);
+    start_stoch.zero_();
+    if (grad_z.defined()) start_stoch.add_(grad_z);
+    if (to_stoch.defined()) start_stoch.add_(to_stoch.select(0, 0));
   }
   if (!to_actor) return;
 
   // The actor saw states without gradient: one pass over all (H + 1) B rows.
   const int64_t rows = (steps + 1) * B;
   const Tensor grad_raw = at::empty({rows, 2 * A}, full);
-  ActionRows<T> actions{};
-  actions.kind = static_cast<Action>(action_kind), actions.min_std = static_cast<T>(min_std), actions.key = key;
-  actions.actions = A, actions.raw = data<T>(raw), actions.grad_raw = data<T>(grad_raw);
-  actions.grad_action = actions_grad.defined() ? data<T>(actions_grad) : nullptr;
-  actions.grad_entropy = to_entropy.defined() ? data<T>(to_entropy) : nullptr;
-  for_rows(rows, A * 256, [&](int64_t b, int64_t e) { sample_actions_backward(actions, b, e); });
-  const auto weight_product = [&](const Tensor& out, const Tensor& grad, const Tensor& operand) {
-    if (out.scalar_type() == kStorage<S>) {
-      product(out, grad.t(), operand);
-    } else {
-      out.copy_(at::mm(grad.t(), operand));
-    }
-  };
+  Act<T, S> act{};
+  act.kind = static_cast<Action>(action_kind), act.min_std = static_cast<T>(min_std), act.key = key;
+  act.actions = A, act.raw = data<T>(raw), act.grad_raw = data<T>(grad_raw);
+  act.grad_action = data_if<T>(actions_grad), act.grad_entropy = data_if<T>(to_entropy);
+  device.act_backward(act, rows);
   Tensor grad = cast(grad_raw);
   int64_t end = actor_hidden.numel();
   for (size_t l = actor.size() / 2; l-- > 0;) {
-    weights[2 * l + 1].copy_(column_sums<T, S>(grad, full.dtype().toScalarType()));
+    device.column_sums(grad, weights[2 * l + 1]);
     if (l == 0) {
       weight_product(weights[0].narrow(1, 0, D), grad, inputs.view({rows, V + D}).narrow(1, V, D));
       weight_product(weights[0].narrow(1, D, Z), grad, cast(stoch.view({rows, Z})));
@@ -439,43 +412,37 @@ void backward(const OptionalTensor& grad_deter, const OptionalTensor& grad_stoch
     weight_product(weights[2 * l], grad, operand);
     const Tensor before = at::empty({rows, width}, storage);
     product(before, grad, cast(actor[2 * l]));
-    for_rows(rows, width * 2, [&](int64_t b, int64_t e) {
-      kernel.elu_backward(data<S>(before), width, data<S>(operand), width, width, {b, e});
-    });
+    device.elu_backward(data<S>(before), width, data<S>(operand), width, width, rows);
     grad = before;
   }
 }
 
-// Calls body(T{}, S{}) with the kernels' types.
-template <typename Body>
-void with_types(const Tensor& tensor, bool half, const Body& body) {
-  if (tensor.scalar_type() == at::kDouble) return body(double{}, double{});
-  if (half) return body(float{}, cpu::Half{});
-  body(float{}, float{});
-}
-
-Outputs imagine_cpu(const Tensor& deter, const Tensor& stoch, TensorList actor, TensorList cell, TensorList prior,
-                    MOTO_IMAGINE_OPTIONS_INT, bool save) {
+// The implementations of both operators for one kind of device.
+template <template <typename, typename> typename Device>
+Outputs imagine_on(const Tensor& deter, const Tensor& stoch, TensorList actor, TensorList cell, TensorList prior,
+                   MOTO_IMAGINE_OPTIONS_INT, bool save) {
   // Autocast has been settled by `half`: the products here are in the dtype that they are given in.
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
+  const c10::OptionalDeviceGuard guard(deter.device());
   const Sizes n = check(deter, stoch, actor, cell, prior, latent, steps, action_kind, spread, half);
   const Outputs outputs = allocate(deter, actor, cell, n, steps, half, save);
-  std::apply([](const auto&... tensors) { (cpu::prefer_huge_pages(tensors), ...); }, outputs);
   with_types(deter, half, [&](auto t, auto s) {
-    forward<decltype(t), decltype(s)>(outputs, deter, stoch, actor, cell, prior, n, MOTO_IMAGINE_ARGUMENTS, save);
+    forward<Device<decltype(t), decltype(s)>>(outputs, deter, stoch, actor, cell, prior, n, MOTO_IMAGINE_ARGUMENTS, save);
   });
   return outputs;
 }
 
-Gradients imagine_backward_cpu(const OptionalTensor& grad_deter, const OptionalTensor& grad_stoch, const OptionalTensor& grad_action,
-                               const OptionalTensor& grad_entropy, const OptionalTensor& grad_disagreement, TensorList saved,
-                               TensorList actor, TensorList cell, TensorList prior, MOTO_IMAGINE_OPTIONS_INT, bool to_start,
-                               bool to_actor) {
+template <template <typename, typename> typename Device>
+Gradients imagine_backward_on(const OptionalTensor& grad_deter, const OptionalTensor& grad_stoch, const OptionalTensor& grad_action,
+                              const OptionalTensor& grad_entropy, const OptionalTensor& grad_disagreement, TensorList saved,
+                              TensorList actor, TensorList cell, TensorList prior, MOTO_IMAGINE_OPTIONS_INT, bool to_start,
+                              bool to_actor) {
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
+  const c10::OptionalDeviceGuard guard(saved[0].device());
   const Gradients gradients = empty_gradients(saved[0], saved[1], actor, to_start, to_actor);
   with_types(saved[0], half, [&](auto t, auto s) {
-    backward<decltype(t), decltype(s)>(grad_deter, grad_stoch, grad_action, grad_entropy, grad_disagreement, saved, actor, cell,
-                                       prior, gradients, MOTO_IMAGINE_ARGUMENTS, to_start, to_actor);
+    backward<Device<decltype(t), decltype(s)>>(grad_deter, grad_stoch, grad_action, grad_entropy, grad_disagreement, saved, actor,
+                                               cell, prior, gradients, MOTO_IMAGINE_ARGUMENTS, to_start, to_actor);
   });
   return gradients;
 }
@@ -552,9 +519,16 @@ TORCH_LIBRARY_FRAGMENT(moto, library) {
 }
 
 TORCH_LIBRARY_IMPL(moto, CPU, library) {
-  library.impl("imagine", imagine_cpu);
-  library.impl("imagine_backward", imagine_backward_cpu);
+  library.impl("imagine", imagine_on<cpu::Device>);
+  library.impl("imagine_backward", imagine_backward_on<cpu::Device>);
 }
+
+#ifdef MOTO_WITH_CUDA
+TORCH_LIBRARY_IMPL(moto, CUDA, library) {
+  library.impl("imagine", imagine_on<cuda::Device>);
+  library.impl("imagine_backward", imagine_backward_on<cuda::Device>);
+}
+#endif
 
 TORCH_LIBRARY_IMPL(moto, Meta, library) {
   library.impl("imagine", imagine_meta);

@@ -1,4 +1,4 @@
-// moto::observe and its backward: schemas, checks, CPU implementation, registrations.
+// moto::observe and its backward: schemas, checks, implementation for a `Device` (cpu/device.h, cuda/device.h), registrations.
 //
 // The scan over T steps alone. What actions and embeddings contribute comes in as `from_action` and `from_embed`, products over all
 // steps at once; weight gradients are products over all steps after the scan.
@@ -10,14 +10,13 @@
 #include <tuple>
 #include <vector>
 
-#include "cpu/rollout.h"
+#include "cpu/device.h"
+#ifdef MOTO_WITH_CUDA
+#include "cuda/device.h"
+#endif
 
 namespace moto {
 namespace {
-
-using at::Tensor;
-using at::TensorList;
-using OptionalTensor = std::optional<Tensor>;
 
 // deter [T, B, D], stoch [T, B, Z], params [T, B, P]; then what backward needs (empty unless `save`): inputs [T, B, V + D], the GRU's
 // operand; parts [T, B, 3D]; stats [T, B, 2]; hidden [T, B, U].
@@ -27,12 +26,6 @@ constexpr size_t kGradients = 11;
 using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 enum Weight { kStoch, kGru, kNormWeight, kNormBias, kDeter, kOut, kOutBias };
-
-LatentShape latent_shape(at::IntArrayRef latent) {
-  TORCH_CHECK(latent.size() == 3 && (latent[0] == 0 || latent[0] == 1) && latent[1] > 0 && latent[2] > 0,
-              "moto::observe: latent must be [0 (categorical) or 1 (Gaussian), variables, classes], found ", latent);
-  return {static_cast<Latent>(latent[0]), latent[1], latent[0] == 0 ? latent[2] : 1};
-}
 
 LatentShape check(const Tensor& from_action, const Tensor& from_embed, const Tensor& is_first, const Tensor& deter,
                   const Tensor& stoch, TensorList weights, at::IntArrayRef latent, bool half) {
@@ -45,7 +38,7 @@ LatentShape check(const Tensor& from_action, const Tensor& from_embed, const Ten
   TORCH_CHECK(from_embed.dim() == 3, "moto::observe: from_embed must be [steps, batch, units], found shape ",
               from_embed.sym_sizes());
   TORCH_CHECK(weights.size() == 7, "moto::observe: weights must be 7 tensors, found ", weights.size());
-  const LatentShape shape = latent_shape(latent);
+  const LatentShape shape = latent_shape("moto::observe", latent);
   const auto expect = [&](const char* name, const Tensor& tensor, std::vector<c10::SymInt> sizes, at::ScalarType wanted) {
     TORCH_CHECK(tensor.sym_sizes() == c10::SymIntArrayRef(sizes), "moto::observe: ", name, " must have shape ",
                 c10::SymIntArrayRef(sizes), ", found ", tensor.sym_sizes());
@@ -111,125 +104,133 @@ Gradients observe_backward_meta(const OptionalTensor&, const OptionalTensor&, co
   return empty_gradients(saved, weights);
 }
 
-template <typename T, typename S>
+template <typename Device>
 void forward(const Outputs& outputs, const Tensor& from_action, const Tensor& from_embed, const Tensor& is_first,
-             const Tensor& start_deter, const Tensor& start_stoch, TensorList weights, const LatentShape& z_shape, int64_t seed,
-             int64_t offset, bool save) {
-  using namespace cpu;
-  const auto& kernel = kernels<T, S>();
+             const Tensor& start_deter, const Tensor& start_stoch, TensorList weights, const LatentShape& z_shape, PhiloxKey key,
+             bool save) {
+  using T = typename Device::Full;
+  using S = typename Device::Storage;
   const int64_t steps = from_action.size(0), B = start_deter.size(0), D = start_deter.size(1), P = z_shape.params();
   const int64_t V = from_action.size(2), U = from_embed.size(2);
+  if (steps == 0) return;
   const bool categorical = z_shape.kind == Latent::categorical;
-  const PhiloxKey key{static_cast<uint64_t>(seed), static_cast<uint64_t>(offset)};
   const auto full = start_deter.options(), storage = full.dtype(kStorage<S>);
+  const bool copies = kStorage<S> != start_deter.scalar_type();  // the products' operands are copies
+  const Device device(z_shape, 1, B, start_deter);
+  std::apply([&](const auto&... tensors) { (device.prepare(tensors), ...); }, outputs);
   const auto& [deter, stoch, params, inputs_saved, parts_saved, stats_saved, hidden_saved] = outputs;
   const int64_t slots = save ? steps : 1;
+  const auto slot = [&](int64_t t) { return save ? t : 0; };
   const Tensor inputs = save ? inputs_saved : at::empty({slots, B, V + D}, storage);
   const Tensor parts = save ? parts_saved : at::empty({slots, B, 3 * D}, storage);
   const Tensor stats = save ? stats_saved : at::empty({slots, B, 2}, full);
   const Tensor hidden = save ? hidden_saved : at::empty({slots, B, U}, storage);
 
-  const auto cast = [&](const Tensor& weight) { return weight.to(kStorage<S>); };
+  const auto cast = [&](const Tensor& tensor) { return tensor.to(kStorage<S>); };
   const Tensor stoch_weight = cast(weights[kStoch]).t().contiguous(), gru_t = cast(weights[kGru]).t();
   const Tensor deter_t = cast(weights[kDeter]).t(), out_t = cast(weights[kOut]).t();
   const Tensor norm_weight = weights[kNormWeight].contiguous(), norm_bias = weights[kNormBias].contiguous();
   const Tensor out_bias = weights[kOutBias].contiguous(), actions = from_action.contiguous(), embeds = from_embed.contiguous();
-  const Tensor first = is_first.contiguous(), keep = first.logical_not().unsqueeze(-1);  // [T, B, 1]
+  const Tensor first = is_first.contiguous(), before = start_deter.contiguous();
 
-  const Tensor index = at::empty({B, z_shape.stoch}, at::kInt), noise = at::empty({B, z_shape.stoch}, full);
-  const Tensor member = at::zeros({B}, at::kLong), state = at::empty({B, D}, storage), product_x = at::empty({B, V}, storage);
-  const Tensor product_hidden = at::empty({B, U}, storage), product_params = at::empty({B, P}, storage);
-  const Tensor scratch = make_scratch<T>(z_shape, 1, start_deter);
-  const Tensor before = start_deter.contiguous();
+  const Tensor index = at::empty({B, z_shape.stoch}, full.dtype(at::kInt)), state = at::empty({copies ? B : 0, D}, storage);
+  const Tensor product_x = at::empty({B, V}, storage), product_hidden = at::empty({B, U}, storage);
+  const Tensor product_params = at::empty({B, P}, storage), stoch_copy = at::empty({!categorical && copies ? B : 0, z_shape.size()}, storage);
+
+  // The input layer of step t, behind its product where there is one; `gathers`: on a one-hot latent.
+  const auto input_layer = [&](int64_t t, bool gathers) {
+    GatherLayer<T, S> layer{};
+    layer.product = gathers ? nullptr : data<S>(product_x), layer.addend = data<T>(actions.select(0, t));
+    layer.out = data<S>(inputs.select(0, slot(t))), layer.stride = V + D, layer.units = V, layer.is_first = data<bool>(first.select(0, t));
+    if (gathers) layer.index = data<int32_t>(index), layer.table = data<S>(stoch_weight), layer.stoch = z_shape.stoch;
+    return layer;
+  };
+
+  inputs.select(0, 0).narrow(1, V, D).copy_(before.mul(first.select(0, 0).logical_not().unsqueeze(-1)));
   for (int64_t t = 0; t < steps; ++t) {
-    const int64_t slot = save ? t : 0;
-    const bool dense = t == 0 || !categorical;
-    const Tensor previous = t == 0 ? before : deter.select(0, t - 1), operand = inputs.select(0, slot);
-    const bool* first_now = data<bool>(first.select(0, t));
-    if (dense) product(product_x, cast((t == 0 ? start_stoch : stoch.select(0, t - 1)).mul(keep.select(0, t))), stoch_weight);
-    GatherLayer<T, S> input{};
-    input.product = dense ? data<S>(product_x) : nullptr, input.addend = data<T>(actions.select(0, t));
-    input.out = data<S>(operand), input.stride = V + D, input.units = V, input.is_first = first_now;
-    if (!dense) input.index = data<int32_t>(index), input.table = data<S>(stoch_weight), input.stoch = z_shape.stoch;
-    for_rows(B, V * (dense ? 4 : z_shape.stoch), [&](int64_t b, int64_t e) { kernel.gather_layer(input, {b, e}); });
-    operand.narrow(1, V, D).copy_(previous.mul(keep.select(0, t)));
-    const Tensor parts_now = parts.select(0, slot), hidden_now = hidden.select(0, slot);
+    const Tensor operand = inputs.select(0, slot(t)), parts_now = parts.select(0, slot(t)), hidden_now = hidden.select(0, slot(t));
+    if (t == 0 || !categorical) {
+      product(product_x, t == 0 ? cast(start_stoch) : copies ? stoch_copy : stoch.select(0, t - 1), stoch_weight);
+      device.gather_layer(input_layer(t, false), B);
+    }
     product(parts_now, operand, gru_t);
     Gru<T, S> gru{};
     gru.parts = data<S>(parts_now), gru.norm_weight = data<T>(norm_weight), gru.norm_bias = data<T>(norm_bias);
-    gru.previous = data<T>(previous), gru.is_first = first_now, gru.stats = data<T>(stats.select(0, slot)), gru.deter = D;
-    gru.out = data<T>(deter.select(0, t)), gru.operand = data<S>(state), gru.stride = D;
-    for_rows(B, D * 32, [&](int64_t b, int64_t e) { kernel.gru(gru, {b, e}); });
+    gru.previous = data<T>(t == 0 ? before : deter.select(0, t - 1)), gru.is_first = data<bool>(first.select(0, t));
+    gru.stats = data<T>(stats.select(0, slot(t))), gru.deter = D, gru.out = data<T>(deter.select(0, t));
+    gru.operand = data<S>(state), gru.stride = D;
+    if (t + 1 < steps) {
+      gru.next = data<S>(inputs.select(0, slot(t + 1))) + V, gru.next_stride = V + D;
+      gru.next_first = data<bool>(first.select(0, t + 1));
+    }
+    device.gru(gru, B);
 
-    product(product_hidden, state, deter_t);
+    product(product_hidden, copies ? state : deter.select(0, t), deter_t);
     GatherLayer<T, S> head{};
     head.product = data<S>(product_hidden), head.addend = data<T>(embeds.select(0, t)), head.out = data<S>(hidden_now);
     head.stride = head.units = U;
-    for_rows(B, U * 4, [&](int64_t b, int64_t e) { kernel.gather_layer(head, {b, e}); });
+    device.gather_layer(head, B);
     product(product_params, hidden_now, out_t);
-    latent_noise(z_shape.kind, key, t * B * z_shape.stoch, B * z_shape.stoch, data<T>(noise));
     Sample<T, S> draw{};
     draw.latent = z_shape, draw.members = 1, draw.batch = B, draw.params = data<S>(product_params), draw.bias = data<T>(out_bias);
-    draw.member = data<int64_t>(member), draw.noise = data<T>(noise), draw.z = data<T>(stoch.select(0, t));
+    draw.key = key, draw.first = t * B * z_shape.stoch, draw.z = data<T>(stoch.select(0, t)), draw.operand = data<S>(stoch_copy);
     draw.index = data<int32_t>(index), draw.full = data<T>(params.select(0, t));
-    run_sample(draw, scratch, kernel.sample);
+    if (categorical && t + 1 < steps) {
+      const GatherLayer<T, S> layer = input_layer(t + 1, true);
+      device.sample(draw, &layer);
+    } else {
+      device.sample(draw, nullptr);
+    }
   }
 }
 
-template <typename T, typename S>
+template <typename Device>
 void backward(const OptionalTensor& grad_deter, const OptionalTensor& grad_stoch, const OptionalTensor& grad_params, TensorList saved,
-              TensorList weights, const Gradients& gradients, const LatentShape& z_shape, int64_t seed, int64_t offset) {
-  using namespace cpu;
-  const auto& kernel = kernels<T, S>();
+              TensorList weights, const Gradients& gradients, const LatentShape& z_shape, PhiloxKey key) {
+  using T = typename Device::Full;
+  using S = typename Device::Storage;
+  const auto cast = [&](const Tensor& tensor) { return tensor.to(kStorage<S>); };
   const Tensor first = saved[0].contiguous(), start_deter = saved[1].contiguous(), start_stoch = saved[2], deter = saved[3],
-               stoch = saved[4], params = saved[5].to(kStorage<S>), inputs = saved[6], parts = saved[7], stats = saved[8],
-               hidden = saved[9];
+               stoch = saved[4], params = cast(saved[5]), inputs = saved[6], parts = saved[7], stats = saved[8], hidden = saved[9];
   const int64_t steps = deter.size(0), B = deter.size(1), D = deter.size(2), Z = z_shape.size(), P = z_shape.params();
   const int64_t V = weights[kStoch].size(0), U = hidden.size(2), rows = steps * B;
-  const PhiloxKey key{static_cast<uint64_t>(seed), static_cast<uint64_t>(offset)};
   const auto full = deter.options(), storage = full.dtype(kStorage<S>);
-  const auto cast = [&](const Tensor& weight) { return weight.to(kStorage<S>); };
-  const auto given = [](const OptionalTensor& grad) { return grad && grad->defined() ? grad->contiguous() : Tensor(); };
+  const Device device(z_shape, 1, B, deter);
   const Tensor to_deter = given(grad_deter), to_stoch = given(grad_stoch), to_params = given(grad_params);
+  const auto now = [](const Tensor& grad, int64_t t) { return grad.defined() ? data<T>(grad.select(0, t)) : nullptr; };
   const Tensor stoch_weight = cast(weights[kStoch]), gru_weight = cast(weights[kGru]), deter_weight = cast(weights[kDeter]),
                out_weight = cast(weights[kOut]);
   const Tensor norm_weight = weights[kNormWeight].contiguous(), norm_bias = weights[kNormBias].contiguous();
-  const Tensor keep = first.logical_not().unsqueeze(-1), no_bias = at::zeros({P}, full), member = at::zeros({B}, at::kLong);
-  const Tensor noise = at::empty({B, z_shape.stoch}, full), scratch = make_scratch<T>(z_shape, 1, deter);
+  const Tensor no_bias = at::zeros({P}, full);
 
-  const Tensor grad_h = at::zeros({B, D}, full), grad_z = at::zeros({B, Z}, full);
+  const Tensor grad_h = at::zeros({B, D}, full), grad_z = at::zeros({B, Z}, storage), grad_head = at::empty({B, D}, storage);
   const Tensor grad_logits = at::empty({steps, B, P}, storage), grad_hidden = at::empty({steps, B, U}, storage);
   const Tensor grad_parts = at::empty({steps, B, 3 * D}, storage), grad_inputs = at::empty({steps, B, V + D}, storage);
   const Tensor grad_norm = at::empty({steps, B, 3 * D}, full);
   for (int64_t t = steps - 1; t >= 0; --t) {
-    if (to_deter.defined()) Tensor(grad_h).add_(to_deter.select(0, t));
-    if (to_stoch.defined()) Tensor(grad_z).add_(to_stoch.select(0, t));
     const Tensor logits_now = grad_logits.select(0, t), hidden_now = grad_hidden.select(0, t), inputs_now = grad_inputs.select(0, t);
-    if (z_shape.kind == Latent::gaussian) latent_noise(z_shape.kind, key, t * B * z_shape.stoch, B * z_shape.stoch, data<T>(noise));
+    const Tensor parts_now = grad_parts.select(0, t);
     Sample<T, S> draw{};
-    draw.latent = z_shape, draw.members = 1, draw.batch = B, draw.params = data<S>(params.select(0, t));
-    draw.bias = data<T>(no_bias), draw.member = data<int64_t>(member), draw.noise = data<T>(noise);
-    draw.z = data<T>(stoch.select(0, t)), draw.grad_z = data<T>(grad_z), draw.grad_params = data<S>(logits_now);
-    draw.grad_full = to_params.defined() ? data<T>(to_params.select(0, t)) : nullptr;
-    run_sample(draw, scratch, kernel.sample_backward);
+    draw.latent = z_shape, draw.members = 1, draw.batch = B, draw.params = data<S>(params.select(0, t)), draw.bias = data<T>(no_bias);
+    draw.key = key, draw.first = t * B * z_shape.stoch, draw.z = data<T>(stoch.select(0, t));
+    draw.grad_z = data<S>(grad_z), draw.forgotten = t + 1 < steps ? data<bool>(first.select(0, t + 1)) : nullptr;
+    draw.grad_extra = now(to_stoch, t), draw.grad_full = now(to_params, t), draw.grad_params = data<S>(logits_now);
+    device.sample_backward(draw);
     product(hidden_now, logits_now, out_weight);
-    for_rows(B, U * 2, [&](int64_t b, int64_t e) {
-      kernel.elu_backward(data<S>(hidden_now), U, data<S>(hidden.select(0, t)), U, U, {b, e});
-    });
-    add_product(grad_h, hidden_now, deter_weight);
+    device.elu_backward(data<S>(hidden_now), U, data<S>(hidden.select(0, t)), U, U, B);
+    product(grad_head, hidden_now, deter_weight);
     Gru<T, S> gru{};
     gru.parts = data<S>(parts.select(0, t)), gru.norm_weight = data<T>(norm_weight), gru.norm_bias = data<T>(norm_bias);
     gru.previous = data<T>(t == 0 ? start_deter : deter.select(0, t - 1)), gru.is_first = data<bool>(first.select(0, t));
-    gru.stats = data<T>(stats.select(0, t)), gru.deter = D, gru.grad = data<T>(grad_h);
-    gru.grad_parts = data<S>(grad_parts.select(0, t)), gru.grad_norm = data<T>(grad_norm.select(0, t));
-    for_rows(B, D * 96, [&](int64_t b, int64_t e) { kernel.gru_backward(gru, {b, e}); });
-    product(inputs_now, grad_parts.select(0, t), gru_weight);
-    for_rows(B, V * 2, [&](int64_t b, int64_t e) {
-      kernel.elu_backward(data<S>(inputs_now), V + D, data<S>(inputs.select(0, t)), V + D, V, {b, e});
-    });
-    Tensor(grad_h).add_(inputs_now.narrow(1, V, D).mul(keep.select(0, t)));
-    Tensor(grad_z).copy_(at::mm(inputs_now.narrow(1, 0, V), stoch_weight));
-    Tensor(grad_z).mul_(keep.select(0, t));
+    gru.stats = data<T>(stats.select(0, t)), gru.deter = D, gru.grad = data<T>(grad_h), gru.grad_head = data<S>(grad_head);
+    gru.grad_extra = now(to_deter, t), gru.grad_parts = data<S>(parts_now), gru.grad_norm = data<T>(grad_norm.select(0, t));
+    device.gru_backward(gru, B);
+    product(inputs_now, parts_now, gru_weight);
+    InputGrad<T, S> input{};
+    input.grad = data<S>(inputs_now), input.inputs = data<S>(inputs.select(0, t)), input.units = V, input.deter = D;
+    input.grad_deter = data<T>(grad_h), input.is_first = gru.is_first;
+    device.input_backward(input, B);
+    product(grad_z, inputs_now.narrow(1, 0, V), stoch_weight);
   }
 
   const auto& [to_from_action, to_from_embed, to_start_deter, to_start_stoch, to_stoch_weight, to_gru, to_norm_weight,
@@ -240,56 +241,47 @@ void backward(const OptionalTensor& grad_deter, const OptionalTensor& grad_stoch
   const Tensor layer = grad_inputs.view({rows, V + D}).narrow(1, 0, V);
   to_from_action.view({rows, V}).copy_(layer);
   to_from_embed.view({rows, U}).copy_(heads);
-  const auto weight_product = [&](const Tensor& out, const Tensor& grad, const Tensor& operand) {
-    if (out.scalar_type() == kStorage<S>) {
-      product(out, grad.t(), operand);
-    } else {
-      out.copy_(at::mm(grad.t(), operand));
-    }
-  };
   Tensor z_before = at::empty({steps, B, Z}, storage);
   if (steps > 0) {
+    to_start_stoch.mul_(first.select(0, 0).logical_not().unsqueeze(-1));
     z_before.select(0, 0).copy_(start_stoch);
     z_before.narrow(0, 1, steps - 1).copy_(stoch.narrow(0, 0, steps - 1));
-    z_before.mul_(keep);
+    z_before.mul_(first.logical_not().unsqueeze(-1));
   }
   weight_product(to_stoch_weight, layer, z_before.view({rows, Z}));
   weight_product(to_gru, gates, inputs.view({rows, V + D}));
   weight_product(to_deter_weight, heads, cast(deter.view({rows, D})));
   weight_product(to_out, logits, hidden.view({rows, U}));
-  to_out_bias.copy_(column_sums<T, S>(logits, full.dtype().toScalarType()));
-  NormGrad<T, S> norm{data<S>(parts), data<T>(stats), data<T>(grad_norm), rows, 3 * D, data<T>(to_norm_weight), data<T>(to_norm_bias)};
-  for_rows(3 * D, rows * 4, [&](int64_t b, int64_t e) { kernel.norm_grad(norm, {b, e}); });
+  device.column_sums(logits, to_out_bias);
+  device.norm_grad({data<S>(parts), data<T>(stats), data<T>(grad_norm), rows, 3 * D, data<T>(to_norm_weight), data<T>(to_norm_bias)});
 }
 
-template <typename Body>
-void with_types(const Tensor& tensor, bool half, const Body& body) {
-  if (tensor.scalar_type() == at::kDouble) return body(double{}, double{});
-  if (half) return body(float{}, cpu::Half{});
-  body(float{}, float{});
-}
-
-Outputs observe_cpu(const Tensor& from_action, const Tensor& from_embed, const Tensor& is_first, const Tensor& deter,
-                    const Tensor& stoch, TensorList weights, at::IntArrayRef latent, int64_t seed, int64_t offset, bool half,
-                    bool save) {
+// The implementations of both operators for one kind of device.
+template <template <typename, typename> typename Device>
+Outputs observe_on(const Tensor& from_action, const Tensor& from_embed, const Tensor& is_first, const Tensor& deter,
+                   const Tensor& stoch, TensorList weights, at::IntArrayRef latent, int64_t seed, int64_t offset, bool half,
+                   bool save) {
   // Autocast has been settled by `half`: the products here are in the dtype that they are given in.
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
+  const c10::OptionalDeviceGuard guard(deter.device());
   const LatentShape shape = check(from_action, from_embed, is_first, deter, stoch, weights, latent, half);
   const Outputs outputs = allocate(from_action, from_embed, deter, shape, half, save);
-  std::apply([](const auto&... tensors) { (cpu::prefer_huge_pages(tensors), ...); }, outputs);
   with_types(deter, half, [&](auto t, auto s) {
-    forward<decltype(t), decltype(s)>(outputs, from_action, from_embed, is_first, deter, stoch, weights, shape, seed, offset, save);
+    forward<Device<decltype(t), decltype(s)>>(outputs, from_action, from_embed, is_first, deter, stoch, weights, shape,
+                                              philox_key(seed, offset), save);
   });
   return outputs;
 }
 
-Gradients observe_backward_cpu(const OptionalTensor& grad_deter, const OptionalTensor& grad_stoch, const OptionalTensor& grad_params,
-                               TensorList saved, TensorList weights, at::IntArrayRef latent, int64_t seed, int64_t offset, bool half) {
+template <template <typename, typename> typename Device>
+Gradients observe_backward_on(const OptionalTensor& grad_deter, const OptionalTensor& grad_stoch, const OptionalTensor& grad_params,
+                              TensorList saved, TensorList weights, at::IntArrayRef latent, int64_t seed, int64_t offset, bool half) {
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
+  const c10::OptionalDeviceGuard guard(saved[1].device());
   const Gradients gradients = empty_gradients(saved, weights);
   with_types(saved[1], half, [&](auto t, auto s) {
-    backward<decltype(t), decltype(s)>(grad_deter, grad_stoch, grad_params, saved, weights, gradients, latent_shape(latent), seed,
-                                       offset);
+    backward<Device<decltype(t), decltype(s)>>(grad_deter, grad_stoch, grad_params, saved, weights, gradients,
+                                               latent_shape("moto::observe", latent), philox_key(seed, offset));
   });
   return gradients;
 }
@@ -363,9 +355,16 @@ TORCH_LIBRARY_FRAGMENT(moto, library) {
 }
 
 TORCH_LIBRARY_IMPL(moto, CPU, library) {
-  library.impl("observe", observe_cpu);
-  library.impl("observe_backward", observe_backward_cpu);
+  library.impl("observe", observe_on<cpu::Device>);
+  library.impl("observe_backward", observe_backward_on<cpu::Device>);
 }
+
+#ifdef MOTO_WITH_CUDA
+TORCH_LIBRARY_IMPL(moto, CUDA, library) {
+  library.impl("observe", observe_on<cuda::Device>);
+  library.impl("observe_backward", observe_backward_on<cuda::Device>);
+}
+#endif
 
 TORCH_LIBRARY_IMPL(moto, Meta, library) {
   library.impl("observe", observe_meta);

@@ -1,32 +1,16 @@
-// The policy's action distribution (moto_pl/ops/action.py) and normal draws, in scalar code: there are few actions.
+// The policy's actions and normal draws, in scalar code: there are few actions.
 #pragma once
 
-#include "moto/rollout.h"
+#include "moto/rollout_kernels.h"
 
 namespace moto::cpu {
 
-template <typename T>
-struct ActionRows {
-  Action kind;
-  T min_std;
-  PhiloxKey key;
-  int64_t actions;  // A
-  int64_t first;    // the first row's number: action a of row b draws number (first + b) * A + a
-  const T* raw;     // [B, 2A]
-  // Forward.
-  T* action;   // [B, A]
-  T* entropy;  // [B]
-  // Backward.
-  const T* grad_action;   // [B, A] or null
-  const T* grad_entropy;  // [B] or null
-  T* grad_raw;            // [B, 2A]
-};
+// Rows [begin, end). Forward needs `product`.
+template <typename T, typename S>
+void act(const Act<T, S>& x, int64_t begin, int64_t end);
 
-template <typename T>
-void sample_actions(const ActionRows<T>& x, int64_t begin, int64_t end);
-
-template <typename T>
-void sample_actions_backward(const ActionRows<T>& x, int64_t begin, int64_t end);
+template <typename T, typename S>
+void act_backward(const Act<T, S>& x, int64_t begin, int64_t end);
 
 // Numbers [first, first + count) of the latent stream: uniform, or standard normal by inversion in double.
 template <typename T>

@@ -136,7 +136,8 @@ void gather_layer(const GatherLayer<T, S>& layer, Rows rows) {
       T sum[kBlock];
 #pragma omp simd
       for (int64_t u = 0; u < width; ++u) sum[u] = layer.bias ? layer.bias[first + u] : T(0);
-      if (layer.product) {
+      const bool forgets = layer.is_first && layer.is_first[b];
+      if (layer.product && !forgets) {
         const S* row = layer.product + b * layer.units + first;
 #pragma omp simd
         for (int64_t u = 0; u < width; ++u) sum[u] += load(row + u);
@@ -152,7 +153,7 @@ void gather_layer(const GatherLayer<T, S>& layer, Rows rows) {
 #pragma omp simd
         for (int64_t u = 0; u < width; ++u) sum[u] += value * row[u];
       }
-      const bool gathers = layer.index && !(layer.is_first && layer.is_first[b]);
+      const bool gathers = layer.index && !forgets;
       for (int64_t s = 0; gathers && s < layer.stoch; ++s) {
         const S* row = layer.table + layer.index[b * layer.stoch + s] * layer.units + first;
         if (width == kBlock) {
@@ -204,6 +205,12 @@ void gru(const Gru<T, S>& cell, Rows rows) {
 #pragma omp simd
       for (int64_t j = 0; j < D; ++j) store(operand + j, out[j]);
     }
+    if (cell.next) {
+      S* next = cell.next + b * cell.next_stride;
+      const T seen = cell.next_first && cell.next_first[b] ? T(0) : T(1);
+#pragma omp simd
+      for (int64_t j = 0; j < D; ++j) store(next + j, seen * out[j]);
+    }
   }
 }
 
@@ -219,6 +226,16 @@ void gru_backward(const Gru<T, S>& cell, Rows rows) {
     const T keep = cell.is_first && cell.is_first[b] ? T(0) : T(1);
     const T* previous = cell.previous + b * D;
     T* grad = cell.grad + b * D;
+    if (cell.grad_head) {
+      const S* head = cell.grad_head + b * D;
+#pragma omp simd
+      for (int64_t j = 0; j < D; ++j) grad[j] += load(head + j);
+    }
+    if (cell.grad_extra) {
+      const T* extra = cell.grad_extra + b * D;
+#pragma omp simd
+      for (int64_t j = 0; j < D; ++j) grad[j] += extra[j];
+    }
     // Two passes: the gradient of the normalised values needs its own mean and its mean with the values. The second pass takes
     // the first one's results from where they are stored at full precision, or computes them again.
     T total = 0, with_values = 0;
@@ -273,6 +290,19 @@ void gru_backward(const Gru<T, S>& cell, Rows rows) {
         }
       }
     }
+  }
+}
+
+template <typename T, typename S>
+void input_backward(const InputGrad<T, S>& x, Rows rows) {
+  const int64_t width = x.units + x.deter;
+  elu_backward<T, S>(x.grad, width, x.inputs, width, x.units, rows);
+  for (int64_t b = rows.begin; x.grad_deter && b < rows.end; ++b) {
+    if (x.is_first && x.is_first[b]) continue;
+    const S* from = x.grad + b * width + x.units;
+    T* to = x.grad_deter + b * x.deter;
+#pragma omp simd
+    for (int64_t j = 0; j < x.deter; ++j) to[j] += load(from + j);
   }
 }
 
@@ -469,12 +499,12 @@ inline T largest_norm(const T* values, int64_t members, int64_t stoch, T* norms)
 }
 
 template <typename T, typename S>
-void sample(const Sample<T, S>& x, Rows rows) {
+void sample(const Sample<T, S>& x, const Workspace<T>& space, Rows rows) {
   const int64_t P = x.latent.params(), Z = x.latent.size(), stoch = x.latent.stoch, classes = x.latent.classes;
   const bool categorical = x.latent.kind == Latent::categorical;
-  T *values = x.scratch, *mean = values + x.members * P, *variance = mean + P, *own = variance + P, *likelihood = own + P;
+  T *values = space.scratch, *mean = values + x.members * P, *variance = mean + P, *own = variance + P, *likelihood = own + P;
   for (int64_t b = rows.begin; b < rows.end; ++b) {
-    const int64_t chosen = x.member[b];
+    const int64_t chosen = x.member ? x.member[b] : 0;
     T* z = x.z + b * Z;
     // The class probabilities of all members serve the sample too.
     const bool shared = x.spread && categorical && x.kind == Spread::mean;
@@ -488,7 +518,7 @@ void sample(const Sample<T, S>& x, Rows rows) {
       if (categorical) softmax(own, stoch, classes);
       params = own;
     }
-    const T* noise = x.noise + b * stoch;
+    const T* noise = space.noise + b * stoch;
     if (categorical) {
 #pragma omp simd
       for (int64_t j = 0; j < Z; ++j) z[j] = T(0);
@@ -545,15 +575,20 @@ inline void softmax_backward(const T* probs, const T* grad, int64_t stoch, int64
 }
 
 template <typename T, typename S>
-void sample_backward(const Sample<T, S>& x, Rows rows) {
+void sample_backward(const Sample<T, S>& x, const Workspace<T>& space, Rows rows) {
   const int64_t P = x.latent.params(), Z = x.latent.size(), stoch = x.latent.stoch, classes = x.latent.classes, K = x.members;
   const bool categorical = x.latent.kind == Latent::categorical;
-  T *values = x.scratch, *mean = values + K * P, *slope = mean + P, *own = slope + P, *grad_z = own + P, *likelihood = grad_z + P;
+  T *values = space.scratch, *mean = values + K * P, *slope = mean + P, *own = slope + P, *grad_z = own + P, *likelihood = grad_z + P;
   for (int64_t b = rows.begin; b < rows.end; ++b) {
-    const int64_t chosen = x.member[b];
+    const int64_t chosen = x.member ? x.member[b] : 0;
     const T* z = x.z + b * Z;
+    for (int64_t j = 0; j < Z; ++j) grad_z[j] = T(0);
+    if (x.grad_z && !(x.forgotten && x.forgotten[b])) take(x.grad_z + b * Z, Z, grad_z);
+    if (x.grad_extra) {
+      const T* extra = x.grad_extra + b * Z;
 #pragma omp simd
-    for (int64_t j = 0; j < Z; ++j) grad_z[j] = x.grad_z ? x.grad_z[b * Z + j] : T(0);
+      for (int64_t j = 0; j < Z; ++j) grad_z[j] += extra[j];
+    }
     const T to_spread = x.grad_spread ? x.grad_spread[b] : T(0);
     if (x.grad_spread) {
       if (x.probs) {
@@ -644,7 +679,7 @@ void sample_backward(const Sample<T, S>& x, Rows rows) {
         if (categorical) {
           softmax_backward(own, grad_z, stoch, classes, v, true);
         } else {
-          const T* noise = x.noise + b * stoch;
+          const T* noise = space.noise + b * stoch;
           for (int64_t s = 0; s < stoch; ++s) {
             const T gate = sigmoid<T>(own[stoch + s] * T(0.5));
             v[s] += grad_z[s];
@@ -662,8 +697,7 @@ void sample_backward(const Sample<T, S>& x, Rows rows) {
 }
 
 template <typename T, typename S>
-constexpr Kernels<T, S> kTable = {gather_layer<T, S>, gru<T, S>,      gru_backward<T, S>, norm_grad<T, S>, sample<T, S>,
-                                  sample_backward<T, S>, bias_elu<T, S>, elu_backward<T, S>, column_sums<T, S>};
+constexpr Kernels<T, S> kTable = {gather_layer<T, S>, gru<T, S>, gru_backward<T, S>, input_backward<T, S>, norm_grad<T, S>, sample<T, S>, sample_backward<T, S>, bias_elu<T, S>, elu_backward<T, S>, column_sums<T, S>};
 
 }  // namespace
 

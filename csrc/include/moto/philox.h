@@ -3,12 +3,6 @@
 
 #include "moto/rollout.h"
 
-#ifdef __CUDACC__
-#define MOTO_DEVICE __host__ __device__
-#else
-#define MOTO_DEVICE
-#endif
-
 namespace moto {
 // Unnamed, so that translation units for different instruction sets never share one copy.
 namespace {
@@ -53,6 +47,11 @@ MOTO_DEVICE inline void philox_fill(PhiloxKey key, Stream stream, uint64_t first
     const PhiloxBlock block = philox_block(key, stream, index / 4);
     for (uint64_t lane = index % 4; lane < 4 && i < count; ++lane) out[i++] = philox_uniform<T>(block.word[lane]);
   }
+}
+
+// Which of K members draw `number` of the member stream names.
+MOTO_DEVICE inline int64_t philox_member(PhiloxKey key, uint64_t number, int64_t members) {
+  return static_cast<int64_t>((uint64_t{philox_word(key, Stream::member, number)} * static_cast<uint64_t>(members)) >> 32);
 }
 
 }  // namespace

@@ -3,7 +3,18 @@
 
 #include <cstdint>
 
+#ifdef __CUDACC__
+#define MOTO_DEVICE __host__ __device__
+#else
+#define MOTO_DEVICE
+#endif
+
 namespace moto {
+
+// bfloat16 as the kernels see it: no torch type, whose inline functions the linker could mix between instruction sets.
+struct Half {
+  uint16_t bits;
+};
 
 enum class Latent : int64_t { categorical, gaussian };
 enum class Spread : int64_t { mean, logit, log_prob, max_var };  // the estimators of the ensemble's disagreement
@@ -18,8 +29,9 @@ struct LatentShape {
   int64_t stoch;    // S
   int64_t classes;  // C; 1 where Gaussian
 
-  int64_t size() const { return stoch * classes; }                                       // Z
-  int64_t params() const { return kind == Latent::categorical ? size() : 2 * stoch; }  // P
+  MOTO_DEVICE int64_t size() const { return stoch * classes; }  // Z
+  // P
+  MOTO_DEVICE int64_t params() const { return kind == Latent::categorical ? size() : 2 * stoch; }
 };
 
 // Names a family of draws.

@@ -1,0 +1,119 @@
+// Runs the kernels on the CPU: ATen's thread pool shares a batch's rows.
+#pragma once
+
+#include <ATen/Parallel.h>
+
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
+#include <algorithm>
+
+#include "cpu/action.h"
+#include "cpu/rollout_kernels.h"
+#include "moto/philox.h"
+#include "rollout.h"
+
+namespace moto::cpu {
+
+// Asks for huge pages where a new tensor's memory is large: a page fault for each 4 KiB takes a tenth of a rollout's time.
+inline void prefer_huge_pages(const Tensor& tensor) {
+#ifdef __linux__
+  constexpr uintptr_t kHuge = 2u << 20;
+  const auto begin = (reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) + kHuge - 1) / kHuge * kHuge;
+  const auto end = (reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) + tensor.nbytes()) / kHuge * kHuge;
+  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);  // a refusal changes nothing
+#endif
+}
+
+// body(begin, end) on rows, where one row's work is about `cost` elements: a thread of its own needs 32768 of them.
+template <typename Body>
+void for_rows(int64_t rows, int64_t cost, const Body& body) {
+  at::parallel_for(0, rows, std::max<int64_t>(1, 32768 / std::max<int64_t>(1, cost)), body);
+}
+
+template <typename T, typename S>
+class Device {
+ public:
+  using Full = T;
+  using Storage = S;
+  static constexpr bool kMultipliesInAct = false;  // the actor's last product is ATen's
+
+  Device(const LatentShape& latent, int64_t members, int64_t batch, const Tensor& like)
+      : stride_(sample_scratch(latent, members)),
+        noise_(at::empty({batch, latent.stoch}, like.options())),
+        scratch_(at::empty({at::get_num_threads() * stride_}, like.options())) {}
+
+  void prepare(const Tensor& output) const { prefer_huge_pages(output); }
+
+  // One member a row of member [H, B].
+  void draw_members(const Tensor& member, PhiloxKey key, int64_t members, bool by_row) const {
+    int64_t* index = data<int64_t>(member);
+    const int64_t batch = member.size(1);
+    for (int64_t i = 0; i < member.numel(); ++i) index[i] = philox_member(key, static_cast<uint64_t>(by_row ? i : i / batch), members);
+  }
+
+  void gather_layer(const GatherLayer<T, S>& x, int64_t rows) const {
+    for_rows(rows, gather_cost(x), [&](int64_t b, int64_t e) { kernel_.gather_layer(x, {b, e}); });
+  }
+  void bias_elu(S* values, const T* bias, int64_t units, int64_t rows) const {
+    for_rows(rows, units * 4, [&](int64_t b, int64_t e) { kernel_.bias_elu(values, bias, units, {b, e}); });
+  }
+  void elu_backward(S* grad, int64_t grad_stride, const S* values, int64_t stride, int64_t units, int64_t rows) const {
+    for_rows(rows, units * 2, [&](int64_t b, int64_t e) { kernel_.elu_backward(grad, grad_stride, values, stride, units, {b, e}); });
+  }
+  void input_backward(const InputGrad<T, S>& x, int64_t rows) const {
+    for_rows(rows, (x.units + x.deter) * 2, [&](int64_t b, int64_t e) { kernel_.input_backward(x, {b, e}); });
+  }
+  void gru(const Gru<T, S>& x, int64_t rows) const {
+    for_rows(rows, x.deter * 32, [&](int64_t b, int64_t e) { kernel_.gru(x, {b, e}); });
+  }
+  void gru_backward(const Gru<T, S>& x, int64_t rows) const {
+    for_rows(rows, x.deter * (x.grad_norm ? 96 : 64), [&](int64_t b, int64_t e) { kernel_.gru_backward(x, {b, e}); });
+  }
+  // Samples, and computes the layer on the sample if there is one.
+  void sample(const Sample<T, S>& x, const GatherLayer<T, S>* layer) const {
+    for_rows(x.batch, sample_cost(x) + (layer ? gather_cost(*layer) : 0), [&](int64_t b, int64_t e) {
+      kernel_.sample(x, workspace(x, b, e, true), {b, e});
+      if (layer) kernel_.gather_layer(*layer, {b, e});
+    });
+  }
+  void sample_backward(const Sample<T, S>& x) const {
+    for_rows(x.batch, sample_cost(x), [&](int64_t b, int64_t e) { kernel_.sample_backward(x, workspace(x, b, e, x.latent.kind == Latent::gaussian), {b, e}); });
+  }
+  // Acts, and computes the layer on the actions if there is one.
+  void act(const Act<T, S>& x, const GatherLayer<T, S>* layer, int64_t rows) const {
+    for_rows(rows, x.actions * 256 + (layer ? gather_cost(*layer) : 0), [&](int64_t b, int64_t e) {
+      cpu::act(x, b, e);
+      if (layer) kernel_.gather_layer(*layer, {b, e});
+    });
+  }
+  void act_backward(const Act<T, S>& x, int64_t rows) const {
+    for_rows(rows, x.actions * 256, [&](int64_t b, int64_t e) { cpu::act_backward(x, b, e); });
+  }
+  void norm_grad(const NormGrad<T, S>& x) const {
+    for_rows(x.width, x.rows * 4, [&](int64_t b, int64_t e) { kernel_.norm_grad(x, {b, e}); });
+  }
+  // Column sums whose bits do not depend on the number of threads: at::sum may split rows among them.
+  void column_sums(const Tensor& values, const Tensor& out) const {
+    for_rows(values.size(1), values.size(0), [&](int64_t b, int64_t e) {
+      kernel_.column_sums(data<S>(values), values.size(0), values.stride(0), data<T>(out), {b, e});
+    });
+  }
+
+ private:
+  static int64_t gather_cost(const GatherLayer<T, S>& x) { return x.units * (x.actions + (x.index ? x.stoch : 4)); }
+  static int64_t sample_cost(const Sample<T, S>& x) { return x.members * x.latent.params() * 4; }
+
+  Workspace<T> workspace(const Sample<T, S>& x, int64_t begin, int64_t end, bool draws) const {
+    const int64_t stoch = x.latent.stoch;
+    if (draws) latent_noise(x.latent.kind, x.key, x.first + begin * stoch, (end - begin) * stoch, data<T>(noise_) + begin * stoch);
+    return {data<T>(noise_), data<T>(scratch_) + at::get_thread_num() * stride_};
+  }
+
+  const Kernels<T, S>& kernel_ = kernels<T, S>();
+  int64_t stride_;
+  Tensor noise_, scratch_;
+};
+
+}  // namespace moto::cpu

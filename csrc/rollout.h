@@ -1,0 +1,73 @@
+// Helpers of the drivers of imagine and observe: what is the same on every device.
+#pragma once
+
+#include <ATen/ATen.h>
+#include <ATen/autocast_mode.h>
+
+#include "moto/rollout_kernels.h"
+
+namespace moto {
+
+using at::Tensor;
+using at::TensorList;
+using OptionalTensor = std::optional<Tensor>;
+
+template <typename T>
+T* data(const Tensor& tensor) {
+  return tensor.numel() ? static_cast<T*>(tensor.data_ptr()) : nullptr;
+}
+
+template <typename T>
+T* data_if(const Tensor& tensor) {
+  return tensor.defined() ? data<T>(tensor) : nullptr;
+}
+
+template <typename S>
+constexpr at::ScalarType kStorage = std::is_same_v<S, Half>    ? at::kBFloat16
+                                    : std::is_same_v<S, double> ? at::kDouble
+                                                                : at::kFloat;
+
+inline LatentShape latent_shape(const char* op, at::IntArrayRef latent) {
+  TORCH_CHECK(latent.size() == 3 && (latent[0] == 0 || latent[0] == 1) && latent[1] > 0 && latent[2] > 0, op,
+              ": latent must be [0 (categorical) or 1 (Gaussian), variables, classes], found ", latent);
+  return {static_cast<Latent>(latent[0]), latent[1], latent[0] == 0 ? latent[2] : 1};
+}
+
+inline PhiloxKey philox_key(int64_t seed, int64_t offset) { return {static_cast<uint64_t>(seed), static_cast<uint64_t>(offset)}; }
+
+// A gradient as backward gets it, contiguous; undefined where there is none.
+inline Tensor given(const OptionalTensor& grad) { return grad && grad->defined() ? grad->contiguous() : Tensor(); }
+
+// out = a b, or out += a b.
+inline void product(const Tensor& out, const Tensor& a, const Tensor& b, bool add = false) {
+  Tensor target = out;
+  if (add) {
+    at::addmm_out(target, target, a, b);
+  } else {
+    at::mm_out(target, a, b);
+  }
+}
+
+inline void batched_product(const Tensor& out, const Tensor& a, const Tensor& b) {
+  Tensor target = out;
+  at::bmm_out(target, a, b);
+}
+
+// The gradient of a weight, from that of its layer's results and its operand.
+inline void weight_product(const Tensor& out, const Tensor& grad, const Tensor& operand) {
+  if (out.scalar_type() == grad.scalar_type()) {
+    product(out, grad.t(), operand);
+  } else {
+    out.copy_(at::mm(grad.t(), operand));
+  }
+}
+
+// Calls body(T{}, S{}) with the kernels' types.
+template <typename Body>
+void with_types(const Tensor& tensor, bool half, const Body& body) {
+  if (tensor.scalar_type() == at::kDouble) return body(double{}, double{});
+  if (half) return body(float{}, Half{});
+  body(float{}, float{});
+}
+
+}  // namespace moto
