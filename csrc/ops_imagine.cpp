@@ -457,7 +457,7 @@ class Imagine : public torch::autograd::Function<Imagine> {
                                                 TensorList actor, TensorList cell, TensorList prior, MOTO_IMAGINE_OPTIONS,
                                                 bool save) {
     const at::AutoDispatchBelowADInplaceOrView below;
-    static const auto op = c10::Dispatcher::singleton().findSchemaOrThrow("moto::imagine", "").typed<Forward>();
+    static const auto op = c10::Dispatcher::singleton().findSchemaOrThrow(MOTO_OPERATOR("imagine"), "").typed<Forward>();
     auto outputs = op.call(deter, stoch, actor, cell, prior, MOTO_IMAGINE_ARGUMENTS, save);
     torch::autograd::variable_list all =
         std::apply([](auto&... tensors) { return torch::autograd::variable_list{tensors...}; }, outputs);
@@ -486,7 +486,7 @@ class Imagine : public torch::autograd::Function<Imagine> {
     const bool to_start = context->needs_input_grad(0) || context->needs_input_grad(1);
     bool to_actor = false;
     for (size_t i = 0; i < layers; ++i) to_actor = to_actor || context->needs_input_grad(2 + i);
-    static const auto op = c10::Dispatcher::singleton().findSchemaOrThrow("moto::imagine_backward", "").typed<Backward>();
+    static const auto op = c10::Dispatcher::singleton().findSchemaOrThrow(MOTO_OPERATOR("imagine_backward"), "").typed<Backward>();
     auto [deter, stoch, weights] =
         op.call(optional(0), optional(1), optional(2), optional(3), optional(4), all.slice(0, 9), all.slice(9, layers),
                 all.slice(9 + layers, 5), all.slice(14 + layers, 4), data["latent"].toIntVector(), data["seed"].toInt(),

@@ -298,7 +298,7 @@ class Observe : public torch::autograd::Function<Observe> {
                                                 TensorList weights, const Tensor& is_first, at::IntArrayRef latent, int64_t seed,
                                                 c10::SymInt offset, bool half, bool save) {
     const at::AutoDispatchBelowADInplaceOrView below;
-    static const auto op = c10::Dispatcher::singleton().findSchemaOrThrow("moto::observe", "").typed<Forward>();
+    static const auto op = c10::Dispatcher::singleton().findSchemaOrThrow(MOTO_OPERATOR("observe"), "").typed<Forward>();
     auto outputs = op.call(from_action, from_embed, is_first, deter, stoch, weights, latent, seed, offset, half, save);
     torch::autograd::variable_list all =
         std::apply([](auto&... tensors) { return torch::autograd::variable_list{tensors...}; }, outputs);
@@ -320,7 +320,7 @@ class Observe : public torch::autograd::Function<Observe> {
     const auto kept = context->get_saved_variables();
     const TensorList all(kept);
     const auto optional = [&](size_t i) { return grads[i].defined() ? OptionalTensor(grads[i]) : std::nullopt; };
-    static const auto op = c10::Dispatcher::singleton().findSchemaOrThrow("moto::observe_backward", "").typed<Backward>();
+    static const auto op = c10::Dispatcher::singleton().findSchemaOrThrow(MOTO_OPERATOR("observe_backward"), "").typed<Backward>();
     auto results = op.call(optional(0), optional(1), optional(2), all.slice(0, 10), all.slice(10, 7), data["latent"].toIntVector(),
                            data["seed"].toInt(), data["offset"].toSymInt(), data["half"].toBool());
     torch::autograd::variable_list result =

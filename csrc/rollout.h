@@ -6,6 +6,10 @@
 
 #include "moto/rollout_kernels.h"
 
+#ifndef MOTO_OPERATOR  // tests/cuda_emulation registers the operators under another name
+#define MOTO_OPERATOR(name) "moto::" name
+#endif
+
 namespace moto {
 
 using at::Tensor;

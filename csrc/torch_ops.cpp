@@ -8,12 +8,12 @@
 #include <tuple>
 
 #include "cpu/lambda_return.h"
+#include "rollout.h"
 
 #ifdef MOTO_WITH_CUDA
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
-#include <cuda_bf16.h>
 
 #include "cuda/lambda_return.h"
 #endif
@@ -21,7 +21,6 @@
 namespace moto {
 namespace {
 
-using at::Tensor;
 using Gradients = std::tuple<Tensor, Tensor, Tensor>;
 
 // Symbolic sizes throughout: the same checks serve real and fake tensors.
@@ -127,7 +126,7 @@ Gradients lambda_return_backward_cpu(const Tensor& grad, const Tensor& value, co
 #ifdef MOTO_WITH_CUDA
 Tensor lambda_return_cuda(const Tensor& reward, const Tensor& value, const Tensor& discount, double lambda) {
   const c10::cuda::CUDAGuard guard(reward.device());
-  return run_forward<__nv_bfloat16>(reward, value, discount, lambda, [](auto... arguments) {
+  return run_forward<Half>(reward, value, discount, lambda, [](auto... arguments) {
     C10_CUDA_CHECK(cuda::lambda_return(arguments..., c10::cuda::getCurrentCUDAStream().stream()));
   });
 }
@@ -135,7 +134,7 @@ Tensor lambda_return_cuda(const Tensor& reward, const Tensor& value, const Tenso
 Gradients lambda_return_backward_cuda(const Tensor& grad, const Tensor& value, const Tensor& discount, const Tensor& returns,
                                       double lambda) {
   const c10::cuda::CUDAGuard guard(grad.device());
-  return run_backward<__nv_bfloat16>(grad, value, discount, returns, lambda, [](auto... arguments) {
+  return run_backward<Half>(grad, value, discount, returns, lambda, [](auto... arguments) {
     C10_CUDA_CHECK(cuda::lambda_return_backward(arguments..., c10::cuda::getCurrentCUDAStream().stream()));
   });
 }
@@ -143,7 +142,7 @@ Gradients lambda_return_backward_cuda(const Tensor& grad, const Tensor& value, c
 
 Tensor call_forward(const Tensor& reward, const Tensor& value, const Tensor& discount, double lambda) {
   static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("moto::lambda_return", "")
+                             .findSchemaOrThrow(MOTO_OPERATOR("lambda_return"), "")
                              .typed<Tensor(const Tensor&, const Tensor&, const Tensor&, double)>();
   return op.call(reward, value, discount, lambda);
 }
@@ -151,7 +150,7 @@ Tensor call_forward(const Tensor& reward, const Tensor& value, const Tensor& dis
 // Through the dispatcher, so that tracing and fake tensors see the backward pass as one operator.
 Gradients call_backward(const Tensor& grad, const Tensor& value, const Tensor& discount, const Tensor& returns, double lambda) {
   static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("moto::lambda_return_backward", "")
+                             .findSchemaOrThrow(MOTO_OPERATOR("lambda_return_backward"), "")
                              .typed<Gradients(const Tensor&, const Tensor&, const Tensor&, const Tensor&, double)>();
   return op.call(grad, value, discount, returns, lambda);
 }

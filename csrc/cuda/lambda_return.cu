@@ -1,6 +1,7 @@
-#include <cuda_bf16.h>
+#include "cuda/lambda_return.h"
 
-#include "lambda_return.h"
+#include "cuda/block.h"
+#include "cuda/launch.h"
 
 namespace moto::cuda {
 namespace {
@@ -25,11 +26,11 @@ __global__ void forward_kernel(const T* __restrict__ reward, const T* __restrict
   const int64_t column = int64_t(blockIdx.x) * kThreads + threadIdx.x;
   if (column >= shape.batch) return;
   const A longer = A(shape.lambda), shorter = A(1 - shape.lambda);
-  A running = A(value[shape.steps * shape.batch + column]);
+  A running = load(value + shape.steps * shape.batch + column);
   for (int64_t i = shape.steps - 1; i >= 0; --i) {
     const int64_t at = i * shape.batch + column;
-    running = A(reward[at]) + A(discount[at]) * (shorter * A(value[at + shape.batch]) + longer * running);
-    returns[at] = T(running);
+    running = load(reward + at) + load(discount + at) * (shorter * load(value + at + shape.batch) + longer * running);
+    store(returns + at, running);
   }
 }
 
@@ -42,39 +43,35 @@ __global__ void backward_kernel(const T* __restrict__ grad, const T* __restrict_
   if (column >= shape.batch) return;
   const A longer = A(shape.lambda), shorter = A(1 - shape.lambda);
   A carried = A(0);
-  grad_value[column] = T(A(0));  // the first state's value enters no return
+  store(grad_value + column, A(0));  // the first state's value enters no return
   for (int64_t i = 0; i < shape.steps; ++i) {
     const int64_t at = i * shape.batch + column, next = at + shape.batch;
     const bool final_step = i + 1 == shape.steps;
-    const A target = A(final_step ? value[next] : returns[next]);
-    const A total = A(grad[at]) + carried;
-    const A through = total * A(discount[at]);
+    const A target = load((final_step ? value : returns) + next);
+    const A total = load(grad + at) + carried;
+    const A through = total * load(discount + at);
     carried = longer * through;
-    grad_reward[at] = T(total);
-    grad_discount[at] = T(total * (shorter * A(value[next]) + longer * target));
-    grad_value[next] = T(shorter * through + (final_step ? carried : A(0)));
+    store(grad_reward + at, total);
+    store(grad_discount + at, total * (shorter * load(value + next) + longer * target));
+    store(grad_value + next, shorter * through + (final_step ? carried : A(0)));
   }
 }
 
-unsigned blocks(const LambdaReturnShape& shape) { return unsigned((shape.batch + kThreads - 1) / kThreads); }
+int64_t blocks(const LambdaReturnShape& shape) { return (shape.batch + kThreads - 1) / kThreads; }
 
 }  // namespace
 
 template <typename T>
 cudaError_t lambda_return(const T* reward, const T* value, const T* discount, T* returns, const LambdaReturnShape& shape,
                           cudaStream_t stream) {
-  if (shape.batch == 0) return cudaSuccess;  // an empty grid is a launch error
-  forward_kernel<T><<<blocks(shape), kThreads, 0, stream>>>(reward, value, discount, returns, shape);
-  return cudaGetLastError();
+  return launch(forward_kernel<T>, blocks(shape), kThreads, 0, false, stream, reward, value, discount, returns, shape);
 }
 
 template <typename T>
 cudaError_t lambda_return_backward(const T* grad, const T* value, const T* discount, const T* returns, T* grad_reward,
                                    T* grad_value, T* grad_discount, const LambdaReturnShape& shape, cudaStream_t stream) {
-  if (shape.batch == 0) return cudaSuccess;
-  backward_kernel<T>
-      <<<blocks(shape), kThreads, 0, stream>>>(grad, value, discount, returns, grad_reward, grad_value, grad_discount, shape);
-  return cudaGetLastError();
+  return launch(backward_kernel<T>, blocks(shape), kThreads, 0, false, stream, grad, value, discount, returns, grad_reward, grad_value,
+                grad_discount, shape);
 }
 
 #define MOTO_INSTANTIATE(T)                                                                                            \
@@ -83,7 +80,7 @@ cudaError_t lambda_return_backward(const T* grad, const T* value, const T* disco
                                                  const LambdaReturnShape&, cudaStream_t);
 MOTO_INSTANTIATE(float)
 MOTO_INSTANTIATE(double)
-MOTO_INSTANTIATE(__nv_bfloat16)
+MOTO_INSTANTIATE(Half)
 #undef MOTO_INSTANTIATE
 
 }  // namespace moto::cuda

@@ -4,10 +4,11 @@
 #include <cuda_runtime_api.h>
 
 #include "moto/lambda_return.h"
+#include "moto/rollout.h"
 
 namespace moto::cuda {
 
-// Instantiated for float, double and __nv_bfloat16; bodies and meaning as in cpu/lambda_return.h. They return the launch's error.
+// Instantiated for float, double and Half; bodies and meaning as in cpu/lambda_return.h. They return the launch's error.
 template <typename T>
 cudaError_t lambda_return(const T* reward, const T* value, const T* discount, T* returns, const LambdaReturnShape& shape,
                           cudaStream_t stream);

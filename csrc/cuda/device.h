@@ -1,0 +1,49 @@
+// Runs the kernels on the current CUDA stream.
+#pragma once
+
+#include <c10/cuda/CUDAException.h>
+#include <c10/cuda/CUDAStream.h>
+
+#include "cuda/rollout.h"
+#include "rollout.h"
+
+namespace moto::cuda {
+
+template <typename T, typename S>
+class Device {
+ public:
+  using Full = T;
+  using Storage = S;
+  static constexpr bool kMultipliesInAct = true;  // one launch less
+
+  Device(const LatentShape&, int64_t, int64_t, const Tensor&) : launch_{c10::cuda::getCurrentCUDAStream().stream()} {}
+
+  void prepare(const Tensor&) const {}
+  void draw_members(const Tensor& member, PhiloxKey key, int64_t members, bool by_row) const {
+    C10_CUDA_CHECK(launch_.draw_members(data<int64_t>(member), member.size(0), member.size(1), key, members, by_row));
+  }
+  void gather_layer(const GatherLayer<T, S>& x, int64_t rows) const { C10_CUDA_CHECK(launch_.gather_layer(x, rows)); }
+  void bias_elu(S* values, const T* bias, int64_t units, int64_t rows) const {
+    C10_CUDA_CHECK(launch_.bias_elu(values, bias, units, rows));
+  }
+  void elu_backward(S* grad, int64_t grad_stride, const S* values, int64_t stride, int64_t units, int64_t rows) const {
+    C10_CUDA_CHECK(launch_.elu_backward(grad, grad_stride, values, stride, units, rows));
+  }
+  void input_backward(const InputGrad<T, S>& x, int64_t rows) const { C10_CUDA_CHECK(launch_.input_backward(x, rows)); }
+  void gru(const Gru<T, S>& x, int64_t rows) const { C10_CUDA_CHECK(launch_.gru(x, rows)); }
+  void gru_backward(const Gru<T, S>& x, int64_t rows) const { C10_CUDA_CHECK(launch_.gru_backward(x, rows)); }
+  void sample(const Sample<T, S>& x, const GatherLayer<T, S>* layer) const { C10_CUDA_CHECK(launch_.sample(x, layer)); }
+  void sample_backward(const Sample<T, S>& x) const { C10_CUDA_CHECK(launch_.sample_backward(x)); }
+  void act(const Act<T, S>& x, const GatherLayer<T, S>* layer, int64_t rows) const { C10_CUDA_CHECK(launch_.act(x, layer, rows)); }
+  void act_backward(const Act<T, S>& x, int64_t rows) const { C10_CUDA_CHECK(launch_.act_backward(x, rows)); }
+  void norm_grad(const NormGrad<T, S>& x) const { C10_CUDA_CHECK(launch_.norm_grad(x)); }
+  void column_sums(const Tensor& values, const Tensor& out) const {
+    Tensor target = out;
+    at::sum_out(target, values, at::IntArrayRef{0}, false, out.scalar_type());
+  }
+
+ private:
+  Launch<T, S> launch_;
+};
+
+}  // namespace moto::cuda
