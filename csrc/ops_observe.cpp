@@ -147,6 +147,25 @@ void forward(const Outputs& outputs, const Tensor& from_action, const Tensor& fr
   };
 
   inputs.select(0, 0).narrow(1, V, D).copy_(before.mul(first.select(0, 0).logical_not().unsqueeze(-1)));
+#ifdef MOTO_WITH_CUDA
+  if constexpr (Device::kScans) {
+    const cuda::ScanShape shape{steps, B, D, V, U, z_shape};
+    const int64_t blocks = save ? device.scan_blocks(shape, false) : 0;
+    if (blocks > 0) {
+      product(product_x, cast(start_stoch), stoch_weight);
+      const Tensor states = at::empty({steps, B, D}, storage), logits = at::empty({steps, B, P}, storage);
+      const Tensor gru_weight = cast(weights[kGru]).contiguous(), deter_weight = cast(weights[kDeter]).contiguous();
+      const Tensor out_weight = cast(weights[kOut]).contiguous(), arrived = at::zeros({1}, full.dtype(at::kInt));
+      device.scan(cuda::Scan{shape, key, data<S>(product_x), data<T>(actions), data<T>(embeds), data<bool>(first), data<T>(before),
+                             data<S>(stoch_weight), data<S>(gru_weight), data<S>(deter_weight), data<S>(out_weight),
+                             data<T>(norm_weight), data<T>(norm_bias), data<T>(out_bias), data<T>(deter), data<T>(stoch),
+                             data<T>(params), data<T>(stats), data<S>(inputs), data<S>(parts), data<S>(hidden), data<int32_t>(index),
+                             data<S>(states), data<S>(logits), data<unsigned>(arrived)},
+                  blocks);
+      return;
+    }
+  }
+#endif
   for (int64_t t = 0; t < steps; ++t) {
     const Tensor operand = inputs.select(0, slot(t)), parts_now = parts.select(0, slot(t)), hidden_now = hidden.select(0, slot(t));
     if (t == 0 || !categorical) {
@@ -203,11 +222,34 @@ void backward(const OptionalTensor& grad_deter, const OptionalTensor& grad_stoch
   const Tensor norm_weight = weights[kNormWeight].contiguous(), norm_bias = weights[kNormBias].contiguous();
   const Tensor no_bias = at::zeros({P}, full);
 
-  const Tensor grad_h = at::zeros({B, D}, full), grad_z = at::zeros({B, Z}, storage), grad_head = at::empty({B, D}, storage);
+  const Tensor grad_h = at::zeros({B, D}, full);
+  Tensor grad_z = at::zeros({B, Z}, storage);
   const Tensor grad_logits = at::empty({steps, B, P}, storage), grad_hidden = at::empty({steps, B, U}, storage);
   const Tensor grad_parts = at::empty({steps, B, 3 * D}, storage), grad_inputs = at::empty({steps, B, V + D}, storage);
   const Tensor grad_norm = at::empty({steps, B, 3 * D}, full);
-  for (int64_t t = steps - 1; t >= 0; --t) {
+  int64_t blocks = 0;
+#ifdef MOTO_WITH_CUDA
+  if constexpr (Device::kScans) {
+    const cuda::ScanShape shape{steps, B, D, V, U, z_shape};
+    blocks = device.scan_blocks(shape, true);
+    if (blocks > 0) {
+      const Tensor all_z = at::empty({steps, B, Z}, storage), heads = at::empty({steps, B, D}, storage);
+      const auto transposed = [](const Tensor& weight) { return weight.t().contiguous(); };
+      const Tensor out_t = transposed(out_weight), deter_t = transposed(deter_weight), gru_t = transposed(gru_weight);
+      const Tensor stoch_t = transposed(stoch_weight), arrived = at::zeros({1}, full.dtype(at::kInt));
+      device.scan(cuda::ScanBackward{shape, data<bool>(first), data<T>(start_deter), data<T>(deter), data<T>(stoch), data<T>(stats),
+                                     data<T>(norm_weight), data<T>(norm_bias), data<T>(no_bias), data<S>(params), data<S>(inputs),
+                                     data<S>(parts), data<S>(hidden), data<S>(out_t), data<S>(deter_t), data<S>(gru_t),
+                                     data<S>(stoch_t), data_if<T>(to_deter), data_if<T>(to_stoch), data_if<T>(to_params),
+                                     data<T>(grad_h), data<S>(all_z), data<S>(grad_logits), data<S>(grad_hidden), data<S>(heads),
+                                     data<S>(grad_parts), data<S>(grad_inputs), data<T>(grad_norm), data<unsigned>(arrived)},
+                  blocks);
+      grad_z = all_z.select(0, 0);
+    }
+  }
+#endif
+  const Tensor grad_head = at::empty({B, D}, storage);
+  for (int64_t t = steps - 1; t >= 0 && blocks == 0; --t) {
     const Tensor logits_now = grad_logits.select(0, t), hidden_now = grad_hidden.select(0, t), inputs_now = grad_inputs.select(0, t);
     const Tensor parts_now = grad_parts.select(0, t);
     Sample<T, S> draw{};

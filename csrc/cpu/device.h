@@ -38,6 +38,7 @@ class Device {
   using Full = T;
   using Storage = S;
   static constexpr bool kMultipliesInAct = false;  // the actor's last product is ATen's
+  static constexpr bool kScans = false;
 
   Device(const LatentShape& latent, int64_t members, int64_t batch, const Tensor& like)
       : stride_(sample_scratch(latent, members)),

@@ -5,6 +5,7 @@
 #include <c10/cuda/CUDAStream.h>
 
 #include "cuda/rollout.h"
+#include "cuda/scan.h"
 #include "rollout.h"
 
 namespace moto::cuda {
@@ -14,7 +15,8 @@ class Device {
  public:
   using Full = T;
   using Storage = S;
-  static constexpr bool kMultipliesInAct = true;  // one launch less
+  static constexpr bool kMultipliesInAct = true;               // one launch less
+  static constexpr bool kScans = std::is_same_v<S, Half>;  // all steps of observe in one launch, where scan_blocks finds room
 
   Device(const LatentShape&, int64_t, int64_t, const Tensor&) : launch_{c10::cuda::getCurrentCUDAStream().stream()} {}
 
@@ -41,6 +43,10 @@ class Device {
     Tensor target = out;
     at::sum_out(target, values, at::IntArrayRef{0}, false, out.scalar_type());
   }
+
+  int64_t scan_blocks(const ScanShape& shape, bool backward) const { return cuda::scan_blocks(shape, backward); }
+  void scan(const Scan& x, int64_t blocks) const { C10_CUDA_CHECK(cuda::scan(x, blocks, launch_.stream)); }
+  void scan(const ScanBackward& x, int64_t blocks) const { C10_CUDA_CHECK(cuda::scan_backward(x, blocks, launch_.stream)); }
 
  private:
   Launch<T, S> launch_;

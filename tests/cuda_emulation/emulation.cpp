@@ -1,5 +1,7 @@
 #include "emulation.h"
 
+#include <torch/library.h>
+
 #include <ucontext.h>
 
 #include <algorithm>
@@ -47,6 +49,7 @@ Fiber* current = nullptr;
 ucontext_t scheduler;
 const std::function<void()>* work = nullptr;
 bool progress = false;
+int64_t together_count = 0;
 
 Warp& warp() { return current->block->warps[current->now.thread_index.x / kWarp]; }
 
@@ -128,10 +131,15 @@ uint64_t exchange_bits(uint64_t bits, int source) {
   return seen;
 }
 
+int64_t cooperative_launches() { return together_count; }
+
 void run(int64_t blocks, int threads, size_t bytes, bool together, const std::function<void()>& body) {
   work = &body;
+  together_count += together;
   if (together) return run_blocks(0, blocks, blocks, threads, bytes);
   for (int64_t b = 0; b < blocks; ++b) run_blocks(b, 1, blocks, threads, bytes);
 }
 
 }  // namespace emulation
+
+TORCH_LIBRARY_FRAGMENT(moto_emulated, library) { library.def("cooperative_launches() -> int", emulation::cooperative_launches); }

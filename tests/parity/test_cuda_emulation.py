@@ -165,3 +165,38 @@ def test_the_kernels_that_run_are_the_emulated_ones(library: Path) -> None:
     registered = torch._C._dispatch_dump("moto_emulated::imagine")
     assert "\nCPU: registered at" in registered and "PrivateUse1: registered at" in registered
     assert torch.ops.moto is not REAL
+
+
+# Rows that fill no tile and more than one; columns for all blocks; a depth that all warps share.
+SCANS = [Sizes(8, 10, 22, 1, 2, (), 3), Sizes(24, 34, 150, 1, 3, (), 2)]
+
+
+@pytest.mark.parametrize("sizes", SCANS, ids=str)
+@pytest.mark.parametrize("fields", [(0, 1, 2), (1,)], ids=str)
+def test_scan_is_the_cpu(sizes: Sizes, fields: tuple[int, ...], emulated: None) -> None:
+    """All steps of observe in one launch: products on emulated tensor cores, barriers over all blocks."""
+    arguments = observation(LatentSpec("categorical", 4, 6), sizes, torch.float32, embed=6)
+    # The helper's input layer is one wider than `hidden`; a scan wants it even.
+    cell = arguments["cell"]
+    units = sizes.hidden
+    gru = torch.cat((cell.gru_weight[:, :units], cell.gru_weight[:, units + 1 :]), -1).detach().requires_grad_()
+    arguments["cell"] = cell._replace(
+        input_weight=cell.input_weight[:units].detach().requires_grad_(),
+        input_bias=cell.input_bias[:units].detach().requires_grad_(),
+        gru_weight=gru,
+    )
+
+    def both() -> list[torch.Tensor]:
+        with torch.autocast("cpu", torch.bfloat16):
+            posterior = observe(**arguments, ops="compiled")
+        return [*posterior, *gradients(arguments, posterior, fields)]
+
+    before = torch.ops.moto_emulated.cooperative_launches()
+    found = both()
+    assert torch.ops.moto_emulated.cooperative_launches() == before + 2  # forward and backward
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.ops, "moto", REAL)
+        expected = both()
+    for index, (one, other) in enumerate(zip(found, expected, strict=True)):
+        scale = max(1.0, other.abs().max().item())
+        torch.testing.assert_close(one / scale, other / scale, **HALF, msg=lambda m, i=index: f"{i}: {m}")
