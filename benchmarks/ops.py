@@ -4,7 +4,9 @@ Each row is one process's medians over rounds in which every variant runs once, 
 all alike. *Floor*: exactly the matrix products that forward and backward need, alone, on random operands in torch's own
 layouts; nothing can compute them all and be faster by more than the products it avoids. *eager*: the plain-PyTorch
 reference. *compile*: ``torch.compile`` of it, its compilation (first call) apart. World-model weights are frozen in
-imagination, noise is drawn inside, all variants have the same dtype and threads.
+imagination, noise is drawn inside, all variants have the same dtype and threads. On a GPU there are two more, under
+``torch.compile(mode="reduce-overhead")``, which replays CUDA graphs: *graphs*, the reference, and *ours, graphs*; the
+launches of one training step are counted too.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ import resource
 import statistics
 import time
 from collections.abc import Callable
+from datetime import date
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,8 +29,10 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from torch import Tensor
+from torch.autograd import DeviceType
 
 from moto_pl.doctor import environment_summary
+from moto_pl.files import write_whole
 from moto_pl.ops import CellWeights, Key, LatentSpec, PosteriorWeights, PriorWeights, imagine, observe
 from moto_pl.ops.imagine import imagine_ref
 from moto_pl.ops.observe import observe_ref
@@ -99,7 +105,7 @@ def imagination(shape: Shape, half: bool) -> Callable[[Callable[..., Any]], Vari
 
     def variant(function: Callable[..., Any], **options: Any) -> Variant:
         def run() -> None:
-            with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            with torch.autocast(deter.device.type, torch.bfloat16, enabled=half):
                 out = function(deter, stoch, actor, weights, prior, latent, Key(1, 2), shape.steps, **options)
             loss = out.deter.sum() + out.stoch.mul(0.5).sum() + out.action.sum() + out.entropy.sum()
             torch.autograd.grad(loss + out.disagreement.sum(), leaves)
@@ -126,7 +132,7 @@ def observation(shape: Shape, half: bool) -> Callable[[Callable[..., Any]], Vari
 
     def variant(function: Callable[..., Any], **options: Any) -> Variant:
         def run() -> None:
-            with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            with torch.autocast(deter.device.type, torch.bfloat16, enabled=half):
                 out = function(action, embed, is_first, deter, stoch, weights, head, latent, Key(1, 2), **options)
             torch.autograd.grad(sum(x.sum() for x in out), leaves)
 
@@ -197,51 +203,79 @@ def floor(products: list[Product], half: bool) -> Variant:
 
 
 def peak_memory(task: str, index: int, which: str) -> float:
-    """MiB by which one training step raises a process's peak memory."""
+    """MiB by which one training step on the CPU raises a process's peak memory."""
     torch.set_num_threads(1)
     make = imagination(SHAPES[index], False) if task == "imagine" else observation(SHAPES[index], False)
-    run = variants(task, make)[which]
+    run = variants(task, make, [which])[which]
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     run()
     return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
 
 
-def variants(task: str, make: Callable[..., Variant]) -> dict[str, Variant]:
-    """Ours and eager."""
+def peak_gpu_memory(run: Variant) -> float:
+    """MiB that one training step allocates on the GPU beyond what is there."""
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    run()
+    torch.cuda.synchronize()
+    return (torch.cuda.max_memory_allocated() - before) / 2**20
+
+
+def launches(run: Variant) -> int:
+    """Kernels of one training step on the GPU."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        run()
+        torch.cuda.synchronize()
+    return sum(event.count for event in profile.key_averages() if event.device_type == DeviceType.CUDA)
+
+
+def variants(task: str, make: Callable[..., Variant], names: list[str]) -> dict[str, Variant]:
+    """Implementations of a task by their columns' names."""
     ours, reference = (imagine, imagine_ref) if task == "imagine" else (observe, observe_ref)
-    return {"ours": make(ours, ops="compiled"), "eager": make(reference)}
+    made: dict[str, Callable[[], Variant]] = {
+        "ours": lambda: make(ours, ops="compiled"),
+        "eager": lambda: make(reference),
+        "compile": lambda: make(torch.compile(reference)),
+        "graphs": lambda: make(torch.compile(reference, mode="reduce-overhead")),
+        "ours, graphs": lambda: make(torch.compile(partial(ours, ops="compiled"), mode="reduce-overhead")),
+    }
+    return {name: made[name]() for name in names}
 
 
 def measure(
-    task: str, shape: Shape, half: bool, rounds: int, compiler: bool, clock: Callable[[], float]
+    task: str, shape: Shape, half: bool, rounds: int, names: list[str], clock: Callable[[], float]
 ) -> dict[str, Any]:
     """Medians and first calls in seconds."""
     torch.manual_seed(0)
     make = imagination(shape, half) if task == "imagine" else observation(shape, half)
     products = imagination_products(shape) if task == "imagine" else observation_products(shape)
     # The floor goes first: what the libraries set up at their first call is not ours.
-    runs = {"floor": floor(products, half)} | variants(task, make)
-    if compiler:
-        runs["compile"] = make(torch.compile(imagine_ref if task == "imagine" else observe_ref))
+    runs = {"floor": floor(products, half)} | variants(task, make, names)
     first: dict[str, float] = {}
     times: dict[str, list[float]] = {name: [] for name in runs}
-    for index in range(rounds + 1):
+    on_gpu = torch.get_default_device().type == "cuda"
+    warm = 3 if on_gpu else 1  # CUDA graphs are captured in the second call
+    for index in range(rounds + warm):
         for name, run in runs.items():
+            if on_gpu:
+                torch.compiler.cudagraph_mark_step_begin()
             begun = clock()
             run()
+            if on_gpu:
+                torch.cuda.synchronize()
             taken = clock() - begun
             if index == 0:
                 first[name] = taken
-            else:
+            elif index >= warm:
                 times[name].append(taken)
-    medians = {name: statistics.median(values) for name, values in times.items()}
-    return {
-        "task": task,
-        **shape._asdict(),
-        "dtype": "bfloat16" if half else "float32",
-        "median_s": medians,
-        "first_s": first,
-    }
+    result: dict[str, Any] = {"task": task, **shape._asdict(), "dtype": "bfloat16" if half else "float32"}
+    result["median_s"] = {name: statistics.median(values) for name, values in times.items()}
+    result["first_s"] = first
+    if on_gpu:
+        result["launches"] = {name: launches(run) for name, run in runs.items()}
+        result["peak_mib"] = {name: peak_gpu_memory(runs[name]) for name in ("ours", "eager") if name in runs}
+    return result
 
 
 def main() -> None:
@@ -249,54 +283,58 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--shapes", type=int, nargs="+", default=list(range(len(SHAPES))), help="0 to 3")
     parser.add_argument("--tasks", nargs="+", default=["imagine", "observe"], choices=["imagine", "observe"])
     parser.add_argument("--quick", action="store_true", help="three rounds, without torch.compile and memory")
     parser.add_argument("--cpu-time", action="store_true", help="processor time: for one thread on a busy machine")
-    parser.add_argument("--json", type=Path, help="where to write the numbers")
+    parser.add_argument("--out", type=Path, help="folder for the numbers: ops.json, or ops_<device's name>.json")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    torch.set_default_device(args.device)
+    on_gpu = args.device == "cuda"
     rounds = 3 if args.quick else args.rounds
-    table = Table(title=f"forward + backward on the CPU, {args.threads} threads, median of {rounds}, ms")
-    for column in (
-        "",
-        "floor",
-        "ours",
-        "compile",
-        "eager",
-        "ours/floor",
-        "compile/ours",
-        "eager/ours",
-        "first/ours",
-        "MiB",
-    ):
-        table.add_column(column, justify="right" if column else "left")
+    where = torch.cuda.get_device_name() if on_gpu else f"the CPU, {args.threads} threads"
+    table = Table(title=f"forward + backward on {where}, median of {rounds}, ms")
+    columns = ["floor", "ours", "compile", "eager", *(["graphs", "ours, graphs"] if on_gpu else [])]
+    alternatives = [name for name in columns if name not in ("floor", "ours", "ours, graphs")]
+    extra = ["launches"] if on_gpu else []
+    table.add_column("")
+    for column in (*columns, "ours/floor", *(f"{name}/ours" for name in alternatives), "first/ours", "MiB", *extra):
+        table.add_column(column, justify="right")
     results = []
     cases = [(task, index, half) for task in args.tasks for index in args.shapes for half in (False, True)]
     for task, index, half in track(cases, "measuring", transient=True):
         shape = SHAPES[index]
-        compiler = not args.quick and not half
+        names = columns[1:]
+        if args.quick or (half and not on_gpu):  # the CPU's bars on compilers are about float32
+            names = ["ours", "eager"]
         clock = time.process_time if args.cpu_time else time.perf_counter
-        result = measure(task, shape, half, rounds, compiler, clock)
-        if compiler:
+        result = measure(task, shape, half, rounds, names, clock)
+        if "compile" in names and not on_gpu:
             with get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
                 memory = {name: pool.apply(peak_memory, (task, index, name)) for name in ("ours", "eager")}
             result["peak_mib"] = memory
         results.append(result)
-        m, first = result["median_s"], result["first_s"]
-        compile_s = m.get("compile")
+        m, first, peak = result["median_s"], result["first_s"], result.get("peak_mib")
+        counts = [f"{result['launches']['ours']} / {result['launches']['eager']}"] if on_gpu else []
         table.add_row(
             f"{task} {shape.deter} x {shape.hidden}, {shape.stoch} x {shape.stoch}, {result['dtype']}",
-            *(f"{1000 * m[name]:.1f}" if name in m else "" for name in ("floor", "ours", "compile", "eager")),
+            *(f"{1000 * m[name]:.1f}" if name in m else "" for name in columns),
             f"{m['ours'] / m['floor']:.2f}",
-            f"{compile_s / m['ours']:.2f}" if compile_s else "",
-            f"{m['eager'] / m['ours']:.2f}",
+            *(f"{m[name] / m['ours']:.2f}" if name in m else "" for name in alternatives),
             f"{first['ours'] / m['ours']:.2f}",
-            " / ".join(f"{result['peak_mib'][name]:.0f}" for name in ("ours", "eager")) if compiler else "",
+            f"{peak['ours']:.0f} / {peak['eager']:.0f}" if peak else "",
+            *counts,
         )
-    Console(width=150).print(table)
-    if args.json is not None:
-        args.json.write_text(json.dumps({"environment": environment_summary(), "results": results}, indent=1))
+    Console(width=180).print(table)
+    if args.out is not None:
+        name = f"ops_{torch.cuda.get_device_name().replace(' ', '_')}.json" if on_gpu else "ops.json"
+        content = json.dumps(
+            {"environment": environment_summary(), "date": str(date.today()), "results": results}, indent=1
+        )
+        args.out.mkdir(parents=True, exist_ok=True)
+        write_whole(args.out / name, content.encode())
 
 
 if __name__ == "__main__":

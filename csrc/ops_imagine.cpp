@@ -162,7 +162,6 @@ void forward(const Outputs& outputs, const Tensor& start_deter, const Tensor& st
   const auto full = start_deter.options(), storage = full.dtype(kStorage<S>);
   const auto cast = [&](const Tensor& weight) { return weight.to(kStorage<S>); };
   const Device device(z_shape, K, B, start_deter);
-  std::apply([&](const auto&... tensors) { (device.prepare(tensors), ...); }, outputs);
   const auto [deter, stoch, action, entropy, disagreement, inputs_saved, parts_saved, stats_saved, hidden_saved, params_saved,
               actor_saved, raw_saved] = outputs;
 

@@ -117,7 +117,6 @@ void forward(const Outputs& outputs, const Tensor& from_action, const Tensor& fr
   const auto full = start_deter.options(), storage = full.dtype(kStorage<S>);
   const bool copies = kStorage<S> != start_deter.scalar_type();  // the products' operands are copies
   const Device device(z_shape, 1, B, start_deter);
-  std::apply([&](const auto&... tensors) { (device.prepare(tensors), ...); }, outputs);
   const auto& [deter, stoch, params, inputs_saved, parts_saved, stats_saved, hidden_saved] = outputs;
   const int64_t slots = save ? steps : 1;
   const auto slot = [&](int64_t t) { return save ? t : 0; };

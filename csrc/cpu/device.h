@@ -3,10 +3,6 @@
 
 #include <ATen/Parallel.h>
 
-#ifdef __linux__
-#include <sys/mman.h>
-#endif
-
 #include <algorithm>
 
 #include "cpu/action.h"
@@ -15,16 +11,6 @@
 #include "rollout.h"
 
 namespace moto::cpu {
-
-// Asks for huge pages where a new tensor's memory is large: a page fault for each 4 KiB takes a tenth of a rollout's time.
-inline void prefer_huge_pages(const Tensor& tensor) {
-#ifdef __linux__
-  constexpr uintptr_t kHuge = 2u << 20;
-  const auto begin = (reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) + kHuge - 1) / kHuge * kHuge;
-  const auto end = (reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) + tensor.nbytes()) / kHuge * kHuge;
-  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);  // a refusal changes nothing
-#endif
-}
 
 // body(begin, end) on rows, where one row's work is about `cost` elements: a thread of its own needs 32768 of them.
 template <typename Body>
@@ -44,8 +30,6 @@ class Device {
       : stride_(sample_scratch(latent, members)),
         noise_(at::empty({batch, latent.stoch}, like.options())),
         scratch_(at::empty({at::get_num_threads() * stride_}, like.options())) {}
-
-  void prepare(const Tensor& output) const { prefer_huge_pages(output); }
 
   // One member a row of member [H, B].
   void draw_members(const Tensor& member, PhiloxKey key, int64_t members, bool by_row) const {

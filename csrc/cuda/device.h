@@ -20,7 +20,6 @@ class Device {
 
   Device(const LatentShape&, int64_t, int64_t, const Tensor&) : launch_{c10::cuda::getCurrentCUDAStream().stream()} {}
 
-  void prepare(const Tensor&) const {}
   void draw_members(const Tensor& member, PhiloxKey key, int64_t members, bool by_row) const {
     C10_CUDA_CHECK(launch_.draw_members(data<int64_t>(member), member.size(0), member.size(1), key, members, by_row));
   }

@@ -132,6 +132,12 @@ def test_opcheck(latent: LatentSpec, half: bool) -> None:
     torch.library.opcheck(
         torch.ops.moto.observe.default, (x, y, o["is_first"], o["deter"], o["stoch"], weights, *tail, True)
     )
+    inputs = [t.detach() for t in (x, y, o["is_first"], o["deter"], o["stoch"])]
+    weights = [w.detach() for w in weights]
+    found = torch.ops.moto.observe(*inputs, weights, *tail, True)
+    grads = [torch.ones_like(t) for t in found[:3]]
+    for some in (grads, [None, grads[1], None]):
+        torch.library.opcheck(torch.ops.moto.observe_backward.default, (*some, [*inputs[2:], *found], weights, *tail))
 
 
 @EACH_LATENT
@@ -316,7 +322,8 @@ def test_disagreement_of_an_unknown_kind_is_refused() -> None:
 
 
 @pytest.mark.slow
-def test_torch_compile_keeps_it_whole() -> None:
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_torch_compile_keeps_it_whole(backend: str) -> None:
     """One graph without a break, the same numbers, and a new offset compiles nothing anew."""
     a, o = imagination(LATENTS[0], SMALL), observation(LATENTS[0], SMALL)
 
@@ -325,7 +332,7 @@ def test_torch_compile_keeps_it_whole() -> None:
         posterior = observe(**(o | {"key": Key(1, offset)}), ops="compiled")
         return sum(x.square().sum() for x in (*rollout, *posterior))  # type: ignore[return-value]
 
-    compiled = torch.compile(function, fullgraph=True, backend="aot_eager", dynamic=True)
+    compiled = torch.compile(function, fullgraph=True, backend=backend, dynamic=True)
     for offset in (5, 6, 7):
         found, expected = compiled(a, o, offset), function(a, o, offset)
         torch.testing.assert_close(found, expected)
