@@ -154,6 +154,7 @@ def test_cuda_compiles(kernel: Path, arch: str, tmp_path: Path) -> None:
         "-Werror",
         "all-warnings",
         f"-arch={arch}",
+        f"-I{ROOT}/csrc",
         f"-I{ROOT}/csrc/include",
         str(kernel),
     ]
