@@ -244,17 +244,19 @@ def variants(task: str, make: Callable[..., Variant], names: list[str]) -> dict[
 
 
 def measure(
-    task: str, shape: Shape, half: bool, rounds: int, names: list[str], clock: Callable[[], float]
+    task: str, shape: Shape, half: bool, device: str, rounds: int, names: list[str], clock: Callable[[], float]
 ) -> dict[str, Any]:
     """Medians and first calls in seconds."""
     torch.manual_seed(0)
-    make = imagination(shape, half) if task == "imagine" else observation(shape, half)
     products = imagination_products(shape) if task == "imagine" else observation_products(shape)
-    # The floor goes first: what the libraries set up at their first call is not ours.
-    runs = {"floor": floor(products, half)} | variants(task, make, names)
+    with torch.device(device):
+        make = imagination(shape, half) if task == "imagine" else observation(shape, half)
+        # The floor goes first: what the libraries set up at their first call is not ours.
+        runs = {"floor": floor(products, half)}
+    runs |= variants(task, make, names)
     first: dict[str, float] = {}
     times: dict[str, list[float]] = {name: [] for name in runs}
-    on_gpu = torch.get_default_device().type == "cuda"
+    on_gpu = device == "cuda"
     warm = 3 if on_gpu else 1  # CUDA graphs are captured in the second call
     for index in range(rounds + warm):
         for name, run in runs.items():
@@ -291,7 +293,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="folder for the numbers: ops.json, or ops_<device's name>.json")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    torch.set_default_device(args.device)
     on_gpu = args.device == "cuda"
     rounds = 3 if args.quick else args.rounds
     where = torch.cuda.get_device_name() if on_gpu else f"the CPU, {args.threads} threads"
@@ -310,7 +311,7 @@ def main() -> None:
         if args.quick or (half and not on_gpu):  # the CPU's bars on compilers are about float32
             names = ["ours", "eager"]
         clock = time.process_time if args.cpu_time else time.perf_counter
-        result = measure(task, shape, half, rounds, names, clock)
+        result = measure(task, shape, half, args.device, rounds, names, clock)
         if "compile" in names and not on_gpu:
             with get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
                 memory = {name: pool.apply(peak_memory, (task, index, name)) for name in ("ours", "eager")}

@@ -47,7 +47,7 @@ def priors(deter: Tensor, weights: PriorWeights) -> Tensor:
 def choose(params: Tensor, member: Tensor) -> Tensor:
     """Picks a member's parameters: [K, B, P] with member [] (for all) or [B] (for each row) -> [B, P]."""
     if member.dim() == 0:
-        return params[member]
+        return params.index_select(0, member.reshape(1)).squeeze(0)  # params[member] would wait for the device
     return params[member, torch.arange(params.shape[1], device=params.device)]
 
 
