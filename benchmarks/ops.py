@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -207,9 +206,16 @@ def peak_memory(task: str, index: int, which: str) -> float:
     torch.set_num_threads(1)
     make = imagination(SHAPES[index], False) if task == "imagine" else observation(SHAPES[index], False)
     run = variants(task, make, [which])[which]
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here on: a new process inherits its parent's
+    before = _resident("VmRSS")
     run()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return (_resident("VmHWM") - before) / 1024
+
+
+def _resident(field: str) -> int:
+    """A field of this process's memory in KiB: what is resident, or its peak."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(field)).split()[1])
 
 
 def peak_gpu_memory(run: Variant) -> float:

@@ -41,11 +41,15 @@ from moto_pl.replay.sampler import SequenceBatch
 ACTIONS = 4
 
 
-def load_agent(name: str, device: torch.device) -> Any:
-    """The agent of a configuration, with four actions; ``name`` is one of the package's, or a path."""
+def load_agent(name: str, device: torch.device, **changes: Any) -> Any:
+    """The agent of a configuration, with four actions; ``name`` is one of the package's, or a path.
+
+    ``changes`` are arguments of the agent.
+    """
     settings: dict[str, Any] = {}
     for path in _lineage(Path(name) if name.endswith(".yaml") else config_path(name), ()):
         _update(settings, yaml.safe_load(path.read_text()).get("model", {}))
+    _update(settings, {"init_args": changes})
     return build_agent(settings, ACTIONS).to(device)
 
 

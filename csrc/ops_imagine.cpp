@@ -18,9 +18,9 @@ namespace moto {
 namespace {
 
 // deter [H + 1, B, D], stoch [H + 1, B, Z], action [H + 1, B, A], entropy [H + 1, B], disagreement [H, B]; then what backward needs
-// (empty unless `save`): inputs [H + 1, B, U + D], the GRU's operand; parts [H, B, 3D]; stats [H, B, 2]; hidden [H, B, K U];
-// params [H, K, B, P], or
-// class probabilities in their place (keeps_probs); actor_hidden, the layers' [H + 1, B, units] one after another; raw [H + 1, B, 2A].
+// (empty unless `save`): inputs [H + 1, B, V + D], the GRU's operand; parts [H, B, 3D]; stats [H, B, 2]; hidden [H, B, K U];
+// params [H, K, B, P], or class probabilities in their place (keeps_probs); actor_hidden, the layers' [H + 1, B, units] one after
+// another; raw [H + 1, B, 2A].
 using Outputs = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 using Gradients = std::tuple<Tensor, Tensor, std::vector<Tensor>>;
 
@@ -101,7 +101,8 @@ Outputs allocate(const Tensor& deter, TensorList actor, TensorList cell, const S
   const auto make = [&](const at::TensorOptions& o, std::vector<c10::SymInt> sizes) { return at::empty_symint(sizes, o); };
   const auto saved = [&](const at::TensorOptions& o, std::vector<c10::SymInt> sizes) {
     if (!save) sizes[0] = 0;
-    return at::empty_symint(sizes, o);
+    if (!deter.device().is_cpu()) return at::empty_symint(sizes, o);
+    return cpu::empty_again(C10_AS_INTARRAYREF_SLOW(sizes), o);
   };
   return {make(options, {H + 1, B, n.deter}),
           make(options, {H + 1, B, Z}),
@@ -247,7 +248,8 @@ void forward(const Outputs& outputs, const Tensor& start_deter, const Tensor& st
       if (!linear) product(raw_product, layers.back().select(0, slot(i)), actor_t.back());
       act.product = data<S>(raw_product);
     } else {
-      act.hidden = data<S>(layers.back().select(0, slot(i))), act.weight = data<S>(actor_t.back()), act.units = layers.back().size(2);
+      act.hidden = data<S>(layers.back().select(0, slot(i))), act.weight = data<S>(actor_t.back());
+      act.units = layers.back().size(2);
     }
     act.action = data<T>(action_now), act.entropy = data<T>(entropy.select(0, i));
     if (i == steps) {

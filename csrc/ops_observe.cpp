@@ -69,9 +69,13 @@ Outputs allocate(const Tensor& from_action, const Tensor& from_embed, const Tens
   const c10::SymInt T = from_action.sym_size(0), B = deter.sym_size(0), D = deter.sym_size(1);
   const c10::SymInt V = from_action.sym_size(2), U = from_embed.sym_size(2), S = save ? T : c10::SymInt(0);
   const auto make = [&](const at::TensorOptions& o, std::vector<c10::SymInt> sizes) { return at::empty_symint(sizes, o); };
-  return {make(options, {T, B, D}),       make(options, {T, B, latent.size()}), make(options, {T, B, latent.params()}),
-          make(storage, {S, B, V + D}), make(storage, {S, B, 3 * D}),         make(options, {S, B, 2}),
-          make(storage, {S, B, U})};
+  const auto saved = [&](const at::TensorOptions& o, std::vector<c10::SymInt> sizes) {
+    if (!deter.device().is_cpu()) return at::empty_symint(sizes, o);
+    return cpu::empty_again(C10_AS_INTARRAYREF_SLOW(sizes), o);
+  };
+  return {make(options, {T, B, D}),      make(options, {T, B, latent.size()}), make(options, {T, B, latent.params()}),
+          saved(storage, {S, B, V + D}), saved(storage, {S, B, 3 * D}),        saved(options, {S, B, 2}),
+          saved(storage, {S, B, U})};
 }
 
 Outputs observe_meta(const Tensor& from_action, const Tensor& from_embed, const Tensor& is_first, const Tensor& deter,
@@ -134,13 +138,15 @@ void forward(const Outputs& outputs, const Tensor& from_action, const Tensor& fr
 
   const Tensor index = at::empty({B, z_shape.stoch}, full.dtype(at::kInt)), state = at::empty({copies ? B : 0, D}, storage);
   const Tensor product_x = at::empty({B, V}, storage), product_hidden = at::empty({B, U}, storage);
-  const Tensor product_params = at::empty({B, P}, storage), stoch_copy = at::empty({!categorical && copies ? B : 0, z_shape.size()}, storage);
+  const Tensor product_params = at::empty({B, P}, storage);
+  const Tensor stoch_copy = at::empty({!categorical && copies ? B : 0, z_shape.size()}, storage);
 
   // The input layer of step t, behind its product where there is one; `gathers`: on a one-hot latent.
   const auto input_layer = [&](int64_t t, bool gathers) {
     GatherLayer<T, S> layer{};
     layer.product = gathers ? nullptr : data<S>(product_x), layer.addend = data<T>(actions.select(0, t));
-    layer.out = data<S>(inputs.select(0, slot(t))), layer.stride = V + D, layer.units = V, layer.is_first = data<bool>(first.select(0, t));
+    layer.out = data<S>(inputs.select(0, slot(t))), layer.stride = V + D, layer.units = V;
+    layer.is_first = data<bool>(first.select(0, t));
     if (gathers) layer.index = data<int32_t>(index), layer.table = data<S>(stoch_weight), layer.stoch = z_shape.stoch;
     return layer;
   };

@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "cpu/action.h"
+#include "cpu/memory.h"
 #include "cpu/rollout_kernels.h"
 #include "moto/philox.h"
 #include "rollout.h"

@@ -49,7 +49,7 @@ Fiber* current = nullptr;
 ucontext_t scheduler;
 const std::function<void()>* work = nullptr;
 bool progress = false;
-int64_t together_count = 0;
+int64_t launch_count = 0, together_count = 0;
 
 Warp& warp() { return current->block->warps[current->now.thread_index.x / kWarp]; }
 
@@ -131,10 +131,12 @@ uint64_t exchange_bits(uint64_t bits, int source) {
   return seen;
 }
 
+int64_t launches() { return launch_count; }
 int64_t cooperative_launches() { return together_count; }
 
 void run(int64_t blocks, int threads, size_t bytes, bool together, const std::function<void()>& body) {
   work = &body;
+  ++launch_count;
   together_count += together;
   if (together) return run_blocks(0, blocks, blocks, threads, bytes);
   for (int64_t b = 0; b < blocks; ++b) run_blocks(b, 1, blocks, threads, bytes);
@@ -142,4 +144,7 @@ void run(int64_t blocks, int threads, size_t bytes, bool together, const std::fu
 
 }  // namespace emulation
 
-TORCH_LIBRARY_FRAGMENT(moto_emulated, library) { library.def("cooperative_launches() -> int", emulation::cooperative_launches); }
+TORCH_LIBRARY_FRAGMENT(moto_emulated, library) {
+  library.def("launches() -> int", emulation::launches);
+  library.def("cooperative_launches() -> int", emulation::cooperative_launches);
+}

@@ -38,7 +38,8 @@ T exchange(T x, int source) {
   return x;
 }
 
-// How many launches there were of all blocks at once.
+// How many launches there were, and how many of them of all blocks at once.
+int64_t launches();
 int64_t cooperative_launches();
 
 // Runs body in each thread of the grid: block after block, or all blocks at once where `together`.

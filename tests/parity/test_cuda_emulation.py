@@ -168,6 +168,21 @@ def test_the_kernels_that_run_are_the_emulated_ones(library: Path) -> None:
     assert torch.ops.moto is not REAL
 
 
+def test_a_step_is_few_launches() -> None:
+    """Kernels a step, forward and backward, beside the products: those that docs/operators.md states."""
+
+    def count(task: str, steps: int) -> int:
+        sizes = Sizes(2, 5, 7, 3, 2, (6, 9, 4, 3), steps)
+        arguments = (imagination if task == "imagine" else observation)(LATENTS[0], sizes, torch.float32)
+        before = torch.ops.moto_emulated.launches()
+        outputs = (imagine if task == "imagine" else observe)(**arguments, ops="compiled")
+        gradients(arguments, outputs, (0, 1, 2))
+        return int(torch.ops.moto_emulated.launches() - before)
+
+    assert count("imagine", 3) - count("imagine", 2) == 7 + 4
+    assert count("observe", 4) - count("observe", 3) == 3 + 4
+
+
 # Rows that fill no tile and more than one; columns for all blocks; a depth that all warps share.
 SCANS = [Sizes(8, 10, 22, 1, 2, (), 3), Sizes(24, 34, 150, 1, 3, (), 2)]
 
