@@ -403,14 +403,14 @@ void backward(const OptionalTensor& grad_deter, const OptionalTensor& grad_stoch
   for (size_t l = actor.size() / 2; l-- > 0;) {
     device.column_sums(grad, weights[2 * l + 1]);
     if (l == 0) {
-      weight_product(weights[0].narrow(1, 0, D), grad, inputs.view({rows, V + D}).narrow(1, V, D));
-      weight_product(weights[0].narrow(1, D, Z), grad, cast(stoch.view({rows, Z})));
+      device.weight_product(weights[0].narrow(1, 0, D), grad, inputs.view({rows, V + D}).narrow(1, V, D));
+      device.weight_product(weights[0].narrow(1, D, Z), grad, cast(stoch.view({rows, Z})));
       break;
     }
     const int64_t width = actor[2 * l].size(1);
     end -= rows * width;
     const Tensor operand = actor_hidden.narrow(0, end, rows * width).view({rows, width});
-    weight_product(weights[2 * l], grad, operand);
+    device.weight_product(weights[2 * l], grad, operand);
     const Tensor before = at::empty({rows, width}, storage);
     product(before, grad, cast(actor[2 * l]));
     device.elu_backward(data<S>(before), width, data<S>(operand), width, width, rows);

@@ -295,10 +295,10 @@ void backward(const OptionalTensor& grad_deter, const OptionalTensor& grad_stoch
     z_before.narrow(0, 1, steps - 1).copy_(stoch.narrow(0, 0, steps - 1));
     z_before.mul_(first.logical_not().unsqueeze(-1));
   }
-  weight_product(to_stoch_weight, layer, z_before.view({rows, Z}));
-  weight_product(to_gru, gates, inputs.view({rows, V + D}));
-  weight_product(to_deter_weight, heads, cast(deter.view({rows, D})));
-  weight_product(to_out, logits, hidden.view({rows, U}));
+  device.weight_product(to_stoch_weight, layer, z_before.view({rows, Z}));
+  device.weight_product(to_gru, gates, inputs.view({rows, V + D}));
+  device.weight_product(to_deter_weight, heads, cast(deter.view({rows, D})));
+  device.weight_product(to_out, logits, hidden.view({rows, U}));
   device.column_sums(logits, to_out_bias);
   device.norm_grad({data<S>(parts), data<T>(stats), data<T>(grad_norm), rows, 3 * D, data<T>(to_norm_weight), data<T>(to_norm_bias)});
 }

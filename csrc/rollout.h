@@ -42,10 +42,12 @@ inline PhiloxKey philox_key(int64_t seed, int64_t offset) { return {static_cast<
 // A gradient as backward gets it, contiguous; undefined where there is none.
 inline Tensor given(const OptionalTensor& grad) { return grad && grad->defined() ? grad->contiguous() : Tensor(); }
 
-// out = a b, or out += a b.
+// out = a b, or out += a b; in a's dtype, whatever out's.
 inline void product(const Tensor& out, const Tensor& a, const Tensor& b, bool add = false) {
   Tensor target = out;
-  if (add) {
+  if (out.scalar_type() != a.scalar_type()) {
+    target.copy_(at::mm(a, b));
+  } else if (add) {
     at::addmm_out(target, target, a, b);
   } else {
     at::mm_out(target, a, b);
@@ -55,15 +57,6 @@ inline void product(const Tensor& out, const Tensor& a, const Tensor& b, bool ad
 inline void batched_product(const Tensor& out, const Tensor& a, const Tensor& b) {
   Tensor target = out;
   at::bmm_out(target, a, b);
-}
-
-// The gradient of a weight, from that of its layer's results and its operand.
-inline void weight_product(const Tensor& out, const Tensor& grad, const Tensor& operand) {
-  if (out.scalar_type() == grad.scalar_type()) {
-    product(out, grad.t(), operand);
-  } else {
-    out.copy_(at::mm(grad.t(), operand));
-  }
 }
 
 // Calls body(T{}, S{}) with the kernels' types.

@@ -77,6 +77,22 @@ class Device {
   void act_backward(const Act<T, S>& x, int64_t rows) const {
     for_rows(rows, x.actions * 256, [&](int64_t b, int64_t e) { cpu::act_backward(x, b, e); });
   }
+  // The gradient of a weight, from that of its layer's results and its operand: out [N, M] = grad [rows, N]^T operand [rows, M]. It
+  // sums over all rows, which a library may share among its threads. Here each computes tiles, the same ones however many there are.
+  void weight_product(const Tensor& out, const Tensor& grad, const Tensor& operand) const {
+    if (std::is_same_v<S, Half>) return product(out, grad.t(), operand);  // oneDNN
+    const int64_t dim = out.size(0) >= out.size(1) ? 0 : 1, width = out.size(dim);
+    const int64_t count = std::clamp<int64_t>(width / 128, std::min<int64_t>(4, (width + 31) / 32), 64), tile = (width + count - 1) / count;
+    // Two at least: within a parallel region, products are serial.
+    at::parallel_for(0, std::max<int64_t>(2, count), 1, [&](int64_t begin, int64_t end) {
+      const at::AutoDispatchBelowADInplaceOrView below;  // the calling thread's guard, which others do not have
+      for (int64_t first = begin * tile; first < std::min(end * tile, width); first += tile) {
+        const int64_t size = std::min(tile, width - first);
+        const Tensor left = dim == 0 ? grad.narrow(1, first, size) : grad, right = dim == 1 ? operand.narrow(1, first, size) : operand;
+        product(out.narrow(dim, first, size), left.t(), right);
+      }
+    });
+  }
   void norm_grad(const NormGrad<T, S>& x) const {
     for_rows(x.width, x.rows * 4, [&](int64_t b, int64_t e) { kernel_.norm_grad(x, {b, e}); });
   }

@@ -37,6 +37,7 @@ class Device {
   void sample_backward(const Sample<T, S>& x) const { C10_CUDA_CHECK(launch_.sample_backward(x)); }
   void act(const Act<T, S>& x, const GatherLayer<T, S>* layer, int64_t rows) const { C10_CUDA_CHECK(launch_.act(x, layer, rows)); }
   void act_backward(const Act<T, S>& x, int64_t rows) const { C10_CUDA_CHECK(launch_.act_backward(x, rows)); }
+  void weight_product(const Tensor& out, const Tensor& grad, const Tensor& operand) const { product(out, grad.t(), operand); }
   void norm_grad(const NormGrad<T, S>& x) const { C10_CUDA_CHECK(launch_.norm_grad(x)); }
   void column_sums(const Tensor& values, const Tensor& out) const {
     Tensor target = out;

@@ -105,6 +105,17 @@ def test_gradcheck_of_observe() -> None:
     assert torch.autograd.gradcheck(function, [arguments[name] for name in names])
 
 
+def operands(latent: LatentSpec, sizes: Sizes, dtype: torch.dtype) -> tuple[Any, ...]:
+    """The operator ``moto::observe``'s own arguments up to its weights."""
+    o = observation(latent, sizes, dtype)
+    weights = [o["cell"][0][:, : latent.size], *o["cell"][2:], o["posterior"][0][:, : sizes.deter], *o["posterior"][2:]]
+    weights = [w.detach().contiguous().requires_grad_() for w in weights]
+    rows = o["is_first"].shape
+    units = (weights[0].shape[0], weights[4].shape[0])  # of the input layer and of the posterior's hidden one
+    from_action, from_embed = (torch.randn(*rows, width, dtype=dtype, requires_grad=True) for width in units)
+    return from_action, from_embed, o["is_first"], o["deter"], o["stoch"], weights
+
+
 @pytest.mark.parametrize("latent", [LATENTS[0], LATENTS[2]], ids=["categorical", "gaussian"])
 @pytest.mark.parametrize("half", [False, True], ids=["full", "half"])
 def test_opcheck(latent: LatentSpec, half: bool) -> None:
@@ -123,16 +134,10 @@ def test_opcheck(latent: LatentSpec, half: bool) -> None:
             torch.ops.moto.imagine_backward.default,
             (*some, saved, plain, list(a["cell"]), list(a["prior"]), *options, True, True),
         )
-    o = observation(latent, SMALL, dtype)
-    x = torch.randn(3, 4, 8, dtype=dtype, requires_grad=True)
-    y = torch.randn(3, 4, 7, dtype=dtype, requires_grad=True)
-    weights = [o["cell"][0][:, : latent.size], *o["cell"][2:], o["posterior"][0][:, :5], *o["posterior"][2:]]
-    weights = [w.detach().contiguous().requires_grad_() for w in weights]
+    *inputs, weights = operands(latent, SMALL, dtype)
     tail = (latent.codes, 3, 7, half)
-    torch.library.opcheck(
-        torch.ops.moto.observe.default, (x, y, o["is_first"], o["deter"], o["stoch"], weights, *tail, True)
-    )
-    inputs = [t.detach() for t in (x, y, o["is_first"], o["deter"], o["stoch"])]
+    torch.library.opcheck(torch.ops.moto.observe.default, (*inputs, weights, *tail, True))
+    inputs = [t.detach() for t in inputs]
     weights = [w.detach() for w in weights]
     found = torch.ops.moto.observe(*inputs, weights, *tail, True)
     grads = [torch.ones_like(t) for t in found[:3]]
@@ -148,8 +153,13 @@ def test_bits_do_not_depend_on_threads(latent: LatentSpec) -> None:
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            a, o = imagination(latent, sizes, torch.float32), observation(latent, sizes, torch.float32)
-            rollout, posterior = imagine(**a, ops="compiled"), observe(**o, ops="compiled")
+            torch.manual_seed(0)
+            a = imagination(latent, sizes, torch.float32)
+            rollout = imagine(**a, ops="compiled")
+            # The operator itself: gradients of what surrounds it, products over all steps at once, are ATen's.
+            *inputs, weights = operands(latent, sizes, torch.float32)
+            posterior = torch.ops.moto.observe(*inputs, weights, latent.codes, 3, 7, False, True)
+            o = {"inputs": inputs, "weights": weights}
             grads = (*gradients(a, rollout, (0, 1, 2, 3, 4)), *gradients(o, posterior, (0, 1, 2)))
             results.append([*rollout, *posterior, *grads])
     finally:
