@@ -236,6 +236,11 @@ def launches(run: Variant) -> int:
     return sum(event.count for event in profile.key_averages() if event.device_type == DeviceType.CUDA)
 
 
+def multiplies_bfloat16() -> bool:
+    """Whether this processor has instructions for bfloat16 products; without them every variant is unusably slow."""
+    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(Path("/proc/cpuinfo").read_text().split())
+
+
 def variants(task: str, make: Callable[..., Variant], names: list[str]) -> dict[str, Variant]:
     """Implementations of a task by their columns' names."""
     ours, reference = (imagine, imagine_ref) if task == "imagine" else (observe, observe_ref)
@@ -310,7 +315,8 @@ def main() -> None:
     for column in (*columns, "ours/floor", *(f"{name}/ours" for name in alternatives), "first/ours", "MiB", *extra):
         table.add_column(column, justify="right")
     results = []
-    cases = [(task, index, half) for task in args.tasks for index in args.shapes for half in (False, True)]
+    halves = (False, True) if on_gpu or multiplies_bfloat16() else (False,)
+    cases = [(task, index, half) for task in args.tasks for index in args.shapes for half in halves]
     for task, index, half in track(cases, "measuring", transient=True):
         shape = SHAPES[index]
         names = columns[1:]

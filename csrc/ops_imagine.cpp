@@ -332,6 +332,7 @@ void backward(const OptionalTensor& grad_deter, const OptionalTensor& grad_stoch
     const Tensor grad_params = at::empty({K, B, P}, storage), grad_hidden = at::empty({B, K * U}, storage);
     const Tensor grad_head = at::empty({B, D}, storage), grad_parts = at::empty({B, 3 * D}, storage);
     const Tensor grad_inputs = at::empty({steps, B, V + D}, storage);
+    const Tensor grad_norm = at::empty({Device::kKeepsGradNorm ? B : 0, 3 * D}, full);
     // Without a gradient of the disagreement, the sample's reaches a step's one member alone.
     const bool one_member = !to_spread.defined() && !by_row && K > 1;
     for (int64_t i = steps - 1; i >= 0; --i) {
@@ -360,7 +361,7 @@ void backward(const OptionalTensor& grad_deter, const OptionalTensor& grad_stoch
       gru.parts = data<S>(parts.select(0, i)), gru.norm_weight = data<T>(norm_weight), gru.norm_bias = data<T>(norm_bias);
       gru.previous = data<T>(deter.select(0, i)), gru.stats = data<T>(stats.select(0, i)), gru.deter = D;
       gru.grad = data<T>(grad_h), gru.grad_head = data<S>(grad_head), gru.grad_extra = now(to_deter, i + 1);
-      gru.grad_parts = data<S>(grad_parts);
+      gru.grad_parts = data<S>(grad_parts), gru.grad_norm = data<T>(grad_norm);
       device.gru_backward(gru, B);
       const bool go_on = i > 0 || to_start;  // to the state before
       const Tensor grad_now = grad_inputs.select(0, i), grad_x = grad_now.narrow(1, 0, V);

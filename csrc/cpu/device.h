@@ -26,6 +26,7 @@ class Device {
   using Storage = S;
   static constexpr bool kMultipliesInAct = false;  // the actor's last product is ATen's
   static constexpr bool kScans = false;
+  static constexpr bool kKeepsGradNorm = true;  // between the two passes of gru_backward, rather than compute it twice
 
   Device(const LatentShape& latent, int64_t members, int64_t batch, const Tensor& like)
       : stride_(sample_scratch(latent, members)),
@@ -55,7 +56,7 @@ class Device {
     for_rows(rows, x.deter * 32, [&](int64_t b, int64_t e) { kernel_.gru(x, {b, e}); });
   }
   void gru_backward(const Gru<T, S>& x, int64_t rows) const {
-    for_rows(rows, x.deter * (x.grad_norm ? 96 : 64), [&](int64_t b, int64_t e) { kernel_.gru_backward(x, {b, e}); });
+    for_rows(rows, x.deter * 48, [&](int64_t b, int64_t e) { kernel_.gru_backward(x, {b, e}); });
   }
   // Samples, and computes the layer on the sample if there is one.
   void sample(const Sample<T, S>& x, const GatherLayer<T, S>* layer) const {
@@ -65,7 +66,8 @@ class Device {
     });
   }
   void sample_backward(const Sample<T, S>& x) const {
-    for_rows(x.batch, sample_cost(x), [&](int64_t b, int64_t e) { kernel_.sample_backward(x, workspace(x, b, e, x.latent.kind == Latent::gaussian), {b, e}); });
+    const bool draws = x.latent.kind == Latent::gaussian;
+    for_rows(x.batch, sample_cost(x), [&](int64_t b, int64_t e) { kernel_.sample_backward(x, workspace(x, b, e, draws), {b, e}); });
   }
   // Acts, and computes the layer on the actions if there is one.
   void act(const Act<T, S>& x, const GatherLayer<T, S>* layer, int64_t rows) const {

@@ -15,7 +15,8 @@ class Device {
  public:
   using Full = T;
   using Storage = S;
-  static constexpr bool kMultipliesInAct = true;               // one launch less
+  static constexpr bool kMultipliesInAct = true;           // one launch less
+  static constexpr bool kKeepsGradNorm = false;            // computed twice rather than kept in memory
   static constexpr bool kScans = std::is_same_v<S, Half>;  // all steps of observe in one launch, where scan_blocks finds room
 
   Device(const LatentShape&, int64_t, int64_t, const Tensor&) : launch_{c10::cuda::getCurrentCUDAStream().stream()} {}

@@ -216,16 +216,15 @@ void gru(const Gru<T, S>& cell, Rows rows) {
 
 template <typename T, typename S>
 void gru_backward(const Gru<T, S>& cell, Rows rows) {
-  constexpr int64_t kBlock = 64;
   const int64_t D = cell.deter, width = 3 * D;
   const T *w = cell.norm_weight, *c = cell.norm_bias;
   for (int64_t b = rows.begin; b < rows.end; ++b) {
     const S* parts = cell.parts + b * width;
     S* grad_parts = cell.grad_parts + b * width;
+    T *grad = cell.grad + b * D, *norm = cell.grad_norm + b * width;
     const T mean = cell.stats[2 * b], scale = cell.stats[2 * b + 1];
     const T keep = cell.is_first && cell.is_first[b] ? T(0) : T(1);
     const T* previous = cell.previous + b * D;
-    T* grad = cell.grad + b * D;
     if (cell.grad_head) {
       const S* head = cell.grad_head + b * D;
 #pragma omp simd
@@ -236,59 +235,30 @@ void gru_backward(const Gru<T, S>& cell, Rows rows) {
 #pragma omp simd
       for (int64_t j = 0; j < D; ++j) grad[j] += extra[j];
     }
-    // Two passes: the gradient of the normalised values needs its own mean and its mean with the values. The second pass takes
-    // the first one's results from where they are stored at full precision, or computes them again.
+    // Two passes: the gradient of the normalised values needs its own mean and its mean with the values.
     T total = 0, with_values = 0;
-    const auto slopes = [&](int64_t j, T& to_reset, T& to_candidate, T& to_update, T& normal_r, T& normal_c, T& normal_u, T& update,
-                            T& g) __attribute__((always_inline)) {
-      normal_r = (load(parts + j) - mean) * scale;
-      normal_c = (load(parts + D + j) - mean) * scale;
-      normal_u = (load(parts + 2 * D + j) - mean) * scale;
-      const T reset = sigmoid<T>(normal_r * w[j] + c[j]), candidate = normal_c * w[D + j] + c[D + j];
-      update = sigmoid<T>(normal_u * w[2 * D + j] + c[2 * D + j] - T(1));
-      const T proposal = tanh<T>(reset * candidate);
-      g = grad[j];
-      const T inner = g * update * (T(1) - proposal * proposal);
-      to_candidate = inner * reset;
-      to_reset = inner * candidate * reset * (T(1) - reset);
-      to_update = g * (proposal - keep * previous[j]) * update * (T(1) - update);
-    };
-    for (int pass = 0; pass < 2; ++pass) {
-      const T average = total / static_cast<T>(width), projection = with_values / static_cast<T>(width);
-      for (int64_t first = 0; first < D; first += kBlock) {
-        const int64_t last = D - first < kBlock ? D : first + kBlock;
-        if (pass == 0) {
-          T* norm = cell.grad_norm ? cell.grad_norm + b * width : nullptr;
 #pragma omp simd reduction(+ : total, with_values)
-          for (int64_t j = first; j < last; ++j) {
-            T r, k, u, nr, nk, nu, update, g;
-            slopes(j, r, k, u, nr, nk, nu, update, g);
-            const T a = r * w[j], e = k * w[D + j], f = u * w[2 * D + j];
-            total += a + e + f;
-            with_values += a * nr + e * nk + f * nu;
-          }
-          if (norm) {
+    for (int64_t j = 0; j < D; ++j) {
+      const T normal_r = (load(parts + j) - mean) * scale, normal_c = (load(parts + D + j) - mean) * scale;
+      const T normal_u = (load(parts + 2 * D + j) - mean) * scale;
+      const T reset = sigmoid<T>(normal_r * w[j] + c[j]), candidate = normal_c * w[D + j] + c[D + j];
+      const T update = sigmoid<T>(normal_u * w[2 * D + j] + c[2 * D + j] - T(1)), proposal = tanh<T>(reset * candidate);
+      const T g = grad[j], inner = g * update * (T(1) - proposal * proposal);
+      const T to_reset = inner * candidate * reset * (T(1) - reset), to_candidate = inner * reset;
+      const T to_update = g * (proposal - keep * previous[j]) * update * (T(1) - update);
+      const T r = to_reset * w[j], k = to_candidate * w[D + j], u = to_update * w[2 * D + j];
+      total += r + k + u;
+      with_values += r * normal_r + k * normal_c + u * normal_u;
+      norm[j] = to_reset;
+      norm[D + j] = to_candidate;
+      norm[2 * D + j] = to_update;
+      grad[j] = keep * g * (T(1) - update);
+    }
+    const T average = total / static_cast<T>(width), projection = with_values / static_cast<T>(width);
 #pragma omp simd
-            for (int64_t j = first; j < last; ++j) {
-              T r, k, u, nr, nk, nu, update, g;
-              slopes(j, r, k, u, nr, nk, nu, update, g);
-              norm[j] = r;
-              norm[D + j] = k;
-              norm[2 * D + j] = u;
-            }
-          }
-        } else {
-#pragma omp simd
-          for (int64_t j = first; j < last; ++j) {
-            T r, k, u, nr, nk, nu, update, g;
-            slopes(j, r, k, u, nr, nk, nu, update, g);
-            store(grad_parts + j, scale * (r * w[j] - average - nr * projection));
-            store(grad_parts + D + j, scale * (k * w[D + j] - average - nk * projection));
-            store(grad_parts + 2 * D + j, scale * (u * w[2 * D + j] - average - nu * projection));
-            grad[j] = keep * g * (T(1) - update);
-          }
-        }
-      }
+    for (int64_t j = 0; j < width; ++j) {
+      const T normal = (load(parts + j) - mean) * scale;
+      store(grad_parts + j, scale * (norm[j] * w[j] - average - normal * projection));
     }
   }
 }
@@ -355,15 +325,17 @@ inline void with_classes(int64_t classes, const Body& body) {
   body(classes);
 }
 
-// S softmaxes over C classes, in place.
-template <typename T>
-inline void softmax(T* x, int64_t stoch, int64_t count) {
+// S softmaxes over C classes of params + bias into x, and into `kept` unless that is null.
+template <typename T, typename S>
+inline void softmax(const S* params, const T* bias, int64_t stoch, int64_t count, T* x, S* kept = nullptr) {
   constexpr int64_t kBlock = 64;
-  T top = x[0], low = x[0];
+  T top = load(params) + bias[0], low = top;
 #pragma omp simd reduction(max : top) reduction(min : low)
   for (int64_t j = 0; j < stoch * count; ++j) {
-    top = x[j] > top ? x[j] : top;
-    low = x[j] < low ? x[j] : low;
+    const T logit = load(params + j) + bias[j];
+    x[j] = logit;
+    top = logit > top ? logit : top;
+    low = logit < low ? logit : low;
   }
   with_classes(count, [&](auto classes) {
     // One maximum serves all variables, without a search in each, unless one of them could then vanish.
@@ -393,8 +365,18 @@ inline void softmax(T* x, int64_t stoch, int64_t count) {
       for (int64_t s = 0; s < width; ++s) scale[s] = T(1) / scale[s];
       for (int64_t s = 0; s < width; ++s) {
         T* row = block + s * classes;
+        if (kept) {
+          S* out = kept + (first + s) * classes;
 #pragma omp simd
-        for (int64_t j = 0; j < classes; ++j) row[j] *= scale[s];
+          for (int64_t j = 0; j < classes; ++j) {
+            const T p = row[j] * scale[s];
+            row[j] = p;
+            store(out + j, p);
+          }
+        } else {
+#pragma omp simd
+          for (int64_t j = 0; j < classes; ++j) row[j] *= scale[s];
+        }
       }
     }
   });
@@ -425,23 +407,30 @@ inline T gaussian_std(T raw) {
 // Mean and population variance over the members of values [K, stride], elements [0, count).
 template <typename T>
 inline void moments(const T* values, int64_t members, int64_t stride, int64_t count, T* mean, T* variance) {
+  constexpr int64_t kBlock = 32;  // elements whose sums stay in registers
   const T share = T(1) / static_cast<T>(members);
+  const auto block = [&](int64_t first, auto width) __attribute__((always_inline)) {
+    T sum[kBlock], squares[kBlock];
 #pragma omp simd
-  for (int64_t j = 0; j < count; ++j) mean[j] = values[j], variance[j] = T(0);
-  for (int64_t k = 1; k < members; ++k) {
-    const T* v = values + k * stride;
+    for (int64_t j = 0; j < width; ++j) sum[j] = squares[j] = T(0);
+    for (int64_t k = 0; k < members; ++k) {
+      const T* v = values + k * stride + first;
 #pragma omp simd
-    for (int64_t j = 0; j < count; ++j) mean[j] += v[j];
-  }
+      for (int64_t j = 0; j < width; ++j) sum[j] += v[j];
+    }
 #pragma omp simd
-  for (int64_t j = 0; j < count; ++j) mean[j] *= share;
-  for (int64_t k = 0; k < members; ++k) {
-    const T* v = values + k * stride;
+    for (int64_t j = 0; j < width; ++j) sum[j] *= share;
+    for (int64_t k = 0; k < members; ++k) {
+      const T* v = values + k * stride + first;
 #pragma omp simd
-    for (int64_t j = 0; j < count; ++j) variance[j] += (v[j] - mean[j]) * (v[j] - mean[j]);
-  }
+      for (int64_t j = 0; j < width; ++j) squares[j] += (v[j] - sum[j]) * (v[j] - sum[j]);
+    }
 #pragma omp simd
-  for (int64_t j = 0; j < count; ++j) variance[j] *= share;
+    for (int64_t j = 0; j < width; ++j) mean[first + j] = sum[j], variance[first + j] = squares[j] * share;
+  };
+  int64_t first = 0;
+  for (; first + kBlock <= count; first += kBlock) block(first, Constant<kBlock>{});
+  if (first < count) block(first, count - first);
 }
 
 // The floor of the reference's _spread.
@@ -464,9 +453,12 @@ inline void member_values(const Sample<T, S>& x, int64_t b, const T* z, T* value
   const bool categorical = x.latent.kind == Latent::categorical;
   for (int64_t k = 0; k < x.members; ++k) {
     T* v = values + k * P;
-    biased(x.params + (k * x.batch + b) * P, x.bias + k * P, P, v);
-    if (x.kind == Spread::mean && categorical) softmax(v, stoch, classes);
-    if (x.keep_probs) keep(v, P, x.keep_probs + (k * x.batch + b) * P);
+    const S* params = x.params + (k * x.batch + b) * P;
+    if (x.kind == Spread::mean && categorical) {
+      softmax(params, x.bias + k * P, stoch, classes, v, x.keep_probs ? x.keep_probs + (k * x.batch + b) * P : nullptr);
+      continue;
+    }
+    biased(params, x.bias + k * P, P, v);
     if (x.kind != Spread::log_prob) continue;
     T total = 0;
     if (categorical) {
@@ -511,11 +503,13 @@ void sample(const Sample<T, S>& x, const Workspace<T>& space, Rows rows) {
     if (shared) member_values(x, b, z, values, likelihood);
     const T* params = values + chosen * P;
     if (!shared) {
-      biased(x.params + (chosen * x.batch + b) * P, x.bias + chosen * P, P, own);
-      if (x.full) {
-        for (int64_t j = 0; j < P; ++j) x.full[b * P + j] = own[j];
+      const S* products = x.params + (chosen * x.batch + b) * P;
+      if (x.full) biased(products, x.bias + chosen * P, P, x.full + b * P);
+      if (categorical) {
+        softmax(products, x.bias + chosen * P, stoch, classes, own);
+      } else {
+        biased(products, x.bias + chosen * P, P, own);
       }
-      if (categorical) softmax(own, stoch, classes);
       params = own;
     }
     const T* noise = space.noise + b * stoch;
@@ -553,9 +547,9 @@ void sample(const Sample<T, S>& x, const Workspace<T>& space, Rows rows) {
   }
 }
 
-// grad of logits from that of probabilities, per variable; added to or written over `out`.
+// Adds to `out` the gradient of logits from that of probabilities, per variable.
 template <typename T>
-inline void softmax_backward(const T* probs, const T* grad, int64_t stoch, int64_t count, T* out, bool add) {
+inline void softmax_backward(const T* probs, const T* grad, int64_t stoch, int64_t count, T* out) {
   with_classes(count, [&](auto classes) {
     for (int64_t s = 0; s < stoch; ++s) {
       const T *p = probs + s * classes, *g = grad + s * classes;
@@ -563,12 +557,71 @@ inline void softmax_backward(const T* probs, const T* grad, int64_t stoch, int64
       T total = 0;
 #pragma omp simd reduction(+ : total)
       for (int64_t j = 0; j < classes; ++j) total += p[j] * g[j];
-      if (add) {
 #pragma omp simd
-        for (int64_t j = 0; j < classes; ++j) o[j] += p[j] * (g[j] - total);
-      } else {
+      for (int64_t j = 0; j < classes; ++j) o[j] += p[j] * (g[j] - total);
+    }
+  });
+}
+
+// The gradient of row b's sample.
+template <typename T, typename S>
+inline void latent_grad(const Sample<T, S>& x, int64_t b, T* grad) {
+  const int64_t Z = x.latent.size();
+  if (x.grad_z && !(x.forgotten && x.forgotten[b])) {
+    take(x.grad_z + b * Z, Z, grad);
+  } else {
 #pragma omp simd
-        for (int64_t j = 0; j < classes; ++j) o[j] = p[j] * (g[j] - total);
+    for (int64_t j = 0; j < Z; ++j) grad[j] = T(0);
+  }
+  if (x.grad_extra) {
+    const T* extra = x.grad_extra + b * Z;
+#pragma omp simd
+    for (int64_t j = 0; j < Z; ++j) grad[j] += extra[j];
+  }
+}
+
+// Variances become what a member's distance from the mean is multiplied by: the slope of the mean over `count` elements of their
+// standard deviations over the members.
+template <typename T>
+inline void spread_slopes(T* variance, int64_t members, int64_t count, T to_spread) {
+  const T each = to_spread / static_cast<T>(members * count);
+#pragma omp simd
+  for (int64_t j = 0; j < count; ++j) {
+    const T least = kLeastVariance<T>, root = sqrt(variance[j] > least ? variance[j] : least);
+    variance[j] = variance[j] < least ? T(0) : each / root;
+  }
+}
+
+// Row b where the members disagree about class probabilities, the default: the sample's gradient and the disagreement's are both of
+// probabilities and go through the softmax together.
+template <typename T, typename S>
+inline void probs_backward(const Sample<T, S>& x, int64_t b, int64_t chosen, const Workspace<T>& space) {
+  const int64_t Z = x.latent.size(), stoch = x.latent.stoch, K = x.members;
+  T *values = space.scratch, *mean = values + K * Z, *slope = mean + Z, *grad = slope + Z, *grad_z = grad + Z;
+  latent_grad(x, b, grad_z);
+  const T* probs = values;
+  int64_t stride = Z;
+  if (!x.probs) {
+    member_values<T, S>(x, b, nullptr, values, nullptr);
+  } else if constexpr (__is_same(T, S)) {
+    probs = x.params + b * Z, stride = x.batch * Z;
+  }
+  moments(probs, K, stride, Z, mean, slope);
+  spread_slopes(slope, K, Z, x.grad_spread[b]);
+  with_classes(x.latent.classes, [&](auto classes) {
+    for (int64_t k = 0; k < K; ++k) {
+      S* out = x.grad_params + (k * x.batch + b) * Z;
+      for (int64_t first = 0; first < stoch * classes; first += classes) {
+        const T *p = probs + k * stride + first, *m = mean + first, *scale = slope + first, *sampled = grad_z + first;
+        const T own = k == chosen ? T(1) : T(0);
+        T total = 0;
+#pragma omp simd reduction(+ : total)
+        for (int64_t j = 0; j < classes; ++j) {
+          grad[j] = scale[j] * (p[j] - m[j]) + own * sampled[j];
+          total += p[j] * grad[j];
+        }
+#pragma omp simd
+        for (int64_t j = 0; j < classes; ++j) store(out + first + j, p[j] * (grad[j] - total));
       }
     }
   });
@@ -582,20 +635,14 @@ void sample_backward(const Sample<T, S>& x, const Workspace<T>& space, Rows rows
   for (int64_t b = rows.begin; b < rows.end; ++b) {
     const int64_t chosen = x.member ? x.member[b] : 0;
     const T* z = x.z + b * Z;
-    for (int64_t j = 0; j < Z; ++j) grad_z[j] = T(0);
-    if (x.grad_z && !(x.forgotten && x.forgotten[b])) take(x.grad_z + b * Z, Z, grad_z);
-    if (x.grad_extra) {
-      const T* extra = x.grad_extra + b * Z;
-#pragma omp simd
-      for (int64_t j = 0; j < Z; ++j) grad_z[j] += extra[j];
+    if (x.grad_spread && categorical && x.kind == Spread::mean) {
+      probs_backward(x, b, chosen, space);
+      continue;
     }
+    latent_grad(x, b, grad_z);
     const T to_spread = x.grad_spread ? x.grad_spread[b] : T(0);
     if (x.grad_spread) {
-      if (x.probs) {
-        for (int64_t k = 0; k < K; ++k) take(x.params + (k * x.batch + b) * P, P, values + k * P);
-      } else {
-        member_values(x, b, z, values, likelihood);
-      }
+      member_values(x, b, z, values, likelihood);
       if (x.kind == Spread::max_var) {
         const T top = largest_norm(values, K, stoch, likelihood);
         T ties = 0;
@@ -618,12 +665,7 @@ void sample_backward(const Sample<T, S>& x, const Workspace<T>& space, Rows rows
         }
       } else {
         moments(values, K, P, Z, mean, slope);
-        const T each = to_spread / static_cast<T>(Z * K);
-#pragma omp simd
-        for (int64_t j = 0; j < Z; ++j) {
-          const T variance = slope[j], root = sqrt(variance > kLeastVariance<T> ? variance : kLeastVariance<T>);
-          slope[j] = variance < kLeastVariance<T> ? T(0) : each / root;
-        }
+        spread_slopes(slope, K, Z, to_spread);
       }
     }
     for (int64_t k = 0; k < K; ++k) {
@@ -654,30 +696,22 @@ void sample_backward(const Sample<T, S>& x, const Workspace<T>& space, Rows rows
             v[stoch + s] = likelihood[k] * (distance * distance - T(1)) / std * gate * (T(1) - gate);
           }
         }
-      } else if (categorical && x.kind == Spread::mean) {
-        if (k == chosen) {
-#pragma omp simd
-          for (int64_t j = 0; j < Z; ++j) own[j] = slope[j] * (v[j] - mean[j]) + grad_z[j];
-        } else {
-#pragma omp simd
-          for (int64_t j = 0; j < Z; ++j) own[j] = slope[j] * (v[j] - mean[j]);
-        }
-        softmax_backward(v, own, stoch, classes, v, false);
       } else {
 #pragma omp simd
         for (int64_t j = 0; j < Z; ++j) v[j] = slope[j] * (v[j] - mean[j]);
         for (int64_t j = Z; j < P; ++j) v[j] = T(0);
       }
-      const bool sampled = x.grad_spread && categorical && x.kind == Spread::mean;  // the sample's gradient is in already
-      if (k == chosen && !sampled) {
+      if (k == chosen) {
+        const S* params = x.params + (k * x.batch + b) * P;
         if (x.probs) {
-          take(x.params + (k * x.batch + b) * P, P, own);
+          take(params, P, own);
+        } else if (categorical) {
+          softmax(params, x.bias + k * P, stoch, classes, own);
         } else {
-          biased(x.params + (k * x.batch + b) * P, x.bias + k * P, P, own);
-          if (categorical) softmax(own, stoch, classes);
+          biased(params, x.bias + k * P, P, own);
         }
         if (categorical) {
-          softmax_backward(own, grad_z, stoch, classes, v, true);
+          softmax_backward(own, grad_z, stoch, classes, v);
         } else {
           const T* noise = space.noise + b * stoch;
           for (int64_t s = 0; s < stoch; ++s) {
@@ -697,7 +731,8 @@ void sample_backward(const Sample<T, S>& x, const Workspace<T>& space, Rows rows
 }
 
 template <typename T, typename S>
-constexpr Kernels<T, S> kTable = {gather_layer<T, S>, gru<T, S>, gru_backward<T, S>, input_backward<T, S>, norm_grad<T, S>, sample<T, S>, sample_backward<T, S>, bias_elu<T, S>, elu_backward<T, S>, column_sums<T, S>};
+constexpr Kernels<T, S> kTable = {gather_layer<T, S>, gru<T, S>,    gru_backward<T, S>,    input_backward<T, S>, norm_grad<T, S>,
+                                  sample<T, S>,       sample_backward<T, S>, bias_elu<T, S>, elu_backward<T, S>,   column_sums<T, S>};
 
 }  // namespace
 

@@ -45,7 +45,7 @@ struct Gru {
   const S* grad_head;   // [B, D] or null: by way of the latent
   const T* grad_extra;  // [B, D] or null: of the result itself
   S* grad_parts;        // [B, 3D]
-  T* grad_norm;         // [B, 3D] gradient of the LayerNorm's result, or null
+  T* grad_norm;         // [B, 3D] gradient of the LayerNorm's result; or null, where not kKeepsGradNorm
 };
 
 // Behind the GRU's product, in backward: its operand's gradient meets the input layer's ELU and the previous state.
