@@ -101,8 +101,7 @@ Outputs allocate(const Tensor& deter, TensorList actor, TensorList cell, const S
   const auto make = [&](const at::TensorOptions& o, std::vector<c10::SymInt> sizes) { return at::empty_symint(sizes, o); };
   const auto saved = [&](const at::TensorOptions& o, std::vector<c10::SymInt> sizes) {
     if (!save) sizes[0] = 0;
-    if (!deter.device().is_cpu()) return at::empty_symint(sizes, o);
-    return cpu::empty_again(C10_AS_INTARRAYREF_SLOW(sizes), o);
+    return make(o, std::move(sizes));
   };
   return {make(options, {H + 1, B, n.deter}),
           make(options, {H + 1, B, Z}),

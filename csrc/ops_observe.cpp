@@ -69,13 +69,9 @@ Outputs allocate(const Tensor& from_action, const Tensor& from_embed, const Tens
   const c10::SymInt T = from_action.sym_size(0), B = deter.sym_size(0), D = deter.sym_size(1);
   const c10::SymInt V = from_action.sym_size(2), U = from_embed.sym_size(2), S = save ? T : c10::SymInt(0);
   const auto make = [&](const at::TensorOptions& o, std::vector<c10::SymInt> sizes) { return at::empty_symint(sizes, o); };
-  const auto saved = [&](const at::TensorOptions& o, std::vector<c10::SymInt> sizes) {
-    if (!deter.device().is_cpu()) return at::empty_symint(sizes, o);
-    return cpu::empty_again(C10_AS_INTARRAYREF_SLOW(sizes), o);
-  };
-  return {make(options, {T, B, D}),      make(options, {T, B, latent.size()}), make(options, {T, B, latent.params()}),
-          saved(storage, {S, B, V + D}), saved(storage, {S, B, 3 * D}),        saved(options, {S, B, 2}),
-          saved(storage, {S, B, U})};
+  return {make(options, {T, B, D}),     make(options, {T, B, latent.size()}), make(options, {T, B, latent.params()}),
+          make(storage, {S, B, V + D}), make(storage, {S, B, 3 * D}),         make(options, {S, B, 2}),
+          make(storage, {S, B, U})};
 }
 
 Outputs observe_meta(const Tensor& from_action, const Tensor& from_embed, const Tensor& is_first, const Tensor& deter,

@@ -6,7 +6,6 @@
 #include <algorithm>
 
 #include "cpu/action.h"
-#include "cpu/memory.h"
 #include "cpu/rollout_kernels.h"
 #include "moto/philox.h"
 #include "rollout.h"
