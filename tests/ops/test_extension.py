@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.cpp_extension import include_paths
 
 from moto_pl.errors import SettingError
 from moto_pl.ops import extension
@@ -160,3 +161,19 @@ def test_cuda_compiles(kernel: Path, arch: str, tmp_path: Path) -> None:
     ]
     process = subprocess.run([*command, "-o", str(tmp_path / "kernel.o")], capture_output=True, text=True)
     assert process.returncode == 0, process.stdout + process.stderr
+
+
+@pytest.mark.skipif(NVCC is None, reason="nvcc not found")
+@pytest.mark.parametrize("source", sorted((ROOT / "csrc").glob("*ops*.cpp")), ids=lambda path: path.name)
+def test_cuda_registrations_compile(source: Path, tmp_path: Path) -> None:
+    """What calls the kernels, against torch's CUDA headers and the toolkit's; a CPU build of torch lacks but one."""
+    assert NVCC is not None
+    missing = tmp_path / "c10/cuda/impl/cuda_cmake_macros.h"
+    missing.parent.mkdir(parents=True)
+    missing.touch()
+    includes = [f"-I{ROOT}/csrc", f"-I{ROOT}/csrc/include", f"-isystem={tmp_path}"]
+    includes += [f"-isystem={path}" for path in include_paths()]
+    warnings = "-Wall,-Wextra,-Wno-unused-parameter,-Werror"
+    flags = ["-c", "-x", "c++", "-std=c++20", "-Xcompiler", f"-fsyntax-only,-fopenmp,{warnings}", "-DMOTO_WITH_CUDA"]
+    process = subprocess.run([NVCC, *flags, *includes, str(source)], capture_output=True, text=True, cwd=tmp_path)
+    assert process.returncode == 0, process.stderr[-4000:]
