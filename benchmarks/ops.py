@@ -244,13 +244,15 @@ def multiplies_bfloat16() -> bool:
 def variants(task: str, make: Callable[..., Variant], names: list[str]) -> dict[str, Variant]:
     """Implementations of a task by their columns' names."""
     ours, reference = (imagine, imagine_ref) if task == "imagine" else (observe, observe_ref)
+    own = partial(ours, ops="compiled")
+    # For these sizes alone: code for any size would be slower.
+    compiled = partial(torch.compile, dynamic=False)
     made: dict[str, Callable[[], Variant]] = {
-        "ours": lambda: make(ours, ops="compiled"),
+        "ours": lambda: make(own),
         "eager": lambda: make(reference),
-        # For these sizes alone: code for any size would be slower.
-        "compile": lambda: make(torch.compile(reference, dynamic=False)),
-        "graphs": lambda: make(torch.compile(reference, dynamic=False, mode="reduce-overhead")),
-        "ours, graphs": lambda: make(torch.compile(partial(ours, ops="compiled"), dynamic=False, mode="reduce-overhead")),
+        "compile": lambda: make(compiled(reference)),
+        "graphs": lambda: make(compiled(reference, mode="reduce-overhead")),
+        "ours, graphs": lambda: make(compiled(own, mode="reduce-overhead")),
     }
     return {name: made[name]() for name in names}
 
