@@ -9,7 +9,7 @@ import hashlib
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -121,7 +121,14 @@ def test_observe_is_its_reference(latent: LatentSpec, sizes: Sizes, dtype: torch
         assert_alike(gradients(arguments, found, fields), gradients(arguments, expected, fields), dtype)
 
 
-HALF = {"atol": 2e-2, "rtol": 2e-2}
+def assert_the_cpus(found: list[torch.Tensor], run: Callable[[], list[torch.Tensor]]) -> None:
+    """What the emulated kernels found is what ``run`` finds with the CPU's, to bfloat16's precision."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.ops, "moto", REAL)
+        expected = run()
+    for index, (one, other) in enumerate(zip(found, expected, strict=True)):
+        scale = max(1.0, other.abs().max().item())
+        torch.testing.assert_close(one / scale, other / scale, atol=2e-2, rtol=2e-2, msg=lambda m, i=index: f"{i}: {m}")
 
 
 @pytest.mark.parametrize("latent", [LATENTS[1], LATENTS[2]], ids=["5x17", "gaussian"])
@@ -137,13 +144,7 @@ def test_bfloat16_is_the_cpus(latent: LatentSpec, kind: str, emulated: None) -> 
         grads = gradients(mine, imagined, (0, 1, 2, 3, 4)) + gradients(observed, posterior, (0, 1, 2))
         return [*imagined, *posterior, *grads]
 
-    found = both()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.ops, "moto", REAL)
-        expected = both()
-    for index, (one, other) in enumerate(zip(found, expected, strict=True)):
-        scale = max(1.0, other.abs().max().item())
-        torch.testing.assert_close(one / scale, other / scale, **HALF, msg=lambda m, i=index: f"{i}: {m}")
+    assert_the_cpus(both(), both)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
@@ -210,9 +211,4 @@ def test_scan_is_the_cpu(sizes: Sizes, fields: tuple[int, ...], emulated: None) 
     before = torch.ops.moto_emulated.cooperative_launches()
     found = both()
     assert torch.ops.moto_emulated.cooperative_launches() == before + 2  # forward and backward
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.ops, "moto", REAL)
-        expected = both()
-    for index, (one, other) in enumerate(zip(found, expected, strict=True)):
-        scale = max(1.0, other.abs().max().item())
-        torch.testing.assert_close(one / scale, other / scale, **HALF, msg=lambda m, i=index: f"{i}: {m}")
+    assert_the_cpus(found, both)
