@@ -121,7 +121,7 @@ def loss(outputs: Imagined | tuple[Tensor, ...], fields: tuple[int, ...]) -> Ten
     for index, output in enumerate(outputs):
         weight = torch.randn(output.shape, generator=generator, dtype=torch.float64)
         if index in fields:
-            total = total + (weight * output).sum()
+            total = total + (weight.to(output.device) * output).sum()
     return total
 
 
