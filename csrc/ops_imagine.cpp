@@ -18,7 +18,7 @@ namespace moto {
 namespace {
 
 // deter [H + 1, B, D], stoch [H + 1, B, Z], action [H + 1, B, A], entropy [H + 1, B], disagreement [H, B]; then what backward needs
-// (empty unless `save`): inputs [H + 1, B, V + D], the GRU's operand; parts [H, B, 3D]; stats [H, B, 2]; hidden [H, B, K U];
+// (empty unless `save`): inputs [H + 1, B, V + D], the GRU's operand; parts [H, B, 3D]; stats [H, B, 2]; hidden [H, K, B, U];
 // params [H, K, B, P], or class probabilities in their place (keeps_probs); actor_hidden, the layers' [H + 1, B, units] one after
 // another; raw [H + 1, B, 2A].
 using Outputs = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
@@ -111,7 +111,7 @@ Outputs allocate(const Tensor& deter, TensorList actor, TensorList cell, const S
           saved(storage, {H + 1, B, V + n.deter}),
           saved(storage, {H, B, 3 * n.deter}),
           saved(options, {H, B, 2}),
-          saved(storage, {H, B, n.members * n.hidden}),
+          saved(storage, {H, n.members, B, n.hidden}),
           saved(storage, {H, n.members, B, P}),
           saved(storage, {(H + 1) * B * units}),
           saved(options, {H + 1, B, 2 * n.actions})};
@@ -171,7 +171,7 @@ void forward(const Outputs& outputs, const Tensor& start_deter, const Tensor& st
   const Tensor inputs = save ? inputs_saved : at::empty({states, B, V + D}, storage);
   const Tensor parts = save ? parts_saved : at::empty({slots, B, 3 * D}, storage);
   const Tensor stats = save ? stats_saved : at::empty({slots, B, 2}, full);
-  const Tensor hidden = save ? hidden_saved : at::empty({slots, B, K * U}, storage);
+  const Tensor hidden = save ? hidden_saved : at::empty({slots, K, B, U}, storage);
   const Tensor params = save ? params_saved : at::empty({slots, K, B, P}, storage);
   std::vector<Tensor> layers;  // the actor's hidden activations
   {
@@ -194,7 +194,7 @@ void forward(const Outputs& outputs, const Tensor& start_deter, const Tensor& st
   const Tensor input_t = cast(cell[0]).t(), input_stoch = input_t.narrow(0, 0, Z).contiguous();
   const Tensor input_action = cell[0].t().narrow(0, Z, A).contiguous();
   const Tensor gru_t = cast(cell[2]).t();
-  const Tensor hidden_weight = cast(prior[0]).permute({1, 0, 2}).reshape({D, K * U}), out_weight = cast(prior[2]).contiguous();
+  const Tensor hidden_weight = cast(prior[0]), out_weight = cast(prior[2]);
   const Tensor hidden_bias = prior[1].contiguous(), out_bias = prior[3].contiguous();
   const Tensor input_bias = cell[1].contiguous(), norm_weight = cell[3].contiguous(), norm_bias = cell[4].contiguous();
   std::vector<Tensor> actor_bias;
@@ -238,7 +238,7 @@ void forward(const Outputs& outputs, const Tensor& start_deter, const Tensor& st
     for (size_t l = 1; l < layers.size(); ++l) {
       const Tensor out = layers[l].select(0, slot(i));
       product(out, layers[l - 1].select(0, slot(i)), actor_t[l]);
-      device.bias_elu(data<S>(out), data<T>(actor_bias[l]), out.size(1), B);
+      device.bias_elu(data<S>(out), data<T>(actor_bias[l]), out.size(1), B, B);
     }
     Act<T, S> act{};
     act.kind = static_cast<Action>(action_kind), act.min_std = static_cast<T>(min_std), act.key = key;
@@ -275,9 +275,9 @@ void forward(const Outputs& outputs, const Tensor& start_deter, const Tensor& st
 
     // Prior heads, sample, disagreement; on the sample, the actor's next first layer.
     const Tensor hidden_now = hidden.select(0, slot(i)), params_now = params.select(0, slot(i));
-    product(hidden_now, next_state, hidden_weight);
-    device.bias_elu(data<S>(hidden_now), data<T>(hidden_bias), K * U, B);
-    batched_product(params_now, hidden_now.view({B, K, U}).transpose(0, 1), out_weight);
+    batched_product(hidden_now, next_state.expand({K, B, D}), hidden_weight);
+    device.bias_elu(data<S>(hidden_now), data<T>(hidden_bias), U, B, K * B);
+    batched_product(params_now, hidden_now, out_weight);
     if (!categorical && copies) z_operand = at::empty({B, Z}, storage);
     Sample<T, S> draw{};
     draw.latent = z_shape, draw.members = K, draw.batch = B, draw.params = data<S>(params_now), draw.bias = data<T>(out_bias);
@@ -323,13 +323,13 @@ void backward(const OptionalTensor& grad_deter, const OptionalTensor& grad_stoch
   Tensor grad_z;  // [B, Z] by way of later states, once there is one
   if (through_states) {
     const Tensor input_weight = cast(cell[0]), input_stoch = input_weight.narrow(1, 0, Z), gru_weight = cast(cell[2]);
-    const Tensor hidden_weight_t = cast(prior[0]).permute({0, 2, 1}).reshape({K * U, D});
-    const Tensor out_weight_t = cast(prior[2]).transpose(1, 2), out_bias = prior[3].contiguous();
+    const Tensor hidden_weight_t = cast(prior[0]).transpose(1, 2), out_weight_t = cast(prior[2]).transpose(1, 2);
+    const Tensor out_bias = prior[3].contiguous();
     const Tensor norm_weight = cell[3].contiguous(), norm_bias = cell[4].contiguous();
     const Tensor member = at::empty({steps, B}, full.dtype(at::kLong));
     device.draw_members(member, key, K, by_row);
-    const Tensor grad_params = at::empty({K, B, P}, storage), grad_hidden = at::empty({B, K * U}, storage);
-    const Tensor grad_head = at::empty({B, D}, storage), grad_parts = at::empty({B, 3 * D}, storage);
+    const Tensor grad_params = at::empty({K, B, P}, storage), grad_hidden = at::empty({K, B, U}, storage);
+    const Tensor grad_heads = at::empty({K, B, D}, storage), grad_parts = at::empty({B, 3 * D}, storage);
     const Tensor grad_inputs = at::empty({steps, B, V + D}, storage);
     const Tensor grad_norm = at::empty({Device::kKeepsGradNorm ? B : 0, 3 * D}, full);
     // Without a gradient of the disagreement, the sample's reaches a step's one member alone.
@@ -344,22 +344,23 @@ void backward(const OptionalTensor& grad_deter, const OptionalTensor& grad_stoch
       const Tensor hidden_now = hidden.select(0, i);
       if (one_member) {
         const int64_t k = philox_member(key, static_cast<uint64_t>(i), K);
-        const Tensor grad_own = at::empty({B, U}, storage);
+        const Tensor grad_own = grad_hidden.select(0, 0);
         draw.params += k * B * P, draw.bias += k * P, draw.member = nullptr, draw.members = 1;
         device.sample_backward(draw);
         product(grad_own, grad_params.select(0, 0), out_weight_t.select(0, k));
-        device.elu_backward(data<S>(grad_own), U, data<S>(hidden_now) + k * U, K * U, U, B);
-        product(grad_head, grad_own, hidden_weight_t.narrow(0, k * U, U));
+        device.elu_backward(data<S>(grad_own), data<S>(hidden_now.select(0, k)), U, B);
+        product(grad_heads.select(0, 0), grad_own, hidden_weight_t.select(0, k));
       } else {
         device.sample_backward(draw);
-        batched_product(grad_hidden.view({B, K, U}).transpose(0, 1), grad_params, out_weight_t);
-        device.elu_backward(data<S>(grad_hidden), K * U, data<S>(hidden_now), K * U, K * U, B);
-        product(grad_head, grad_hidden, hidden_weight_t);
+        batched_product(grad_hidden, grad_params, out_weight_t);
+        device.elu_backward(data<S>(grad_hidden), data<S>(hidden_now), U, K * B);
+        batched_product(grad_heads, grad_hidden, hidden_weight_t);
       }
       Gru<T, S> gru{};
       gru.parts = data<S>(parts.select(0, i)), gru.norm_weight = data<T>(norm_weight), gru.norm_bias = data<T>(norm_bias);
       gru.previous = data<T>(deter.select(0, i)), gru.stats = data<T>(stats.select(0, i)), gru.deter = D;
-      gru.grad = data<T>(grad_h), gru.grad_head = data<S>(grad_head), gru.grad_extra = now(to_deter, i + 1);
+      gru.grad = data<T>(grad_h), gru.grad_heads = data<S>(grad_heads), gru.heads = one_member ? 1 : K, gru.batch = B;
+      gru.grad_extra = now(to_deter, i + 1);
       gru.grad_parts = data<S>(grad_parts), gru.grad_norm = data<T>(grad_norm);
       device.gru_backward(gru, B);
       const bool go_on = i > 0 || to_start;  // to the state before
@@ -413,7 +414,7 @@ void backward(const OptionalTensor& grad_deter, const OptionalTensor& grad_stoch
     device.weight_product(weights[2 * l], grad, operand);
     const Tensor before = at::empty({rows, width}, storage);
     product(before, grad, cast(actor[2 * l]));
-    device.elu_backward(data<S>(before), width, data<S>(operand), width, width, rows);
+    device.elu_backward(data<S>(before), data<S>(operand), width, rows);
     grad = before;
   }
 }

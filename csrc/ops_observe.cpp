@@ -260,13 +260,14 @@ void backward(const OptionalTensor& grad_deter, const OptionalTensor& grad_stoch
     draw.grad_extra = now(to_stoch, t), draw.grad_full = now(to_params, t), draw.grad_params = data<S>(logits_now);
     device.sample_backward(draw);
     product(hidden_now, logits_now, out_weight);
-    device.elu_backward(data<S>(hidden_now), U, data<S>(hidden.select(0, t)), U, U, B);
+    device.elu_backward(data<S>(hidden_now), data<S>(hidden.select(0, t)), U, B);
     product(grad_head, hidden_now, deter_weight);
     Gru<T, S> gru{};
     gru.parts = data<S>(parts.select(0, t)), gru.norm_weight = data<T>(norm_weight), gru.norm_bias = data<T>(norm_bias);
     gru.previous = data<T>(t == 0 ? start_deter : deter.select(0, t - 1)), gru.is_first = data<bool>(first.select(0, t));
-    gru.stats = data<T>(stats.select(0, t)), gru.deter = D, gru.grad = data<T>(grad_h), gru.grad_head = data<S>(grad_head);
-    gru.grad_extra = now(to_deter, t), gru.grad_parts = data<S>(parts_now), gru.grad_norm = data<T>(grad_norm.select(0, t));
+    gru.stats = data<T>(stats.select(0, t)), gru.deter = D, gru.grad = data<T>(grad_h);
+    gru.grad_heads = data<S>(grad_head), gru.heads = 1, gru.batch = B, gru.grad_extra = now(to_deter, t);
+    gru.grad_parts = data<S>(parts_now), gru.grad_norm = data<T>(grad_norm.select(0, t));
     device.gru_backward(gru, B);
     product(inputs_now, parts_now, gru_weight);
     InputGrad<T, S> input{};

@@ -42,11 +42,11 @@ class Device {
   void gather_layer(const GatherLayer<T, S>& x, int64_t rows) const {
     for_rows(rows, gather_cost(x), [&](int64_t b, int64_t e) { kernel_.gather_layer(x, {b, e}); });
   }
-  void bias_elu(S* values, const T* bias, int64_t units, int64_t rows) const {
-    for_rows(rows, units * 4, [&](int64_t b, int64_t e) { kernel_.bias_elu(values, bias, units, {b, e}); });
+  void bias_elu(S* values, const T* bias, int64_t units, int64_t batch, int64_t rows) const {
+    for_rows(rows, units * 4, [&](int64_t b, int64_t e) { kernel_.bias_elu(values, bias, units, batch, {b, e}); });
   }
-  void elu_backward(S* grad, int64_t grad_stride, const S* values, int64_t stride, int64_t units, int64_t rows) const {
-    for_rows(rows, units * 2, [&](int64_t b, int64_t e) { kernel_.elu_backward(grad, grad_stride, values, stride, units, {b, e}); });
+  void elu_backward(S* grad, const S* values, int64_t units, int64_t rows) const {
+    for_rows(rows, units * 2, [&](int64_t b, int64_t e) { kernel_.elu_backward(grad, values, units, {b, e}); });
   }
   void input_backward(const InputGrad<T, S>& x, int64_t rows) const {
     for_rows(rows, (x.units + x.deter) * 2, [&](int64_t b, int64_t e) { kernel_.input_backward(x, {b, e}); });

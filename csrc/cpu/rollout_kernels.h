@@ -30,9 +30,10 @@ struct Kernels {
   void (*norm_grad)(const NormGrad<T, S>&, Rows columns);
   void (*sample)(const Sample<T, S>&, const Workspace<T>&, Rows);
   void (*sample_backward)(const Sample<T, S>&, const Workspace<T>&, Rows);
-  void (*bias_elu)(S* values, const T* bias, int64_t units, Rows);
-  // grad *= ELU'(.) where `values` are ELU's results; both [B, units], `stride` apart.
-  void (*elu_backward)(S* grad, int64_t grad_stride, const S* values, int64_t stride, int64_t units, Rows);
+  // values = ELU(values + bias): values [N, units], of which each `batch` rows share one of bias [N / batch, units].
+  void (*bias_elu)(S* values, const T* bias, int64_t units, int64_t batch, Rows);
+  // grad *= ELU'(.) where `values` are ELU's results; both [N, units].
+  void (*elu_backward)(S* grad, const S* values, int64_t units, Rows);
   // out[j] = the sum of column j of values [rows, stride], in the rows' order, for columns [begin, end).
   void (*column_sums)(const S* values, int64_t rows, int64_t stride, T* out, Rows columns);
 };

@@ -25,11 +25,11 @@ class Device {
     C10_CUDA_CHECK(launch_.draw_members(data<int64_t>(member), member.size(0), member.size(1), key, members, by_row));
   }
   void gather_layer(const GatherLayer<T, S>& x, int64_t rows) const { C10_CUDA_CHECK(launch_.gather_layer(x, rows)); }
-  void bias_elu(S* values, const T* bias, int64_t units, int64_t rows) const {
-    C10_CUDA_CHECK(launch_.bias_elu(values, bias, units, rows));
+  void bias_elu(S* values, const T* bias, int64_t units, int64_t batch, int64_t rows) const {
+    C10_CUDA_CHECK(launch_.bias_elu(values, bias, units, batch, rows));
   }
-  void elu_backward(S* grad, int64_t grad_stride, const S* values, int64_t stride, int64_t units, int64_t rows) const {
-    C10_CUDA_CHECK(launch_.elu_backward(grad, grad_stride, values, stride, units, rows));
+  void elu_backward(S* grad, const S* values, int64_t units, int64_t rows) const {
+    C10_CUDA_CHECK(launch_.elu_backward(grad, values, units, rows));
   }
   void input_backward(const InputGrad<T, S>& x, int64_t rows) const { C10_CUDA_CHECK(launch_.input_backward(x, rows)); }
   void gru(const Gru<T, S>& x, int64_t rows) const { C10_CUDA_CHECK(launch_.gru(x, rows)); }

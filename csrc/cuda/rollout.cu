@@ -16,15 +16,16 @@ __global__ void gather_layer_kernel(GatherLayer<T, S> layer) {
 }
 
 template <typename T, typename S>
-__global__ void bias_elu_kernel(S* values, const T* bias, int64_t units) {
+__global__ void bias_elu_kernel(S* values, const T* bias, int64_t units, int64_t batch) {
   S* row = values + blockIdx.x * units;
-  for (int64_t u = threadIdx.x; u < units; u += blockDim.x) store(row + u, elu(load(row + u) + bias[u]));
+  const T* own = bias + blockIdx.x / batch * units;
+  for (int64_t u = threadIdx.x; u < units; u += blockDim.x) store(row + u, elu(load(row + u) + own[u]));
 }
 
 template <typename T, typename S>
-__global__ void elu_backward_kernel(S* grad, int64_t grad_stride, const S* values, int64_t stride, int64_t units) {
-  S* g = grad + blockIdx.x * grad_stride;
-  const S* v = values + blockIdx.x * stride;
+__global__ void elu_backward_kernel(S* grad, const S* values, int64_t units) {
+  S* g = grad + blockIdx.x * units;
+  const S* v = values + blockIdx.x * units;
   for (int64_t u = threadIdx.x; u < units; u += blockDim.x) store(g + u, load(g + u) * elu_slope<T>(load(v + u)));
 }
 
@@ -151,12 +152,12 @@ cudaError_t Launch<T, S>::gather_layer(const GatherLayer<T, S>& x, int64_t rows)
   return launch(gather_layer_kernel<T, S>, rows, kThreads, 0, false, stream, x);
 }
 template <typename T, typename S>
-cudaError_t Launch<T, S>::bias_elu(S* values, const T* bias, int64_t units, int64_t rows) const {
-  return launch(bias_elu_kernel<T, S>, rows, kThreads, 0, false, stream, values, bias, units);
+cudaError_t Launch<T, S>::bias_elu(S* values, const T* bias, int64_t units, int64_t batch, int64_t rows) const {
+  return launch(bias_elu_kernel<T, S>, rows, kThreads, 0, false, stream, values, bias, units, batch);
 }
 template <typename T, typename S>
-cudaError_t Launch<T, S>::elu_backward(S* grad, int64_t grad_stride, const S* values, int64_t stride, int64_t units, int64_t rows) const {
-  return launch(elu_backward_kernel<T, S>, rows, kThreads, 0, false, stream, grad, grad_stride, values, stride, units);
+cudaError_t Launch<T, S>::elu_backward(S* grad, const S* values, int64_t units, int64_t rows) const {
+  return launch(elu_backward_kernel<T, S>, rows, kThreads, 0, false, stream, grad, values, units);
 }
 template <typename T, typename S>
 cudaError_t Launch<T, S>::input_backward(const InputGrad<T, S>& x, int64_t rows) const {

@@ -13,8 +13,10 @@ struct Launch {
   cudaStream_t stream;
 
   cudaError_t gather_layer(const GatherLayer<T, S>& x, int64_t rows) const;
-  cudaError_t bias_elu(S* values, const T* bias, int64_t units, int64_t rows) const;
-  cudaError_t elu_backward(S* grad, int64_t grad_stride, const S* values, int64_t stride, int64_t units, int64_t rows) const;
+  // values = ELU(values + bias): values [rows, units], of which each `batch` share one of bias [rows / batch, units].
+  cudaError_t bias_elu(S* values, const T* bias, int64_t units, int64_t batch, int64_t rows) const;
+  // grad *= ELU'(.) where `values` are ELU's results; both [rows, units].
+  cudaError_t elu_backward(S* grad, const S* values, int64_t units, int64_t rows) const;
   cudaError_t input_backward(const InputGrad<T, S>& x, int64_t rows) const;
   cudaError_t gru(const Gru<T, S>& x, int64_t rows) const;
   cudaError_t gru_backward(const Gru<T, S>& x, int64_t rows) const;

@@ -78,7 +78,7 @@ __device__ void gru_backward_row(const Gru<T, S>& cell, int64_t b, T* memory) {
       const T reset = sigmoid(normal_r * w[j] + c[j]), candidate = normal_c * w[D + j] + c[D + j];
       const T update = sigmoid(normal_u * w[2 * D + j] + c[2 * D + j] - T(1)), proposal = std::tanh(reset * candidate);
       T g = cell.grad[b * D + j];
-      if (cell.grad_head) g += load(cell.grad_head + b * D + j);
+      for (int64_t k = 0; k < cell.heads; ++k) g += load(cell.grad_heads + (k * cell.batch + b) * D + j);
       if (cell.grad_extra) g += cell.grad_extra[b * D + j];
       const T previous = forgets ? T(0) : cell.previous[b * D + j], inner = g * update * (T(1) - proposal * proposal);
       const T to_reset = inner * candidate * reset * (T(1) - reset), to_candidate = inner * reset;

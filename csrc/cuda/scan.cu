@@ -258,7 +258,8 @@ __global__ void __launch_bounds__(kThreads, 1) scan_backward_kernel(ScanBackward
     Gru<float, Half> gru{};
     gru.parts = x.parts + t * B * 3 * D, gru.norm_weight = x.norm_weight, gru.norm_bias = x.norm_bias;
     gru.previous = t == 0 ? x.start_deter : x.deter + (t - 1) * B * D, gru.is_first = x.is_first + t * B, gru.deter = D;
-    gru.stats = const_cast<float*>(x.stats) + t * B * 2, gru.grad = x.grad_deter, gru.grad_head = grad_head;
+    gru.stats = const_cast<float*>(x.stats) + t * B * 2, gru.grad = x.grad_deter;
+    gru.grad_heads = grad_head, gru.heads = 1, gru.batch = B;
     gru.grad_extra = x.to_deter ? x.to_deter + t * B * D : nullptr, gru.grad_parts = x.grad_parts + t * B * 3 * D;
     gru.grad_norm = x.grad_norm + t * B * 3 * D;
     for_own_rows(B, [&](int64_t b) { gru_backward_row(gru, b, memory); });

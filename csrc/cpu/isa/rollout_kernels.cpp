@@ -98,22 +98,24 @@ inline void store(Half* p, float x) {
 // Layers.
 
 template <typename T, typename S>
-void bias_elu(S* values, const T* bias, int64_t units, Rows rows) {
+void bias_elu(S* values, const T* bias, int64_t units, int64_t batch, Rows rows) {
   for (int64_t b = rows.begin; b < rows.end; ++b) {
     S* row = values + b * units;
+    const T* own = bias + b / batch * units;
 #pragma omp simd
-    for (int64_t u = 0; u < units; ++u) store(row + u, elu<T>(load(row + u) + bias[u]));
+    for (int64_t u = 0; u < units; ++u) store(row + u, elu<T>(load(row + u) + own[u]));
   }
 }
 
 template <typename T, typename S>
-void elu_backward(S* grad, int64_t grad_stride, const S* values, int64_t stride, int64_t units, Rows rows) {
-  for (int64_t b = rows.begin; b < rows.end; ++b) {
-    S* g = grad + b * grad_stride;
-    const S* v = values + b * stride;
+inline void elu_backward_row(S* grad, const S* values, int64_t units) {
 #pragma omp simd
-    for (int64_t u = 0; u < units; ++u) store(g + u, static_cast<T>(load(g + u)) * elu_slope<T>(load(v + u)));
-  }
+  for (int64_t u = 0; u < units; ++u) store(grad + u, static_cast<T>(load(grad + u)) * elu_slope<T>(load(values + u)));
+}
+
+template <typename T, typename S>
+void elu_backward(S* grad, const S* values, int64_t units, Rows rows) {
+  for (int64_t b = rows.begin; b < rows.end; ++b) elu_backward_row<T, S>(grad + b * units, values + b * units, units);
 }
 
 template <typename T, typename S>
@@ -225,8 +227,8 @@ void gru_backward(const Gru<T, S>& cell, Rows rows) {
     const T mean = cell.stats[2 * b], scale = cell.stats[2 * b + 1];
     const T keep = cell.is_first && cell.is_first[b] ? T(0) : T(1);
     const T* previous = cell.previous + b * D;
-    if (cell.grad_head) {
-      const S* head = cell.grad_head + b * D;
+    for (int64_t k = 0; k < cell.heads; ++k) {
+      const S* head = cell.grad_heads + (k * cell.batch + b) * D;
 #pragma omp simd
       for (int64_t j = 0; j < D; ++j) grad[j] += load(head + j);
     }
@@ -266,9 +268,9 @@ void gru_backward(const Gru<T, S>& cell, Rows rows) {
 template <typename T, typename S>
 void input_backward(const InputGrad<T, S>& x, Rows rows) {
   const int64_t width = x.units + x.deter;
-  elu_backward<T, S>(x.grad, width, x.inputs, width, x.units, rows);
-  for (int64_t b = rows.begin; x.grad_deter && b < rows.end; ++b) {
-    if (x.is_first && x.is_first[b]) continue;
+  for (int64_t b = rows.begin; b < rows.end; ++b) {
+    elu_backward_row<T, S>(x.grad + b * width, x.inputs + b * width, x.units);
+    if (!x.grad_deter || (x.is_first && x.is_first[b])) continue;
     const S* from = x.grad + b * width + x.units;
     T* to = x.grad_deter + b * x.deter;
 #pragma omp simd

@@ -40,9 +40,11 @@ struct Gru {
   S* next;  // rows of D, `next_stride` apart, or null: the same for the next step
   int64_t next_stride;
   const bool* next_first;  // [B] or null: rows of `next` that are to be zero
-  // Backward. The new state's gradient is the sum of three.
+  // Backward. The new state's gradient is the sum of all these.
   T* grad;              // [B, D] by way of later states; becomes that of the previous state, but for the product's part
-  const S* grad_head;   // [B, D] or null: by way of the latent
+  const S* grad_heads;  // [heads, B, D] by way of the latent, a head each
+  int64_t heads;
+  int64_t batch;        // B
   const T* grad_extra;  // [B, D] or null: of the result itself
   S* grad_parts;        // [B, 3D]
   T* grad_norm;         // [B, 3D] gradient of the LayerNorm's result; or null, where not kKeepsGradNorm
