@@ -104,7 +104,7 @@ def test_nine_of_ten_attempts_succeed(env: KitchenEnv, name: str) -> None:
 @pytest.mark.parametrize("kind", ["mixed", "partial"])
 def test_six_of_ten_sequences_succeed(env: KitchenEnv, kind: str) -> None:
     won = 0
-    for index in range(60):
+    for index in range(30):
         objects = sequence(kind, index, seed=1)
         won += together(rehearse(env, objects, 2000 + index, 0.05)[1], objects)
-    assert won >= 36
+    assert won >= 18
