@@ -188,9 +188,7 @@ def test_a_step_is_few_launches() -> None:
 SCANS = [Sizes(8, 10, 22, 1, 2, (), 3), Sizes(24, 34, 150, 1, 3, (), 2)]
 
 
-@pytest.mark.parametrize(
-    ("sizes", "fields"), [(SCANS[0], (0, 1, 2)), (SCANS[0], (1,)), (SCANS[1], (0, 1, 2))], ids=str
-)
+@pytest.mark.parametrize(("sizes", "fields"), [(SCANS[0], (0, 1, 2)), (SCANS[0], (1,)), (SCANS[1], (0, 1, 2))], ids=str)
 def test_scan_is_the_cpu(sizes: Sizes, fields: tuple[int, ...], emulated: None) -> None:
     """All steps of observe in one launch: products on emulated tensor cores, barriers over all blocks."""
     arguments = observation(LatentSpec("categorical", 4, 6), sizes, torch.float32, embed=6)
