@@ -13,16 +13,14 @@ import torch
 from benchmarks.train_step import AGENTS, agent_of_size, load_agent, random_batch
 from moto_pl.agents import Agent
 from moto_pl.ops import Key
-from moto_pl.replay.sampler import SequenceBatch
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 
 
 def step_and_act(agent: Agent) -> None:
     """Losses, their gradient, what follows the step, and an action, on the meta device."""
-    batch = {name: SequenceBatch(*(x.to(META) for x in part)) for name, part in random_batch(agent, CPU).items()}
     agent.to(META)
-    losses, metrics = agent.losses(batch, Key(1, 2))
+    losses, metrics = agent.losses(random_batch(agent, META), Key(1, 2))
     torch.stack([loss.float() for loss in losses.values()]).sum().backward()
     grads = [parameter.grad for parameter in agent.parameters() if parameter.grad is not None]
     assert grads
