@@ -127,6 +127,18 @@ class Agent(L.LightningModule):
             Actions [n, A] in [-1, 1] and the next state.
         """
 
+    def executed(self, state: Any, action: Tensor) -> Any:
+        """Tells the acting state what the environments got, which noise and clipping make other than what was asked.
+
+        Args:
+            state: from :meth:`act`.
+            action: what was executed, [n, A] in [-1, 1].
+
+        Returns:
+            The state to act from next. An agent whose state holds no action leaves it as it is.
+        """
+        return state
+
     def after_step(self, step: int) -> None:
         """Called after gradient step number ``step`` (from 1): target updates."""
 

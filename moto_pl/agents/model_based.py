@@ -44,7 +44,7 @@ class OptimConfig:
 
 
 class ActingState(NamedTuple):
-    """Latent state and last action of each environment."""
+    """Latent state of each environment and the last action that it executed."""
 
     states: States  # [n, ...]
     action: Tensor  # [n, A]
@@ -102,3 +102,7 @@ class ModelBasedAgent(Agent):
         states = self.world_model.step(state.states, state.action, image, is_first, key)
         action = self.latent_action(states.features, mode, key)
         return action, ActingState(states, action)
+
+    def executed(self, state: ActingState, action: Tensor) -> ActingState:
+        """The next frame is filtered with the action that led to it; see :meth:`Agent.executed`."""
+        return state._replace(action=action.to(state.action))

@@ -46,7 +46,7 @@ def roll_episodes(
         mode: ``sample`` to collect, ``mode`` to evaluate.
         key: names the policy's draws; step t folds t in.
         noise: each episode draws a std between these two, uniformly; Gaussian noise of that std is added to its
-            actions, which are clipped to [-1, 1] again.
+            actions, which are clipped to [-1, 1] again. The acting state is told what was executed.
 
     Returns:
         The episodes, in the order of their seeds.
@@ -78,9 +78,12 @@ def _roll(
             frames = torch.from_numpy(np.ascontiguousarray(image.transpose(0, 3, 1, 2))).to(device)
             step_key = key.fold(t)
             action, state = agent.act(frames, is_first, state, mode, step_key)
+            action = action.float()
             if noise[1] > 0:
-                action = (action + stds * normal(step_key, Stream.NOISE, tuple(action.shape), device)).clamp(-1, 1)
-            actions = action.float().cpu().numpy()
+                action = action + stds * normal(step_key, Stream.NOISE, tuple(action.shape), device)
+            action = action.clamp(-1, 1)
+            state = agent.executed(state, action)  # the filter hears what the environment gets
+            actions = action.cpu().numpy()
             image, reward, terminated, truncated, infos = pool.step(actions)
             for i, recording in enumerate(recordings):
                 if not recording.done:

@@ -53,6 +53,9 @@ class StraightLine:
         generator = np.random.default_rng(key.offset % 2**32)
         return torch.from_numpy(generator.uniform(-1, 1, (len(image), 2)).astype(np.float32)), state
 
+    def executed(self, state: Any, action: torch.Tensor) -> Any:
+        return state
+
     def log(self, name: str, value: float, **kwargs: Any) -> None:
         self.logged[name] = value
 

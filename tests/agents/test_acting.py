@@ -1,0 +1,141 @@
+"""What an acting state is told is what the environment got, for every agent, wherever a policy meets an environment."""
+
+from __future__ import annotations
+
+import multiprocessing
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import listening_env
+import numpy as np
+import pytest
+import torch
+import yaml
+from runs import AGENTS
+
+from moto_pl.agents.base import Agent
+from moto_pl.agents.loading import build_agent
+from moto_pl.agents.model_based import ModelBasedAgent
+from moto_pl.analysis.episodes import roll_own
+from moto_pl.data import collector
+from moto_pl.data.collect import roll_episodes
+from moto_pl.data.collector import Job
+from moto_pl.data.datamodule import OfflineToOnlineDataModule
+from moto_pl.envs.workers import EnvPool
+from moto_pl.nn.world_model import WorldModel
+from moto_pl.ops import Key
+
+ENV = "listening_env:Listening-v0"
+OPTIONS = {"episode_steps": 5}
+NOISE = (0.3, 0.3)
+
+
+def make(name: str) -> Agent:
+    """A tiny agent of the debug configuration's kind, whose policy's weights are large enough to clip."""
+    sizes: dict[str, Any] = {}
+    for setting, value in AGENTS[name].items():
+        group, key = setting.split(".")
+        if group not in ("optim", "batch"):
+            sizes.setdefault(group, {})[key] = yaml.safe_load(value)
+    if name in ("MOTO", "DreamerV2"):
+        small = {"encoder_channels": [4, 4, 4, 4], "decoder_channels": [4, 4, 4], "mlp_layers": 0}
+        sizes["world_model"] = {"deter": 8, "hidden": 8, "stoch": 2, "classes": 2, "ensemble": 2, **small}
+    torch.manual_seed(0)
+    agent = build_agent({"class_path": f"moto_pl.agents.{name}", "init_args": sizes}, 2)
+    return agent.eval()
+
+
+@pytest.fixture()
+def told(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
+    """The actions that world models filter with from now on, in order; and the environment forgets what it heard."""
+    listening_env.ListeningEnv.heard.clear()
+    heard: list[torch.Tensor] = []
+    step = WorldModel.step
+
+    def listening(self: WorldModel, state: Any, action: torch.Tensor, *rest: Any) -> Any:
+        heard.append(action.clone())
+        return step(self, state, action, *rest)
+
+    monkeypatch.setattr(WorldModel, "step", listening)
+    return heard
+
+
+def collecting(agent: Agent, root: Path) -> None:
+    with EnvPool(ENV, OPTIONS, 0) as pool:
+        roll_episodes(pool, agent, [3], "sample", Key(0, 1), NOISE)
+
+
+def collecting_in_the_background(agent: Agent, root: Path) -> None:
+    # The process's own function, in a thread: what it rolls is then heard here.
+    ours, theirs = multiprocessing.Pipe()
+    thread = threading.Thread(target=collector._serve, args=(theirs, ENV, OPTIONS, 0, 60.0), daemon=True)
+    threads = torch.get_num_threads()
+    thread.start()
+    made = collector.Collector(ENV, OPTIONS, 0, 60.0)
+    made._connection = ours
+    made.submit(agent, Job([3], "mode", Key(0, 1), NOISE))
+    made.fetch()
+    made.close()
+    thread.join(10)
+    torch.set_num_threads(threads)
+
+
+def evaluating(agent: Agent, root: Path) -> None:
+    data = OfflineToOnlineDataModule(ENV, None, env_options=OPTIONS, offline_steps=0, env_workers=0)
+    trainer: Any = SimpleNamespace(default_root_dir=str(root))
+    data.trainer = trainer
+    data.evaluate(agent, [7])
+    data.pool.close()
+
+
+def analysing(agent: Agent, root: Path) -> None:
+    (root / "config.yaml").write_text(yaml.safe_dump({"data": {"env": ENV, "env_options": OPTIONS}}))
+    roll_own(agent, root, 1)
+
+
+@pytest.mark.parametrize("place", [collecting, collecting_in_the_background, evaluating, analysing])
+@pytest.mark.parametrize("name", AGENTS)
+def test_the_state_is_told_what_was_executed(
+    name: str, place: Callable[[Agent, Path], None], told: list[torch.Tensor], tmp_path: Path
+) -> None:
+    agent = make(name)
+    place(agent, tmp_path)
+    executed = np.stack(listening_env.ListeningEnv.heard)
+    assert executed.shape == (5, 2) and np.ptp(executed) > 0 and np.abs(executed).max() <= 1
+    if not isinstance(agent, ModelBasedAgent):
+        assert not told and torch.equal(
+            agent.executed(agent.initial_state(1), torch.ones(1, 2)), agent.initial_state(1)
+        )
+        return
+    assert len(told) == 5 and not told[0].any()  # nothing was done before the first frame
+    np.testing.assert_array_equal(torch.cat(told[1:]).numpy(), executed[:-1])
+
+
+@pytest.mark.parametrize("name", [name for name in AGENTS if isinstance(make(name), ModelBasedAgent)])
+def test_noise_and_clipping_reach_the_filter(
+    name: str, told: list[torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = make(name)
+    asked = []
+    act = agent.act
+
+    def listening(*args: Any) -> tuple[torch.Tensor, Any]:
+        action, state = act(*args)
+        asked.append(action)
+        return action, state
+
+    monkeypatch.setattr(agent, "act", listening)
+    with EnvPool(ENV, OPTIONS, 0) as pool:
+        roll_episodes(pool, agent, [3], "mode", Key(0, 1), (2.0, 2.0))
+    heard = torch.cat(told[1:])
+    assert (heard.abs() == 1).any()  # clipped somewhere, at so much noise
+    assert ((heard - torch.cat(asked[:-1])).abs() > 0.1).any(1).all()  # and never what was asked
+
+
+@pytest.fixture(autouse=True)
+def _forget() -> Iterator[None]:
+    yield
+    listening_env.ListeningEnv.heard.clear()
