@@ -31,13 +31,13 @@ SIZES = (
     *("--model.init_args.batch.model_size", "8", "--model.init_args.batch.model_length", "16"),
 )
 VARIANTS: dict[str, tuple[str, ...]] = {
-    "one process": ("--data.num_envs", "2"),
+    "one process": (),
     "two processes": ("--trainer.devices", "2", "--trainer.strategy", "ddp"),
     "two processes, broadcast": (
         *("--trainer.devices", "2", "--trainer.strategy", "ddp"),
         *("--data.exchange", "broadcast"),
     ),
-    "one process, overlap": ("--data.num_envs", "2", "--data.collect", "overlap"),
+    "one process, overlap": ("--data.collect", "overlap"),
 }
 
 
@@ -53,7 +53,7 @@ class Clock(L.Callback):
         """Notes the round's time, and what of it went where."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         now = {"collect": data.collect_seconds, "exchange": data.exchange_seconds, "end": time.perf_counter()}
-        if data.collected_rounds and self.before and trainer.is_global_zero:
+        if data.collected_episodes and self.before and trainer.is_global_zero:
             self.rounds.append({name: now[name] - self.before[name] for name in now})
             self.path.write_text(json.dumps(self.rounds))
         self.before = now
@@ -66,7 +66,8 @@ def run(name: str, rounds: int, updates: int) -> list[dict[str, float]]:
         command = [
             *(sys.executable, "-m", "moto_pl.cli", "fit", "--config", str(config_path("debug")), *SIZES),
             *("--trainer.default_root_dir", f"{directory}/run", "--data.offline_steps", "2"),
-            *("--data.online_steps", str(rounds * updates), "--data.updates_per_episode", str(updates)),
+            *("--data.online_steps", str(rounds * updates), "--data.updates_per_episode", str(updates // 2)),
+            *("--data.num_envs", "2"),
             *("--data.env_workers", "2", "--data.eval_episodes", "0", "--checkpoint_every", "1000"),
             *("--trainer.callbacks+=benchmarks.scaling.Clock", f"--trainer.callbacks.path={times}"),
             *VARIANTS[name],
@@ -81,7 +82,7 @@ def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=8, help="online rounds of each run")
-    parser.add_argument("--updates", type=int, default=20, help="gradient steps of a round")
+    parser.add_argument("--updates", type=int, default=20, help="gradient steps of a round, an even number")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()

@@ -24,10 +24,13 @@ from moto_pl.data.datamodule import OfflineToOnlineDataModule
 from moto_pl.data.schedule import Schedule
 from moto_pl.errors import SettingError
 
+#: The data module's settings that :class:`Schedule` is made from, in its order.
+SCHEDULE = ("offline_steps", "online_steps", "offline_round_steps", "updates_per_episode", "num_envs")
 
-def rounds(offline_steps: int, online_steps: int, offline_round_steps: int, updates_per_episode: int) -> int:
-    """The number of epochs of a run."""
-    return Schedule(offline_steps, online_steps, offline_round_steps, updates_per_episode).rounds
+
+def rounds(*settings: int) -> int:
+    """The number of epochs of a run with these settings of the schedule."""
+    return Schedule(*settings).rounds
 
 
 class MotoCLI(LightningCLI):
@@ -71,10 +74,7 @@ class MotoCLI(LightningCLI):
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
         parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=int)
         parser.link_arguments(
-            tuple(
-                f"data.{name}"
-                for name in ("offline_steps", "online_steps", "offline_round_steps", "updates_per_episode")
-            ),
+            tuple(f"data.{name}" for name in SCHEDULE),
             "trainer.max_epochs",
             compute_fn=rounds,
         )

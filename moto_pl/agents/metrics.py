@@ -9,7 +9,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from moto_pl.errors import SettingError
-from moto_pl.replay.episode import Episode
+from moto_pl.replay.episode import EpisodeFigures
 
 MAX_OBJECTS = 32
 
@@ -36,7 +36,7 @@ class EpisodeMetrics(Metric):
         self.add_state("completed", torch.zeros(MAX_OBJECTS, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("episodes", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
-    def update(self, episodes: Iterable[Episode]) -> None:
+    def update(self, episodes: Iterable[EpisodeFigures]) -> None:
         """Adds episodes."""
         for episode in episodes:
             row = [episode.total_reward, float(episode.succeeded), float(episode.length)]

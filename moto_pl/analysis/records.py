@@ -150,7 +150,8 @@ def _read_config(path: Path, missing: list[str]) -> tuple[dict[str, Any], str]:
 def _schedule(data: Any) -> Schedule | None:
     names = ("offline_steps", "online_steps", "offline_round_steps", "updates_per_episode")
     try:
-        return Schedule(*(int(data[name]) for name in names))
+        offline, online, offline_round, per_episode = (int(data[name]) for name in names)
+        return Schedule(offline, online, offline_round, per_episode, int(data.get("num_envs", 1)))
     except (KeyError, TypeError, ValueError):  # SettingError is a ValueError
         return None
 

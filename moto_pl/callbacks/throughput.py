@@ -11,8 +11,9 @@ import lightning as L
 class Throughput(L.Callback):
     """Logs ``speed/updates_per_s``, ``speed/env_steps_per_s``, ``speed/data_wait`` and ``speed/exchange``.
 
-    Updates per second count training time alone, env steps per second collecting time alone. The last two are shares (0
-    to 1): of training time spent waiting for batches, and of collecting time spent waiting for other processes.
+    Updates per second count training time alone, env steps per second collecting time alone, over all processes. The
+    last two are shares (0 to 1): of training time spent waiting for batches, and of collecting time spent waiting for
+    other processes.
     """
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -37,8 +37,8 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
     """Streams sequences of demonstrations, then of demonstrations and collected episodes.
 
     An epoch is a round (:class:`~moto_pl.data.schedule.Schedule`): each online round begins with one episode of the
-    current policy in each environment, and then takes ``updates_per_episode`` gradient steps. Batches are a pure
-    function of seed, step and the episodes known, so a resumed run sees the batches of the unbroken one.
+    current policy in each environment, and then takes ``updates_per_episode`` gradient steps for each. Batches are a
+    pure function of seed, step and the episodes known, so a resumed run sees the batches of the unbroken one.
 
     Args:
         env: gymnasium id of an environment with pixel observations.
@@ -49,9 +49,11 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         offline_steps: gradient steps on the demonstrations.
         online_steps: gradient steps while collecting.
         offline_round_steps: gradient steps of an offline round.
-        updates_per_episode: gradient steps after each collected episode.
-        num_envs: environments that collect side by side, each one episode a round.
-        env_workers: processes that run environments; 0 runs one environment in this process.
+        updates_per_episode: gradient steps for each collected episode, over all environments and processes: a round
+            that collects four episodes takes four times as many.
+        num_envs: environments that collect side by side, each one episode a round, over all training processes, which
+            share them out.
+        env_workers: processes of each training process that run environments; 0 runs one environment in it.
         worker_timeout_s: seconds after which an environment that does not answer is replaced.
         collect_mode: collect with samples of the policy (the paper's protocol), or with its mode, which is what is
             evaluated; give the mode some ``exploration_noise``.
@@ -120,12 +122,13 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         self.test_episodes, self.val_episodes = test_episodes, val_episodes
         self.residency: Literal["auto", "host", "device"] = residency
         self.replay_limit_gb, self.prefetch, self.seed = replay_limit_gb, prefetch, seed
-        self.schedule = Schedule(offline_steps, online_steps, offline_round_steps, updates_per_episode)
+        self.schedule = Schedule(offline_steps, online_steps, offline_round_steps, updates_per_episode, num_envs)
         self._check_settings()
         self.action_size = 0
         self.offline_episodes = 0
-        self.collected_rounds = self.collected_episodes = 0
+        self.collected_episodes = 0
         self.round: int | None = None  # the round in progress
+        self._earlier_round: float | None = None  # episodes a round of a run from before they were in its checkpoint
         self.env_steps = 0
         self.round_wait_seconds = 0.0
         self.keep_workers = False
@@ -139,10 +142,6 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         self._left_out: dict[str, int] = {}
 
     def _check_settings(self) -> None:
-        if self.num_envs < 1 or self.num_envs > max(1, self.env_workers):
-            raise SettingError(
-                "data.num_envs", self.num_envs, f"Give 1 to {max(1, self.env_workers)}, or raise data.env_workers."
-            )
         if self.online_fraction is not None and not 0 <= self.online_fraction <= 1:
             raise SettingError("data.online_fraction", self.online_fraction, "Give a share in [0, 1], or null.")
         if self.dataset is None and self.schedule.offline_steps > 0:
@@ -183,6 +182,7 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
 
     def prepare_data(self) -> None:
         """Builds the dataset if asked, and takes its episodes into the replay once (first process alone)."""
+        self._check_share()
         if self.dataset is None or not self._fitting:
             return
         source: str | Path = self.dataset
@@ -194,6 +194,7 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Opens the replay and starts the environment workers."""
+        self._check_share()
         if stage == "fit":
             for name, part in self._agent.parts().items():
                 if part.size % self.world_size:
@@ -213,6 +214,16 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
                 self.store, self.residency, self.trainer.strategy.root_device, self._expected_bytes()
             )
             self._refresh_sets()
+
+    def _check_share(self) -> None:
+        """Refuses more environments a process than it has workers to run them."""
+        share, most = -(-self.num_envs // self.world_size), max(1, self.env_workers)
+        if self._fitting and share > most:
+            raise SettingError(
+                "data.num_envs",
+                f"{self.num_envs}, {share} for each process, which has room for {most}",
+                f"Give at most {most * self.world_size}, or data.env_workers: {share}.",
+            )
 
     def teardown(self, stage: str) -> None:
         """Ends the environment workers, unless a fit is to follow (``keep_workers``)."""
@@ -296,7 +307,7 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
 
     @property
     def _expected_episodes(self) -> int:
-        return self.offline_episodes + self.schedule.online_rounds * self.num_envs * self.world_size
+        return self.offline_episodes + self.schedule.online_episodes
 
     def _expected_bytes(self) -> int:
         known = len(self.store)
@@ -305,11 +316,7 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
     def _report_capacity(self) -> None:
         rows = self.store[0].num_rows if len(self.store) else 102
         rank_zero_info(self.store.describe_capacity(self._expected_episodes, rows))
-        rank_zero_info(
-            f"schedule: {self.schedule.offline_steps} gradient steps on {self.offline_episodes} demonstrations, then "
-            f"{self.schedule.online_rounds} rounds of {self.num_envs * self.world_size} episode(s) and "
-            f"{self.schedule.updates_per_episode} steps"
-        )
+        rank_zero_info(self.schedule.describe(self.offline_episodes))
 
     # Rounds.
 
@@ -317,50 +324,75 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         """Collects an online round's episodes, unless they were before a resume, and brings the views up to date."""
         index = self.round = self.schedule.round_of(self.trainer.global_step)
         online = index - self.schedule.offline_rounds
-        if online >= 0 and self.collected_rounds <= online:
+        if self._earlier_round is not None:
+            self._check_earlier_rounds(online)
+        if online >= 0 and self.collected_episodes < (online + 1) * self.num_envs:
             self._collect(agent, online)
-            self.collected_rounds = online + 1
         self._refresh_sets()
+
+    def _check_earlier_rounds(self, online: int) -> None:
+        """Refuses to go on with a run that took ``updates_per_episode`` for the steps of a whole round.
+
+        Its rounds are where they were if the setting is now that number over the episodes of a round.
+        """
+        per_round, self._earlier_round = self._earlier_round, None
+        if self.collected_episodes in (online * self.num_envs, (online + 1) * self.num_envs):
+            return
+        raise SettingError(
+            "data.updates_per_episode",
+            f"{self.schedule.updates_per_episode}, in a run that an earlier version began, for which it was the "
+            f"gradient steps of a round of {per_round:g} episodes ({self.collected_episodes} episodes so far)",
+            f"Divide the number that the run was begun with by {per_round:g} and give data.num_envs: {per_round:g} to "
+            "go on as before, or start a new run.",
+        )
 
     def _collect(self, agent: Agent, online: int) -> None:
         begun = time.perf_counter()
         if self._collector.busy:
             episodes = self._collector.fetch()
         else:
-            episodes = roll_episodes(self.pool, agent, *self._job(online))
-        self.env_steps += sum(episode.length for episode in episodes)
+            job = self._job()
+            episodes = roll_episodes(self.pool, agent, *job) if job.seeds else []
         self._exchange(episodes)
+        collected = [self.store[i] for i in range(len(self.store) - self.num_envs, len(self.store))]
+        self.env_steps += sum(episode.length for episode in collected)
         if self.collect == "overlap" and online + 1 < self.schedule.online_rounds:
-            self._collector.submit(agent, self._job(online + 1))
+            job = self._job()
+            if job.seeds:
+                self._collector.submit(agent, job)
         self.collect_seconds += time.perf_counter() - begun
         metrics = EpisodeMetrics(self.objects)
-        metrics.update(episodes)
+        metrics.update(collected)
         for name, value in metrics.compute().items():
-            agent.log(f"online/{name}", float(value), on_epoch=True, prog_bar=name == "success", sync_dist=True)
+            agent.log(f"online/{name}", float(value), on_epoch=True, prog_bar=name == "success")
 
-    def _job(self, online: int) -> Job:
-        """What this rank is to roll for an online round."""
-        # Counted in episodes, not rounds: a resume may change the number of processes or environments.
-        first = self.collected_episodes + self.rank * self.num_envs
-        seeds = [training_seed(self.seed, first + i) for i in range(self.num_envs)]
-        key = Key(self.seed, online).fold(_COLLECT, self.rank)
+    def _share(self) -> range:
+        """Which of a round's episodes, from 0, this process collects."""
+        return range(self.rank * self.num_envs // self.world_size, (self.rank + 1) * self.num_envs // self.world_size)
+
+    def _job(self) -> Job:
+        """What this process is to roll for the round that comes next; no seeds where others roll it all."""
+        # Counted in episodes, not rounds: a resume may change the number of environments.
+        indices = [self.collected_episodes + i for i in self._share()]
+        seeds = [training_seed(self.seed, index) for index in indices]
+        key = Key(self.seed, indices[0] if indices else 0).fold(_COLLECT)
         return Job(seeds, self.collect_mode, key, self.exploration_noise)
 
     def _exchange(self, episodes: list[Episode]) -> None:
-        """Every rank learns from every rank's episodes: rank r's are numbers r * num_envs and up of the round's."""
+        """Every process learns from every process's episodes, whose numbers do not depend on who rolled them."""
         begun = time.perf_counter()
         known = self.offline_episodes + self.collected_episodes
-        ranks = [self.rank]
+        first = known + self._share().start
         if self.exchange == "broadcast" and self.world_size > 1:
             gathered: list[Any] = [None] * self.world_size
             torch.distributed.all_gather_object(gathered, episodes)
-            ranks, episodes = list(range(self.world_size)), [episode for rank in gathered for episode in rank]
+            first, episodes = known, [episode for rank in gathered for episode in rank]
         if self.exchange == "shared" or self.trainer.local_rank == 0:
             for i, episode in enumerate(episodes):
-                self.store.append(episode, known + ranks[0] * self.num_envs + i)
+                self.store.append(episode, first + i)
         self.trainer.strategy.barrier("collected")
         try:
-            self.store.refresh(known + self.world_size * self.num_envs)
+            self.store.refresh(known + self.num_envs)
         except SettingError as error:
             if self.world_size == 1:
                 raise
@@ -369,7 +401,7 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
                 f"{self.exchange}, and rank {self.rank} cannot read the round's episodes ({error})",
                 "Give all machines one directory, or set data.exchange: broadcast.",
             ) from error
-        self.collected_episodes += self.world_size * self.num_envs
+        self.collected_episodes += self.num_envs
         self.exchange_seconds += time.perf_counter() - begun
 
     def _refresh_sets(self) -> None:
@@ -486,7 +518,6 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         """What a resumed run has to know: the episodes of this checkpoint and the counters."""
         return {
             "manifest": self.store.manifest(),
-            "collected_rounds": self.collected_rounds,
             "collected_episodes": self.collected_episodes,
             "env_steps": self.env_steps,
             "world_size": self.world_size,
@@ -494,8 +525,9 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes back the checkpoint's episodes; whatever came after it is ignored, and replaced by later appends."""
-        self.collected_rounds = state_dict["collected_rounds"]
         self.collected_episodes = state_dict["collected_episodes"]
+        if rounds := state_dict.get("collected_rounds"):  # before num_envs and updates_per_episode meant what they say
+            self._earlier_round = self.collected_episodes / rounds
         self.env_steps = state_dict["env_steps"]
         if self._fitting:
             self.store.restore(state_dict["manifest"])

@@ -25,8 +25,37 @@ EXTRA_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 InfoValue = str | int | float | bool
 
 
+class EpisodeFigures:
+    """What an episode comes to, in memory or stored."""
+
+    reward: np.ndarray
+    success: np.ndarray
+    extras: dict[str, np.ndarray]
+
+    @property
+    def length(self) -> int:
+        """Steps T."""
+        return len(self.success)
+
+    @property
+    def total_reward(self) -> float:
+        """Sum of the rewards."""
+        return float(self.reward.sum(dtype=np.float64))
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether any step led to success."""
+        return bool(self.success.any())
+
+    @property
+    def ever_completed(self) -> np.ndarray | None:
+        """Which of the task's objects were in place at any step, bool [objects]; None where that is not recorded."""
+        completed = self.extras.get("completed")
+        return None if completed is None or completed.ndim != 2 else np.asarray(completed.any(axis=0))
+
+
 @dataclass(frozen=True, eq=False)
-class Episode:
+class Episode(EpisodeFigures):
     """One episode of T steps, with the T + 1 frames around them.
 
     Attributes:
@@ -92,27 +121,6 @@ class Episode:
             raise SettingError(label, f"shape {array.shape}", f"Give the leading dimension {steps}, one entry a step.")
         if array.dtype.kind == "f" and np.isnan(array).any():
             raise SettingError(label, "NaN", "Give numbers.")
-
-    @property
-    def length(self) -> int:
-        """Steps T."""
-        return len(self.reward)
-
-    @property
-    def total_reward(self) -> float:
-        """Sum of the rewards."""
-        return float(self.reward.sum(dtype=np.float64))
-
-    @property
-    def succeeded(self) -> bool:
-        """Whether any step led to success."""
-        return bool(self.success.any())
-
-    @property
-    def ever_completed(self) -> np.ndarray | None:
-        """Which of the task's objects were in place at any step, bool [objects]; None where that is not recorded."""
-        completed = self.extras.get("completed")
-        return None if completed is None or completed.ndim != 2 else np.asarray(completed.any(axis=0))
 
 
 class Rows(NamedTuple):

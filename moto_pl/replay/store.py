@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from moto_pl.errors import SettingError
-from moto_pl.replay.episode import EXTRA_NAME, EXTRA_TYPES, Episode, InfoValue, rows
+from moto_pl.replay.episode import EXTRA_NAME, EXTRA_TYPES, Episode, EpisodeFigures, InfoValue, rows
 
 _ALIGNMENT = 64
 _MAX_HEADER = 2**20
@@ -36,7 +36,7 @@ _DAMAGED = "Take it from a copy of the replay directory, or delete that director
 
 
 @dataclass(frozen=True, eq=False)
-class EpisodeView:
+class EpisodeView(EpisodeFigures):
     """A stored episode of T steps, its arrays mapped from the file (read-only).
 
     Attributes:
@@ -76,29 +76,14 @@ class EpisodeView:
         return self.action_rows[1:]
 
     @property
-    def reward(self) -> np.ndarray:
+    def reward(self) -> np.ndarray:  # type: ignore[override]
         """float32 [T], as in :class:`Episode`."""
         return self.reward_rows[1:]
-
-    @property
-    def length(self) -> int:
-        """Steps T."""
-        return len(self.success)
 
     @property
     def num_rows(self) -> int:
         """Rows of the learner: T + 1."""
         return len(self.reward_rows)
-
-    @property
-    def total_reward(self) -> float:
-        """Sum of the rewards."""
-        return float(self.reward.sum(dtype=np.float64))
-
-    @property
-    def succeeded(self) -> bool:
-        """Whether any step led to success."""
-        return bool(self.success.any())
 
 
 class EpisodeStore:

@@ -102,7 +102,7 @@ def test_rounds_collect_once_each_and_only_online(tmp_path: Path, dataset: Path)
     data = make(tmp_path, dataset)
     agent: Any = data.trainer.lightning_module
     data.begin_round(agent)
-    assert len(data.store) == 10 and data.collected_rounds == 0
+    assert len(data.store) == 10 and data.env_episodes == 0
     data.trainer.global_step = 4
     data.begin_round(agent)
     data.begin_round(agent)  # a resume in the middle of the round asks again
@@ -159,7 +159,60 @@ def test_state_names_the_episodes_and_later_ones_are_replaced(tmp_path: Path, da
     assert len(resumed.store) == 10  # before the checkpoint is read, the demonstrations alone
     resumed.load_state_dict(state)
     assert len(resumed.store) == 11 and resumed.store[10].crc == first
-    assert (resumed.collected_rounds, resumed.env_steps) == (1, 30)
+    assert (resumed.env_episodes, resumed.env_steps) == (1, 30)
+
+
+def test_steps_per_episode_are_the_setting_whatever_runs_side_by_side(tmp_path: Path, dataset: Path) -> None:
+    counts = {}
+    for envs in (1, 2, 3):
+        data = make(tmp_path / str(envs), dataset, num_envs=envs, env_workers=envs - 1 and envs, online_steps=18)
+        agent: Any = data.trainer.lightning_module
+        with data.pool:
+            for step in range(data.schedule.total_steps):
+                data.trainer.global_step = step
+                data.begin_round(agent)
+        counts[envs] = data.env_episodes
+    assert counts == {1: 6, 2: 6, 3: 6}
+    described = data.schedule.describe(data.offline_episodes)
+    assert described.endswith("then 2 rounds of 3 episode(s) and 9 steps: 3 steps per episode")
+
+
+def test_more_environments_than_workers_are_refused(tmp_path: Path, dataset: Path) -> None:
+    with pytest.raises(SettingError, match=r"data\.num_envs: found 3, 3 for each process.*data\.env_workers: 3"):
+        make(tmp_path, dataset, num_envs=3, env_workers=2)
+
+
+def _earlier_state(root: Path, dataset: Path) -> dict[str, Any]:
+    """What a run with two environments wrote when six steps were those of a round, and it had taken two rounds."""
+    data = make(root, dataset, num_envs=2, env_workers=2, online_steps=18)
+    with data.pool:
+        for step in (4, 10):
+            data.trainer.global_step = step
+            data.begin_round(data.trainer.lightning_module)  # type: ignore[arg-type]
+    return {**data.state_dict(), "collected_rounds": 2}
+
+
+def test_a_run_from_before_goes_on_or_is_told_the_number(tmp_path: Path, dataset: Path) -> None:
+    state = _earlier_state(tmp_path, dataset)
+    settings = {"num_envs": 2, "env_workers": 2, "online_steps": 18}
+    for step in (13, 16):  # in the second round, and as the third begins
+        same = make(tmp_path, dataset, **settings)
+        same.load_state_dict(state)
+        same.trainer.global_step = step
+        with same.pool:
+            same.begin_round(same.trainer.lightning_module)  # type: ignore[arg-type]
+        assert same.env_episodes == (4 if step == 13 else 6)
+    as_typed = make(tmp_path, dataset, updates_per_episode=6, **settings)
+    as_typed.load_state_dict(state)
+    as_typed.trainer.global_step = 13
+    with pytest.raises(SettingError, match=r"data\.updates_per_episode: found 6.*of 2 episodes.*by 2 and"):
+        as_typed.begin_round(as_typed.trainer.lightning_module)  # type: ignore[arg-type]
+    one_at_a_time = {**state, "collected_rounds": 4}  # then it meant the same
+    data = make(tmp_path, dataset, online_steps=18)
+    data.load_state_dict(one_at_a_time)
+    data.trainer.global_step = 13
+    data.begin_round(data.trainer.lightning_module)  # type: ignore[arg-type]
+    assert data.env_episodes == 4
 
 
 def test_another_dataset_in_the_same_run_is_refused(tmp_path: Path, dataset: Path) -> None:

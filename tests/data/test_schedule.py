@@ -6,7 +6,7 @@ from moto_pl.data.schedule import Schedule
 from moto_pl.errors import SettingError
 
 schedules = (
-    st.tuples(st.integers(0, 120), st.integers(0, 120), st.integers(1, 50), st.integers(1, 50))
+    st.tuples(st.integers(0, 120), st.integers(0, 120), st.integers(1, 50), st.integers(1, 50), st.integers(1, 4))
     .filter(lambda numbers: numbers[0] + numbers[1] > 0)
     .map(lambda numbers: Schedule(*numbers))
 )
@@ -20,7 +20,8 @@ def rounds_by_walking(schedule: Schedule) -> list[list[int]]:
         online = step >= schedule.offline_steps
         if left == 0 or step == schedule.offline_steps:
             rounds.append([])
-            left = schedule.updates_per_episode if online else schedule.offline_round_steps
+            episode, envs = schedule.updates_per_episode, schedule.episodes_per_round
+            left = episode * envs if online else schedule.offline_round_steps
         rounds[-1].append(step)
         left -= 1
     return rounds

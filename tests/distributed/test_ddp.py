@@ -15,7 +15,7 @@ from runs import ROOT, assert_same_end, environment, fault, final, fit
 from moto_pl.callbacks.evaluation import read_evaluations
 from moto_pl.replay import EpisodeStore
 
-TWO = ("--trainer.devices", "2", "--trainer.strategy", "ddp")
+TWO = ("--trainer.devices", "2", "--trainer.strategy", "ddp", "--data.num_envs", "2")
 
 pytestmark = pytest.mark.slow
 
@@ -54,10 +54,16 @@ def test_gradients_are_those_of_one_process(data: tuple[str, ...], tmp_path: Pat
 
 def test_ranks_share_what_they_collect(unbroken: Path) -> None:
     store = EpisodeStore(unbroken / "replay")
-    assert len(store) == 10 + 2 * 4
-    collected = [store[i].info["seed"] for i in range(10, 18)]
-    assert len(set(collected)) == 8
-    assert final(unbroken)["OfflineToOnlineDataModule"]["collected_episodes"] == 8
+    assert len(store) == 10 + 2 * 2  # twenty steps, five for each of a round's two episodes
+    collected = [store[i].info["seed"] for i in range(10, 14)]
+    assert len(set(collected)) == 4
+    assert final(unbroken)["OfflineToOnlineDataModule"]["collected_episodes"] == 4
+    with open(unbroken / "csv/version_0/metrics.csv") as file:
+        logged = [row for row in csv.DictReader(file) if row.get("online/return")]
+    assert len(logged) == 2  # and the rounds' figures are those of all their episodes
+    for row, pair in zip(logged, ((10, 11), (12, 13)), strict=True):
+        returns = [store[i].total_reward for i in pair]
+        assert float(row["online/return"]) == pytest.approx(sum(returns) / 2, abs=1e-5)
 
 
 def test_evaluation_counts_each_episode_once(unbroken: Path) -> None:
@@ -90,7 +96,15 @@ def test_killed_rank_ends_all_and_resume_is_exact(
     resumed = fit(tmp_path / "run", *settings)
     assert resumed.returncode == 0, resumed.stderr
     assert "resuming" in resumed.stdout
-    assert_same_end(unbroken, tmp_path / "run", episodes=18)
+    assert_same_end(unbroken, tmp_path / "run")
+
+
+def test_one_environment_is_one_episode_whatever_the_number_of_processes(data: tuple[str, ...], tmp_path: Path) -> None:
+    """One process of the two collects, the other waits: the ratio of steps to episodes is the setting."""
+    done = fit(tmp_path / "run", *data, *TWO, "--data.num_envs", "1")
+    assert done.returncode == 0, done.stderr
+    assert "4 rounds of 1 episode(s) and 5 steps: 5 steps per episode" in done.stderr
+    assert len(EpisodeStore(tmp_path / "run/replay")) == 10 + 4
 
 
 @pytest.mark.parametrize(("before", "after"), [(TWO, ()), ((), TWO)], ids=["two-to-one", "one-to-two"])
@@ -104,12 +118,12 @@ def test_another_number_of_processes(
     processes = [2 if TWO == given else 1 for given in (before, after)]
     known = EpisodeStore(run / "replay")
     crcs = [known[i].crc for i in range(len(known))]
-    assert len(crcs) == 10 + 2 * processes[0]
+    assert len(crcs) == 10 + 2
     second = fit(run, *data, *after)
     assert second.returncode == 0, second.stderr
     assert f"written by {processes[0]} process" in second.stderr + second.stdout
     store = EpisodeStore(run / "replay")
-    assert len(store) == 10 + 2 * processes[0] + 2 * processes[1]
+    assert len(store) == 10 + 2 + 2
     assert [store[i].crc for i in range(len(crcs))] == crcs
     seeds = [store[i].info["seed"] for i in range(10, len(store))]
     assert len(set(seeds)) == len(seeds)
@@ -128,7 +142,17 @@ def test_two_machines_without_a_shared_disk(data: tuple[str, ...], tmp_path: Pat
             command += ["--node_rank", str(node), "--master_addr", "127.0.0.1", "--master_port", str(port)]
             command += ["-m", "moto_pl.cli", "fit", "--config", str(ROOT / "configs/debug.yaml")]
             command += ["--trainer.default_root_dir", str(tmp_path / f"node{node}"), "--trainer.num_nodes", "2"]
-            command += ["--trainer.devices", "1", "--trainer.strategy", "ddp", "--data.exchange", "broadcast", *data]
+            command += [
+                "--trainer.devices",
+                "1",
+                "--trainer.strategy",
+                "ddp",
+                "--data.exchange",
+                "broadcast",
+                *data,
+                "--data.num_envs",
+                "2",
+            ]
             command += ["--data.env_workers", "0", "--data.eval_episodes", "2", "--video_episodes", "0"]
             command += ["--evaluate_untrained", "false", "--data.online_steps", str(online_steps)]
             command += ["--model.init_args.optim.ema_decay", "0.9"]
@@ -145,4 +169,4 @@ def test_two_machines_without_a_shared_disk(data: tuple[str, ...], tmp_path: Pat
         assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)
     assert outputs[0].count("resuming") == 1 and "resuming" not in outputs[1]
     # One process of all writes the evaluations.
-    assert_same_end(tmp_path / "node0", tmp_path / "node1", episodes=18, evaluated=False)
+    assert_same_end(tmp_path / "node0", tmp_path / "node1", evaluated=False)
