@@ -140,6 +140,9 @@ class MotoCLI(LightningCLI):
             datamodule.keep_workers = True
             self.trainer.validate(model, datamodule, verbose=False)
             datamodule.keep_workers = False
+        # The agent ends the run with its last gradient step. Epochs are counted on by a resumed run, whose rounds may be
+        # of another size than those before.
+        self.trainer.fit_loop.max_epochs = -1
         self.trainer.fit(model, datamodule=datamodule, ckpt_path=ckpt_path)
 
     def _say(self, message: str) -> None:

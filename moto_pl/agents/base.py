@@ -220,6 +220,12 @@ class Agent(L.LightningModule):
         """Begins the round: an online round collects its episode with the current policy."""
         self.trainer.datamodule.begin_round(self)  # type: ignore[attr-defined]
 
+    def on_train_epoch_end(self) -> None:
+        """Ends the run when all its steps are taken, which a change of the rounds on resume makes another epoch."""
+        schedule = self.trainer.datamodule.schedule  # type: ignore[attr-defined]
+        if self.global_step >= schedule.total_steps:
+            self.trainer.should_stop = True
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One gradient step's loss."""
         losses, metrics = self.losses(batch, self.step_key(batch_idx))

@@ -122,6 +122,7 @@ def test_another_number_of_processes(
     second = fit(run, *data, *after)
     assert second.returncode == 0, second.stderr
     assert f"written by {processes[0]} process" in second.stderr + second.stdout
+    assert final(run)["global_step"] == 40
     store = EpisodeStore(run / "replay")
     assert len(store) == 10 + 2 + 2
     assert [store[i].crc for i in range(len(crcs))] == crcs
@@ -142,17 +143,8 @@ def test_two_machines_without_a_shared_disk(data: tuple[str, ...], tmp_path: Pat
             command += ["--node_rank", str(node), "--master_addr", "127.0.0.1", "--master_port", str(port)]
             command += ["-m", "moto_pl.cli", "fit", "--config", str(ROOT / "configs/debug.yaml")]
             command += ["--trainer.default_root_dir", str(tmp_path / f"node{node}"), "--trainer.num_nodes", "2"]
-            command += [
-                "--trainer.devices",
-                "1",
-                "--trainer.strategy",
-                "ddp",
-                "--data.exchange",
-                "broadcast",
-                *data,
-                "--data.num_envs",
-                "2",
-            ]
+            command += ["--trainer.devices", "1", "--trainer.strategy", "ddp", "--data.exchange", "broadcast", *data]
+            command += ["--data.num_envs", "2"]
             command += ["--data.env_workers", "0", "--data.eval_episodes", "2", "--video_episodes", "0"]
             command += ["--evaluate_untrained", "false", "--data.online_steps", str(online_steps)]
             command += ["--model.init_args.optim.ema_decay", "0.9"]
