@@ -137,11 +137,11 @@ class MotoCLI(LightningCLI):
             self._say(f"resuming {root} at gradient step {step} of {datamodule.schedule.total_steps}")
             del checkpoint
         elif self._get(self.config, "evaluate_untrained") and datamodule.eval_episodes > 0:
-            datamodule.keep_workers = True
+            datamodule.before_fit = True
             self.trainer.validate(model, datamodule, verbose=False)
-            datamodule.keep_workers = False
-        # The agent ends the run with its last gradient step. Epochs are counted on by a resumed run, whose rounds may be
-        # of another size than those before.
+            datamodule.before_fit = False
+        # The agent ends the run with its last gradient step: a resumed run counts its epochs on, and their rounds may
+        # have been of another size.
         self.trainer.fit_loop.max_epochs = -1
         self.trainer.fit(model, datamodule=datamodule, ckpt_path=ckpt_path)
 

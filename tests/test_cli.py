@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -11,9 +12,11 @@ import pytest
 import torch
 import yaml
 
+from moto_pl.agents.loading import load_agent
 from moto_pl.callbacks.evaluation import read_evaluations
 from moto_pl.cli import config_path, expand_configs, lock_run, main
 from moto_pl.data.builders import build
+from moto_pl.data.minari_io import open_dataset, write_dataset
 from moto_pl.errors import SettingError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -300,3 +303,26 @@ def test_no_file_may_name_a_callback_that_calls_anything(tmp_path: Path) -> None
 @pytest.mark.parametrize("path", RUNNABLE, ids=lambda path: path.stem)
 def test_our_configurations_need_no_trust(path: Path) -> None:
     assert str(path) in expand_configs(["--config", str(path)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ends", [True, False])
+def test_demonstrations_that_end_early_train_the_discount_head(
+    ends: bool, tmp_path: Path, dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is decided before the untrained evaluation, kept on resume, and the checkpoint decides for an evaluation."""
+    path = tmp_path / "ending"
+    episodes = list(open_dataset(dataset))
+    if ends:
+        episodes[0] = dataclasses.replace(episodes[0], terminated=True, truncated=False)
+    write_dataset(path, episodes, env_id="moto_pl/Reach-v0")
+    run = tmp_path / "run"
+    arguments = debug(run, path, "--video_episodes", "0", "--data.eval_episodes", "1")
+    for steps in (2, 4):
+        assert main(["fit", *arguments, "--data.online_steps", str(steps)]) == 0
+        checkpoint = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
+        assert checkpoint["agent"]["init_args"]["world_model"]["discount_head"] is ends
+        assert any(name.startswith("world_model.discount.") for name in checkpoint["state_dict"]) == ends
+    assert checkpoint["global_step"] == 8
+    assert main(["validate", *arguments]) == 0
+    assert load_agent(run / "checkpoints/last.ckpt").description() == checkpoint["agent"]

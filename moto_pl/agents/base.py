@@ -86,6 +86,9 @@ class Agent(L.LightningModule):
         self.ema_decay = ema_decay
         self._average: dict[str, Tensor] = {}  # by parameter name; empty before the first step, and without ema_decay
         self.action_size: int | None = None
+        self.terminates = (
+            False  # whether demonstrations end early: known, as the action's size, before networks are made
+        )
         self.settings: dict[str, Any] = {}
         self.loaded_step = 0  # gradient steps behind weights that were loaded to be evaluated
         self.episode_metrics = EpisodeMetrics()
@@ -181,6 +184,7 @@ class Agent(L.LightningModule):
             raise SettingError("trainer.precision", self.trainer.precision, "Use bf16-mixed or 32-true.")
         if self.action_size is None:
             self.action_size = int(self.trainer.datamodule.action_size)  # type: ignore[attr-defined]
+            self.terminates = bool(self.trainer.datamodule.terminates)  # type: ignore[attr-defined]
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.seed)
                 self.build(self.action_size)
@@ -218,7 +222,8 @@ class Agent(L.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Begins the round: an online round collects its episode with the current policy."""
-        self.trainer.datamodule.begin_round(self)  # type: ignore[attr-defined]
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        data.begin_round(self)
 
     def on_train_epoch_end(self) -> None:
         """Ends the run when all its steps are taken, which a change of the rounds on resume makes another epoch."""
@@ -279,9 +284,13 @@ class Agent(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuses a checkpoint of another agent or with other model settings, showing the difference."""
+        self.adopt(checkpoint.get("agent") or {})
         check_same_agent(checkpoint.get("agent"), self.description())
         self.loaded_step = int(checkpoint["global_step"])
         self._average = checkpoint.get("average", {})
+
+    def adopt(self, description: dict[str, Any]) -> None:
+        """Takes from a checkpoint's :meth:`description` what its run found in its data, before weights are loaded."""
 
     # Helpers.
 
@@ -329,6 +338,10 @@ def plain(value: Any) -> Any:
 FREE_SETTINGS = frozenset({"ops"})
 
 
+#: Before the networks are made, these match whatever a checkpoint's run found out.
+UNDECIDED = (("init_args.world_model.discount_head", "auto"),)
+
+
 def check_same_agent(found: dict[str, Any] | None, ours: dict[str, Any]) -> None:
     """Raises a :class:`SettingError` where a checkpoint's agent is not ours, listing each setting that differs."""
     if found is None:
@@ -343,7 +356,9 @@ def check_same_agent(found: dict[str, Any] | None, ours: dict[str, Any]) -> None
     changed = [
         f"{name.removeprefix('init_args.')}: {before.get(name)} -> {after.get(name)}"
         for name in sorted(before.keys() | after.keys())
-        if before.get(name) != after.get(name) and name.split(".")[1:2] not in [[free] for free in FREE_SETTINGS]
+        if before.get(name) != after.get(name)
+        and name.split(".")[1:2] not in [[free] for free in FREE_SETTINGS]
+        and (name, after.get(name)) not in UNDECIDED
     ]
     if changed:
         raise SettingError(

@@ -217,7 +217,7 @@ class LatentReplayAgent(ModelBasedAgent):
     def build(self, action_size: int) -> None:
         """World model, policy and critics."""
         config = self.config
-        self.world_model = WorldModel(self.model_config, action_size, self.ops)
+        self.world_model = WorldModel(self.model_config, action_size, self.ops, self.terminates)
         features = self.world_model.feature_size
         self.actor = MLP(features, action_size, config.actor_layers, config.actor_units)
         self.critic = QEnsemble(2, features, action_size, config.critic_layers, config.critic_units)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
-from moto_pl.nn import States, WorldModel
+from moto_pl.nn import States, WorldModel, WorldModelConfig
 from moto_pl.ops import Key, Ops
 from moto_pl.ops.extension import compiled_products, status, use_compiled
 
@@ -59,6 +59,7 @@ class ModelBasedAgent(Agent):
         seed: keys initial weights and noise.
     """
 
+    model_config: WorldModelConfig
     world_model: WorldModel
     actor: nn.Module
     critic: nn.Module
@@ -66,6 +67,7 @@ class ModelBasedAgent(Agent):
     def __init__(self, optim: OptimConfig, ops: Ops, seed: int) -> None:
         super().__init__(seed, optim.weight_decay, optim.adam_eps, optim.final_lr, optim.ema_decay)
         self.optim, self.ops = optim, ops
+        self._warned_of_ends = False
 
     def param_groups(self) -> list[ParamGroup]:
         """World model, actor, critics."""
@@ -82,6 +84,37 @@ class ModelBasedAgent(Agent):
         compiled = use_compiled(self.ops, self.device) and compiled_products("imagine", self.ops, state) is not None
         form = "compiled operators train" if compiled else "plain-PyTorch references imagine and observe"
         rank_zero_info(f"ops: {self.ops}: the {form} on {self.device}. {status()}")
+        if self.model_config.discount_head == "auto":
+            found = "some demonstrations end" if self.world_model.discount else "no demonstration ends"
+            rank_zero_info(f"discount head: {'on' if self.world_model.discount else 'off'} (auto): {found} early")
+
+    # The discount head, which is there or not as the demonstrations say.
+
+    def description(self) -> dict[str, Any]:
+        """See :meth:`Agent.description`; with ``discount_head`` as it was decided, once the networks are made."""
+        found = super().description()
+        if hasattr(self, "world_model"):
+            found["init_args"]["world_model"]["discount_head"] = self.world_model.discount is not None
+        return found
+
+    def adopt(self, description: dict[str, Any]) -> None:
+        """Builds again where the run decided otherwise about the discount head; see :meth:`Agent.adopt`."""
+        undecided = self.model_config.discount_head == "auto"
+        decided = description.get("init_args", {}).get("world_model", {}).get("discount_head")
+        if undecided and isinstance(decided, bool) and decided != (self.world_model.discount is not None):
+            self.terminates = decided
+            self.build(int(self.action_size or 0))
+
+    def on_train_epoch_start(self) -> None:
+        """Begins the round; warns once of an episode that ended early where nothing predicts ends."""
+        super().on_train_epoch_start()
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        if self.world_model.discount is None and not self._warned_of_ends and data.collected_end_early:
+            self._warned_of_ends = True
+            rank_zero_warn(
+                "Collected episodes end early, and the model does not predict that, because no demonstration does: "
+                "imagined returns go on beyond it. In a new run, set model.init_args.world_model.discount_head: true."
+            )
 
     # Acting.
 

@@ -141,6 +141,7 @@ class Starts(NamedTuple):
     action: Tensor  # [B, A] the action taken there
     reward: Tensor  # [B] the reward received for it
     valid: Tensor  # [B] float, 0 where the start has no predecessor in its sequence
+    goes_on: Tensor  # [B] float, 0 where the episode ended with the start: nothing is earned from there on
 
 
 class MOTO(ModelBasedAgent):
@@ -196,7 +197,7 @@ class MOTO(ModelBasedAgent):
     def build(self, action_size: int) -> None:
         """World model, actor and critics."""
         config = self.config
-        self.world_model = WorldModel(self.model_config, action_size, self.ops)
+        self.world_model = WorldModel(self.model_config, action_size, self.ops, self.terminates)
         features = self.world_model.feature_size
         self.actor = Actor(
             features, action_size, config.actor_layers, config.actor_units, config.action, config.min_std
@@ -248,6 +249,7 @@ class MOTO(ModelBasedAgent):
             action=batch.action[b, t],
             reward=batch.reward[b, t],
             valid=((t > 0) & ~batch.is_first[b, t]).float(),
+            goes_on=1 - batch.is_terminal[b, t].float(),
         )
 
     def _imagine(self, start: States, key: Key) -> Imagined:
@@ -291,7 +293,7 @@ class MOTO(ModelBasedAgent):
         config, critic = self.config, self.critic
         assert isinstance(critic, QEnsemble)
         penalised, discount, metrics = self._earned(rollout)
-        weights = trajectory_weights(discount.detach())  # [H, B]
+        weights = trajectory_weights(discount.detach(), starts.goes_on)  # [H, B]
         features = States(rollout.deter, rollout.stoch).features  # [H, B, F]
         action = rollout.action
 
@@ -304,8 +306,7 @@ class MOTO(ModelBasedAgent):
 
         # Real transitions: data reward, then the imagined value of the state that they led to.
         bootstrap = (1 - config.lambda_) * target_q[0] + config.lambda_ * target[0]
-        first_discount = config.gamma * self.world_model.predict_continuation(starts.states)
-        y = starts.reward + first_discount * bootstrap  # [B]
+        y = starts.reward + config.gamma * starts.goes_on * bootstrap  # [B]
         real = critic(starts.previous.features, starts.action)  # [N, B]
         # Not the mean over B: rows without a predecessor count for nothing.
         real_loss = (0.5 * (real - y).square() * starts.valid).sum() / (
@@ -333,7 +334,7 @@ class MOTO(ModelBasedAgent):
         config, critic = self.config, self.critic
         assert isinstance(critic, ValueCritic)
         penalised, discount, metrics = self._earned(rollout)
-        weights = trajectory_weights(discount.detach())[:-1]  # [H, B]
+        weights = trajectory_weights(discount.detach(), starts.goes_on)[:-1]  # [H, B]
         features = States(rollout.deter, rollout.stoch).features  # [H + 1, B, F]
         returns = lambda_return(penalised, critic.target_value(features), discount, config.lambda_, ops=self.ops)
         value = critic(features[:-1].detach())

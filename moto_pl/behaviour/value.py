@@ -11,7 +11,14 @@ def penalise(reward: Tensor, disagreement: Tensor, alpha: float) -> Tensor:
     return reward - alpha * disagreement
 
 
-def trajectory_weights(discount: Tensor) -> Tensor:
-    """w_i, how much step i of a rollout counts: the product of the discounts before it. [H, B] -> [H + 1, B]."""
-    first = discount.new_ones(1, *discount.shape[1:])
-    return torch.cat((first, discount)).cumprod(0)
+def trajectory_weights(discount: Tensor, first: Tensor) -> Tensor:
+    """w_i, how much step i of a rollout counts: ``first`` times the product of the discounts before it.
+
+    Args:
+        discount: of each step [H, B].
+        first: [B], 1, or 0 where the rollout starts after an episode's end, so that nothing of it counts.
+
+    Returns:
+        [H + 1, B].
+    """
+    return torch.cat((first.unsqueeze(0), discount)).cumprod(0)

@@ -131,7 +131,7 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         self._earlier_round: float | None = None  # episodes a round of a run from before they were in its checkpoint
         self.env_steps = 0
         self.round_wait_seconds = 0.0
-        self.keep_workers = False
+        self.before_fit = False
         self.collect_seconds = 0.0
         self.exchange_seconds = 0.0
         self.last_evaluation: list[Episode] = []
@@ -183,7 +183,7 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
     def prepare_data(self) -> None:
         """Builds the dataset if asked, and takes its episodes into the replay once (first process alone)."""
         self._check_share()
-        if self.dataset is None or not self._fitting:
+        if self.dataset is None or not (self._fitting or self.before_fit):
             return
         source: str | Path = self.dataset
         if self.build_missing:
@@ -226,11 +226,19 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
             )
 
     def teardown(self, stage: str) -> None:
-        """Ends the environment workers, unless a fit is to follow (``keep_workers``)."""
+        """Ends the environment workers, unless a fit is to follow (``before_fit``)."""
         self._collector.close()
-        if self._pool is not None and not (self.keep_workers and stage == "validate"):
+        if self._pool is not None and not (self.before_fit and stage == "validate"):
             self._pool.close()
             self._pool = None
+
+    @property
+    def terminates(self) -> bool:
+        """Whether a demonstration ends early; false where none is taken in, as for an evaluation."""
+        if self.dataset is None or not (self._fitting or self.before_fit):
+            return False
+        store = self.store if hasattr(self, "store") else EpisodeStore(self.replay_dir)
+        return any(store[i].terminated for i in range(self._ingested()))
 
     @property
     def trained_steps(self) -> int:
@@ -241,6 +249,12 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
     def env_episodes(self) -> int:
         """Episodes collected so far, over all ranks."""
         return self.collected_episodes
+
+    @property
+    def collected_end_early(self) -> bool:
+        """Whether one of the newest round's episodes terminated."""
+        newest = range(max(self.offline_episodes, len(self.store) - self.num_envs), len(self.store))
+        return any(self.store[i].terminated for i in newest)
 
     @property
     def pool(self) -> EnvPool:

@@ -54,7 +54,8 @@ class WorldModelConfig:
         mlp_units: their width.
         head_layers: hidden layers of the reward and discount heads.
         head_units: their width.
-        discount_head: predict episode ends; of use only where episodes end early.
+        discount_head: predict episode ends, which imagined returns then stop at. ``auto``: where a demonstration ends
+            early; where none does there is nothing to learn it from.
         image_scale: weight of the image loss.
         reward_scale: weight of the reward loss.
         discount_scale: weight of the discount loss.
@@ -78,7 +79,7 @@ class WorldModelConfig:
     mlp_units: int = 400
     head_layers: int = 4
     head_units: int = 400
-    discount_head: bool = False
+    discount_head: bool | Literal["auto"] = "auto"
     image_scale: float = 1.0
     reward_scale: float = 1.0
     discount_scale: float = 1.0
@@ -129,9 +130,16 @@ class Rollout(NamedTuple):
 
 
 class WorldModel(nn.Module):
-    """Encoder, ensemble RSSM, decoder and heads (MOTO, section 4; DreamerV2's losses)."""
+    """Encoder, ensemble RSSM, decoder and heads (MOTO, section 4; DreamerV2's losses).
 
-    def __init__(self, config: WorldModelConfig, action: int, ops: Ops = "auto") -> None:
+    Args:
+        config: sizes and loss weights.
+        action: A.
+        ops: which operators observe.
+        terminates: whether demonstrations end early, for ``discount_head: auto``.
+    """
+
+    def __init__(self, config: WorldModelConfig, action: int, ops: Ops = "auto", terminates: bool = False) -> None:
         super().__init__()
         self.config = config
         self.latent = LatentSpec(config.latent, config.stoch, config.classes)
@@ -149,9 +157,8 @@ class WorldModel(nn.Module):
             config.mlp_units,
         )
         self.reward = MLP(self.feature_size, 1, config.head_layers, config.head_units)
-        self.discount = (
-            MLP(self.feature_size, 1, config.head_layers, config.head_units) if config.discount_head else None
-        )
+        ends = terminates if config.discount_head == "auto" else config.discount_head
+        self.discount = MLP(self.feature_size, 1, config.head_layers, config.head_units) if ends else None
 
     def observe(self, batch: SequenceBatch, key: Key) -> Posterior:
         """Posterior states of a batch of sequences [B, T], in time-first order [T, B]."""

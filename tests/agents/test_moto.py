@@ -182,7 +182,7 @@ def expected_q(agent: MOTO, starts: Starts, rollout: Imagined, drawn: int) -> tu
             for i in range(1, horizon)
         ]
         discount = [gamma * goes_on(x) for x in states]
-        weight = [1.0]
+        weight = [starts.goes_on[b].item()]  # nothing is earned after an episode's end
         for i in range(1, horizon):
             weight.append(weight[-1] * discount[i])
 
@@ -200,7 +200,8 @@ def expected_q(agent: MOTO, starts: Starts, rollout: Imagined, drawn: int) -> tu
                 model_loss += weight[i] * 0.5 * error**2 / (config.critics * (horizon - 1) * rows)
         if starts.valid[b]:
             valid += 1
-            y = starts.reward[b].item() + discount[0] * ((1 - lam) * target_q[0] + lam * target[0])
+            ahead = gamma * starts.goes_on[b].item()  # what the data says, not what the model predicts
+            y = starts.reward[b].item() + ahead * ((1 - lam) * target_q[0] + lam * target[0])
             before = torch.cat((starts.previous.deter[b], starts.previous.stoch[b], starts.action[b]))
             for n in range(config.critics):
                 real_loss += 0.5 * (critic_value(critic.online, n, before).item() - y) ** 2 / config.critics
@@ -226,6 +227,7 @@ def test_q_losses_against_loops(actor_value: str, latent: str, horizon: int) -> 
     starts = agent._starts(batch["agent"], KEY)
     rollout = agent._imagine(starts.states, KEY)
     assert len(rollout.deter) == horizon and 0 < starts.valid.sum() < len(starts.valid)
+    assert starts.goes_on.sum() == len(starts.goes_on) - 1
     drawn = int(integers(KEY.fold(5), Stream.TARGET, 3, (1,)))
     model_loss, real_loss, actor_loss = expected_q(agent, starts, rollout, drawn)
     losses, _ = agent.losses(batch, KEY)
@@ -262,8 +264,9 @@ def test_v_losses_against_loops(latent: str) -> None:
     agent = make({"latent": latent, "discount_head": latent == "gaussian"}, critic="v", horizon=3, clone_scale=0.0)
     config, wm = agent.config, agent.world_model
     batch = {name: part for name, part in batches().items() if name != "clone"}
-    rollout = agent._imagine(agent._starts(batch["agent"], KEY).states, KEY)
-    assert len(rollout.deter) == 3 + 1
+    starts = agent._starts(batch["agent"], KEY)
+    rollout = agent._imagine(starts.states, KEY)
+    assert len(rollout.deter) == 3 + 1 and starts.goes_on.sum() == len(starts.goes_on) - 1
     rows = rollout.deter.shape[1]
     critic_loss, actor = 0.0, torch.zeros(())
     for b in range(rows):
@@ -276,7 +279,7 @@ def test_v_losses_against_loops(latent: str) -> None:
             mixed = (1 - config.lambda_) * value[i + 1] + config.lambda_ * running
             running = reward + config.gamma * goes_on[i + 1] * mixed
             returns.insert(0, running)
-        weight = 1.0
+        weight = starts.goes_on[b].item()
         for i in range(3):
             error = state_value(agent.critic.online, states[i]).item() - returns[i].item()
             critic_loss += weight * 0.5 * error**2 / (3 * rows)
@@ -322,6 +325,47 @@ def test_pairs_across_a_reset_are_masked() -> None:
     batch.is_first[1, 2] = True
     valid = agent._starts(batch, KEY).valid.reshape(4, 2)  # all rows are taken, in time-first order
     assert valid.T.tolist() == [[0, 1, 1, 1], [0, 1, 0, 1]]
+
+
+@CRITICS
+@pytest.mark.parametrize("head", [False, True])
+def test_nothing_is_learned_beyond_an_end(critic: str, head: bool) -> None:
+    agent, batch = make({"discount_head": head}, critic=critic, clone_scale=0.0), batches()
+    del batch["clone"]
+    ended = torch.ones_like(batch["agent"].is_terminal)
+    losses, _ = agent.losses({**batch, "agent": batch["agent"]._replace(is_terminal=ended)}, KEY)
+    assert losses["critic/model"].item() == losses["actor/value"].item() == 0
+    if critic == "q_ensemble":  # the last transition is learned from, with its reward alone
+        starts = agent._starts(batch["agent"]._replace(is_terminal=ended), KEY)
+        q = agent.critic(starts.previous.features, starts.action)
+        expected = (0.5 * (q - starts.reward).square() * starts.valid).sum() / (3 * starts.valid.sum())
+        torch.testing.assert_close(losses["critic/real"], expected)
+
+
+def test_the_discount_head_is_there_where_demonstrations_end_early() -> None:
+    for terminates in (False, True):
+        agent = MOTO(dataclasses.replace(TINY_MODEL, discount_head="auto"), TINY)
+        agent.action_size, agent.terminates = 2, terminates
+        assert agent.description()["init_args"]["world_model"]["discount_head"] == "auto"
+        agent.build(2)
+        assert (agent.world_model.discount is not None) == terminates
+        assert agent.description()["init_args"]["world_model"]["discount_head"] is terminates
+        assert ("model/discount" in agent.losses(batches(), KEY)[0]) == terminates
+
+
+@pytest.mark.parametrize("decided", [False, True])
+def test_a_checkpoint_decides_about_the_discount_head(decided: bool) -> None:
+    """Whatever the data at hand says, as for an evaluation, which reads none."""
+    saved = make({"discount_head": decided})
+    other = MOTO(dataclasses.replace(TINY_MODEL, discount_head="auto"), TINY, ops="reference")
+    other.action_size, other.terminates = 2, not decided
+    other.build(2)
+    other.on_load_checkpoint({"agent": saved.description(), "global_step": 3})
+    other.load_state_dict(saved.state_dict())
+    assert other.description() == saved.description()
+    told = make({"discount_head": not decided})
+    with pytest.raises(SettingError, match="discount_head"):
+        told.on_load_checkpoint({"agent": saved.description(), "global_step": 3})
 
 
 def test_real_loss_without_any_predecessor_is_zero() -> None:
