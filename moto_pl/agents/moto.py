@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from moto_pl.behaviour import Actor, EpisodeFilter, QEnsemble, ValueCritic, penalise, trajectory_weights
@@ -182,6 +183,15 @@ class MOTO(ModelBasedAgent):
             "ops": ops,
             "seed": seed,
         }
+
+    def on_fit_start(self) -> None:
+        """Says too where the penalty has no effect."""
+        super().on_fit_start()
+        if self.model_config.ensemble == 1 and self.config.disagreement_scale > 0:
+            rank_zero_warn(
+                f"behaviour.disagreement_scale: {self.config.disagreement_scale:g} has no effect with "
+                "world_model.ensemble: 1, whose one prior head agrees with itself. Set it to 0."
+            )
 
     def parts(self) -> dict[str, BatchPart]:
         """Model, agent and cloning sequences."""

@@ -1,5 +1,6 @@
 import dataclasses
 import math
+import warnings
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -666,3 +667,14 @@ def test_a_tiny_agent_learns_a_few_episodes_by_heart(latent: str) -> None:
     # Shares of what the mean reward and the mean action would miss.
     assert reward_error < 0.2
     assert action_error < 0.35
+
+
+@pytest.mark.parametrize(("ensemble", "scale", "said"), [(1, 3.0, True), (1, 0.0, False), (2, 3.0, False)])
+def test_a_penalty_that_has_no_effect_is_said(ensemble: int, scale: float, said: bool) -> None:
+    agent = make({"ensemble": ensemble}, disagreement_scale=scale)
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        agent.on_fit_start()
+    assert any("has no effect" in str(warning.message) for warning in heard) == said
+    losses, metrics = agent.losses(batches(), KEY)
+    assert (metrics["imagined/penalty"].item() < 1e-5) == (ensemble == 1 or scale == 0)
