@@ -16,6 +16,7 @@ from moto_pl.agents.base import check_same_agent
 from moto_pl.callbacks.checkpoint import BEST, DurableCheckpointIO, RunCheckpoint, load_checkpoint, newest_checkpoint
 from moto_pl.callbacks.evaluation import EvaluationRecorder
 from moto_pl.callbacks.finite import FiniteGuard
+from moto_pl.callbacks.gradients import ActorGradients
 from moto_pl.callbacks.open_loop import OpenLoopVideo
 from moto_pl.callbacks.progress import RunProgress
 from moto_pl.callbacks.throughput import Throughput
@@ -70,6 +71,12 @@ class MotoCLI(LightningCLI):
         parser.add_argument("--checkpoint_every", type=int, default=1, help="rounds between checkpoints")
         parser.add_argument("--max_skipped", type=int, default=0, help="steps that may be left out for NaN or infinity")
         parser.add_argument("--video_episodes", type=int, default=4, help="episodes side by side in a video; 0: none")
+        parser.add_argument(
+            "--actor_gradients_every",
+            type=int,
+            default=200,
+            help="steps between measurements of what pulls at the actor; 0: none",
+        )
         parser.add_argument("--evaluate_untrained", type=bool, default=True, help="begin a run with an evaluation")
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
         parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=int)
@@ -87,6 +94,7 @@ class MotoCLI(LightningCLI):
             Throughput(),
             EvaluationRecorder(self._get(self.config_init, "video_episodes")),
             OpenLoopVideo(sequences=self._get(self.config_init, "video_episodes")),
+            ActorGradients(self._get(self.config_init, "actor_gradients_every")),
             FiniteGuard(self._get(self.config_init, "max_skipped")),
             RunCheckpoint(self._get(self.config_init, "checkpoint_every")),
         ]

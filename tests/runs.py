@@ -13,6 +13,7 @@ import torch
 from moto_pl.callbacks.evaluation import read_evaluations
 
 ROOT = Path(__file__).parents[1]
+CONFIGS = ROOT / "configs"
 
 
 def environment() -> dict[str, str]:
@@ -84,16 +85,22 @@ def final(run: Path) -> dict[str, Any]:
     return torch.load(run / "checkpoints/last.ckpt", weights_only=True)
 
 
+def assert_same_weights(left: Path, right: Path) -> None:
+    """The last checkpoints' weights are the same to the bit."""
+    a, b = final(left)["state_dict"], final(right)["state_dict"]
+    assert a.keys() == b.keys()
+    for name in a:
+        assert torch.equal(a[name], b[name]), name
+
+
 def assert_same_end(left: Path, right: Path, episodes: int = 14, evaluated: bool = True) -> None:
     """Weights, optimizer state, evaluations and replay are the same to the bit.
 
     By default there are ten demonstrations and four rounds. ``evaluated``: both directories have the evaluations.
     """
+    assert_same_weights(left, right)
     a, b = final(left), final(right)
     assert a["global_step"] == b["global_step"] == 40
-    assert a["state_dict"].keys() == b["state_dict"].keys()
-    for name in a["state_dict"]:
-        assert torch.equal(a["state_dict"][name], b["state_dict"][name]), name
     assert a["average"].keys() == b["average"].keys() and len(a["average"]) > 0
     for name in a["average"]:
         assert torch.equal(a["average"][name], b["average"][name]), name

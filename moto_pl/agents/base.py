@@ -91,6 +91,7 @@ class Agent(L.LightningModule):
         )
         self.settings: dict[str, Any] = {}
         self.loaded_step = 0  # gradient steps behind weights that were loaded to be evaluated
+        self.step_losses: dict[str, Tensor] = {}  # of the step in progress, until its backward pass is done
         self.episode_metrics = EpisodeMetrics()
 
     # What an agent has to say for itself.
@@ -234,10 +235,15 @@ class Agent(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One gradient step's loss."""
         losses, metrics = self.losses(batch, self.step_key(batch_idx))
+        self.step_losses = losses
         total = torch.stack([loss.float() for loss in losses.values()]).sum()
         self.log_dict({name: value.detach() for name, value in {**losses, **metrics}.items()})
         self.log("loss", total.detach(), prog_bar=True)
         return total
+
+    def on_after_backward(self) -> None:
+        """Lets go of the step's graph."""
+        self.step_losses = {}
 
     def optimizer_step(
         self,

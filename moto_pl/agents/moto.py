@@ -294,6 +294,9 @@ class MOTO(ModelBasedAgent):
                 "imagined/reward": reward.mean(),
                 "imagined/disagreement": rollout.disagreement.mean(),
                 "imagined/penalty": self.config.disagreement_scale * rollout.disagreement.mean(),
+                "imagined/penalty_share": self.config.disagreement_scale
+                * rollout.disagreement.mean()
+                / reward.abs().mean().clamp(min=1e-6),
                 "actor/entropy": rollout.entropy.mean(),
             }
         return penalised, discount, metrics
@@ -326,7 +329,7 @@ class MOTO(ModelBasedAgent):
         q = critic.actor_value(features, action, config.actor_value)  # [H, B]
         expanded = lambda_return(penalised, q, discount, config.lambda_, ops=self.ops)  # [H - 1, B]
         expanded = torch.cat((expanded, q[-1:]))  # G_{H-1} = q_{H-1}
-        objective = (1 - config.lambda_) * q + config.lambda_ * expanded + config.entropy_scale * rollout.entropy
+        value = (1 - config.lambda_) * q + config.lambda_ * expanded
         metrics |= {
             "critic/value": q.detach().mean(),
             "critic/target": target.mean(),
@@ -335,7 +338,8 @@ class MOTO(ModelBasedAgent):
         losses = {
             "critic/model": model_loss,
             "critic/real": real_loss,
-            "actor/value": -(weights * objective).mean(),
+            "actor/value": -(weights * value).mean(),
+            "actor/entropy_bonus": -config.entropy_scale * (weights * rollout.entropy).mean(),
         }
         return losses, metrics
 
@@ -348,11 +352,11 @@ class MOTO(ModelBasedAgent):
         features = States(rollout.deter, rollout.stoch).features  # [H + 1, B, F]
         returns = lambda_return(penalised, critic.target_value(features), discount, config.lambda_, ops=self.ops)
         value = critic(features[:-1].detach())
-        objective = returns + config.entropy_scale * rollout.entropy[:-1]
         metrics |= {"critic/value": value.detach().mean(), "actor/return": returns.detach().mean()}
         losses = {
             "critic/model": (0.5 * (value - returns.detach()).square() * weights).mean(),
-            "actor/value": -(weights * objective).mean(),
+            "actor/value": -(weights * returns).mean(),
+            "actor/entropy_bonus": -config.entropy_scale * (weights * rollout.entropy[:-1]).mean(),
         }
         return losses, metrics
 

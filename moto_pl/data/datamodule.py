@@ -343,6 +343,8 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         if online >= 0 and self.collected_episodes < (online + 1) * self.num_envs:
             self._collect(agent, online)
         self._refresh_sets()
+        for name, view in self._sets.items():
+            agent.log(f"batch/{name}_demonstrations", self._demonstrations(name, view), on_epoch=True)
 
     def _check_earlier_rounds(self, online: int) -> None:
         """Refuses to go on with a run that took ``updates_per_episode`` for the steps of a whole round.
@@ -451,6 +453,17 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
             )
         return view
 
+    def _demonstrations(self, name: str, view: EpisodeSet) -> float:
+        """Share of a part's sequences that come from demonstrations."""
+        fraction = self._online_fraction(self._agent.parts()[name])
+        if fraction is None or view.offline in (0, len(view)):
+            return view.offline / max(1, len(view))
+        return 1 - fraction
+
+    def _online_fraction(self, part: BatchPart) -> float | None:
+        # A fraction of online data is for learning from; what is cloned is the filter's choice alone.
+        return self.online_fraction if part.filter == "none" else None
+
     def make_batch(self, index: int) -> Batch:
         """The batch number ``index`` of this process: each part from its own view and stream.
 
@@ -462,9 +475,7 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
     def _draw(self, name: str, part: BatchPart, index: int) -> SequenceBatch:
         accumulate = self.trainer.accumulate_grad_batches
         step, batch = divmod(index, accumulate)
-        # A fraction of online data is for learning from; what is cloned is the filter's choice alone.
-        fraction = self.online_fraction if part.filter == "none" else None
-        sampler = SequenceSampler(self.store, self.seed, name, fraction, self._mirror)
+        sampler = SequenceSampler(self.store, self.seed, name, self._online_fraction(part), self._mirror)
         size = part.size // self.world_size
         shard, shards = self.rank * accumulate + batch, self.world_size * accumulate
         return sampler.sample(step, shard, shards, size, part.length, self._sets[name], part.history)

@@ -44,7 +44,11 @@ def test_nothing_is_cloned_or_penalised() -> None:
     agent = tiny()
     assert set(agent.parts()) == {"model", "agent"}
     losses, metrics = agent.losses(batch(agent), Key(0, 0))
-    assert {name for name in losses if not name.startswith("model/")} == {"critic/model", "actor/value"}
+    assert {name for name in losses if not name.startswith("model/")} == {
+        "critic/model",
+        "actor/value",
+        "actor/entropy_bonus",
+    }
     assert metrics["imagined/penalty"] == 0
 
 

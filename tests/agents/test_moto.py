@@ -117,6 +117,7 @@ def test_each_loss_moves_its_component_alone(critic: str, latent: str) -> None:
             "model/discount",
             "critic/model",
             "actor/value",
+            "actor/entropy_bonus",
             "actor/clone",
         }
         assert losses.keys() == names | ({"critic/real"} if critic == "q_ensemble" else set())
@@ -234,10 +235,11 @@ def test_q_losses_against_loops(actor_value: str, latent: str, horizon: int) -> 
     losses, _ = agent.losses(batch, KEY)
     assert losses["critic/model"].item() == pytest.approx(model_loss, rel=1e-4)
     assert losses["critic/real"].item() == pytest.approx(real_loss, rel=1e-4)
-    assert losses["actor/value"].item() == pytest.approx(actor_loss.item(), rel=1e-4)
+    ours_actor = losses["actor/value"] + losses["actor/entropy_bonus"]
+    assert ours_actor.item() == pytest.approx(actor_loss.item(), rel=1e-4)
     weights = list(agent.actor.parameters())
     for ours, theirs in zip(
-        torch.autograd.grad(losses["actor/value"], weights), torch.autograd.grad(actor_loss, weights), strict=True
+        torch.autograd.grad(ours_actor, weights), torch.autograd.grad(actor_loss, weights), strict=True
     ):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-6)
     other = expected_q(agent, starts, rollout, (drawn + 1) % 3)[0]
@@ -288,11 +290,10 @@ def test_v_losses_against_loops(latent: str) -> None:
             weight *= config.gamma * goes_on[i + 1]
     losses, _ = agent.losses(batch, KEY)
     assert losses["critic/model"].item() == pytest.approx(critic_loss, rel=1e-4)
-    assert losses["actor/value"].item() == pytest.approx(actor.item(), rel=1e-4)
+    ours_actor = losses["actor/value"] + losses["actor/entropy_bonus"]
+    assert ours_actor.item() == pytest.approx(actor.item(), rel=1e-4)
     weights = list(agent.actor.parameters())
-    for ours, theirs in zip(
-        torch.autograd.grad(losses["actor/value"], weights), torch.autograd.grad(actor, weights), strict=True
-    ):
+    for ours, theirs in zip(torch.autograd.grad(ours_actor, weights), torch.autograd.grad(actor, weights), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-6)
 
 
