@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from moto_pl.errors import SettingError
+from moto_pl.threads import cores
 
 PACKAGES = (
     "torch",
@@ -68,7 +69,7 @@ def environment_summary() -> dict[str, str]:
         "MUJOCO_GL": os.environ.get("MUJOCO_GL") or "not chosen yet",
         "compiled operators": extension.status().removeprefix("compiled operators: "),
         "CUDA": ", ".join(_gpus()) or "none",
-        "CPU threads": f"{_cpus()} ({torch.get_num_threads()} used by torch)",
+        "CPU threads": f"{cores()} ({torch.get_num_threads()} used by torch)",
         "free memory": f"{_free_memory_gb():.1f} GB",
         "free disk": f"{_free_disk_gb():.1f} GB",
     }
@@ -254,7 +255,7 @@ def _accelerators() -> list[Finding]:
 def _resources() -> list[Finding]:
     memory, disk = _free_memory_gb(), _free_disk_gb()
     return [
-        Finding("CPU threads", str(_cpus())),
+        Finding("CPU threads", str(cores())),
         Finding("free memory", f"{memory:.1f} GB")
         if memory >= LEAST_MEMORY_GB
         else Finding("free memory", f"{memory:.1f} GB", "poor", "Close other programs, or use fewer workers."),
@@ -262,10 +263,6 @@ def _resources() -> list[Finding]:
         if disk >= LEAST_DISK_GB
         else Finding("free disk", f"{disk:.1f} GB in {Path.cwd()}", "poor", "Free some, or run on another disk."),
     ]
-
-
-def _cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _free_memory_gb() -> float:

@@ -27,7 +27,8 @@ def environment() -> dict[str, str]:
     }
 
 
-#: Settings beside the debug configuration's: small model-free agents, and for all what a resume must not lose.
+#: Settings beside the debug configuration's: small model-free agents, and for all what a resume must not lose: learning
+#: rates that fall (those of a model-free policy do by its preset) and averaged weights.
 _PIXELS = {"pixels.channels": "[4,4,4,4]", "pixels.units": "16", "td.batch_size": "8"}
 _MOTO = {"optim.final_lr": "0.1", "optim.ema_decay": "0.9"}
 _LATENT = {
@@ -41,7 +42,7 @@ AGENTS: dict[str, dict[str, str]] = {
     "MOTO": _MOTO,
     "DreamerV2": _MOTO,
     **{name: {**_LATENT, **_MOTO} for name in ("LOMPO", "COMBO")},
-    **{name: {**_PIXELS, "td.final_lr": "0.1", "td.ema_decay": "0.9"} for name in ("BC", "SAC", "CQL", "IQL")},
+    **{name: {**_PIXELS, "td.ema_decay": "0.9"} for name in ("BC", "SAC", "CQL", "IQL")},
 }
 
 

@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, is_dataclass
+from functools import partial
 from typing import Any, Literal
 
 import lightning as L
@@ -19,6 +20,7 @@ from moto_pl.errors import SettingError
 from moto_pl.ops import Key
 from moto_pl.replay.sampler import SequenceBatch
 
+from .earlier import complete
 from .metrics import EpisodeMetrics
 
 Batch = dict[str, SequenceBatch]
@@ -196,13 +198,19 @@ class Agent(L.LightningModule):
             {"params": _parameters(group.modules), "lr": group.lr, "name": group.name} for group in self.param_groups()
         ]
         optimizer = torch.optim.AdamW(groups, eps=self.adam_eps, weight_decay=self.weight_decay, fused=True)
-        if self.final_lr == 1:
+        if not self.lr_falls:
             return optimizer
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._lr_share)
+        shares: list[Callable[[int], float]] = [partial(self.lr_share, str(group["name"])) for group in groups]
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, shares)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def _lr_share(self, step: int) -> float:
-        """What is left of the learning rates after ``step`` gradient steps."""
+    @property
+    def lr_falls(self) -> bool:
+        """Whether :meth:`lr_share` is ever below 1."""
+        return self.final_lr < 1
+
+    def lr_share(self, group: str, step: int) -> float:
+        """What is left of a parameter group's learning rate after ``step`` gradient steps; a function of them alone."""
         schedule = self.trainer.datamodule.schedule  # type: ignore[attr-defined]
         online = max(0, step - schedule.offline_steps) / max(1, schedule.online_steps)
         return float(1 - (1 - self.final_lr) * min(1.0, online))
@@ -358,7 +366,7 @@ def check_same_agent(found: dict[str, Any] | None, ours: dict[str, Any]) -> None
             f"a checkpoint of {found['class_path']}",
             f"This run trains {ours['class_path']}: use another run_dir.",
         )
-    before, after = _flatten(found), _flatten(ours)
+    before, after = _flatten(complete(found)), _flatten(ours)
     changed = [
         f"{name.removeprefix('init_args.')}: {before.get(name)} -> {after.get(name)}"
         for name in sorted(before.keys() | after.keys())

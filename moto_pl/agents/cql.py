@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -11,7 +12,8 @@ from torch import Tensor
 from moto_pl.errors import SettingError
 from moto_pl.ops import Key, Stream, uniform
 
-from .model_free import PixelConfig, TDConfig, Transitions
+from .model_free import PixelConfig, Reduction, TDConfig, Transitions
+from .presets import Preset, Values
 from .sac import SAC, EntropyConfig
 
 _RANDOM, _CURRENT, _NEXT = range(16, 19)
@@ -19,20 +21,22 @@ _RANDOM, _CURRENT, _NEXT = range(16, 19)
 
 @dataclass
 class ConservatismConfig:
-    """CQL(H)'s term.
+    """CQL(H)'s term; null is the preset's value.
 
     Attributes:
         scale: alpha, its weight (paper: 5).
-        actions: actions drawn from each of the three sources (10, as in the authors' code).
+        actions: actions drawn from each source: the uniform distribution and the policy in the current state.
+        next_state: whether the policy in the next state is a third source.
     """
 
     scale: float = 5.0
-    actions: int = 10
+    actions: int | None = None
+    next_state: bool | None = None
 
     def __post_init__(self) -> None:
         if self.scale < 0:
             raise SettingError("conservatism.scale", self.scale, "Give 0 or more.")
-        if self.actions < 1:
+        if self.actions is not None and self.actions < 1:
             raise SettingError("conservatism.actions", self.actions, "Give at least 1 action.")
 
 
@@ -42,28 +46,45 @@ class CQL(SAC):
     Args:
         pixels: frames, encoder and heads.
         td: batch, optimiser and temporal differences.
-        entropy: the temperature and what it is tuned to; the targets leave the entropy out, as in the authors' code.
+        entropy: the temperature and what it is tuned to.
+        actor_value: which of the critics' two values the actor maximises; null is the preset's.
         conservatism: CQL(H)'s term.
+        preset: what settings that are null become.
         seed: keys initial weights and noise.
     """
+
+    # JAXRL2 has no CQL: this is its SAC, with targets and proposals as CQL's own authors have them.
+    PRESETS: ClassVar[dict[Preset, Values]] = {
+        "paper": {**SAC.PRESETS["paper"], "conservatism.actions": 4, "conservatism.next_state": False},
+        "jaxrl2": {
+            **SAC.PRESETS["jaxrl2"],
+            "td.target_value": "min",
+            "entropy.backup": False,
+            "conservatism.actions": 10,
+            "conservatism.next_state": True,
+        },
+    }
 
     def __init__(
         self,
         pixels: PixelConfig | None = None,
         td: TDConfig | None = None,
         entropy: EntropyConfig | None = None,
+        actor_value: Reduction | None = None,
         conservatism: ConservatismConfig | None = None,
+        preset: Preset = "paper",
         seed: int = 0,
     ) -> None:
-        self.conservatism = conservatism or ConservatismConfig()
-        super().__init__(pixels, td, entropy or EntropyConfig(backup=False), seed, conservatism=self.conservatism)
+        conservatism = conservatism or ConservatismConfig()
+        super().__init__(pixels, td, entropy, actor_value, preset, seed, conservatism=conservatism)
+        self.conservatism: ConservatismConfig = self.settings["conservatism"]
 
     def critic_losses(
         self, data: Transitions, features: Tensor, key: Key
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The temporal differences, and CQL(H)'s term."""
         losses, metrics = super().critic_losses(data, features, key)
-        action, log_density = self._proposals(data, features, key)  # [3n, B, A], [3n, B]
+        action, log_density = self._proposals(data, features, key)  # [N, B, A], [N, B]
         gap = conservative_gap(self.critic(features, action), log_density, self.critic(features, data.action))
         losses["critic/conservative"] = self.conservatism.scale * gap
         metrics["critic/gap"] = gap.detach()
@@ -71,12 +92,15 @@ class CQL(SAC):
 
     @torch.no_grad()
     def _proposals(self, data: Transitions, features: Tensor, key: Key) -> tuple[Tensor, Tensor]:
-        """Uniform actions, and the policy's in the current and in the next states, with ln of their densities."""
-        count = self.conservatism.actions
+        """Uniform actions, and the policy's in the current and, where asked, the next states; ln of their densities."""
+        count = cast(int, self.conservatism.actions)
         size, dims = data.action.shape
         random = 2 * uniform(key.fold(_RANDOM), Stream.ACTION, (count, size, dims), data.action.device) - 1
         actions, densities = [random], [torch.full_like(random[..., 0], -dims * math.log(2))]
-        for use, dist in ((_CURRENT, self.actor_dist(features)), (_NEXT, self.policy(data.next_image))):
+        policies = [(_CURRENT, self.policy(data.image, features))]
+        if self.conservatism.next_state:
+            policies.append((_NEXT, self.policy(data.next_image)))
+        for use, dist in policies:
             action, log_prob = dist.sample(self.noise(data.action, key.fold(use), count))
             actions.append(action)
             densities.append(log_prob)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -12,8 +13,9 @@ from moto_pl.errors import SettingError
 from moto_pl.ops import Key
 
 from .base import Batch, ParamGroup
-from .bc import LogStd
-from .model_free import Head, PixelConfig, TDConfig, TwinCriticAgent, td_loss
+from .bc import LogStd, NormalConfig, normal_policy
+from .model_free import PixelConfig, TDConfig, TwinCriticAgent, td_loss
+from .presets import Preset, Values
 
 
 @dataclass
@@ -21,17 +23,17 @@ class AdvantageConfig:
     """IQL's two numbers (paper, appendix C.4).
 
     Attributes:
-        expectile: of the critics' values that V regresses to, in (0, 1).
+        expectile: of the critics' values that V regresses to, in (0, 1); null is the preset's.
         temperature: inverse temperature of the advantage weights, 0 or more.
         max_weight: largest advantage weight.
     """
 
-    expectile: float = 0.5
+    expectile: float | None = None
     temperature: float = 3.0
     max_weight: float = 100.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.expectile < 1:
+        if self.expectile is not None and not 0 < self.expectile < 1:
             raise SettingError("advantage.expectile", self.expectile, "Give a number in (0, 1).")
         if self.temperature < 0:
             raise SettingError("advantage.temperature", self.temperature, "Give 0 or more.")
@@ -42,70 +44,80 @@ class AdvantageConfig:
 class IQL(TwinCriticAgent):
     """V by expectile regression, Q by V, and a policy cloned with weights that grow with the advantage.
 
-    The policy is a normal with a learned std that is the same in all states, as in the authors' code. V and the policy
-    read the critics' encoder without moving it.
-
     Args:
         pixels: frames, encoder and heads.
         td: batch, optimiser and temporal differences.
+        normal: the policy.
         advantage: expectile and weights.
+        preset: what settings that are null become.
         seed: keys initial weights and noise.
     """
+
+    _BOTH: ClassVar[Values] = {
+        "pixels.share_encoder": False,
+        "pixels.init": "orthogonal",
+        "td.actor_lr": "cosine",
+        "td.target_value": "min",
+        "normal.std": 1.0,
+        "normal.mean": "linear",
+    }
+    PRESETS: ClassVar[dict[Preset, Values]] = {
+        "paper": {**_BOTH, "advantage.expectile": 0.5},
+        "jaxrl2": {**_BOTH, "advantage.expectile": 0.7},
+    }
 
     def __init__(
         self,
         pixels: PixelConfig | None = None,
         td: TDConfig | None = None,
+        normal: NormalConfig | None = None,
         advantage: AdvantageConfig | None = None,
+        preset: Preset = "paper",
         seed: int = 0,
     ) -> None:
-        self.advantage = advantage or AdvantageConfig()
-        super().__init__(pixels or PixelConfig(), td or TDConfig(), seed, {"advantage": self.advantage})
+        settings = {"pixels": pixels or PixelConfig(), "td": td or TDConfig(), "normal": normal or NormalConfig()}
+        super().__init__(preset, {**settings, "advantage": advantage or AdvantageConfig(), "seed": seed})
+        self.normal: NormalConfig = self.settings["normal"]
+        self.advantage: AdvantageConfig = self.settings["advantage"]
 
     def build(self, action_size: int) -> None:
         """Critics, value and policy."""
         super().build(action_size)
-        features = self.critic.encoder.out_features
-        self.value = Head(features, 1, self.pixels)
-        self.actor = Head(features, action_size, self.pixels)
-        self.log_std = LogStd(action_size)
+        self.value = self.head(1)
+        self.actor = self.head(action_size)
+        self.log_std = LogStd(action_size, self.normal)
 
     def param_groups(self) -> list[ParamGroup]:
-        """Critics with the encoder, value, policy."""
+        """Critics, value and policy, each with its encoder; a shared one is the critics'."""
         return [
             self.group("critic", self.critic),
             self.group("value", self.value),
             self.group("actor", self.actor, self.log_std),
         ]
 
-    def policy(self, image: Tensor) -> BoundedNormal:
-        """See :meth:`ModelFreeAgent.policy`."""
-        return self.actor_dist(self.critic.encoder(image))
+    def policy(self, image: Tensor, features: Tensor | None = None) -> BoundedNormal:
+        """See :meth:`ModelFreeAgent.policy` and, for ``features``, :meth:`TwinCriticAgent.read`."""
+        return normal_policy(self.read(self.actor, image, features), self.log_std, self.normal)
 
-    def actor_dist(self, features: Tensor) -> BoundedNormal:
-        """The policy on the encoder's features [B, E], without gradient to them."""
-        return BoundedNormal(self.actor(features.detach()), self.log_std())
-
-    def state_value(self, features: Tensor) -> Tensor:
-        """V on the encoder's features [B, E], without gradient to them: [B]."""
-        value: Tensor = self.value(features.detach())
-        return value.squeeze(-1).float()
+    def state_value(self, image: Tensor, features: Tensor | None = None) -> Tensor:
+        """V of stacked frames: [B]; for ``features`` see :meth:`TwinCriticAgent.read`."""
+        return self.read(self.value, image, features).squeeze(-1).float()
 
     def losses(self, batch: Batch, key: Key) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Value, critics, policy."""
         data, config = self.transitions(batch, key), self.advantage
         features = self.critic.encoder(data.image)  # [B, E]
         target_q = self.target_q(data.image, data.action)  # [B]
-        value = self.state_value(features)
+        value = self.state_value(data.image, features)
         advantage = (target_q - value).detach()
         weight = advantage_weight(advantage, config.temperature, config.max_weight)
         q = self.critic(features, data.action)
         with torch.no_grad():
-            target = self.td_target(data, self.state_value(self.critic.encoder(data.next_image)))
+            target = self.td_target(data, self.state_value(data.next_image))
         losses = {
-            "value/expectile": expectile_loss(target_q - value, config.expectile),
+            "value/expectile": expectile_loss(target_q - value, cast(float, config.expectile)),
             "critic/td": td_loss(q, target),
-            "actor/clone": -(weight * self.actor_dist(features).log_prob(data.action)).mean(),
+            "actor/clone": -(weight * self.policy(data.image, features).log_prob(data.action)).mean(),
         }
         metrics = {
             "critic/value": q.detach().mean(),

@@ -13,6 +13,7 @@ from moto_pl.callbacks.checkpoint import load_checkpoint
 from moto_pl.errors import SettingError
 
 from .base import Agent
+from .earlier import complete
 
 
 def build_agent(settings: dict[str, Any], action_size: int) -> Agent:
@@ -38,6 +39,7 @@ def load_agent(path: Path, device: str | torch.device = "cpu") -> Agent:
     try:
         checkpoint = load_checkpoint(path)
         description, weights = checkpoint["agent"], checkpoint["state_dict"]
+        description = complete(description)
         name, settings, action_size = (description[key] for key in ("class_path", "init_args", "action_size"))
     except SettingError as error:
         raise SettingError("--ckpt", error.found, f"It is no checkpoint of a run: {error.fix}") from None

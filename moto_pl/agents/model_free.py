@@ -1,18 +1,22 @@
-"""What BC, SAC, CQL and IQL share: stacked frames, random shifts, a convolutional encoder, twin critics.
+"""What BC, SAC, CQL and IQL share: stacked frames, random shifts, convolutional encoders, twin critics.
 
-The layout is JAXRL2's: one encoder, moved by the critics' loss (BC: by the policy's); every head has a bottleneck of
-its own (linear, LayerNorm, tanh) on the encoder's output; policy and value heads pass no gradient to the encoder; the
-target critics have a target encoder. Hyperparameters are those of the paper's appendix C.4.
+Every head has a bottleneck of its own (linear, LayerNorm, tanh) on an encoder's output. Policies and values have an
+encoder of their own, which their loss moves, or share the critics' and pass no gradient to it. The target critics have
+a target encoder. Sizes and rates are those of the paper's appendix C.4; what it leaves open is a preset's to say:
+``paper`` is what ran for the paper, the authors' fork of JAXRL2; ``jaxrl2`` is JAXRL2 itself. docs/baselines.md has the
+table.
 """
 
 from __future__ import annotations
 
 import copy
+import math
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, ClassVar, Literal, NamedTuple, cast
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -21,20 +25,23 @@ from moto_pl.behaviour.filters import EpisodeFilter
 from moto_pl.behaviour.gaussian import BoundedNormal, SquashedNormal
 from moto_pl.errors import SettingError
 from moto_pl.nn.image import PixelEncoder, random_shift
+from moto_pl.nn.mlp import glorot, orthogonal
 from moto_pl.ops import Key, Stream, normal
 from moto_pl.replay.sampler import SequenceBatch
 
 from .base import ActMode, Agent, Batch, BatchPart, ParamGroup
+from .presets import Preset, Values, describe, resolve
 
 # What a draw is for: keeps those of one gradient step apart.
 _SHIFT, _NEXT_SHIFT, ACTOR, NEXT_ACTION = range(4)
 
-T = TypeVar("T")
+#: How the critics' two values become one. Not their max: neither source has it.
+Reduction = Literal["min", "mean"]
 
 
 @dataclass
 class PixelConfig:
-    """Frames, encoder and heads (paper, appendix C.4; JAXRL2's defaults).
+    """Frames, encoder and heads (paper, appendix C.4); null is the preset's value.
 
     Attributes:
         frame_stack: frames that make an observation; before an episode's start its first frame is repeated.
@@ -43,6 +50,10 @@ class PixelConfig:
         latent: width of each head's bottleneck.
         layers: hidden layers of each head.
         units: their width.
+        share_encoder: whether policy and value read the critics' encoder, without moving it, rather than one each of
+            their own.
+        init: initial weights: orthogonal, times the square root of 2, in all layers; or Glorot-uniform, but for the
+            bottlenecks, which keep torch's. Biases are 0, but for those of torch's.
     """
 
     frame_stack: int = 3
@@ -51,6 +62,8 @@ class PixelConfig:
     latent: int = 50
     layers: int = 2
     units: int = 256
+    share_encoder: bool | None = None
+    init: Literal["orthogonal", "glorot"] | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("frame_stack", 1), ("shift", 0), ("latent", 1), ("layers", 0), ("units", 1)):
@@ -62,7 +75,7 @@ class PixelConfig:
 
 @dataclass
 class TDConfig:
-    """Batch, optimiser and temporal differences (paper, appendix C.4; JAXRL2's defaults).
+    """Batch, optimiser and temporal differences (paper, appendix C.4); null is the preset's value.
 
     Attributes:
         batch_size: transitions of a gradient step, over all ranks.
@@ -74,6 +87,9 @@ class TDConfig:
         adam_eps: Adam's epsilon.
         final_lr: share of the learning rates that is left when the online phase ends; they fall linearly over it.
         ema_decay: decay, a gradient step, of the moving average of the weights that acts; 0 acts with the weights.
+        actor_lr: ``cosine``: the policy's learning rate falls along half a cosine from ``lr`` at the run's first
+            gradient step to 0 at its last; ``constant``: it is the others'.
+        target_value: which of the target critics' two values is learned from.
     """
 
     batch_size: int = 256
@@ -85,6 +101,8 @@ class TDConfig:
     adam_eps: float = 1e-8
     final_lr: float = 1.0
     ema_decay: float = 0.0
+    actor_lr: Literal["cosine", "constant"] | None = None
+    target_value: Reduction | None = None
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -113,16 +131,26 @@ class Transitions(NamedTuple):
 
 
 class Head(nn.Module):
-    """Bottleneck (linear, LayerNorm, tanh), ``layers`` hidden ReLU layers, a linear layer; ``extra`` joins them."""
+    """A policy or a value: bottleneck (linear, LayerNorm, tanh), ``layers`` hidden ReLU layers, a linear layer.
 
-    def __init__(self, features: int, out: int, config: PixelConfig, extra: int = 0) -> None:
+    Args:
+        out: its outputs.
+        config: its sizes.
+        features: of the encoder that it reads, which is another's; None gives it an ``encoder`` of its own.
+    """
+
+    def __init__(self, out: int, config: PixelConfig, features: int | None = None) -> None:
         super().__init__()
-        self.bottleneck = nn.Sequential(nn.Linear(features, config.latent), nn.LayerNorm(config.latent), nn.Tanh())
-        self.mlp = _mlp(config.latent + extra, out, config)
+        self.encoder: PixelEncoder | None = None
+        if features is None:
+            self.encoder = pixel_encoder(config)
+            features = self.encoder.out_features
+        self.bottleneck = _bottleneck(features, config)
+        self.mlp = _mlp(config.latent, out, config)
 
-    def forward(self, features: Tensor, *extra: Tensor) -> Tensor:
-        """[..., E] and [..., extra] -> [..., out]."""
-        return self.mlp(torch.cat((self.bottleneck(features), *extra), -1))
+    def forward(self, features: Tensor) -> Tensor:
+        """An encoder's features [..., E] -> [..., out]."""
+        return cast(Tensor, self.mlp(self.bottleneck(features)))
 
 
 class TwinCritic(nn.Module):
@@ -130,9 +158,8 @@ class TwinCritic(nn.Module):
 
     def __init__(self, config: PixelConfig, action: int) -> None:
         super().__init__()
-        self.encoder = PixelEncoder(3 * config.frame_stack, config.channels)
-        features = self.encoder.out_features
-        self.bottleneck = nn.Sequential(nn.Linear(features, config.latent), nn.LayerNorm(config.latent), nn.Tanh())
+        self.encoder = pixel_encoder(config)
+        self.bottleneck = _bottleneck(self.encoder.out_features, config)
         self.critics = nn.ModuleList(_mlp(config.latent + action, 1, config) for _ in range(2))
 
     def forward(self, features: Tensor, action: Tensor) -> Tensor:
@@ -151,24 +178,34 @@ class ModelFreeAgent(Agent):
     """Learns from single transitions of stacked frames.
 
     Args:
-        pixels: frames, encoder and heads.
-        td: batch, optimiser and temporal differences.
-        seed: keys initial weights and noise.
-        settings: the subclass's further settings, for the checkpoint.
+        preset: what settings that are None become.
+        settings: the subclass's arguments by name, ``pixels``, ``td`` and ``seed`` among them. The agent's
+            ``settings``, which checkpoints hold, are these with the preset's values in place.
         filter: which episodes the transitions come from.
+
+    Attributes:
+        PRESETS: the values of each preset, of the same settings in each.
     """
 
-    def __init__(
-        self,
-        pixels: PixelConfig,
-        td: TDConfig,
-        seed: int,
-        settings: dict[str, Any] | None = None,
-        filter: EpisodeFilter = "none",
-    ) -> None:
-        super().__init__(seed, td.weight_decay, td.adam_eps, td.final_lr, td.ema_decay)
-        self.pixels, self.td, self.filter = pixels, td, filter
-        self.settings = {"pixels": pixels, "td": td, "seed": seed, **(settings or {})}
+    PRESETS: ClassVar[dict[Preset, Values]]
+
+    def __init__(self, preset: Preset, settings: dict[str, Any], filter: EpisodeFilter = "none") -> None:
+        settings = resolve(settings, preset, self.PRESETS)
+        pixels, td = settings["pixels"], settings["td"]
+        if td.actor_lr == "cosine" and td.final_lr != 1:
+            raise SettingError(
+                "td.final_lr",
+                f"{td.final_lr} beside td.actor_lr: cosine",
+                "Let one of them lower the learning rate: leave final_lr out, or set td.actor_lr: constant.",
+            )
+        super().__init__(settings["seed"], td.weight_decay, td.adam_eps, td.final_lr, td.ema_decay)
+        self.preset, self.settings, self.filter = preset, settings, filter
+        self.pixels: PixelConfig = pixels
+        self.td: TDConfig = td
+
+    def on_fit_start(self) -> None:
+        """Says what the preset came to."""
+        rank_zero_info(f"{type(self).__name__}, {describe(self.settings, self.preset, self.PRESETS)}")
 
     def parts(self) -> dict[str, BatchPart]:
         """Transitions: as many rows as make two stacks of frames, from an episode's very first step on."""
@@ -195,6 +232,18 @@ class ModelFreeAgent(Agent):
         """A parameter group at the one learning rate."""
         return ParamGroup(name, modules, self.td.lr, self.td.clip)
 
+    @property
+    def lr_falls(self) -> bool:
+        """See :meth:`Agent.lr_falls`."""
+        return self.td.actor_lr == "cosine" or super().lr_falls
+
+    def lr_share(self, group: str, step: int) -> float:
+        """See :meth:`Agent.lr_share`; the policy's falls along half a cosine where asked."""
+        if group == "actor" and self.td.actor_lr == "cosine":
+            total = self.trainer.datamodule.schedule.total_steps  # type: ignore[attr-defined]
+            return 0.5 * (1 + math.cos(math.pi * min(1.0, step / total)))
+        return super().lr_share(group, step)
+
     # Acting.
 
     @abstractmethod
@@ -219,7 +268,7 @@ class ModelFreeAgent(Agent):
 
 
 class TwinCriticAgent(ModelFreeAgent):
-    """A model-free agent with twin critics and their slow targets."""
+    """A model-free agent with twin critics and their slow targets, and heads beside them."""
 
     def build(self, action_size: int) -> None:
         """Critics and targets; subclasses add their heads."""
@@ -232,12 +281,36 @@ class TwinCriticAgent(ModelFreeAgent):
 
     @torch.no_grad()
     def target_q(self, image: Tensor, action: Tensor) -> Tensor:
-        """The lesser of the target critics: stacked frames and actions [B, A] -> [B]."""
-        return cast(Tensor, self.target(self.target.encoder(image), action).amin(0))
+        """Of the target critics, by ``td.target_value``: stacked frames and actions [B, A] -> [B]."""
+        return reduced(self.target(self.target.encoder(image), action), cast(Reduction, self.td.target_value))
+
+    def head(self, out: int) -> Head:
+        """A policy or value with this many outputs, which reads the critics' encoder where it is shared."""
+        return Head(out, self.pixels, self.critic.encoder.out_features if self.pixels.share_encoder else None)
+
+    def read(self, head: Head, image: Tensor, features: Tensor | None) -> Tensor:
+        """A head's outputs [B, out] for stacked frames.
+
+        Args:
+            head: from :meth:`head`.
+            image: uint8 [B, 3 * stack, 64, 64].
+            features: of the critics' encoder for them [B, E], where they are at hand; a head that shares the encoder
+                passes no gradient to them.
+        """
+        if head.encoder is not None:
+            return cast(Tensor, head(head.encoder(image)))
+        if features is None:
+            features = self.critic.encoder(image)
+        return cast(Tensor, head(features.detach()))
 
     def td_target(self, data: Transitions, next_value: Tensor) -> Tensor:
         """Reward plus the discounted value of what came next: [B], without gradient."""
         return (data.reward + self.td.gamma * data.goes_on * next_value).detach()
+
+
+def reduced(q: Tensor, how: Reduction) -> Tensor:
+    """The lesser of both critics' values [2, ...], or their mean: [...]."""
+    return q.amin(0) if how == "min" else q.mean(0)
 
 
 def td_loss(q: Tensor, target: Tensor) -> Tensor:
@@ -245,12 +318,19 @@ def td_loss(q: Tensor, target: Tensor) -> Tensor:
     return (q - target).square().mean(-1).sum()
 
 
+def pixel_encoder(config: PixelConfig) -> PixelEncoder:
+    """For stacked frames."""
+    init = orthogonal if config.init == "orthogonal" else glorot
+    return PixelEncoder(3 * config.frame_stack, config.channels, init)
+
+
+def _bottleneck(features: int, config: PixelConfig) -> nn.Sequential:
+    net = nn.Sequential(nn.Linear(features, config.latent), nn.LayerNorm(config.latent), nn.Tanh())
+    return net.apply(orthogonal) if config.init == "orthogonal" else net
+
+
 def _mlp(inputs: int, out: int, config: PixelConfig) -> nn.Sequential:
     sizes = [inputs] + [config.units] * config.layers
     hidden = [layer for a, b in zip(sizes[:-1], sizes[1:], strict=True) for layer in (nn.Linear(a, b), nn.ReLU())]
     net = nn.Sequential(*hidden, nn.Linear(sizes[-1], out))
-    for module in net:
-        if isinstance(module, nn.Linear):
-            nn.init.xavier_uniform_(module.weight)
-            nn.init.zeros_(module.bias)
-    return net
+    return net.apply(orthogonal if config.init == "orthogonal" else glorot)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,25 +14,36 @@ from moto_pl.errors import SettingError
 from moto_pl.ops import Key
 
 from .base import Batch, ParamGroup
-from .model_free import ACTOR, NEXT_ACTION, Head, PixelConfig, TDConfig, Transitions, TwinCriticAgent, td_loss
+from .model_free import (
+    ACTOR,
+    NEXT_ACTION,
+    PixelConfig,
+    Reduction,
+    TDConfig,
+    Transitions,
+    TwinCriticAgent,
+    reduced,
+    td_loss,
+)
+from .presets import Preset, Values
 
 
 @dataclass
 class EntropyConfig:
-    """How the policy's entropy is rewarded.
+    """How the policy's entropy is rewarded; null is the preset's value, but for ``target_entropy``.
 
     Attributes:
         temperature: initial weight of the entropy, above 0; it is tuned.
-        target_entropy: the entropy, in nats, that tuning aims at; null is -A / 2 (JAXRL2).
+        target_entropy: the entropy, in nats, that tuning aims at; null is -A / 2, as in both presets' sources.
         backup: whether the target values count the next action's entropy.
     """
 
-    temperature: float = 0.1
+    temperature: float | None = None
     target_entropy: float | None = None
-    backup: bool = True
+    backup: bool | None = None
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0:
+        if self.temperature is not None and not self.temperature > 0:
             raise SettingError("entropy.temperature", self.temperature, "Give a number above 0.")
 
 
@@ -55,43 +66,66 @@ class SAC(TwinCriticAgent):
         pixels: frames, encoder and heads.
         td: batch, optimiser and temporal differences.
         entropy: the temperature and what it is tuned to.
+        actor_value: which of the critics' two values the actor maximises; null is the preset's.
+        preset: what settings that are null become.
         seed: keys initial weights and noise.
     """
+
+    PRESETS: ClassVar[dict[Preset, Values]] = {
+        "paper": {
+            "pixels.share_encoder": False,
+            "pixels.init": "orthogonal",
+            "td.actor_lr": "cosine",
+            "td.target_value": "min",
+            "entropy.temperature": 1.0,
+            "entropy.backup": False,
+            "actor_value": "mean",
+        },
+        "jaxrl2": {
+            "pixels.share_encoder": True,
+            "pixels.init": "orthogonal",
+            "td.actor_lr": "constant",
+            "td.target_value": "mean",
+            "entropy.temperature": 0.1,
+            "entropy.backup": True,
+            "actor_value": "mean",
+        },
+    }
 
     def __init__(
         self,
         pixels: PixelConfig | None = None,
         td: TDConfig | None = None,
         entropy: EntropyConfig | None = None,
+        actor_value: Reduction | None = None,
+        preset: Preset = "paper",
         seed: int = 0,
         **settings: Any,
     ) -> None:
-        self.entropy = entropy or EntropyConfig()
-        super().__init__(pixels or PixelConfig(), td or TDConfig(), seed, {"entropy": self.entropy, **settings})
+        common = {"pixels": pixels or PixelConfig(), "td": td or TDConfig(), "entropy": entropy or EntropyConfig()}
+        super().__init__(preset, {**common, "actor_value": actor_value, "seed": seed, **settings})
+        self.entropy: EntropyConfig = self.settings["entropy"]
+        self.actor_value: Reduction = self.settings["actor_value"]
 
     def build(self, action_size: int) -> None:
         """Critics, actor and temperature."""
         super().build(action_size)
-        self.actor = Head(self.critic.encoder.out_features, 2 * action_size, self.pixels)
-        self.temperature = Temperature(self.entropy.temperature)
+        self.actor = self.head(2 * action_size)
+        self.temperature = Temperature(cast(float, self.entropy.temperature))
         wanted = self.entropy.target_entropy
         self.target_entropy = -action_size / 2 if wanted is None else wanted
 
     def param_groups(self) -> list[ParamGroup]:
-        """Critics with the encoder, actor, temperature."""
+        """Critics and actor, each with its encoder (a shared one is the critics'), and the temperature."""
         return [
             self.group("critic", self.critic),
             self.group("actor", self.actor),
             self.group("temperature", self.temperature),
         ]
 
-    def policy(self, image: Tensor) -> SquashedNormal:
-        """See :meth:`ModelFreeAgent.policy`; no gradient passes to the encoder."""
-        return self.actor_dist(self.critic.encoder(image))
-
-    def actor_dist(self, features: Tensor) -> SquashedNormal:
-        """The policy on the encoder's features [B, E]."""
-        return SquashedNormal(self.actor(features.detach()))
+    def policy(self, image: Tensor, features: Tensor | None = None) -> SquashedNormal:
+        """See :meth:`ModelFreeAgent.policy` and, for ``features``, :meth:`TwinCriticAgent.read`."""
+        return SquashedNormal(self.read(self.actor, image, features))
 
     def losses(self, batch: Batch, key: Key) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Critics, actor, temperature."""
@@ -99,8 +133,8 @@ class SAC(TwinCriticAgent):
         features = self.critic.encoder(data.image)  # [B, E]
         losses, metrics = self.critic_losses(data, features, key)
         temperature = self.temperature()
-        action, log_prob = self.actor_dist(features).sample(self.noise(data.action, key.fold(ACTOR)))
-        q = self.critic.frozen(features.detach(), action).amin(0)  # [B]
+        action, log_prob = self.policy(data.image, features).sample(self.noise(data.action, key.fold(ACTOR)))
+        q = reduced(self.critic.frozen(features.detach(), action), self.actor_value)  # [B]
         losses["actor/value"] = (temperature.detach() * log_prob - q).mean()
         losses["temperature"] = temperature_loss(temperature, log_prob, self.target_entropy)
         metrics |= {"actor/entropy": -log_prob.detach().mean(), "actor/temperature": temperature.detach()}

@@ -38,26 +38,26 @@ class SquashedNormal:
 
 
 class BoundedNormal:
-    """A normal with its mean in (-1, 1) and a std that does not depend on the state; samples are clipped to [-1, 1].
+    """A normal with a std that does not depend on the state; what it does is clipped to [-1, 1].
 
     Args:
-        raw: [..., A], the network's means before ``tanh``.
+        mean: [..., A].
         log_std: [A].
     """
 
-    def __init__(self, raw: Tensor, log_std: Tensor) -> None:
-        self.mean = torch.tanh(raw.float() if raw.dtype != torch.float64 else raw)
-        self.log_std = log_std.clamp(-5.0, 2.0)
+    def __init__(self, mean: Tensor, log_std: Tensor) -> None:
+        self.mean = mean.float() if mean.dtype != torch.float64 else mean
+        self.log_std = log_std
 
     def mode(self) -> Tensor:
-        """The mean [..., A]."""
-        return self.mean
+        """The mean [..., A] in [-1, 1]."""
+        return self.mean.clamp(-1, 1)
 
     def sample(self, noise: Tensor) -> Tensor:
         """Actions [..., A] in [-1, 1] from standard normal ``noise``."""
         return (self.mean + self.log_std.exp() * noise).clamp(-1, 1)
 
     def log_prob(self, action: Tensor) -> Tensor:
-        """Ln of the normal's density at ``action`` [..., A], summed over A: [...]."""
+        """Ln of the normal's density, before clipping, at ``action`` [..., A], summed over A: [...]."""
         standard = (action - self.mean) / self.log_std.exp()
         return (-0.5 * standard.square() - self.log_std - _LOG_SQRT_2PI).sum(-1)

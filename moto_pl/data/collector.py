@@ -15,6 +15,7 @@ from moto_pl.envs.workers import EnvPool
 from moto_pl.errors import SettingError
 from moto_pl.ops import Key
 from moto_pl.replay.episode import Episode
+from moto_pl.threads import one_thread
 
 if TYPE_CHECKING:
     from moto_pl.agents.base import ActMode, Agent
@@ -117,7 +118,7 @@ class Collector:
 
 
 def _serve(connection: Connection, env: str, env_options: dict[str, Any], workers: int, timeout_s: float) -> None:
-    torch.set_num_threads(1)
+    one_thread()
     pool: EnvPool | None = None
     try:
         while True:

@@ -26,6 +26,7 @@ from moto_pl.nn.image import IMAGE_SIZE
 from moto_pl.ops import Key
 from moto_pl.replay import DeviceMirror, EpisodeSet, EpisodeStore, PrefetchLoader, SequenceBatch, SequenceSampler
 from moto_pl.replay.episode import Episode
+from moto_pl.threads import share_cores
 
 if TYPE_CHECKING:
     from moto_pl.agents.base import Agent, Batch, BatchPart
@@ -193,9 +194,12 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         self._ingest(source)
 
     def setup(self, stage: str) -> None:
-        """Opens the replay and starts the environment workers."""
+        """Shares out the machine's cores, opens the replay and starts the environment workers."""
         self._check_share()
+        overlap = self.collect == "overlap"
+        threads = share_cores(self.trainer.num_devices, self.env_workers + overlap, overlap)
         if stage == "fit":
+            rank_zero_info(str(threads))
             for name, part in self._agent.parts().items():
                 if part.size % self.world_size:
                     raise SettingError(

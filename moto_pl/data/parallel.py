@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from moto_pl.envs.rendering import select_backend, software_fallback
 from moto_pl.errors import SettingError
+from moto_pl.threads import one_thread
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -131,6 +132,7 @@ class _Process:
 
 def _serve(connection: Connection, function: Callable[[Any], Any], backend: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    one_thread()
     os.environ["MUJOCO_GL"] = os.environ["PYOPENGL_PLATFORM"] = backend
     while True:
         try:

@@ -29,6 +29,7 @@ import numpy as np
 from moto_pl.envs import make
 from moto_pl.envs.rendering import software_fallback
 from moto_pl.errors import SettingError
+from moto_pl.threads import ONE_THREAD
 
 START_TIMEOUT_S = 180.0
 """How long a worker may take to import the simulator and create its environment, on a busy machine."""
@@ -364,7 +365,7 @@ def _map(fd: int, count: int, image_shape: Sequence[int], grow: bool = False) ->
 
 def _worker_environment() -> dict[str, str]:
     # The workers are the parallelism: threads of their own would only compete.
-    return {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    return {**os.environ, **ONE_THREAD}
 
 
 def _worker(fd: int, memory: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -126,9 +128,10 @@ class PixelEncoder(nn.Module):
     Args:
         inputs: channels of the stack, three a frame.
         channels: of each convolution.
+        init: gives a layer its initial weights.
     """
 
-    def __init__(self, inputs: int, channels: tuple[int, ...]) -> None:
+    def __init__(self, inputs: int, channels: tuple[int, ...], init: Callable[[nn.Module], None] = glorot) -> None:
         super().__init__()
         size, layers = IMAGE_SIZE, []
         for out in channels:
@@ -137,7 +140,7 @@ class PixelEncoder(nn.Module):
             if size < 1:
                 raise SettingError("pixels.channels", channels, f"Too many convolutions for {IMAGE_SIZE} pixels.")
         self.convs = nn.ModuleList(layers)
-        self.convs.apply(glorot)
+        self.convs.apply(init)
         _channels_last(self.convs)
         self.out_features = inputs * size * size
 

@@ -79,3 +79,11 @@ def glorot(module: nn.Module) -> None:
         nn.init.xavier_uniform_(module.weight)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+
+
+def orthogonal(module: nn.Module) -> None:
+    """Orthogonal kernels, times the square root of 2, and zero biases: JAXRL2's default."""
+    if isinstance(module, nn.Linear | nn.Conv2d):
+        nn.init.orthogonal_(module.weight, 2**0.5)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -7,17 +7,25 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from moto_pl.agents import Agent
+from moto_pl.agents import BC, Agent
 from moto_pl.agents.model_free import ModelFreeAgent, PixelConfig, TDConfig
 from moto_pl.replay.sampler import SequenceBatch
 
 A = TypeVar("A", bound=ModelFreeAgent)
 
 
-def tiny(kind: type[A], frame_stack: int = 2, shift: int = 0, **settings: Any) -> A:
-    """An agent of this kind with actions of two dimensions."""
-    pixels = PixelConfig(frame_stack, shift, channels=(4, 4, 4, 4), latent=6, layers=1, units=8)
-    agent = kind(pixels=pixels, td=TDConfig(batch_size=5, gamma=0.9, tau=0.25), **settings)
+def tiny(
+    kind: type[A],
+    frame_stack: int = 2,
+    shift: int = 0,
+    pixels: dict[str, Any] | None = None,
+    td: dict[str, Any] | None = None,
+    **settings: Any,
+) -> A:
+    """An agent of this kind with actions of two dimensions; ``pixels`` and ``td`` are added to its small sizes."""
+    sizes = PixelConfig(frame_stack, shift, channels=(4, 4, 4, 4), latent=6, layers=1, units=8, **(pixels or {}))
+    values = {} if kind is BC else {"gamma": 0.9, "tau": 0.25}
+    agent = kind(pixels=sizes, td=TDConfig(batch_size=5, **values, **(td or {})), **settings)
     agent.action_size = 2
     torch.manual_seed(0)
     agent.build(2)
@@ -42,8 +50,9 @@ def batch(size: int = 5, frame_stack: int = 2, actions: int = 2) -> dict[str, Se
 
 
 def moved_by(agent: Agent, loss: Tensor) -> set[str]:
-    """The children whose parameters a loss has a gradient for, to the second level."""
+    """The children whose parameters a loss has a gradient for; a critic's parts and a head's encoder by themselves."""
     agent.zero_grad()
     loss.backward(retain_graph=True)
     moved = {name for name, p in agent.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
-    return {".".join(name.split(".")[:2]) if name.startswith("critic.") else name.split(".")[0] for name in moved}
+    parts = (name.split(".") for name in moved)
+    return {".".join(part[:2]) if part[0] == "critic" or part[1] == "encoder" else part[0] for part in parts}

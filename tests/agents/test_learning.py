@@ -28,11 +28,12 @@ pytestmark = pytest.mark.slow
 EXPERTS = 16.5  # return of the scripted actions; standing still earns about 6.5
 
 PIXELS = PixelConfig(frame_stack=1, shift=4, channels=(8, 16, 16, 16), units=64)
+CLONING = TDConfig(batch_size=64, lr=1e-3)
 TD = TDConfig(batch_size=64, lr=1e-3, gamma=0.9, tau=0.02)
 
 
 def test_bc_reproduces_an_expert(tmp_path: Path) -> None:
-    agent = build(BC(PIXELS, TD))
+    agent = build(BC(PIXELS, CLONING))
     untrained = mean_return(agent)
     train(agent, fill(tmp_path / "store", mixed(0, 60, expert, noise=0.0)), 500)
     held_out = [scripted(10_000 + seed, expert) for seed in range(10)]
@@ -47,7 +48,7 @@ def test_bc_reproduces_an_expert(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def cloned(tmp_path_factory: pytest.TempPathFactory) -> float:
     """What BC makes of experts and of those who cannot decide."""
-    agent = build(BC(PIXELS, TD))
+    agent = build(BC(PIXELS, CLONING))
     train(agent, fill(tmp_path_factory.mktemp("bc") / "store", mixed(0, 60, expert, unsure)), 300)
     return mean_return(agent)
 
@@ -55,7 +56,7 @@ def cloned(tmp_path_factory: pytest.TempPathFactory) -> float:
 @pytest.mark.parametrize(
     "agent",
     [
-        IQL(PIXELS, TD, AdvantageConfig(expectile=0.8, temperature=10.0)),
+        IQL(PIXELS, TD, advantage=AdvantageConfig(expectile=0.8, temperature=10.0)),
         CQL(PIXELS, TD, conservatism=ConservatismConfig(scale=1.0, actions=4)),
     ],
     ids=["IQL", "CQL"],

@@ -11,6 +11,7 @@ import torch
 from pixel_agents import batch, moved_by, tiny
 
 from moto_pl.agents import BC, CQL, IQL, SAC
+from moto_pl.agents.bc import NormalConfig
 from moto_pl.agents.cql import ConservatismConfig, conservative_gap
 from moto_pl.agents.iql import AdvantageConfig, advantage_weight, expectile_loss
 from moto_pl.agents.model_free import PixelConfig, TDConfig, td_loss
@@ -123,42 +124,66 @@ def test_every_parameter_is_in_one_group(kind: Any) -> None:
 # Which parameters each loss moves.
 
 
-@pytest.mark.parametrize(
-    ("kind", "moved"),
-    [
-        (BC, {"actor/clone": {"encoder", "actor", "log_std"}}),
-        (
-            SAC,
-            {
-                "critic/td": {"critic.encoder", "critic.bottleneck", "critic.critics"},
-                "actor/value": {"actor"},
-                "temperature": {"temperature"},
-            },
-        ),
-        (
-            CQL,
-            {
-                "critic/td": {"critic.encoder", "critic.bottleneck", "critic.critics"},
-                "critic/conservative": {"critic.encoder", "critic.bottleneck", "critic.critics"},
-                "actor/value": {"actor"},
-                "temperature": {"temperature"},
-            },
-        ),
-        (
-            IQL,
-            {
-                "critic/td": {"critic.encoder", "critic.bottleneck", "critic.critics"},
-                "value/expectile": {"value"},
-                "actor/clone": {"actor", "log_std"},
-            },
-        ),
-    ],
-)
-def test_what_each_loss_moves(kind: Any, moved: dict[str, set[str]]) -> None:
-    agent = tiny(kind)
+_CRITIC = {"critic.encoder", "critic.bottleneck", "critic.critics"}
+#: By preset and agent: what each loss has a gradient for.
+MOVED: dict[tuple[Any, Any], dict[str, set[str]]] = {
+    (BC, "paper"): {"actor/clone": {"encoder", "actor"}},
+    (SAC, "paper"): {
+        "critic/td": _CRITIC,
+        "actor/value": {"actor", "actor.encoder"},
+        "temperature": {"temperature"},
+    },
+    (SAC, "jaxrl2"): {"critic/td": _CRITIC, "actor/value": {"actor"}, "temperature": {"temperature"}},
+    (CQL, "paper"): {
+        "critic/td": _CRITIC,
+        "critic/conservative": _CRITIC,
+        "actor/value": {"actor", "actor.encoder"},
+        "temperature": {"temperature"},
+    },
+    (CQL, "jaxrl2"): {
+        "critic/td": _CRITIC,
+        "critic/conservative": _CRITIC,
+        "actor/value": {"actor"},
+        "temperature": {"temperature"},
+    },
+    (IQL, "paper"): {
+        "critic/td": _CRITIC,
+        "value/expectile": {"value", "value.encoder"},
+        "actor/clone": {"actor", "actor.encoder"},
+    },
+}
+
+
+@pytest.mark.parametrize(("kind", "preset"), MOVED)
+def test_what_each_loss_moves(kind: Any, preset: Any) -> None:
+    agent = tiny(kind, preset=preset)
     losses, metrics = agent.losses(batch(), Key(0, 0))
+    moved = MOVED[kind, preset]
     assert losses.keys() == moved.keys() and not losses.keys() & metrics.keys()
     assert {name: moved_by(agent, loss) for name, loss in losses.items()} == moved
+
+
+def test_what_a_shared_encoder_and_a_learned_std_change() -> None:
+    learned = NormalConfig(std="learned")
+    iql = tiny(IQL, pixels={"share_encoder": True}, normal=learned)
+    moved = {name: moved_by(iql, loss) for name, loss in iql.losses(batch(), Key(0, 0))[0].items()}
+    assert moved == {"critic/td": _CRITIC, "value/expectile": {"value"}, "actor/clone": {"actor", "log_std"}}
+    bc = tiny(BC, normal=learned)
+    assert moved_by(bc, bc.losses(batch(), Key(0, 0))[0]["actor/clone"]) == {"encoder", "actor", "log_std"}
+
+
+@pytest.mark.parametrize("kind", [SAC, CQL, IQL])
+def test_a_policy_reads_its_own_encoder_or_the_critics(kind: Any) -> None:
+    image = batch()["transitions"].image[:, :2].flatten(1, 2)
+    for shared in (True, False):
+        agent = tiny(kind, pixels={"share_encoder": shared})
+        before = agent.policy(image).mode()
+        with torch.no_grad():
+            for p in agent.critic.encoder.parameters():
+                p.mul_(1.5)
+        assert torch.equal(agent.policy(image).mode(), before) is not shared
+        # Features at hand are what the encoder would give: never another's.
+        torch.testing.assert_close(agent.policy(image, agent.critic.encoder(image)).mode(), agent.policy(image).mode())
 
 
 # Distributions and losses, against other ways to compute them.
@@ -179,7 +204,7 @@ def test_squashed_normal_density() -> None:
 
 def test_bounded_normal_density() -> None:
     raw, log_std = torch.tensor([[0.3, -2.0]], dtype=torch.float64), torch.tensor([-0.5, 0.2], dtype=torch.float64)
-    dist, action = BoundedNormal(raw, log_std), torch.tensor([[0.9, -1.0]], dtype=torch.float64)
+    dist, action = BoundedNormal(torch.tanh(raw), log_std), torch.tensor([[0.9, -1.0]], dtype=torch.float64)
     reference = torch.distributions.Normal(torch.tanh(raw), log_std.exp()).log_prob(action).sum(-1)
     torch.testing.assert_close(dist.log_prob(action), reference)
     assert (dist.sample(torch.full((1, 2), 9.0, dtype=torch.float64)) == 1).all()
@@ -197,7 +222,7 @@ def test_bc_is_the_likelihood_of_the_data() -> None:
 
 def test_sac_target_counts_the_entropy_where_asked() -> None:
     for backup in (True, False):
-        agent = tiny(SAC, entropy=EntropyConfig(temperature=0.5, backup=backup))
+        agent = tiny(SAC, preset="jaxrl2", td={"target_value": "min"}, entropy=EntropyConfig(0.5, backup=backup))
         data = agent.transitions(batch(), Key(0, 0))
         key = Key(0, 5)
         dist = agent.policy(data.next_image)
@@ -208,13 +233,17 @@ def test_sac_target_counts_the_entropy_where_asked() -> None:
 
 
 def test_sac_actor_loss() -> None:
-    agent, rows, key = tiny(SAC, entropy=EntropyConfig(temperature=0.5)), batch(), Key(0, 5)
-    loss = agent.losses(rows, key)[0]["actor/value"]
-    data = agent.transitions(rows, key)
-    features = agent.critic.encoder(data.image)
-    action, log_prob = agent.actor_dist(features).sample(agent.noise(data.action, key.fold(2)))
-    wanted = (0.5 * log_prob - agent.critic(features, action).amin(0)).mean()
-    torch.testing.assert_close(loss, wanted)
+    found = {}
+    for actor_value in ("min", "mean"):
+        agent, rows, key = tiny(SAC, entropy=EntropyConfig(0.5), actor_value=actor_value), batch(), Key(0, 5)
+        found[actor_value] = agent.losses(rows, key)[0]["actor/value"]
+        data = agent.transitions(rows, key)
+        features = agent.critic.encoder(data.image)
+        action, log_prob = agent.policy(data.image).sample(agent.noise(data.action, key.fold(2)))
+        first, second = agent.critic(features, action)
+        q = torch.minimum(first, second) if actor_value == "min" else (first + second) / 2
+        torch.testing.assert_close(found[actor_value], (0.5 * log_prob - q).mean())
+    assert found["min"] > found["mean"]
 
 
 def test_the_temperature_rises_where_entropy_is_missing() -> None:
@@ -254,8 +283,7 @@ def test_cql_gap_estimates_an_integral() -> None:
 
 def test_cql_adds_its_term_to_sac() -> None:
     rows, key = batch(), Key(0, 5)
-    entropy = EntropyConfig(backup=False)
-    sac = tiny(SAC, entropy=entropy).losses(rows, key)[0]
+    sac = tiny(SAC).losses(rows, key)[0]
     for scale in (0.0, 5.0):
         losses, metrics = tiny(CQL, conservatism=ConservatismConfig(scale, 3)).losses(rows, key)
         assert torch.equal(losses["critic/td"], sac["critic/td"])
@@ -278,11 +306,13 @@ def test_iql_losses_by_hand() -> None:
     losses, _ = agent.losses(rows, key)
     data = agent.transitions(rows, key)
     with torch.no_grad():
-        features, following = agent.critic.encoder(data.image), agent.critic.encoder(data.next_image)
+        features = agent.critic.encoder(data.image)
         q = agent.target(agent.target.encoder(data.image), data.action).amin(0)
-        value, next_value = agent.value(features).squeeze(-1), agent.value(following).squeeze(-1)
+        value, next_value = (
+            agent.value(agent.value.encoder(image)).squeeze(-1) for image in (data.image, data.next_image)
+        )
         weight = torch.minimum(torch.exp(3.0 * (q - value)), torch.tensor(100.0))
-        clone = -(weight * agent.actor_dist(features).log_prob(data.action)).mean()
+        clone = -(weight * agent.policy(data.image).log_prob(data.action)).mean()
         y = data.reward + 0.9 * data.goes_on * next_value
         td = sum(((one - y) ** 2).mean() for one in agent.critic(features, data.action))
     torch.testing.assert_close(losses["actor/clone"].detach(), clone)
@@ -308,6 +338,14 @@ def test_iql_losses_by_hand() -> None:
         (lambda: AdvantageConfig(expectile=1.0), "advantage.expectile"),
         (lambda: AdvantageConfig(expectile=0.0), "advantage.expectile"),
         (lambda: AdvantageConfig(temperature=-1), "advantage.temperature"),
+        (lambda: NormalConfig(std=0.0), "normal.std"),
+        (lambda: NormalConfig(std=math.nan), "normal.std"),
+        (lambda: BC(PixelConfig(share_encoder=True)), "pixels.share_encoder"),
+        (lambda: BC(td=TDConfig(gamma=0.9)), "td.gamma"),
+        (lambda: BC(td=TDConfig(tau=0.1)), "td.tau"),
+        (lambda: BC(td=TDConfig(target_value="min")), "td.target_value"),
+        (lambda: SAC(td=TDConfig(final_lr=0.1)), "td.final_lr"),
+        (lambda: SAC(preset="mine"), "preset"),
     ],
 )
 def test_bad_settings_are_named(make: Any, setting: str) -> None:

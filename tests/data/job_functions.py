@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 from moto_pl.errors import SettingError
+from moto_pl.threads import ONE_THREAD
 
 
 def job(argument: tuple[str, int]) -> tuple[int, int]:
@@ -32,3 +33,10 @@ def backend(flag: str) -> str:
         Path(flag).write_text("x" * (deaths + 1))
         os._exit(5)
     return os.environ["MUJOCO_GL"]
+
+
+def threads(_: str) -> tuple[int, dict[str, str]]:
+    """This process's threads, as torch has them, and what its own processes would be told."""
+    import torch
+
+    return torch.get_num_threads(), {name: os.environ[name] for name in ONE_THREAD}

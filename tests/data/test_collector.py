@@ -18,6 +18,7 @@ from moto_pl.errors import SettingError
 from moto_pl.nn.world_model import WorldModelConfig
 from moto_pl.ops import Key
 from moto_pl.replay.episode import Episode
+from moto_pl.threads import ONE_THREAD
 
 pytestmark = pytest.mark.slow
 ENV, OPTIONS = "moto_pl/Reach-v0", {"episode_steps": 6}
@@ -64,6 +65,16 @@ def test_same_episodes_with_the_weights_of_the_moment(collector: Collector, agen
     after = collector.fetch()[0]
     assert_same(after, here(agent))
     assert not np.array_equal(after.action, before.action)
+
+
+def test_the_process_has_one_thread(agent: MOTO, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ONE_THREAD:
+        monkeypatch.setenv(name, "3")
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "envs"))
+    made = Collector("busy:moto_pl_test/Busy-v0", OPTIONS, 0, 60)
+    made.submit(agent, JOB)
+    assert (made.fetch()[0].reward == 1).all()
+    made.close()
 
 
 def test_a_process_that_dies_is_replaced(collector: Collector, agent: MOTO) -> None:

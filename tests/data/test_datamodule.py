@@ -65,6 +65,7 @@ def fake_trainer(root: Path, agent: StraightLine) -> Any:
         default_root_dir=str(root),
         lightning_module=agent,
         world_size=1,
+        num_devices=1,
         global_rank=0,
         global_step=0,
         accumulate_grad_batches=1,

@@ -2,11 +2,12 @@ import os
 import time
 
 import pytest
-from job_functions import backend, job
+from job_functions import backend, job, threads
 
 from moto_pl.data import parallel
 from moto_pl.data.parallel import in_processes
 from moto_pl.errors import SettingError
+from moto_pl.threads import ONE_THREAD
 
 pytestmark = pytest.mark.filterwarnings("ignore:a worker process")
 
@@ -23,6 +24,13 @@ def test_every_job_is_done_once_in_processes_that_are_kept():
     assert {index: value for index, (value, _) in results.items()} == {i: 2 * i for i in range(6)}
     processes = {process for _, process in results.values()}
     assert len(processes) <= 2 and os.getpid() not in processes
+
+
+def test_a_process_has_one_thread(monkeypatch):
+    for name in ONE_THREAD:
+        monkeypatch.setenv(name, "3")
+    assert list(in_processes(threads, [""], 1)) == [(0, (1, ONE_THREAD))]
+    assert os.environ["OMP_NUM_THREADS"] == "3"  # this process is left alone
 
 
 @pytest.mark.parametrize("what", ["hang", "die"])

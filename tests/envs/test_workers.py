@@ -12,6 +12,7 @@ import pytest
 from moto_pl.envs import rendering, workers
 from moto_pl.envs.workers import EnvPool, WorkerRestarted
 from moto_pl.errors import SettingError
+from moto_pl.threads import ONE_THREAD
 
 REACH = "moto_pl/Reach-v0"
 MISBEHAVING = "misbehaving:moto_pl_test/Misbehaving-v0"  # the module lies beside this file
@@ -94,6 +95,21 @@ def test_a_lost_worker_is_replaced_and_the_episode_can_be_replayed(what, reason,
             pool.step(np.zeros((2, 2), np.float32))
         replayed = episode(pool, [1, 2])
     np.testing.assert_array_equal(replayed[0], np.concatenate([expected[0][0], expected[1][0]]))
+
+
+def test_a_worker_has_one_thread(monkeypatch):
+    """Whatever the learner has."""
+    for name in ONE_THREAD:
+        monkeypatch.setenv(name, "3")
+    with EnvPool("busy:moto_pl_test/Busy-v0", {}, 2) as pool:
+        pool.reset([0, 1])
+        assert pool.step(np.zeros((2, 2), np.float32))[1].tolist() == [1.0, 1.0]
+        for worker in pool._workers:
+            variables = dict(
+                entry.split("=", 1)
+                for entry in Path(f"/proc/{worker.process.pid}/environ").read_text().split("\0")[:-1]
+            )
+            assert {name: variables[name] for name in ONE_THREAD} == ONE_THREAD
 
 
 def test_a_killed_worker_is_replaced():
