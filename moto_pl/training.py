@@ -19,10 +19,11 @@ from moto_pl.callbacks.finite import FiniteGuard
 from moto_pl.callbacks.open_loop import OpenLoopVideo
 from moto_pl.callbacks.progress import RunProgress
 from moto_pl.callbacks.throughput import Throughput
-from moto_pl.cli import LIGHTNING_VERBS, lock_run
+from moto_pl.configs import LIGHTNING_VERBS
 from moto_pl.data.datamodule import OfflineToOnlineDataModule
 from moto_pl.data.schedule import Schedule
 from moto_pl.errors import SettingError
+from moto_pl.files import lock_run
 
 
 def rounds(offline_steps: int, online_steps: int, offline_round_steps: int, updates_per_episode: int) -> int:
