@@ -96,7 +96,7 @@ def test_help_is_the_docstrings(capsys: pytest.CaptureFixture[str]) -> None:
         (["a", "--to", "x", "--kind", "tin"], "--kind: found 'tin'. Give box or bag"),
         (["a", "--to", "x", "--share", "much"], "--share: found 'much'. Give a number, or null"),
         (["a", "--to", "x", "--cont", "1"], "--cont: found an unknown option. Did you mean --count"),
-        (["a", "--to", "x", "--size=1"], "--size: found an unknown option. moto carry has --to, --kind"),
+        (["a", "--to", "x", "--zzz=1"], "--zzz: found an unknown option. moto carry has --to, --kind"),
         (["a", "--to"], "--to: found nothing"),
     ],
 )
