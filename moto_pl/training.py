@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jsonargparse import Namespace
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
@@ -79,6 +80,24 @@ class MotoCLI(LightningCLI):
             "trainer.max_epochs",
             compute_fn=rounds,
         )
+
+    def instantiate_classes(self) -> None:
+        """Tells the data module what to ask where a length of the agent's does not fit the data."""
+        super().instantiate_classes()
+        self.datamodule.given_settings = self.given_settings
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Keeps what was given."""
+        super().parse_arguments(parser, args)
+        self._args = args
+
+    def given_settings(self) -> frozenset[str]:
+        """The agent's settings that stand in a file or on the command line, by their names under ``model.init_args``.
+
+        A second reading without defaults, for the rare case that needs it: what is given may equal its default.
+        """
+        given = self.parser.parse_args(self._args, defaults=False)[str(self.subcommand)]
+        return frozenset(given.get("model.init_args", Namespace()).keys())
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Adds what every run has; users add callbacks and loggers of their own in ``trainer``."""

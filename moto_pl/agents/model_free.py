@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
@@ -158,6 +158,8 @@ class ModelFreeAgent(Agent):
         filter: which episodes the transitions come from.
     """
 
+    optimizer_settings = "td"
+
     def __init__(
         self,
         pixels: PixelConfig,
@@ -173,7 +175,8 @@ class ModelFreeAgent(Agent):
     def parts(self) -> dict[str, BatchPart]:
         """Transitions: as many rows as make two stacks of frames, from an episode's very first step on."""
         stack = self.pixels.frame_stack
-        return {"transitions": BatchPart(self.td.batch_size, stack + 1, self.filter, history=stack - 1)}
+        part = BatchPart(self.td.batch_size, stack + 1, self.filter, history=stack - 1)
+        return {"transitions": replace(part, size_setting="td.batch_size", length_setting="pixels.frame_stack")}
 
     def transitions(self, batch: Batch, key: Key) -> Transitions:
         """The batch's transitions, both observations shifted at random, each on its own."""

@@ -217,7 +217,7 @@ def test_refusals(store: EpisodeStore) -> None:
         whole(store, 50)
     with pytest.raises(SettingError, match="an episode twice"):
         EpisodeSet([(1, 5), (0, 5), (1, 4)], 2)
-    with pytest.raises(SettingError, match="sequence length"):
+    with pytest.raises(SettingError, match="length: found"):
         EpisodeSet([(1, 5)], 0)
     with pytest.raises(SettingError, match="online_fraction"):
         SequenceSampler(store, 0, 0, 1.5)
