@@ -11,8 +11,7 @@ import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from docstring_parser import parse as parse_docstring
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from moto_pl.errors import SettingError
 
@@ -33,8 +32,8 @@ class Verb:
 
     @property
     def summary(self) -> str:
-        """The docstring's first line."""
-        return plain_text(parse_docstring(self.function.__doc__ or "").short_description or "")
+        """The docstring's first paragraph."""
+        return plain_text((inspect.getdoc(self.function) or "").split("\n\n")[0])
 
     def parser(self, prog: str) -> VerbParser:
         """The parser of the function's arguments."""
@@ -45,6 +44,19 @@ class Verb:
     def __call__(self, args: Sequence[str], prog: str) -> int:
         """Reads ``args`` and runs the function; returns the exit status."""
         return int(self.function(**self.parser(prog).read(args)))
+
+
+class _Formatter(DefaultHelpFormatter):
+    """Types as a user reads them: ``path | null`` where Python says ``Union[str, PathLike[str], NoneType]``."""
+
+    def _get_type_str(self, action: argparse.Action) -> str | None:
+        text = super()._get_type_str(action)
+        if text is None:
+            return None
+        text = re.sub(r"<class '(\w+)'>", r"\1", text)
+        text = re.sub(r"^Optional\[(.*)\]$", r"\1 | null", text)
+        text = re.sub(r"^Union\[(.*)\]$", lambda union: union[1].replace(", ", " | "), text)
+        return text.replace("str | PathLike[str]", "path").replace("Path", "path")
 
 
 class VerbParser(ArgumentParser):
@@ -59,7 +71,9 @@ class VerbParser(ArgumentParser):
     def __init__(self, prog: str, description: str, positional: Sequence[str] = ()) -> None:
         self.hints: dict[str, Any] = {}
         self._positional = tuple(positional)
-        super().__init__(prog=prog, description=description, exit_on_error=False, allow_abbrev=False)
+        super().__init__(
+            prog=prog, description=description, exit_on_error=False, allow_abbrev=False, formatter_class=_Formatter
+        )
 
     def add_signature(self, function: Callable[..., Any], skip: Sequence[str] = ()) -> list[str]:
         """Adds the parameters of a function or a class that are not there yet; returns their names."""

@@ -92,6 +92,8 @@ def inline() -> list[Code]:
 
 def rule(command: str) -> tuple[str, str]:
     """How a command is checked; one for which there is no rule fails: add one, with its reason."""
+    if command.startswith("moto ") and command.endswith(" --help"):
+        return "help", ""
     fitting = [start for start in RULES if f"{command} ".startswith(f"{start} ") or command.startswith(f"{start}.")]
     assert fitting, f"no rule for: {command}"
     return RULES[max(fitting, key=len)]
@@ -183,6 +185,10 @@ def test_commands(
         monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
         monkeypatch.chdir(tmp_path)
         assert cli.main(words[1:]) == 0, capsys.readouterr().err
+    elif how == "help":
+        with pytest.raises(SystemExit) as stop:
+            cli.run(words[1:])
+        assert stop.value.code == 0 and "usage: moto" in capsys.readouterr().out
     elif how == "parse":
         parse(command, arguments(words), monkeypatch, capsys)
     elif how == "make -n":
@@ -215,6 +221,15 @@ def make(words: list[str]) -> None:
     assert done.returncode == 0, done.stderr
     ran = {"demo": "moto demo", "test": "bin/pytest", "soak": "tests/soak.py"}
     assert ran[words[1]] in done.stdout
+
+
+def test_a_changed_entry_point_or_dependency_is_installed() -> None:
+    """``make setup`` installs anew where pyproject.toml changes."""
+    if shutil.which("make") is None:
+        pytest.skip("make is not installed")
+    rules = subprocess.run(["make", "-pn", "help"], cwd=ROOT, capture_output=True, text=True, timeout=60).stdout
+    (line,) = [line for line in rules.splitlines() if line.startswith(".venv/.built:")]
+    assert {"pyproject.toml", "setup.py", "CMakeLists.txt"} <= set(line.split())
 
 
 @pytest.mark.parametrize("block", PYTHON, ids=str)

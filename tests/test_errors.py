@@ -70,6 +70,15 @@ PUT_TOGETHER = {
 }
 
 
+#: What an error's text names beside settings.
+NAMES = {
+    **dict.fromkeys(("config.yaml", "moto_pl", "moto_pl.agents", "moto_pl.callbacks", "my_package"), "files, packages"),
+    **dict.fromkeys(("log_prob", "max_var", "q_ensemble"), "values of a setting"),
+    **dict.fromkeys(("class_path", "data_format"), "keys of a checkpoint, of Minari's metadata"),
+}
+MENTIONED = re.compile(r"(?<![\w./-])(--[a-z][\w-]*|[a-z_]+(?:\.[a-z_]+)+|[a-z]+_[a-z_]+)(?![\w/(:-])")
+
+
 class _Parsers(MotoCLI):
     """The parsers alone: nothing is made, and nothing run."""
 
@@ -122,6 +131,19 @@ class Raised:
     def __init__(self, path: Path, call: ast.Call, around: list[ast.AST]) -> None:
         self.file, self.line = path.relative_to(PACKAGE).as_posix(), call.lineno
         self.expression, self.around = call.args[0], around
+        inside = (node for argument in call.args[1:] for node in ast.walk(argument))
+        texts = [node.value for node in inside if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+        for node in ast.walk(next((one for one in around if isinstance(one, ast.FunctionDef)), call)):
+            # A fix that is put together before the error is raised.
+            if isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] in (
+                ["fix"],
+                ["found"],
+            ):
+                texts += [
+                    one.value for one in ast.walk(node) if isinstance(one, ast.Constant) and isinstance(one.value, str)
+                ]
+        #: What its text names as a user would write it: options, dotted names, names with an underscore.
+        self.mentioned = {word for text in texts for word in MENTIONED.findall(text)}
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}: {ast.unparse(self.expression)}"
@@ -208,10 +230,11 @@ def wrong(place: Raised) -> str | None:
     """What is wrong with the name of an error; None where it is known."""
     names = place.names()
     if (place.file, ast.unparse(place.expression)) in PUT_TOGETHER:
-        return None
+        names = set()
     if names is None:
         return f"{place}: what it comes to is not in PUT_TOGETHER"
-    unknown = {name for name in names if not is_known(name) and name not in NOT_SETTINGS} - place.parameters()
+    named = (names | place.mentioned) - NAMES.keys() - NOT_SETTINGS.keys() - place.parameters()
+    unknown = {name for name in named if not is_known(name)}
     return f"{place}: no parser knows {', '.join(sorted(unknown))}" if unknown else None
 
 
@@ -226,6 +249,7 @@ def test_the_lists_hold_nothing_that_is_not_raised() -> None:
     names = set().union(*(place.names() or set() for place in RAISED))
     assert set(NOT_SETTINGS) - names == set()
     assert {name for name in NOT_SETTINGS if is_known(name)} == set()
+    assert set(NAMES) - set().union(*(place.mentioned for place in RAISED)) == set()
 
 
 def test_what_agents_name() -> None:
@@ -255,6 +279,10 @@ def test_what_agents_name() -> None:
         ("raise SettingError(where, 1, 'x')", "PUT_TOGETHER"),
         ("def _f(dire: int) -> None:\n    raise SettingError('dire', 1, 'x')", "dire"),
         ("raise SettingError('--probe-episodes', 1, 'x')", "--probe-episodes"),
+        ("raise SettingError('model', 1, 'Use another run_dir.')", "run_dir"),
+        ("raise SettingError('model', 1, f'Raise {1} or data.nothing.')", "data.nothing"),
+        ("def f() -> None:\n    fix = 'Give --nothing.'\n    raise SettingError('model', 1, fix)", "--nothing"),
+        ("raise SettingError('model', 1, 'Raise data.online_steps, or give --out.')", None),
         ("raise SettingError('behaviour.horizon', 1, 'x')", None),
         ("raise SettingError('--image_size', 1, 'x')", None),
         ("def f(dire: int) -> None:\n    raise SettingError('dire', 1, 'x')", None),

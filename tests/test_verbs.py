@@ -84,6 +84,7 @@ def test_help_is_the_docstrings(capsys: pytest.CaptureFixture[str]) -> None:
         "--large_ones",
     ):
         assert part in text, part
+    assert "type: path)" in text and "type: float | null, default: null" in text and "<class" not in text
     assert "large_ones LARGE" not in text  # a flag takes no value
 
 

@@ -71,8 +71,8 @@ class EpisodeSet:
             found = ", ".join(f"{count} of {rows} rows" for rows, count in sorted(counts.items())[-5:])
             raise SettingError(
                 "length",
-                f"{length} rows, and {len(table)} usable episodes, all shorter (the longest: {found})",
-                f"Use sequences of at most {max(counts)} rows (model.batch), or longer episodes.",
+                f"{length}, and {len(table)} usable episodes, all shorter (the longest: {found})",
+                f"Use sequences of at most {max(counts)} rows, or longer episodes.",
             )
         self.episodes, self.rows = table[fits, 0].copy(), table[fits, 1].copy()
         self.length, self.left_out = length, int(len(table) - fits.sum())
