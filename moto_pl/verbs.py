@@ -127,7 +127,8 @@ class VerbParser(ArgumentParser):
                 return SettingError(name, f"one argument too many for {self.prog}", see)
             near = difflib.get_close_matches(name.lstrip("-"), self.hints, n=2)
             guess = f"Did you mean {' or '.join(f'--{known}' for known in near)}? " if near else ""
-            return SettingError(name, "an unknown option", f"{guess}{self.prog} has {', '.join(options)}.")
+            fix = f"{guess}{self.prog} has {', '.join(options) or 'no options'}."
+            return SettingError(name, "an unknown option", fix)
         if bare := re.match(r"argument (\S+?):? expected (.*)", message):
             return SettingError(bare[1], "nothing", f"Give {bare[2]}. {see}")
         if missing := re.match(r"the following arguments are required: (.*)", message):

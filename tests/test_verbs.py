@@ -107,6 +107,17 @@ def test_a_mistake_is_one_line(args: list[str], said: str) -> None:
     assert said in str(error.value) and "\n" not in str(error.value)
 
 
+def test_a_verb_without_options() -> None:
+    def rest() -> int:
+        """Rest."""
+        return 3
+
+    assert Verb(rest)([], "moto rest") == 3
+    for args, said in ((["--x"], "moto rest has no options"), (["x"], "x: found one argument too many")):
+        with pytest.raises(SettingError, match=said):
+            Verb(rest)(args, "moto rest")
+
+
 def test_no_abbreviations() -> None:
     with pytest.raises(SettingError, match="--coun: found an unknown option"):
         Verb(carry)(["a", "--to", "x", "--coun", "2"], "moto carry")

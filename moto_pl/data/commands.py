@@ -44,11 +44,11 @@ class Build(Verb):
     def __call__(self, args: Sequence[str], prog: str) -> int:
         """Finds the dataset's name among the arguments, and builds it with the others."""
         known = buildable_names()
-        place = next((i for i, arg in enumerate(args) if arg in known), None)
-        if place is None or not args[0].startswith("-"):
-            place = 0
-        if not args or args[place].startswith("-"):
-            self.parser(prog).read(args)  # help, or that there is no name
+        place = next((i for i, arg in enumerate(args) if arg in known or (i == 0 and not arg.startswith("-"))), None)
+        if place is None:
+            help_wanted = [arg for arg in args if arg in ("-h", "--help")]
+            self.parser(prog).read(help_wanted)  # which ends here, as there is no name
+            raise AssertionError("a name is required")
         name = args[place]
         parser, defaults = self.named(name, prog)
         options = parser.read([*args[:place], *args[place + 1 :]])

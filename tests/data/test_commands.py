@@ -115,7 +115,7 @@ def test_defaults_of_the_environment_are_left_to_it(built: list[dict[str, Any]])
         ("kitchen/mixed --episodes ten", "--episodes: found 'ten'. Give a whole number."),
         ("reach extra", "extra: found one argument too many"),
         ("", "name: found nothing"),
-        ("--episodes 3", "--episodes: found an unknown option"),
+        ("--episodes 3", "name: found nothing. Give name. See moto data build --help."),
         ("kitchn/mixed", "Did you mean kitchen/mixed"),
     ],
 )
