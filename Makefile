@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 IMPORTS := import torch._dynamo, torch.utils.tensorboard, lightning.pytorch.cli, metaworld, minari, matplotlib.pyplot, pytest
-NATIVE := setup.py CMakeLists.txt $(shell find csrc -type f)
+NATIVE := setup.py pyproject.toml CMakeLists.txt $(shell find csrc -type f)
 CODE := moto_pl tests setup.py $(wildcard benchmarks)
 
 .PHONY: help setup test lint soak demo cuda-check clean

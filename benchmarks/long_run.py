@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from moto_pl.callbacks.progress import RunProgress
-from moto_pl.cli import config_path
+from moto_pl.configs import config_path
 from moto_pl.training import MotoCLI
 
 matplotlib.use("Agg")

@@ -29,7 +29,7 @@ from torch import Tensor
 from moto_pl.agents import Agent, BatchPart
 from moto_pl.agents.latent_replay import LatentReplayAgent
 from moto_pl.agents.loading import build_agent
-from moto_pl.cli import _lineage, config_path
+from moto_pl.configs import config_path, lineage
 from moto_pl.doctor import environment_summary
 from moto_pl.files import write_whole
 from moto_pl.nn import EnsembleMLP
@@ -47,7 +47,7 @@ def load_agent(name: str, device: torch.device, **changes: Any) -> Any:
     ``changes`` are arguments of the agent.
     """
     settings: dict[str, Any] = {}
-    for path in _lineage(Path(name) if name.endswith(".yaml") else config_path(name), ()):
+    for path in lineage(Path(name) if name.endswith(".yaml") else config_path(name)):
         _update(settings, yaml.safe_load(path.read_text()).get("model", {}))
     _update(settings, {"init_args": changes})
     return build_agent(settings, ACTIONS).to(device)

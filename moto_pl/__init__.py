@@ -1,3 +1,14 @@
-"""MOTO: from a handful of image demonstrations to a policy, with PyTorch Lightning."""
+"""MOTO: from a handful of image demonstrations to a policy, with PyTorch Lightning.
+
+Importing this registers the environments with gymnasium; neither a simulator nor torch is imported for it.
+"""
+
+import os
+
+# OpenMP's threads sleep while they wait for one another, unless the user has said otherwise. Where other programs want
+# the cores too, threads that wait at full speed make a small model's step take thirty times as long. Read as torch loads.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+from moto_pl import envs as envs  # noqa: E402
 
 __version__ = "0.1.0"

@@ -9,8 +9,9 @@ from rich.console import Console
 from rich.table import Table
 
 from moto_pl.analysis.statistics import wilson_interval
-from moto_pl.callbacks.evaluation import read_evaluations
-from moto_pl.cli import config_path, run_lightning
+from moto_pl.configs import config_path
+from moto_pl.evaluations import read_evaluations
+from moto_pl.launch import run_lightning
 
 #: Phases that the table shows, and what each has had.
 _PHASES = {

@@ -1,9 +1,13 @@
-"""Files that are whole or not there."""
+"""Files that are whole or not there, and directories that one process holds."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 from pathlib import Path
+from typing import IO
+
+from moto_pl.errors import SettingError
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -22,3 +26,22 @@ def write_whole(path: Path, content: bytes) -> None:
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def lock_run(directory: Path) -> IO[str]:
+    """Holds a run's directory for this process; returns the open file that holds it.
+
+    Raises:
+        SettingError: where another process has it.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    file = open(directory / ".lock", "w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise SettingError(
+            "trainer.default_root_dir",
+            f"{directory}, in which another process is training",
+            "Wait for it, or use another.",
+        ) from None
+    return file

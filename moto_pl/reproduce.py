@@ -19,12 +19,13 @@ from moto_pl.analysis.charts import COLOURS, charts_style
 from moto_pl.analysis.episodes import load_episodes, model_based, roll_own
 from moto_pl.analysis.generalization import find_generalization
 from moto_pl.analysis.output import Finding, write_finding
-from moto_pl.cli import config_path, run_lightning
+from moto_pl.configs import config_path
 from moto_pl.data.builders import ensure
 from moto_pl.data.info import PAPER_KITCHEN, PAPER_RETURNS, dataset_numbers
 from moto_pl.data.minari_io import DatasetReader
 from moto_pl.envs import KITCHEN_TASKS
 from moto_pl.files import write_whole
+from moto_pl.launch import run_lightning
 
 Target = Literal["table1", "kitchen-data", "figure5", "figure6"]
 Scale = Literal["cpu", "paper"]

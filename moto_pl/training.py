@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jsonargparse import Namespace
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
@@ -20,10 +21,11 @@ from moto_pl.callbacks.gradients import ActorGradients
 from moto_pl.callbacks.open_loop import OpenLoopVideo
 from moto_pl.callbacks.progress import RunProgress
 from moto_pl.callbacks.throughput import Throughput
-from moto_pl.cli import LIGHTNING_VERBS, lock_run
+from moto_pl.configs import LIGHTNING_VERBS
 from moto_pl.data.datamodule import OfflineToOnlineDataModule
 from moto_pl.data.schedule import Schedule
 from moto_pl.errors import SettingError
+from moto_pl.files import lock_run
 
 #: The data module's settings that :class:`Schedule` is made from, in its order.
 SCHEDULE = ("offline_steps", "online_steps", "offline_round_steps", "updates_per_episode", "num_envs")
@@ -85,6 +87,24 @@ class MotoCLI(LightningCLI):
             "trainer.max_epochs",
             compute_fn=rounds,
         )
+
+    def instantiate_classes(self) -> None:
+        """Tells the data module what to ask where a length of the agent's does not fit the data."""
+        super().instantiate_classes()
+        self.datamodule.given_settings = self.given_settings
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Keeps what was given."""
+        super().parse_arguments(parser, args)
+        self._args = args
+
+    def given_settings(self) -> frozenset[str]:
+        """The agent's settings that stand in a file or on the command line, by their names under ``model.init_args``.
+
+        A second reading without defaults, for the rare case that needs it: what is given may equal its default.
+        """
+        given = self.parser.parse_args(self._args, defaults=False)[str(self.subcommand)]
+        return frozenset(given.get("model.init_args", Namespace()).keys())
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Adds what every run has; users add callbacks and loggers of their own in ``trainer``."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from moto_pl.callbacks.evaluation import read_evaluations
+from moto_pl.evaluations import read_evaluations
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"

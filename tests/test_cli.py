@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import torch
 import yaml
 
 from moto_pl.agents.loading import load_agent
-from moto_pl.callbacks.evaluation import read_evaluations
-from moto_pl.cli import config_path, expand_configs, lock_run, main
+from moto_pl.cli import main
+from moto_pl.configs import config_path, expand_configs
 from moto_pl.data.builders import build
 from moto_pl.data.minari_io import open_dataset, write_dataset
 from moto_pl.errors import SettingError
+from moto_pl.evaluations import read_evaluations
+from moto_pl.files import lock_run
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 #: What goes on top of a task's configuration to train another agent, and which.
@@ -326,3 +331,80 @@ def test_demonstrations_that_end_early_train_the_discount_head(
     assert checkpoint["global_step"] == 8
     assert main(["validate", *arguments]) == 0
     assert load_agent(run / "checkpoints/last.ckpt").description() == checkpoint["agent"]
+
+
+LIGHT = """
+import json, sys
+from moto_pl.cli import main
+try:
+    status = main(sys.argv[1:])
+except SystemExit as stop:
+    status = stop.code
+heavy = [name for name in ("torch", "lightning", "mujoco", "metaworld") if name in sys.modules]
+print("RESULT", json.dumps([status, heavy]))
+"""
+
+
+def light(*args: str) -> tuple[int, list[str]]:
+    """A command's status, and which heavy packages it has imported."""
+    done = subprocess.run([sys.executable, "-c", LIGHT, *args], capture_output=True, text=True, timeout=120)
+    status, heavy = json.loads(done.stdout.split("RESULT")[-1])
+    return status, heavy
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["--help", "--version", "data --help", "data build --help", "data build kitchen/mixed --help", "data render --help"]
+    + ["data list", "report --help", "compare --help", "doctor --help", "reproduce --help", "demo --help"],
+)
+def test_help_does_not_wait_for_torch(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    assert light(*line.split()) == (0, [])
+
+
+def test_report_and_compare_need_no_torch(tmp_path: Path) -> None:
+    runs = []
+    for seed in (0, 1):
+        run = tmp_path / f"run{seed}"
+        run.mkdir()
+        shutil.copy(CONFIGS / "debug.yaml", run / "config.yaml")
+        record = {"stage": "eval", "step": 40, "phase": "final", "online_episodes": 4, "seed": [1, 2]}
+        record |= {"return": [1.0, 2.0], "success": [True, False], "length": [30, 30]}
+        (run / "evaluations.jsonl").write_text(json.dumps(record) + "\n")
+        with open(run / "config.yaml", "a") as file:
+            file.write(f"seed_everything: {seed}\n")
+        runs.append(str(run))
+    assert light("report", runs[0], "--against", runs[1]) == (0, [])
+    assert light("compare", *runs, "--out", str(tmp_path / "out")) == (0, [])
+    assert (tmp_path / "run0/report.html").stat().st_size > 1000 and (tmp_path / "out/comparison.html").exists()
+
+
+def test_the_same_choices_as_in_the_functions() -> None:
+    from moto_pl import cli, reproduce
+    from moto_pl.analysis.comparison import Metric
+
+    metric = get_type_hints(cli.compare)["metric"]
+    assert set(get_args(get_args(metric)[0])) == set(get_args(Metric))
+    hints = get_type_hints(cli.reproduce)
+    assert get_args(get_args(hints["target"])[0]) == get_args(reproduce.Target)
+    assert get_args(hints["scale"]) == get_args(reproduce.Scale)
+
+
+@pytest.mark.parametrize(
+    "line", ["", "fot", "data", "data bild", "analyze", "report", "report x y", "compare", "demo x"]
+)
+def test_a_bad_command_is_one_line(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(line.split()) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("moto: ") and error.count("\n") == 1, error
+
+
+def test_nothing_imports_the_command_line() -> None:
+    """It stands above everything: what others need of it lies in configs, launch and files."""
+    package = Path(__file__).parents[1] / "moto_pl"
+    importing = [
+        path
+        for path in package.rglob("*.py")
+        if re.search(r"moto_pl\.cli import|import moto_pl\.cli", path.read_text())
+    ]
+    assert importing == []

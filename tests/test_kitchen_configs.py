@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import yaml
 
-from moto_pl.callbacks.evaluation import read_evaluations
-from moto_pl.cli import expand_configs, main
+from moto_pl.cli import main
+from moto_pl.configs import expand_configs
 from moto_pl.data.minari_io import write_dataset
 from moto_pl.envs import KITCHEN_TASKS, kitchen_id
 from moto_pl.envs.rendering import select_backend
 from moto_pl.errors import SettingError
+from moto_pl.evaluations import read_evaluations
 from moto_pl.replay.episode import Episode
 from moto_pl.report import write_report
 

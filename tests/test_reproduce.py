@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 
 from moto_pl import reproduce
 from moto_pl.analysis.output import Finding
-from moto_pl.cli import main, run_lightning
+from moto_pl.cli import main
 from moto_pl.data.info import PAPER_RETURNS
+from moto_pl.launch import run_lightning
 
 
 def cells(out: Path) -> dict[tuple[str, str], list[str]]:

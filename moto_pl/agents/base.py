@@ -37,6 +37,8 @@ class BatchPart:
         filter: which episodes they come from.
         top: share of the best episodes for ``filter: return``.
         history: rows before an episode's start at which sequences may begin; they repeat its first.
+        size_setting: what gives ``size``, under ``model.init_args``; {} is the part's name.
+        length_setting: what gives ``length``, or decides it.
     """
 
     size: int
@@ -44,6 +46,8 @@ class BatchPart:
     filter: EpisodeFilter = "none"
     top: float = 0.1
     history: int = 0
+    size_setting: str = "batch.{}_size"
+    length_setting: str = "batch.{}_length"
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,9 @@ class Agent(L.LightningModule):
         ema_decay: decay, a gradient step, of the moving average of the weights that acts; 0 acts with the weights.
     """
 
+    #: What the settings that hold ``final_lr`` and ``ema_decay`` are called.
+    optimizer_settings = "optim"
+
     def __init__(
         self,
         seed: int = 0,
@@ -80,10 +87,12 @@ class Agent(L.LightningModule):
         ema_decay: float = 0.0,
     ) -> None:
         super().__init__()
-        if not 0 <= final_lr <= 1:
-            raise SettingError("optim.final_lr", final_lr, "Give a share in [0, 1]; 1 keeps the learning rates.")
-        if not 0 <= ema_decay < 1:
-            raise SettingError("optim.ema_decay", ema_decay, "Give a number in [0, 1); 0 acts with the weights.")
+        for name, value, good, fix in (
+            ("final_lr", final_lr, 0 <= final_lr <= 1, "Give a share in [0, 1]; 1 keeps the learning rates."),
+            ("ema_decay", ema_decay, 0 <= ema_decay < 1, "Give a number in [0, 1); 0 acts with the weights."),
+        ):
+            if not good:
+                raise SettingError(f"{self.optimizer_settings}.{name}", value, fix)
         self.seed, self.weight_decay, self.adam_eps, self.final_lr = seed, weight_decay, adam_eps, final_lr
         self.ema_decay = ema_decay
         self._average: dict[str, Tensor] = {}  # by parameter name; empty before the first step, and without ema_decay
@@ -348,7 +357,7 @@ def plain(value: Any) -> Any:
     return value
 
 
-#: Settings that may change on resume: they shape the schedule, not what the weights mean.
+#: Settings of an agent that may change on resume: they say how it is computed, not what the weights mean.
 FREE_SETTINGS = frozenset({"ops"})
 
 
@@ -364,7 +373,7 @@ def check_same_agent(found: dict[str, Any] | None, ours: dict[str, Any]) -> None
         raise SettingError(
             "ckpt_path",
             f"a checkpoint of {found['class_path']}",
-            f"This run trains {ours['class_path']}: use another run_dir.",
+            f"This run trains {ours['class_path']}: use another trainer.default_root_dir.",
         )
     before, after = _flatten(complete(found)), _flatten(ours)
     changed = [
@@ -378,7 +387,7 @@ def check_same_agent(found: dict[str, Any] | None, ours: dict[str, Any]) -> None
         raise SettingError(
             "model",
             "settings other than the checkpoint's (" + "; ".join(changed) + ")",
-            "Restore them, or start a new run in another run_dir.",
+            "Restore them, or start a new run in another trainer.default_root_dir.",
         )
 
 

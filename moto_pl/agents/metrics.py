@@ -46,7 +46,7 @@ class EpisodeMetrics(Metric):
                 ever = episode.ever_completed
                 if ever is None or len(ever) != len(self.objects) or len(ever) > MAX_OBJECTS:
                     found = "none" if ever is None else f"{len(ever)} flags"
-                    raise SettingError("env", f"{found} of completed objects", f"Expected {len(self.objects)}.")
+                    raise SettingError("data.env", f"{found} of completed objects", f"Expected {len(self.objects)}.")
                 self.completed[: len(ever)] += torch.from_numpy(ever).to(self.completed)
 
     def compute(self) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import math
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, NamedTuple, cast
 
 import torch
@@ -187,6 +187,7 @@ class ModelFreeAgent(Agent):
         PRESETS: the values of each preset, of the same settings in each.
     """
 
+    optimizer_settings = "td"
     PRESETS: ClassVar[dict[Preset, Values]]
 
     def __init__(self, preset: Preset, settings: dict[str, Any], filter: EpisodeFilter = "none") -> None:
@@ -210,7 +211,8 @@ class ModelFreeAgent(Agent):
     def parts(self) -> dict[str, BatchPart]:
         """Transitions: as many rows as make two stacks of frames, from an episode's very first step on."""
         stack = self.pixels.frame_stack
-        return {"transitions": BatchPart(self.td.batch_size, stack + 1, self.filter, history=stack - 1)}
+        part = BatchPart(self.td.batch_size, stack + 1, self.filter, history=stack - 1)
+        return {"transitions": replace(part, size_setting="td.batch_size", length_setting="pixels.frame_stack")}
 
     def transitions(self, batch: Batch, key: Key) -> Transitions:
         """The batch's transitions, both observations shifted at random, each on its own."""

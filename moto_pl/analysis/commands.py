@@ -2,83 +2,86 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from moto_pl.errors import SettingError
 from moto_pl.ops import Disagreement
+from moto_pl.verbs import Verb
 
 
-def add_analyze_parser(verbs: Any) -> None:
-    """Adds the verb and its analyses."""
-    analyze = verbs.add_parser("analyze", help="generalization, bound, calibration of a model")
-    kinds = analyze.add_subparsers(dest="analysis", required=True, metavar="ANALYSIS")
+def bound(
+    *,
+    run: Path,
+    disagreement: Disagreement = "mean",
+    episodes: str,
+    count: int = 10,
+    horizon: int = 15,
+    out: Path | None = None,
+) -> int:
+    """The bound on the performance gap along a run (paper, Fig. 6).
 
-    bound = kinds.add_parser("bound", help="the bound on the performance gap along a run (paper, Fig. 6)")
-    bound.add_argument("--run", type=Path, required=True, dest="directory", help="a run with snapshots")
-    bound.add_argument("--disagreement", choices=get_args(Disagreement), default="mean", help="the estimator of u")
-    bound.set_defaults(run=_bound)
-
-    calibration = kinds.add_parser("calibration", help="disagreement against true prediction errors")
-    calibration.add_argument("--ckpt", type=Path, required=True, help="a checkpoint with a world model")
-    calibration.set_defaults(run=_calibration)
-
-    general = kinds.add_parser("generalization", help="open-loop beyond what the data holds (paper, Fig. 5)")
-    general.add_argument("--ckpt", type=Path, required=True, help="a checkpoint with a world model")
-    general.add_argument("--samples", type=int, default=5, help="rolls of each episode")
-    general.add_argument("--real", type=int, default=5, help="episodes of the policy in its environment; 0: none")
-    general.set_defaults(run=_generalization)
-
-    for parser in (bound, calibration, general):
-        parser.add_argument(
-            "--episodes",
-            required=True,
-            metavar="DATASET|rollout",
-            help="a dataset, by id or path; rollout: rolled by the (last) checkpoint's own policy",
-        )
-        parser.add_argument("--count", type=int, default=10, help="episodes at most")
-        if parser is not general:
-            parser.add_argument("--horizon", type=int, default=15, help="steps of a prediction")
-        parser.add_argument("--out", type=Path, help="directory to write to; default: analysis/ in the run")
-
-
-def _bound(parsed: argparse.Namespace) -> int:
+    Args:
+        run: a run with snapshots.
+        disagreement: the estimator of u.
+        episodes: a dataset, by id or path; rollout: rolled by the last checkpoint's own policy.
+        count: episodes at most.
+        horizon: steps of a prediction.
+        out: directory to write to; null is analysis/ in the run.
+    """
     from moto_pl.analysis.bound import find_bound
-    from moto_pl.analysis.output import DIRECTORY
 
-    run: Path = parsed.directory
-    _check(parsed)
-    episodes, name = _episodes(parsed, run, run / "checkpoints" / "last.ckpt")
-    finding = find_bound(run, episodes, name, parsed.horizon, parsed.disagreement)
-    return _write(finding, parsed.out or run / DIRECTORY)
+    _check(count=count, horizon=horizon)
+    rolled, name = _episodes(episodes, count, horizon, run, run / "checkpoints" / "last.ckpt")
+    return _write(find_bound(run, rolled, name, horizon, disagreement), out, run)
 
 
-def _calibration(parsed: argparse.Namespace) -> int:
+def calibration(*, ckpt: Path, episodes: str, count: int = 10, horizon: int = 15, out: Path | None = None) -> int:
+    """Disagreement against true prediction errors.
+
+    Args:
+        ckpt: a checkpoint with a world model.
+        episodes: a dataset, by id or path; rollout: rolled by the checkpoint's own policy.
+        count: episodes at most.
+        horizon: steps of a prediction.
+        out: directory to write to; null is analysis/ in the run.
+    """
     from moto_pl.agents.loading import load_agent
     from moto_pl.analysis.calibration import find_calibration
     from moto_pl.analysis.episodes import model_based
-    from moto_pl.analysis.output import DIRECTORY
 
-    _check(parsed)
-    model, run = model_based(load_agent(parsed.ckpt)).world_model, parsed.ckpt.resolve().parent.parent
-    episodes, name = _episodes(parsed, run, parsed.ckpt)
-    horizons = sorted({1, parsed.horizon})
-    return _write(find_calibration(model, episodes, name, horizons), parsed.out or run / DIRECTORY)
+    _check(count=count, horizon=horizon)
+    model, run = model_based(load_agent(ckpt)).world_model, ckpt.resolve().parent.parent
+    rolled, name = _episodes(episodes, count, horizon, run, ckpt)
+    return _write(find_calibration(model, rolled, name, sorted({1, horizon})), out, run)
 
 
-def _generalization(parsed: argparse.Namespace) -> int:
+def generalization(
+    *, ckpt: Path, samples: int = 5, real: int = 5, episodes: str, count: int = 10, out: Path | None = None
+) -> int:
+    """Open-loop beyond what the data holds (paper, Fig. 5).
+
+    Args:
+        ckpt: a checkpoint with a world model.
+        samples: rolls of each episode.
+        real: episodes of the policy in its environment; 0: none.
+        episodes: a dataset, by id or path; rollout: rolled by the checkpoint's own policy.
+        count: episodes at most.
+        out: directory to write to; null is analysis/ in the run.
+    """
     from moto_pl.agents.loading import load_agent
     from moto_pl.analysis.episodes import model_based, roll_own
-    from moto_pl.analysis.generalization import find_generalization
-    from moto_pl.analysis.output import DIRECTORY
+    from moto_pl.analysis.generalization import LEAST_CONTEXT, find_generalization
 
-    _check(parsed)
-    agent, run = model_based(load_agent(parsed.ckpt)), parsed.ckpt.resolve().parent.parent
-    episodes, name = _episodes(parsed, run, parsed.ckpt)
-    own = roll_own(agent, run, parsed.real) if parsed.real else []
-    finding = find_generalization(agent, episodes, own, name, _objects(run), _largest_reward(run), parsed.samples)
-    return _write(finding, parsed.out or run / DIRECTORY)
+    _check(count=count, samples=samples, real=real)
+    agent, run = model_based(load_agent(ckpt)), ckpt.resolve().parent.parent
+    rolled, name = _episodes(episodes, count, LEAST_CONTEXT, run, ckpt)
+    own = roll_own(agent, run, real) if real else []
+    finding = find_generalization(agent, rolled, own, name, _objects(run), _largest_reward(run), samples)
+    return _write(finding, out, run)
+
+
+VERBS = {"generalization": Verb(generalization), "bound": Verb(bound), "calibration": Verb(calibration)}
 
 
 def _objects(run: Path) -> tuple[str, ...]:
@@ -102,28 +105,27 @@ def _largest_reward(run: Path) -> float | None:
     return max((float(store[i].reward.max()) for i in range(len(store))), default=None)
 
 
-def _check(parsed: argparse.Namespace) -> None:
-    for name, least in (("count", 1), ("horizon", 1), ("samples", 1), ("real", 0)):
-        if getattr(parsed, name, least) < least:
-            raise SettingError(f"--{name}", getattr(parsed, name), f"Give at least {least}.")
+def _check(**numbers: int) -> None:
+    for name, value in numbers.items():
+        least = 0 if name == "real" else 1
+        if value < least:
+            raise SettingError(f"--{name}", value, f"Give at least {least}.")
 
 
-def _episodes(parsed: argparse.Namespace, run: Path, checkpoint: Path) -> tuple[list[Any], str]:
+def _episodes(episodes: str, count: int, steps: int, run: Path, checkpoint: Path) -> tuple[list[Any], str]:
+    """At most ``count`` episodes of more than ``steps`` steps, and what they are called."""
     from moto_pl.agents.loading import load_agent
     from moto_pl.analysis.episodes import load_episodes, roll_own
-    from moto_pl.analysis.generalization import LEAST_CONTEXT
 
-    if parsed.episodes == "rollout":
-        episodes = roll_own(load_agent(checkpoint), run, parsed.count)
-        return episodes, "the policy itself"
-    least = getattr(parsed, "horizon", LEAST_CONTEXT) + 1
-    return load_episodes(parsed.episodes, parsed.count, least), parsed.episodes
+    if episodes == "rollout":
+        return roll_own(load_agent(checkpoint), run, count), "the policy itself"
+    return load_episodes(episodes, count, steps + 1), episodes
 
 
-def _write(finding: Any, out: Path) -> int:
-    from moto_pl.analysis.output import write_finding
+def _write(finding: Any, out: Path | None, run: Path) -> int:
+    from moto_pl.analysis.output import DIRECTORY, write_finding
 
-    paths = write_finding(finding, out)
+    paths = write_finding(finding, out or run / DIRECTORY)
     print(finding.caption)
     print("\n".join(str(path) for path in paths))
     return 0

@@ -107,7 +107,7 @@ def train_probe(model: WorldModel, episodes: Sequence[Episode], key: Key, steps:
         SettingError: with fewer than three episodes.
     """
     if len(episodes) < 3:
-        raise SettingError("--probe-episodes", len(episodes), "Give at least 3: every third is held out.")
+        raise SettingError("--count", len(episodes), "Give at least 3 episodes: every third is held out.")
     device = next(model.parameters()).device
     features, labels = [], []
     with torch.no_grad():

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import yaml
 
-from moto_pl.callbacks.evaluation import FILE, read_evaluations
 from moto_pl.data.schedule import Schedule
 from moto_pl.errors import SettingError
+from moto_pl.evaluations import FILE, read_evaluations
 
 # Results of evaluations are in their own file, episode by episode.
 _NOT_TRAINING = ("eval/", "test/")

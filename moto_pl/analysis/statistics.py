@@ -137,7 +137,7 @@ def spearman(
     _check_confidence(confidence)
     left, right = np.asarray(left, np.float64), np.asarray(right, np.float64)
     if left.shape != right.shape or left.ndim != 1 or not len(left):
-        raise SettingError("values", f"{left.shape} and {right.shape} numbers", "Give two lists of the same length.")
+        raise SettingError("left", f"{left.shape} and {right.shape} numbers", "Give two lists of the same length.")
     names = np.arange(len(left)) if group is None else np.asarray(group)
     members = [np.flatnonzero(names == name) for name in np.unique(names)]
     if len(members) == 1:  # one group says nothing about others: its own values are drawn

@@ -116,7 +116,7 @@ class RunCheckpoint(Checkpoint):
 
     def __init__(self, every_n_rounds: int = 1) -> None:
         if every_n_rounds < 1:
-            raise SettingError("every_n_rounds", every_n_rounds, "Give at least 1 round.")
+            raise SettingError("checkpoint_every", every_n_rounds, "Give at least 1 round.")
         self.every_n_rounds = every_n_rounds
         self._signal: int | None = None
         self.best: tuple[float, ...] = (-1.0, -float("inf"))  # success and return

@@ -11,9 +11,9 @@ import lightning as L
 import numpy as np
 import torch
 
-from .video import side_by_side, write_video
+from moto_pl.evaluations import FILE
 
-FILE = "evaluations.jsonl"
+from .video import side_by_side, write_video
 
 
 class EvaluationRecorder(L.Callback):
@@ -112,20 +112,3 @@ class EvaluationRecorder(L.Callback):
             os.fsync(file.fileno())
         if self._videos:
             write_video(root / "videos" / f"{stage}_{step:07d}.mp4", side_by_side(self._videos))
-
-
-def read_evaluations(root: Path) -> list[dict[str, Any]]:
-    """The evaluations of a run, by stage and step.
-
-    A resumed run evaluates again what a killed one had evaluated after its last checkpoint: the later record counts. A
-    line that a kill cut short is left out.
-    """
-    path = root / FILE
-    records: dict[tuple[str, int], dict[str, Any]] = {}
-    for line in path.read_bytes().splitlines() if path.exists() else []:
-        try:
-            record = json.loads(line)
-            records[str(record["stage"]), int(record["step"])] = record
-        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
-            continue
-    return [records[key] for key in sorted(records)]

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import gymnasium as gym
+from gymnasium.envs.registration import load_env_creator
 
 from moto_pl.data.kitchen_demos import build_kitchen
 from moto_pl.data.kitchen_replay import build_replay
@@ -21,9 +26,25 @@ from moto_pl.data.minari_io import (
     write_dataset,
 )
 from moto_pl.data.recording import Built, Plan, record, versions
+from moto_pl.envs import kitchen_id, metaworld_id
 from moto_pl.errors import SettingError
 
 REACH_ENV_ID = "moto_pl/Reach-v0"
+
+
+@dataclass(frozen=True)
+class Builder:
+    """What builds a dataset.
+
+    Attributes:
+        function: the builder; its signature is what may be asked of it.
+        fixed: arguments that the dataset's name has settled.
+        environment: the environment's class, whose further arguments the builder passes on.
+    """
+
+    function: Callable[..., Built]
+    fixed: dict[str, str]
+    environment: type
 
 
 def build_reach(
@@ -54,8 +75,35 @@ def build_reach(
     return Built(path, recording)
 
 
+def builder(name: str) -> Builder:
+    """What builds the dataset ``name``.
+
+    Raises:
+        SettingError: no such dataset.
+    """
+    names = buildable_names()
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=3) or difflib.get_close_matches(f"metaworld/{name}", names, n=3)
+        guess = f"Did you mean {' or '.join(near)}? " if near else ""
+        kitchen = ", ".join(known for known in names if known.startswith("kitchen/"))
+        fix = f"{guess}Give reach, {kitchen}, or metaworld/ and a task, such as metaworld/door-open."
+        raise SettingError("dataset", repr(name), fix)
+    kind = name.split("/")[-1]
+    if name == "reach":
+        return Builder(build_reach, {}, _environment(REACH_ENV_ID))
+    if name == "kitchen/replay":
+        return Builder(build_replay, {}, _environment(kitchen_id("mixed")))
+    if name.startswith("kitchen/"):
+        return Builder(build_kitchen, {"kind": kind}, _environment(kitchen_id(kind)))
+    return Builder(build_metaworld, {"task": kind}, _environment(metaworld_id(kind)))
+
+
+def _environment(env_id: str) -> type:
+    return load_env_creator(gym.spec(env_id).entry_point)  # type: ignore[arg-type, return-value]
+
+
 def build(name: str, **options: Any) -> Built:
-    """Build the dataset ``name``.
+    """Record scripted demonstrations as a Minari dataset.
 
     Args:
         name: ``reach``, ``metaworld/<task>``, ``kitchen/mixed``, ``kitchen/partial`` or ``kitchen/replay``.
@@ -66,20 +114,8 @@ def build(name: str, **options: Any) -> Built:
     Raises:
         SettingError: unknown name or option, bad settings, or a dataset that exists.
     """
-    names = buildable_names()
-    if name not in names:
-        near = difflib.get_close_matches(name, names, n=3) or difflib.get_close_matches(f"metaworld/{name}", names, n=3)
-        guess = f"Did you mean {' or '.join(near)}? " if near else ""
-        kitchen = ", ".join(known for known in names if known.startswith("kitchen/"))
-        fix = f"{guess}Give reach, {kitchen}, or metaworld/ and a task, such as metaworld/door-open."
-        raise SettingError("dataset", repr(name), fix)
-    if name == "reach":
-        return build_reach(**options)
-    if name == "kitchen/replay":
-        return build_replay(**options)
-    if name.startswith("kitchen/"):
-        return build_kitchen(name.removeprefix("kitchen/"), **options)
-    return build_metaworld(name.removeprefix("metaworld/"), **options)
+    found = builder(name)
+    return found.function(**found.fixed, **options)
 
 
 def ensure(name: str, **options: Any) -> Path:

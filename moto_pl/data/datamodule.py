@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -141,8 +142,15 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         self._sets: dict[str, EpisodeSet] = {}
         self._kept: dict[tuple[str, float, int], int] = {}
         self._left_out: dict[str, int] = {}
+        #: The agent's settings that the user has given, by their names under ``model.init_args``; None: all of them.
+        self.given_settings: Callable[[], Collection[str]] | None = None
+        self._parts: dict[str, BatchPart] = {}
 
     def _check_settings(self) -> None:
+        if self.env_workers < 0:
+            raise SettingError("data.env_workers", self.env_workers, "Use 0 (in this process) or more.")
+        if self.worker_timeout_s <= 0:
+            raise SettingError("data.worker_timeout_s", self.worker_timeout_s, "Use a number of seconds above 0.")
         if self.online_fraction is not None and not 0 <= self.online_fraction <= 1:
             raise SettingError("data.online_fraction", self.online_fraction, "Give a share in [0, 1], or null.")
         if self.dataset is None and self.schedule.offline_steps > 0:
@@ -200,11 +208,11 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         threads = share_cores(self.trainer.num_devices, self.env_workers + overlap, overlap)
         if stage == "fit":
             rank_zero_info(str(threads))
-            for name, part in self._agent.parts().items():
+            self._parts = {}
+            for name, part in self.parts.items():
                 if part.size % self.world_size:
-                    raise SettingError(
-                        f"model.batch.{name}_size", part.size, f"Give a multiple of the {self.world_size} processes."
-                    )
+                    setting = f"model.init_args.{part.size_setting.format(name)}"
+                    raise SettingError(setting, part.size, f"Give a multiple of the {self.world_size} processes.")
             self.store = EpisodeStore(self.replay_dir, self._limit)
             self.held_out = EpisodeStore(self.replay_dir / "held_out")
             self.offline_episodes = self._ingested()
@@ -426,8 +434,37 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
 
     def _refresh_sets(self) -> None:
         """Each part's view of the episodes known now."""
-        for name, part in self._agent.parts().items():
+        if not self._parts and len(self.store):
+            self._parts = self._fitted_parts()
+        for name, part in self.parts.items():
             self._sets[name] = self._view(name, part)
+
+    @property
+    def parts(self) -> dict[str, BatchPart]:
+        """The parts of a batch; their lengths fit the episodes once there are some."""
+        return self._parts or self._agent.parts()
+
+    def _fitted_parts(self) -> dict[str, BatchPart]:
+        """The agent's parts, where a default length is not longer than the longest of the first episodes."""
+        first = self.offline_episodes or min(len(self.store), self.num_envs)
+        longest = max(self.store[i].num_rows for i in range(first))
+        if len(self.held_out):
+            longest = min(longest, max(self.held_out[i].num_rows for i in range(len(self.held_out))))
+        fitted = self._agent.parts()
+        for name, part in fitted.items():
+            if part.length <= longest:
+                continue
+            setting = part.length_setting.format(name)
+            # Rows that stand for one observation, as those with a history do, cannot be fewer.
+            if part.history or self.given_settings is None or setting in self.given_settings():
+                found = f"sequences of {part.length} rows, and the longest episode has {longest} rows"
+                raise SettingError(f"model.init_args.{setting}", found, "Give less, or longer episodes.")
+            rank_zero_info(
+                f"model.init_args.{setting}: {longest} in place of the default {part.length}, because the longest "
+                f"episode has {longest} rows"
+            )
+            fitted[name] = replace(part, length=longest)
+        return fitted
 
     def _view(self, name: str, part: BatchPart) -> EpisodeSet:
         threshold = -float("inf")
@@ -459,7 +496,7 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
 
     def _demonstrations(self, name: str, view: EpisodeSet) -> float:
         """Share of a part's sequences that come from demonstrations."""
-        fraction = self._online_fraction(self._agent.parts()[name])
+        fraction = self._online_fraction(self.parts[name])
         if fraction is None or view.offline in (0, len(view)):
             return view.offline / max(1, len(view))
         return 1 - fraction
@@ -474,7 +511,7 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         A gradient step may accumulate several batches. They are dealt out as those of as many processes would be: n
         processes and one that accumulates n batches take the same steps, up to rounding.
         """
-        return {name: self._draw(name, part, index) for name, part in self._agent.parts().items()}
+        return {name: self._draw(name, part, index) for name, part in self.parts.items()}
 
     def _draw(self, name: str, part: BatchPart, index: int) -> SequenceBatch:
         accumulate = self.trainer.accumulate_grad_batches
@@ -491,7 +528,7 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
 
     def preview(self, count: int) -> SequenceBatch:
         """``count`` sequences of the first part's data, for pictures; another draw after each round."""
-        return self.common_batch("preview", next(iter(self._agent.parts())), count)
+        return self.common_batch("preview", next(iter(self.parts)), count)
 
     def common_batch(self, name: str, part: str, count: int) -> SequenceBatch:
         """``count`` sequences of a part's data beside its batches, the same on every process.
@@ -501,7 +538,7 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
             part: of the agent's batch, whose episodes and length these are.
             count: sequences.
         """
-        wanted = self._agent.parts()[part]
+        wanted = self.parts[part]
         sampler = SequenceSampler(self.store, self.seed, name)
         batch = sampler.sample(self.trained_steps, 0, 1, count, wanted.length, self._sets[part], wanted.history)
         return SequenceBatch(*(tensor.to(self._agent.device) for tensor in batch))
@@ -627,7 +664,7 @@ class HeldOut:
         entries = [(i, data.held_out[i].num_rows) for i in range(len(data.held_out))]
         for step in range(self.batches):
             batch = {}
-            for name, part in data._agent.parts().items():
+            for name, part in data.parts.items():
                 sampler = SequenceSampler(data.held_out, data.seed, f"held_out/{name}")
                 view = EpisodeSet(entries, part.length)
                 size = part.size // data.world_size

@@ -98,16 +98,18 @@ def render_states(
     directory goes.
 
     Args:
-        source: as :func:`moto_pl.data.kitchen_states.open_states` takes it.
+        source: a Minari id, such as D4RL/kitchen/mixed-v2, or a path: Minari, .npy or .mjl
+            (:func:`~moto_pl.data.kitchen_states.open_states`).
         task: ``mixed``, ``partial`` or ``complete``: whose objects are counted.
-        objects: these objects instead.
+        objects: count these objects instead, such as kettle light_switch.
         output: dataset id or path; None is ``moto_pl/kitchen/<task>-rendered-v0``.
         workers: processes, each with a simulator and a renderer of its own.
         render_quality: ``fast`` or ``full``.
         image_size: height and width in pixels.
-        camera: as of :class:`~moto_pl.envs.kitchen.KitchenEnv`.
+        camera: ``paper``, a camera of the scene by name, or a free camera as a mapping.
         episodes: only the first so many; None is all.
-        tolerance: see :class:`Verification`; 90% of the sample must be within it.
+        tolerance: largest difference of a robot joint that counts as reproduced, rad (m for the fingers); 90% of the
+            sample must be within it.
         download: ask Minari's remote for an id that is not here.
         overwrite: replace a dataset that is there already.
         timeout_s: a process that has not finished an episode after so many seconds is replaced.

@@ -291,7 +291,7 @@ def target_path(target: str | os.PathLike[str]) -> tuple[Path, str]:
     match = DATASET_ID_RE.fullmatch(str(target))
     if match is None or match.group("version") is None:
         raise SettingError(
-            "dataset id",
+            "output",
             repr(str(target)),
             "Use the form namespace/name-v0 (a namespace of two letters or more), or a path that begins with / or ./.",
         )

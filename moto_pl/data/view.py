@@ -30,7 +30,7 @@ def view(
     """Draw a dataset's first episodes: evenly spaced frames on one sheet, and all frames side by side in a film.
 
     Args:
-        dataset: a dataset as ``open_dataset`` takes it.
+        dataset: a dataset id, short name or path.
         output_dir: created if need be; the files are named after the dataset.
         episodes: how many to show, at least 1.
         columns: frames of each on the sheet, at least 2.

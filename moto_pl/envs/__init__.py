@@ -1,4 +1,8 @@
-"""Environments from pixels, as registered gymnasium ids. Importing this imports neither simulator nor renderer."""
+"""Environments from pixels, as registered gymnasium ids. Importing this imports neither simulator nor renderer.
+
+``import moto_pl`` imports this, and so registers them. ``import gymnasium`` alone cannot: gymnasium loads no plugins
+since its version 1.0. ``gymnasium.make("moto_pl:moto_pl/Reach-v0")`` is its way to name the package in the id.
+"""
 
 from __future__ import annotations
 

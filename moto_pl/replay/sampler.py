@@ -61,7 +61,7 @@ class EpisodeSet:
 
     def __init__(self, entries: Iterable[tuple[int, int]], length: int, first_online: int | None = None) -> None:
         if length < 1:
-            raise SettingError("sequence length", length, "Give at least 1 row.")
+            raise SettingError("length", length, "Give at least 1 row.")
         table = np.array(sorted(entries), np.int64).reshape(-1, 2)
         if (table[1:, 0] == table[:-1, 0]).any():
             raise SettingError("entries", "an episode twice", "Name each episode once.")
@@ -70,9 +70,9 @@ class EpisodeSet:
             counts = Counter(table[:, 1].tolist())
             found = ", ".join(f"{count} of {rows} rows" for rows, count in sorted(counts.items())[-5:])
             raise SettingError(
-                "sequence length",
+                "length",
                 f"{length}, and {len(table)} usable episodes, all shorter (the longest: {found})",
-                f"Use sequences of at most {max(counts)} rows (model.batch), or longer episodes.",
+                f"Use sequences of at most {max(counts)} rows, or longer episodes.",
             )
         self.episodes, self.rows = table[fits, 0].copy(), table[fits, 1].copy()
         self.length, self.left_out = length, int(len(table) - fits.sum())
@@ -265,10 +265,12 @@ class SequenceSampler:
         history: int = 0,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Episodes and first rows (int64 [``batch_size``] each) of a batch; see :meth:`sample`."""
-        if not 0 <= rank < world_size or batch_size < 1 or step < 0:
-            raise SettingError(
-                "step, rank, world_size, batch_size", (step, rank, world_size, batch_size), "Give rank < world_size."
-            )
+        if not 0 <= rank < world_size:
+            raise SettingError("rank", rank, f"Give 0 to {world_size - 1}: there are {world_size}.")
+        if batch_size < 1:
+            raise SettingError("batch_size", batch_size, "Give at least 1 sequence.")
+        if step < 0:
+            raise SettingError("step", step, "Give 0 or more.")
         if not 1 <= length <= view.length:
             raise SettingError("length", length, f"The episode set was made for sequences of {view.length} rows.")
         if not 0 <= history < length:

@@ -155,9 +155,9 @@ class EpisodeStore:
         size = len(header) + sum(map(len, arrays))
         if self.max_bytes is not None and self.nbytes + size > self.max_bytes:
             raise SettingError(
-                f"size limit of {self.root}",
-                f"{_size(self.max_bytes)}, and {_size(self.nbytes + size)} needed for episode {index}",
-                "Raise or remove the limit (data.replay_limit_gb), or train for fewer episodes.",
+                "data.replay_limit_gb",
+                f"{_size(self.max_bytes)} for {self.root}, and {_size(self.nbytes + size)} needed for episode {index}",
+                "Raise or remove the limit, or train for fewer episodes.",
             )
         path = self._path(index)
         self._write(path, [header, *arrays])

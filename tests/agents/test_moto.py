@@ -163,7 +163,7 @@ def state_value(net: nn.Module, x: Tensor) -> Tensor:
 
 
 def expected_q(agent: MOTO, starts: Starts, rollout: Imagined, drawn: int) -> tuple[float, float, Tensor]:
-    """L_model and L_real of METHOD as numbers, and the actor's loss with gradient, one element at a time."""
+    """The critics' two losses as numbers, and the actor's loss with gradient, one element at a time."""
     config, critic, wm = agent.config, agent.critic, agent.world_model
     horizon, rows = config.horizon, rollout.deter.shape[1]
     lam, gamma = config.lambda_, config.gamma

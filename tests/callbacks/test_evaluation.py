@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from moto_pl.callbacks.evaluation import read_evaluations
+from moto_pl.evaluations import read_evaluations
 
 
 def test_later_records_count_and_broken_lines_do_not(tmp_path: Path) -> None:

@@ -1,4 +1,3 @@
-import argparse
 import json
 from pathlib import Path
 
@@ -8,8 +7,8 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from moto_pl.cli import run
 from moto_pl.data.builders import build
-from moto_pl.data.commands import add_data_parser
 from moto_pl.data.info import PAPER_RETURNS, info, list_table
 from moto_pl.data.minari_io import write_dataset
 from moto_pl.data.view import view
@@ -51,10 +50,7 @@ def printed(target: str) -> tuple[dict[str, object], str]:
 
 
 def moto(*arguments: str) -> int:
-    parser = argparse.ArgumentParser("moto")
-    add_data_parser(parser.add_subparsers())
-    args = parser.parse_args(["data", *arguments])
-    return int(args.run(args))
+    return run(["data", *arguments])
 
 
 def test_numbers_by_hand(root: Path) -> None:

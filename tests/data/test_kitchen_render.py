@@ -145,7 +145,7 @@ def test_a_bad_state_leaves_nothing_behind(tmp_path, recorded, root):
         ({"episodes": 0}, "episodes"),
         ({"render_quality": "best"}, "render_quality"),
         ({"image_size": 0}, "image_size"),
-        ({"output": "no id"}, "dataset id"),
+        ({"output": "no id"}, "output: found 'no id'"),
     ],
 )
 def test_bad_settings(source, root, settings, message):

@@ -12,7 +12,7 @@ import pytest
 import torch
 from runs import ROOT, assert_same_end, environment, fault, final, fit
 
-from moto_pl.callbacks.evaluation import read_evaluations
+from moto_pl.evaluations import read_evaluations
 from moto_pl.replay import EpisodeStore
 
 TWO = ("--trainer.devices", "2", "--trainer.strategy", "ddp", "--data.num_envs", "2")

@@ -51,3 +51,30 @@ def test_the_printed_way_to_list_all_works():
 def test_an_argument_that_the_environment_does_not_take():
     with pytest.raises(SettingError, match="colour"):
         envs.make("moto_pl/Reach-v0", colour="red")
+
+
+def registered(code):
+    """What a fresh interpreter prints after ``code``, and the heavy packages that it has imported by then."""
+    heavy = "print([m for m in ('torch', 'mujoco', 'metaworld', 'gymnasium_robotics') if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", f"import sys\n{code}\n{heavy}"], capture_output=True, text=True)
+    assert out.returncode == 0, out.stderr
+    return out.stdout.splitlines()
+
+
+def test_importing_the_package_registers_all():
+    code = "import gymnasium, moto_pl; print(*sorted(i for i in gymnasium.registry if i.startswith('moto_pl/')))"
+    ids, heavy = registered(code)
+    assert ids.split() == envs.list_envs() and len(envs.list_envs()) == 50 + len(envs.KITCHEN_TASKS) + 1
+    assert heavy == "[]"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import gymnasium, moto_pl; env = gymnasium.make('moto_pl/Reach-v0')",
+        "import gymnasium; env = gymnasium.make('moto_pl:moto_pl/Reach-v0')",
+    ],
+)
+def test_gymnasium_makes_them(code):
+    shape, heavy = registered(f"{code}; print(env.reset(seed=0)[0]['image'].shape)")
+    assert shape == "(64, 64, 3)" and heavy == "[]"

@@ -19,7 +19,7 @@ def raw(rows: int, actions: int = 3, scale: float = 2.0) -> torch.Tensor:
 
 
 def truncnorm(x: torch.Tensor) -> "stats.rv_frozen":
-    """The distribution as scipy has it, from METHOD's formulas."""
+    """As scipy has it: a normal with mean tanh(m) and standard deviation 2 sigmoid(s / 2), cut at -1 and 1."""
     m, s = np.split(x.double().numpy(), 2, -1)
     mean, std = np.tanh(m), 2 / (1 + np.exp(-s / 2)) + MIN_STD
     return stats.truncnorm((-1 - mean) / std, (1 - mean) / std, mean, std)

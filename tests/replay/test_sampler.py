@@ -217,7 +217,7 @@ def test_refusals(store: EpisodeStore) -> None:
         whole(store, 50)
     with pytest.raises(SettingError, match="an episode twice"):
         EpisodeSet([(1, 5), (0, 5), (1, 4)], 2)
-    with pytest.raises(SettingError, match="sequence length"):
+    with pytest.raises(SettingError, match="length: found"):
         EpisodeSet([(1, 5)], 0)
     with pytest.raises(SettingError, match="online_fraction"):
         SequenceSampler(store, 0, 0, 1.5)
@@ -226,8 +226,13 @@ def test_refusals(store: EpisodeStore) -> None:
         sampler.sample(0, 0, 1, 4, 4, EpisodeSet([], 4))
     with pytest.raises(SettingError, match="length"):
         sampler.sample(0, 0, 1, 4, 5, whole(store, 4))
-    for step, rank, world, size in ((-1, 0, 1, 4), (0, 1, 1, 4), (0, -1, 1, 4), (0, 0, 1, 0)):
-        with pytest.raises(SettingError, match="rank"):
+    for name, (step, rank, world, size) in (
+        ("step", (-1, 0, 1, 4)),
+        ("rank", (0, 1, 1, 4)),
+        ("rank", (0, -1, 1, 4)),
+        ("batch_size", (0, 0, 1, 0)),
+    ):
+        with pytest.raises(SettingError, match=f"{name}: found"):
             sampler.sample(step, rank, world, size, 4, whole(store, 4))
 
 

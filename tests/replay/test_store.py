@@ -282,7 +282,7 @@ def test_the_limit_holds_before_anything_is_written(tmp_path: Path) -> None:
     store = EpisodeStore(tmp_path / "limited", max_bytes=2 * size + size // 2)
     store.append(make_episode(0))
     store.append(make_episode(1))
-    with pytest.raises(SettingError, match="size limit.*needed for episode 2.*data.replay_limit_gb"):
+    with pytest.raises(SettingError, match="data.replay_limit_gb.*needed for episode 2"):
         store.append(make_episode(2))
     assert_holds(EpisodeStore(store.root), [0, 1])
     assert len(list(store.root.iterdir())) == 2

@@ -1,0 +1,262 @@
+"""Every block of code in README.md and docs/ is run; where RULES says why not, its exact arguments are parsed."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import re
+import shlex
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lightning as L
+import pytest
+
+from moto_pl import cli
+from moto_pl.configs import LIGHTNING_VERBS
+from moto_pl.data import commands
+from moto_pl.envs.rendering import select_backend
+from moto_pl.errors import SettingError
+from moto_pl.verbs import Verb
+
+ROOT = Path(__file__).parents[1]
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```", re.S | re.M)
+
+#: What is done with a command, by its longest beginning here: ``run``, or another check and why it is not run.
+RULES: dict[str, tuple[str, str]] = {
+    "make": ("make -n", "make demo and make test take minutes and run this test"),
+    ". .venv/bin/activate": ("nothing", "make setup makes it"),
+    "moto fit": ("parse", "trains for hours; tests/test_cli.py trains the debug configuration"),
+    "moto validate": ("parse", "needs the run; tests/test_cli.py"),
+    "moto test": ("parse", "needs the run; tests/test_cli.py"),
+    "moto doctor": ("parse", "renders for seconds; tests/test_doctor.py"),
+    "moto data build": ("parse", "renders for minutes; tests/data/test_builders.py"),
+    "moto data info": ("run", ""),
+    "moto data view": ("parse", "needs the dataset; tests/data/test_info_and_view.py"),
+    "moto data import": ("parse", "needs others' files; tests/data/test_npz_import.py"),
+    "moto data render": ("parse", "needs others' data; tests/data/test_kitchen_render.py"),
+    "moto report": ("parse", "needs the run; tests/test_report.py"),
+    "moto compare": ("parse", "needs runs; tests/test_compare.py"),
+    "moto analyze": ("parse", "needs a checkpoint; tests/analysis/test_commands.py"),
+    "moto reproduce": ("run", ""),
+    "moto reproduce figure5": ("parse", "builds data and trains for minutes; tests/test_reproduce.py"),
+    "torchrun": ("parse", "needs two machines; tests/distributed/test_ddp.py"),
+    "sbatch scripts/slurm.sh": ("parse", "needs SLURM"),
+    "python -m benchmarks": ("benchmark", "measures for minutes"),
+}
+#: What a page's Python must not do in a test, by page: it is noted instead, and has to be reached.
+NOTED = {"README.md": (L.Trainer, "fit", "trains for hours")}
+
+
+class Code(NamedTuple):
+    """A block of a page, or a command in its text."""
+
+    page: str
+    line: int
+    language: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.page}:{self.line}"
+
+
+def blocks() -> list[Code]:
+    found = []
+    for page in PAGES:
+        text = page.read_text()
+        for match in FENCE.finditer(text):
+            found.append(Code(page.name, text[: match.start()].count("\n") + 1, match[1].strip(), match[2]))
+    return found
+
+
+def commands_of(block: Code) -> list[Code]:
+    lines = block.text.replace("\\\n", " ").splitlines()
+    stripped = [shlex.join(shlex.split(line, comments=True)) for line in lines]
+    return [block._replace(text=line) for line in stripped if line]
+
+
+def inline() -> list[Code]:
+    """Commands that stand in a page's text, between backticks."""
+    found = []
+    for page in PAGES:
+        text = FENCE.sub(lambda block: "\n" * block[0].count("\n"), page.read_text())
+        for match in re.finditer(r"`((?:moto|make|sbatch|torchrun|python -m)\s[^`]+)`", text):
+            line = text[: match.start()].count("\n") + 1
+            found.append(Code(page.name, line, "inline", " ".join(match[1].split())))
+    return found
+
+
+def rule(command: str) -> tuple[str, str]:
+    """How a command is checked; one for which there is no rule fails: add one, with its reason."""
+    if command.startswith("moto ") and command.endswith(" --help"):
+        return "help", ""
+    fitting = [start for start in RULES if f"{command} ".startswith(f"{start} ") or command.startswith(f"{start}.")]
+    assert fitting, f"no rule for: {command}"
+    return RULES[max(fitting, key=len)]
+
+
+def noted(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Lets every verb note its arguments rather than run."""
+    seen: list[dict[str, Any]] = []
+
+    def instead(function: Any) -> Any:
+        @functools.wraps(function)
+        def note(*args: Any, **options: Any) -> int:
+            seen.append(options)
+            return 0
+
+        return note
+
+    class Noted(Exception):
+        pass
+
+    def note_build(name: str, **options: Any) -> Any:
+        seen.append({"name": name, **options})
+        raise Noted
+
+    for verbs in (cli.VERBS, *(importlib.import_module(module).VERBS for module, _ in cli.GROUPS.values())):
+        for verb in verbs.values():
+            if isinstance(verb, Verb):
+                monkeypatch.setattr(verb, "function", instead(verb.function))
+    monkeypatch.setattr(commands, "build", note_build)
+    monkeypatch.setattr(commands.Build, "__call__", _until(commands.Build.__call__, Noted))
+    return seen
+
+
+def _until(call: Any, stop: type[Exception]) -> Any:
+    def called(*args: Any) -> int:
+        try:
+            return int(call(*args))
+        except stop:
+            return 0
+
+    return called
+
+
+def arguments(words: list[str]) -> list[str]:
+    """What ``moto`` is given, also where another program starts it."""
+    if words[0] == "torchrun":
+        return words[words.index("moto_pl.cli") + 1 :]
+    if words[0] == "sbatch":
+        script = (ROOT / words[1]).read_text()
+        assert 'moto fit "$@"' in script
+        return ["fit", *words[2:]]
+    return words[1:]
+
+
+def is_a_name(words: Sequence[str]) -> bool:
+    """Whether a command in a text only names a verb, such as ``moto data render``."""
+    if words[0] in cli.GROUPS and len(words) > 1:
+        return len(words) == 2 and words[1] in importlib.import_module(cli.GROUPS[words[0]][0]).VERBS
+    return len(words) == 1 and words[0] in cli.VERBS
+
+
+BLOCKS = blocks()
+COMMANDS = [command for block in BLOCKS if block.language == "bash" for command in commands_of(block)] + inline()
+PYTHON = [block for block in BLOCKS if block.language == "python"]
+
+
+def test_the_pages_have_blocks_and_no_unknown_ones() -> None:
+    assert len(COMMANDS) >= 40 and len(PYTHON) >= 2
+    assert sum(page.read_text().count("```") for page in PAGES) == 2 * len(BLOCKS), "a fence that is not found"
+    for block in BLOCKS:
+        assert block.language in ("bash", "python"), f"{block}: a block of '{block.language}' has no test"
+
+
+def test_every_rule_has_its_reason_and_its_command() -> None:
+    for start, (how, why) in RULES.items():
+        assert (how == "run") == (why == ""), start
+        assert any(rule(command.text) is RULES[start] for command in COMMANDS), f"no command needs the rule '{start}'"
+        for path in re.findall(r"tests/[\w/]+\.py", why):
+            assert (ROOT / path).is_file(), path
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=str)
+def test_commands(
+    command: Code, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = shlex.split(command.text)
+    how, _ = rule(command.text)
+    if how == "run":
+        monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+        monkeypatch.chdir(tmp_path)
+        assert cli.main(words[1:]) == 0, capsys.readouterr().err
+    elif how == "help":
+        with pytest.raises(SystemExit) as stop:
+            cli.run(words[1:])
+        assert stop.value.code == 0 and "usage: moto" in capsys.readouterr().out
+    elif how == "parse":
+        parse(command, arguments(words), monkeypatch, capsys)
+    elif how == "make -n":
+        make(words)
+    elif how == "benchmark":
+        source = (ROOT / f"{words[2].replace('.', '/')}.py").read_text()
+        for option in words[3:]:
+            assert not option.startswith("--") or f'"{option}"' in source, option
+
+
+def parse(command: Code, words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(ROOT)
+    if command.language == "inline" and is_a_name(words):
+        return
+    if words[0] in LIGHTNING_VERBS:
+        with pytest.raises(SystemExit) as stop:
+            cli.run([*words, "--print_config"])
+        assert stop.value.code == 0
+        assert "class_path: moto_pl.agents." in capsys.readouterr().out
+        return
+    seen = noted(monkeypatch)
+    assert cli.run(words) == 0
+    assert len(seen) == 1
+
+
+def make(words: list[str]) -> None:
+    if shutil.which("make") is None:
+        pytest.skip("make is not installed")
+    done = subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    ran = {"demo": "moto demo", "test": "bin/pytest", "soak": "tests/soak.py"}
+    assert ran[words[1]] in done.stdout
+
+
+def test_a_changed_entry_point_or_dependency_is_installed() -> None:
+    """``make setup`` installs anew where pyproject.toml changes."""
+    if shutil.which("make") is None:
+        pytest.skip("make is not installed")
+    rules = subprocess.run(["make", "-pn", "help"], cwd=ROOT, capture_output=True, text=True, timeout=60).stdout
+    (line,) = [line for line in rules.splitlines() if line.startswith(".venv/.built:")]
+    assert {"pyproject.toml", "setup.py", "CMakeLists.txt"} <= set(line.split())
+
+
+@pytest.mark.parametrize("block", PYTHON, ids=str)
+def test_python(block: Code, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    if "gymnasium.make" in block.text:
+        try:
+            select_backend()
+        except SettingError as error:
+            pytest.skip(f"no OpenGL: {error}")
+    seen: list[tuple[Any, ...]] = []
+    if block.page in NOTED:
+        owner, name, _ = NOTED[block.page]
+        monkeypatch.setattr(owner, name, lambda *args, **options: seen.append(args))
+    exec(compile(block.text, str(block), "exec"), {"__name__": "__main__"})
+    assert bool(seen) == (block.page in NOTED)
+
+
+def test_a_command_without_a_rule_fails() -> None:
+    for text in ("motor fit", "pip install x", "moto play", "moto data push", "./train"):
+        with pytest.raises(AssertionError, match="no rule"):
+            rule(text)
+
+
+def test_files_that_the_pages_name_exist() -> None:
+    for page in PAGES:
+        for name in set(
+            re.findall(r"(?:configs|scripts|docs|tests|benchmarks)/[\w/]+\.(?:yaml|sh|md|py)\b", page.read_text())
+        ):
+            assert (ROOT / name).is_file(), f"{page.name}: {name}"
