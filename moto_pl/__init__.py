@@ -5,10 +5,11 @@ Importing this registers the environments with gymnasium; neither a simulator no
 
 import os
 
-# OpenMP's threads sleep while they wait for one another, unless the user has said otherwise. Where other programs want
-# the cores too, threads that wait at full speed make a small model's step take thirty times as long. Read as torch loads.
+# OpenMP's threads sleep while they wait for one another, unless the user has said otherwise: where other programs want
+# the cores too, threads that wait at full speed make a small model's step take thirty times as long. Torch reads it as
+# it is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from moto_pl import envs as envs  # noqa: E402
+from moto_pl import envs as envs
 
 __version__ = "0.1.0"
