@@ -63,7 +63,8 @@ def run_verb(args: Sequence[str]) -> int:
     compare.add_argument(
         "runs", nargs="+", metavar="[NAME=]RUN", help="directories of runs; seeds of a method are found"
     )
-    compare.add_argument("--metric", choices=("success", "objects", "return"), help="default: objects, else success")
+    metrics = ("success", "success_last", "success_steps", "objects", "return")
+    compare.add_argument("--metric", choices=metrics, help="default: objects, else success")
     compare.add_argument("--out", type=Path, default=Path("comparison"), help="directory to write to")
     add_analyze_parser(verbs)
     reproduce = verbs.add_parser("reproduce", help="the paper's tables and figures beside ours")

@@ -76,7 +76,7 @@ th:first-child,.text{text-align:left}tbody th{font-weight:500}
 figure{margin:0;padding:.9rem;background:var(--panel);border:1px solid var(--line);border-radius:8px;
 break-inside:avoid}
 .chart svg{display:block;width:100%;height:auto;max-width:560px;margin:0 auto}
-.comparison svg{max-width:none}
+.comparison svg,.seeds svg{max-width:none}
 figure img{display:block;max-width:100%;height:auto;margin:0 auto;background:#fff}
 .chart svg *{stroke-linejoin:round;stroke-linecap:butt}.chart svg text{font-family:inherit!important}
 video{display:block;width:100%;background:#000;border-radius:4px;margin-bottom:.5rem}
