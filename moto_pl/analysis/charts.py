@@ -166,7 +166,7 @@ def seeds_chart(
             axes.add_collection(PatchCollection(cells, facecolor=OUTCOME_COLOURS[outcome], linewidth=0))
         axes.set_xlim(-0.5, len(steps) - 0.5)
         axes.set_ylim(len(seeds) - 0.5, -0.5)  # the first row is at the top
-        columns = np.unique(np.linspace(0, len(steps) - 1, min(8, len(steps))).round().astype(int))
+        columns = range(0, len(steps), -(-len(steps) // 12))
         axes.set_xticks(columns, [f"{steps[i]:,}" for i in columns])
         axes.set_yticks(range(len(seeds)), seeds, fontsize=8)
         axes.set_xlabel("gradient steps")
