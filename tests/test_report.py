@@ -449,8 +449,8 @@ def test_how_often_each_seed_failed() -> None:
         return Evaluation("eval", step, "online", 0, *of, tuple(map(bool, last)), tuple(success))
 
     first = evaluation(10, [7, 8, 9], [0, 1, 1], [0, 0, 1])
-    assert outcomes(first) == {7: "failed", 8: "success before the last", 9: "success at the last step"}
-    assert outcomes(evaluation(20, [7, 8], [0, 1], [])) == {7: "failed", 8: "success"}
+    assert outcomes(first) == {7: "failed", 8: "success before the last step", 9: "success at the last step"}
+    assert outcomes(evaluation(20, [7, 8], [0, 1], [])) == {7: "failed", 8: "success, last step not recorded"}
     record = RunRecord(Path("run"), {}, "", None, {}, [first, evaluation(20, [9, 8, 7], [1, 0, 0], [0, 0, 0])], {})
     page = Page(report.render(record))
     (said,) = [str(a["aria-label"]) for _, a in page.found if str(a.get("aria-label")).startswith("Failed")]

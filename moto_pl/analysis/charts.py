@@ -128,12 +128,14 @@ def interval_chart(
     return _svg(draw, x_label, y_label, name, offline_steps, bounds)
 
 
-Outcome = Literal["failed", "success", "success before the last", "success at the last step"]
+Outcome = Literal[
+    "failed", "success, last step not recorded", "success before the last step", "success at the last step"
+]
 # Told apart by lightness and by colour, for those who do not see one of them. Failures stand out.
 OUTCOME_COLOURS: dict[Outcome, str] = {
     "failed": COLOURS[1],
-    "success": "#7aa7e6",
-    "success before the last": "#b3cdf2",
+    "success, last step not recorded": "#7aa7e6",
+    "success before the last step": "#b3cdf2",
     "success at the last step": "#2a5fa8",
 }
 

@@ -68,7 +68,7 @@ th,td{padding:.42rem .7rem;text-align:right;border-bottom:1px solid var(--line);
 thead th{color:var(--soft);font-weight:500;font-size:.84rem}
 th:first-child,.text{text-align:left}tbody th{font-weight:500}
 .rate{display:flex;align-items:center;justify-content:flex-end;gap:.7rem}.rate span{min-width:7.4rem}
-.results th,.results td{padding:.42rem .5rem}
+.results th,.results td{padding:.42rem .5rem}.results thead th{white-space:normal}
 .bar{width:70px;height:13px;flex:none;overflow:visible}.bar .rail{stroke:var(--line);stroke-width:2}
 .bar .range{stroke:var(--accent);stroke-width:5;opacity:.42}.bar circle{fill:var(--accent)}
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(330px,1fr));gap:1.1rem}

@@ -194,9 +194,11 @@ def outcomes(evaluation: Evaluation) -> dict[int, Outcome]:
         if not evaluation.success[index]:
             found[seed] = "failed"
         elif not evaluation.success_last:
-            found[seed] = "success"
+            found[seed] = "success, last step not recorded"
         else:
-            found[seed] = "success at the last step" if evaluation.success_last[index] else "success before the last"
+            found[seed] = (
+                "success at the last step" if evaluation.success_last[index] else "success before the last step"
+            )
     return found
 
 
