@@ -38,7 +38,7 @@ def report(run: Path, against: Sequence[Path] = ()) -> int:
 
 def compare(
     runs: Sequence[str],
-    metric: Literal["success", "objects", "return"] | None = None,
+    metric: Literal["success", "success_last", "success_steps", "objects", "return"] | None = None,
     out: Path = Path("comparison"),
 ) -> int:
     """Compare methods: table, learning curves, page.

@@ -9,16 +9,24 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from moto_pl.analysis.charts import comparison_figure, image_bytes, inline_svg
-from moto_pl.analysis.comparison import Comparison, Method, Metric, Point, compare_runs
+from moto_pl.analysis.comparison import SUCCESS, Comparison, Method, Metric, Point, compare_runs
 from moto_pl.analysis.output import csv_text, write_results
 from moto_pl.analysis.page import figure_block, html_page, number
 from moto_pl.errors import SettingError
 
 NAME = "comparison"
-TITLES = {"success": "Success rate", "objects": "Objects completed", "return": "Return"}
+TITLES: dict[Metric, str] = {
+    "success": "Success rate",
+    "success_last": "Success rate at the last step",
+    "success_steps": "Steps in success",
+    "objects": "Objects completed",
+    "return": "Return",
+}
 FOOTNOTE = (
     "Means over seeds, each the mean of its evaluation episodes on seeds that are never trained on. In brackets: 95% "
-    "bootstrap intervals over the seeds. IQM: inter-quartile mean, the mean of the middle half."
+    "bootstrap intervals over the seeds. IQM: inter-quartile mean, the mean of the middle half. Success, at the end: "
+    "share of the episodes in success at any step, share at the last step (the one that terminated the episode or at "
+    "which it was cut off), and steps in success an episode."
 )
 
 
@@ -67,6 +75,7 @@ def comparison_section(comparison: Comparison, figure: Figure) -> str:
         f"<tr><th scope='row'>{escape(method.name)}</th><td>{len(method.runs)}</td>"
         f"<td>{_cell(method.pretrained)}</td><td>{_cell(method.last)}</td>"
         f"<td>{number(method.last.iqm)} <small>[{_bounds(method.last.iqm_interval)}]</small></td>"
+        f"{''.join(f'<td>{text}</td>' for text in _success(method))}"
         f"<td>{method.last.online_episodes:,}</td><td>{method.last.step:,}</td></tr>"
         for method in comparison.methods
     )
@@ -95,6 +104,9 @@ _COLUMNS = (
     "After pre-training",
     "At the end",
     "IQM at the end",
+    "Success, any step",
+    "Success, last step",
+    "Steps in success",
     "Online episodes",
     "Gradient steps",
 )
@@ -136,6 +148,8 @@ def _table(comparison: Comparison) -> list[dict[str, object]]:
         for when, point in (("pretrained", method.pretrained), ("last", method.last)):
             values = [""] * len(names) if point is None else _numbers(point)
             row |= {f"{when}_{name}": value for name, value in zip(names, values, strict=True)}
+        # Named as in evaluations.jsonl: means at the last evaluation.
+        row |= {name: method.success[name].mean if name in method.success else "" for name in SUCCESS}
         rows.append(row | {"online_episodes": method.last.online_episodes, "gradient_steps": method.last.step})
     return rows
 
@@ -149,7 +163,12 @@ def _row(method: Method) -> tuple[str, ...]:
     pretrained = "-" if method.pretrained is None else _with_interval(method.pretrained)
     iqm = f"{number(last.iqm)} [{_bounds(last.iqm_interval)}]"
     counts = (f"{last.online_episodes:,}", f"{last.step:,}")
-    return (method.name, str(len(method.runs)), pretrained, _with_interval(last), iqm, *counts)
+    return (method.name, str(len(method.runs)), pretrained, _with_interval(last), iqm, *_success(method), *counts)
+
+
+def _success(method: Method) -> list[str]:
+    """Success at the end, in its three ways; a dash where the runs' records do not hold one."""
+    return [number(method.success[name].mean) if name in method.success else "-" for name in SUCCESS]
 
 
 def _with_interval(point: Point) -> str:

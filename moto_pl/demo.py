@@ -8,9 +8,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from moto_pl.analysis.records import read_run
 from moto_pl.analysis.statistics import wilson_interval
 from moto_pl.configs import config_path
-from moto_pl.evaluations import read_evaluations
 from moto_pl.launch import run_lightning
 
 #: Phases that the table shows, and what each has had.
@@ -44,19 +44,26 @@ def run_demo(directory: Path) -> int:
 def summary(directory: Path) -> Table:
     """What the policy did on the same evaluation episodes after each phase."""
     table = Table(title="MOTO on MetaWorld, from ten demonstrations")
-    for name in ("policy", "steps", "online episodes", "success", "95% interval", "return"):
+    for name in (
+        *("policy", "steps", "online episodes", "success", "95% interval"),
+        *("success at the last step", "steps in success", "return"),
+    ):
         table.add_column(name, justify="left" if name == "policy" else "right")
-    for record in read_evaluations(directory):
-        if record["stage"] != "eval" or record["phase"] not in _PHASES:
+    for evaluation in read_run(directory).evaluations:
+        if evaluation.stage != "eval" or evaluation.phase not in _PHASES:
             continue
-        count, wins = len(record["success"]), sum(record["success"])
-        low, high = wilson_interval(wins, count)
+        count = evaluation.episodes
+        low, high = wilson_interval(evaluation.successes, count)
+        last, steps = evaluation.success_last, evaluation.success_steps
         table.add_row(
-            _PHASES[record["phase"]],
-            str(record["step"]),
-            str(record["online_episodes"]),
-            f"{wins} of {count}",
+            _PHASES[evaluation.phase],
+            str(evaluation.step),
+            str(evaluation.online_episodes),
+            f"{evaluation.successes} of {count}",
             f"{low:.0%} to {high:.0%}",
-            f"{sum(record['return']) / count:.1f}",
+            # A run that an older version began may have records without these.
+            f"{sum(last)} of {count}" if last else "-",
+            f"{sum(steps) / count:.1f}" if steps else "-",
+            f"{sum(evaluation.returns) / count:.1f}",
         )
     return table

@@ -15,12 +15,13 @@ from urllib.parse import quote
 
 import numpy as np
 
-from moto_pl.analysis.charts import Curve, comparison_figure, interval_chart, line_chart, thin
-from moto_pl.analysis.comparison import Comparison, compare_runs
+from moto_pl.analysis.charts import METRIC_LABELS, Curve, comparison_figure, line_chart, thin
+from moto_pl.analysis.comparison import Comparison, Metric, compare_runs
 from moto_pl.analysis.output import DIRECTORY as ANALYSES
 from moto_pl.analysis.page import figure_block, html_page, number
 from moto_pl.analysis.records import Evaluation, RunRecord, Series, read_run
-from moto_pl.analysis.statistics import Interval, bootstrap_interval, running_mean, wilson_interval
+from moto_pl.analysis.results import PHASES, evaluation_curves, results_section
+from moto_pl.analysis.statistics import running_mean
 from moto_pl.compare import comparison_section
 from moto_pl.errors import SettingError
 from moto_pl.files import write_whole
@@ -29,14 +30,6 @@ FILE = "report.html"
 MAX_VIDEOS = 8
 MAX_VIDEO_BYTES = 30_000_000  # of all videos together, as they stand in the page
 WINDOW = 10  # online episodes that a running mean covers
-
-PHASES = {
-    "untrained": "untrained",
-    "offline": "during pre-training",
-    "pretrained": "after pre-training",
-    "online": "during fine-tuning",
-    "final": "at the end",
-}
 
 
 class Plot(NamedTuple):
@@ -121,7 +114,7 @@ def write_report(run: Path, against: Sequence[Path] = ()) -> Path:
 def render(record: RunRecord, comparison: Comparison | None = None) -> str:
     """The page as a string; with a ``comparison``, that is a section of it."""
     sections = [
-        ("Results", _results(record)),
+        ("Results", results_section(record)),
         ("Learning curves", _curves(record)),
         *([("Comparison", comparison_section(comparison, comparison_figure(comparison)))] if comparison else []),
         ("Training", _training(record)),
@@ -164,14 +157,23 @@ def verdict(record: RunRecord) -> str:
         when = PHASES.get(last.phase, last.phase)
         if last.phase in ("offline", "online"):
             when += f" ({last.step:,} gradient steps)"
-        parts.append(f"Success {last.successes} of {last.episodes} {when}")
+        parts.append(f"Success {last.successes} of {last.episodes} {when}{_staying(last)}")
         for phase in ("pretrained", "untrained"):
             earlier = [e for e in evaluations[:-1] if e.phase == phase]
             parts += [f"{e.successes} of {e.episodes} {PHASES[phase]}" for e in earlier]
     if tests:
         last = tests[-1]
-        parts.append(f"{last.successes} of {last.episodes} on the test seeds after {last.step:,} gradient steps")
+        when = f"on the test seeds after {last.step:,} gradient steps"
+        parts.append(f"{last.successes} of {last.episodes} {when}{_staying(last)}")
     return ("; ".join(parts) + "." if parts else "Nothing has been evaluated yet.") + progress
+
+
+def _staying(evaluation: Evaluation) -> str:
+    """Whether the policy stayed in success; nothing where that was not recorded."""
+    if not evaluation.success_last or not evaluation.success_steps:
+        return ""
+    steps = number(float(np.mean(evaluation.success_steps)))
+    return f" (at the last step {sum(evaluation.success_last)}; {steps} steps in success an episode)"
 
 
 def _agent(record: RunRecord) -> str:
@@ -209,154 +211,31 @@ def _missing(record: RunRecord) -> str:
     return f'<aside class="note" aria-label="Missing parts"><strong>Missing or broken</strong><ul>{items}</ul></aside>'
 
 
-# Results.
-
-
-def _results(record: RunRecord) -> str:
-    tables = []
-    for stage, text in (("eval", "Evaluation seeds"), ("test", "Test seeds")):
-        of = [e for e in record.evaluations if e.stage == stage]
-        if of:
-            tables.append(_table_of_evaluations(text, of))
-            tables += _table_of_objects(text, of)
-    if not tables:
-        return "<p>Nothing has been evaluated yet.</p>"
-    return (
-        "".join(tables)
-        + "<p class='small'>In brackets: 95% intervals, Wilson's for the success rate, bootstrap of the mean for the "
-        "return. They say how well these episodes pin down this one policy; another training seed may differ by more. "
-        "An episode succeeds if the environment reports success at any of its steps.</p>"
-    )
-
-
-def _table_of_evaluations(caption: str, evaluations: Sequence[Evaluation]) -> str:
-    rows = []
-    for e in evaluations:
-        rate, of_rate, of_return = e.successes / e.episodes, wilson_interval(e.successes, e.episodes), "one episode"
-        if e.episodes > 1:
-            between = bootstrap_interval(e.returns)
-            of_return = f"{number(between.low)}, {number(between.high)}"
-        rows.append(
-            f"<tr><th scope='row'>{escape(PHASES.get(e.phase, e.phase))}</th>"
-            f"<td>{e.step:,}</td><td>{e.online_episodes:,}</td><td><b>{e.successes}</b> of {e.episodes}</td>"
-            f"<td><div class='rate'>{_bar(rate, of_rate)}"
-            f"<span>{rate:.0%} <small>[{of_rate.low:.0%}, {of_rate.high:.0%}]</small></span></div></td>"
-            f"<td>{number(float(np.mean(e.returns)))} <small>[{of_return}]</small></td>"
-            f"<td>{np.mean(e.length):.0f}</td></tr>"
-        )
-    columns = ("Policy", "Gradient steps", "Online episodes", "Success", "Success rate", "Mean return", "Mean length")
-    head = "".join(f"<th scope='col'>{text}</th>" for text in columns)
-    return (
-        f"<div class='scroll'><table class='results'><caption>{caption}</caption>"
-        f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
-    )
-
-
-def _table_of_objects(caption: str, evaluations: Sequence[Evaluation]) -> list[str]:
-    """How many of the task's objects came into place, and each one's rate; nothing for a task without objects."""
-    of = [e for e in evaluations if e.objects and e.objects == evaluations[-1].objects]
-    if not of:
-        return []
-    rows = []
-    for e in of:
-        completed = np.array(e.completed, float)
-        numbers = completed.sum(axis=1)
-        interval = "one episode"
-        if e.episodes > 1:
-            between = bootstrap_interval(numbers.tolist())
-            interval = f"{number(between.low)}, {number(between.high)}"
-        cells = "".join(f"<td>{rate:.0%}</td>" for rate in completed.mean(axis=0))
-        rows.append(
-            f"<tr><th scope='row'>{escape(PHASES.get(e.phase, e.phase))}</th><td>{e.step:,}</td>"
-            f"<td><b>{number(float(numbers.mean()))}</b> of {len(e.objects)} <small>[{interval}]</small></td>"
-            f"{cells}</tr>"
-        )
-    head = "".join(
-        f"<th scope='col'>{escape(text)}</th>"
-        for text in ("Policy", "Gradient steps", "Objects completed", *of[-1].objects)
-    )
-    return [
-        f"<div class='scroll'><table class='results'><caption>{caption}: objects in place at any step</caption>"
-        f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
-    ]
-
-
-def _bar(rate: float, interval: Interval) -> str:
-    """The interval and its point on a line from 0 to 1; the figures beside it say the same."""
-    low, high, at = (f"{100 * value:.1f}" for value in (*interval, rate))
-    return (
-        "<svg class='bar' viewBox='0 0 100 12' aria-hidden='true'><path class='rail' d='M0 6H100'/>"
-        f"<path class='range' d='M{low} 6H{high}'/><circle cx='{at}' cy='6' r='4'/></svg>"
-    )
-
-
 # Curves.
 
 
 def _curves(record: RunRecord) -> str:
-    charts = []
-    evaluations = [e for e in record.evaluations if e.stage == "eval"]
-    offline = record.offline_steps
-    if evaluations:
-        steps = [e.step for e in evaluations]
-        n = " or ".join(str(n) for n in sorted({e.episodes for e in evaluations}))
-        said = ", ".join(f"{e.successes} of {e.episodes} after {e.step:,} steps" for e in _few(evaluations))
-        charts.append(
-            figure_block(
-                "Evaluation success",
-                interval_chart(
-                    steps, [e.successes / e.episodes for e in evaluations],
-                    [wilson_interval(e.successes, e.episodes) for e in evaluations],
-                    "gradient steps", "success rate", "eval-success", offline, (0, 1),
-                ),
-                f"{n} episodes each, on seeds that are never trained on; bars: Wilson 95% intervals.",
-                f"Evaluation success against gradient steps: {said}.",
-            )
-        )  # fmt: skip
-        said = ", ".join(f"{number(float(np.mean(e.returns)))} after {e.step:,} steps" for e in _few(evaluations))
-        charts.append(
-            figure_block(
-                "Evaluation return",
-                interval_chart(
-                    steps, [float(np.mean(e.returns)) for e in evaluations],
-                    [bootstrap_interval(e.returns) for e in evaluations],
-                    "gradient steps", "mean return", "eval-return", offline,
-                ),
-                "Mean over the same episodes; bars: bootstrap 95% intervals.",
-                f"Mean evaluation return against gradient steps: {said}.",
-            )
-        )  # fmt: skip
-    with_objects = [e for e in evaluations if e.objects]
-    if with_objects:
-        means = [float(np.sum(e.completed)) / e.episodes for e in with_objects]
-        said = ", ".join(f"{number(mean)} after {e.step:,} steps" for mean, e in zip(means, with_objects, strict=True))
-        charts.append(
-            figure_block(
-                "Objects completed in evaluation",
-                interval_chart(
-                    [e.step for e in with_objects], means,
-                    [bootstrap_interval([float(sum(row)) for row in e.completed]) for e in with_objects],
-                    "gradient steps", "objects", "eval-objects", offline, (0, len(with_objects[-1].objects)),
-                ),
-                "Mean number of the task's objects in place at any step of an episode; bars: bootstrap 95% intervals.",
-                f"Objects completed against gradient steps: {said}.",
-            )
-        )  # fmt: skip
-    charts += _online_charts(record)
+    charts = evaluation_curves(record) + _online_charts(record)
     return f"<div class='charts wide'>{''.join(charts)}</div>" if charts else "<p>There is nothing to draw yet.</p>"
 
 
 def _online_charts(record: RunRecord) -> list[str]:
     charts = []
     envs = _envs(record)
-    for name, label, bounds in (
-        ("success", "success", (0.0, 1.0)),
-        ("return", "return", None),
-        ("objects", "objects completed", None),
+    bounds: tuple[float, float] | None
+    name: Metric
+    for name, bounds in (
+        ("success", (0.0, 1.0)),
+        ("success_last", (0.0, 1.0)),
+        ("success_steps", None),
+        ("return", None),
+        ("objects", None),
     ):
         series = record.metrics.get(f"online/{name}")
         if series is None:
             continue
+        label = METRIC_LABELS[name]
+        title = "Online success" if name == "success" else f"Online {label}"
         episode = envs * np.arange(1, len(series.value) + 1)
         rounds = math.ceil(WINDOW / envs)
         smooth = running_mean(series.value, rounds)
@@ -366,10 +245,10 @@ def _online_charts(record: RunRecord) -> list[str]:
         ]
         charts.append(
             figure_block(
-                f"Online {name}",
+                title,
                 line_chart(curves, "online episode", label, f"online-{name}", None, bounds),
                 "Episodes that the policy collected while exploring; each is trained on afterwards.",
-                f"Online {name} over {episode[-1]:,} episodes; the running mean ends at {number(float(smooth[-1]))}.",
+                f"{title} over {episode[-1]:,} episodes; the running mean ends at {number(float(smooth[-1]))}.",
             )
         )
     return charts
@@ -378,12 +257,6 @@ def _online_charts(record: RunRecord) -> list[str]:
 def _envs(record: RunRecord) -> int:
     envs = record.setting("data", "num_envs")
     return envs if isinstance(envs, int) and envs > 0 else 1
-
-
-def _few(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
-    """First, last, and a few between, for a sentence."""
-    picked = np.unique(np.linspace(0, len(evaluations) - 1, min(5, len(evaluations))).round().astype(int))
-    return [evaluations[i] for i in picked]
 
 
 def _training(record: RunRecord) -> str:
@@ -511,7 +384,7 @@ def _caption(record: RunRecord, kind: str, step: int) -> str:
         )
     seeds = "test" if kind == "test" else "evaluation"
     found = [e for e in record.evaluations if e.stage == kind and e.step == step]
-    of = f" Of all {found[0].episodes}, {found[0].successes} succeed." if found else ""
+    of = f" Of all {found[0].episodes}, {found[0].successes} succeed{_staying(found[0])}." if found else ""
     return f"The first episodes on the {seeds} seeds, side by side; one that ends early holds its last frame.{of}"
 
 
@@ -544,6 +417,9 @@ def _data(record: RunRecord) -> str:
         last = rounds.value[-math.ceil(WINDOW / _envs(record)) :]
         text = f"{rounds.value.mean():.0%} of all, {last.mean():.0%} of the last {len(last) * _envs(record)}"
         rows.append(("Online success", text))
+    at_last = record.metrics.get("online/success_last")
+    if at_last is not None:
+        rows.append(("Online success at the last step", f"{at_last.value.mean():.0%} of all"))
     rows.append(("Replay", f"{len(episodes):,} episodes, {_bytes(size)}"))
     return _facts(rows)
 

@@ -24,9 +24,13 @@ def write_run(
     offline: int = 40,
     env: str = "moto_pl/Reach-v0",
     objects: int = 0,
+    staying: dict[int, int] | None = None,
     **settings: Any,
 ) -> Path:
-    """A run with evaluations of ten episodes, successes by gradient step."""
+    """A run with evaluations of ten episodes, successes by gradient step.
+
+    ``staying``: how many of them end in success, by gradient step; of others that is not recorded.
+    """
     root.mkdir(parents=True)
     config = {
         "seed_everything": seed,
@@ -45,6 +49,10 @@ def write_run(
                 "seed": list(range(10)), "return": [2.0 * value for value in success], "success": success,
                 "length": [30] * 10,
             }  # fmt: skip
+            if step in (staying or {}):
+                last = [i < (staying or {})[step] for i in range(10)]
+                record["success_last"] = last
+                record["success_steps"] = [3 * value + 10 * at for value, at in zip(success, last, strict=True)]
             if objects:
                 record["objects"] = [f"object {i}" for i in range(objects)]
                 record["completed"] = [[value] * (objects - 1) + [False] for value in success]
@@ -198,3 +206,35 @@ def test_interquartile_mean() -> None:
     assert interquartile_mean(values).tolist() == [5.0, 4.0]
     assert interquartile_mean(np.array([[7.0]])).tolist() == [7.0]
     assert interquartile_mean(np.array([[0.0, 1.0]])).tolist() == [0.5]
+
+
+def test_success_at_the_last_step_is_a_metric_and_a_column(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The method that passes through success more often is not the one that stays there."""
+    ends = {"BC": (8, 1), "MOTO": (6, 5)}
+    paths = [write_run(tmp_path / a, a, 0, {40: 2, 200: e}, staying={200: s}) for a, (e, s) in ends.items()]
+    assert [method.name for method in compare_runs(named(paths)).methods] == ["BC", "MOTO"]
+    comparison = compare_runs(named(paths), "success_last")
+    assert [(method.name, method.last.mean) for method in comparison.methods] == [("MOTO", 0.5), ("BC", 0.1)]
+    assert comparison.most == 1 and any("only the 1 evaluations" in note for note in comparison.notes)
+    steps = compare_runs(named(paths), "success_steps")
+    assert [method.last.mean for method in steps.methods] == pytest.approx([6.8, 3.4]) and steps.most is None
+    assert main(["compare", *map(str, paths), "--metric", "success_last", "--out", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr().out
+    assert "Success rate at the last step on moto_pl/Reach-v0" in printed
+    (row,) = [line for line in printed.splitlines() if line.startswith("| MOTO")]
+    assert [cell.strip() for cell in row.split("|")][6:9] == ["0.60", "0.50", "6.80"]
+    with open(tmp_path / "out/comparison_table.csv") as file:
+        table = {line["method"]: line for line in csv.DictReader(file)}
+    found = [float(table["BC"][name]) for name in ("success", "success_last", "success_steps")]
+    assert found == pytest.approx([0.8, 0.1, 3.4])
+    assert "success rate at the last step" in (tmp_path / "out/comparison.svg").read_text()
+
+
+def test_runs_that_did_not_record_it_are_not_compared_by_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old = write_run(tmp_path / "old", "BC", 0, CURVE)
+    new = write_run(tmp_path / "new", "MOTO", 0, CURVE, staying={200: 4})
+    with pytest.raises(SettingError, match=r"--metric: found success_last, which .*old was evaluated without"):
+        compare_runs(named([new, old]), "success_last")
+    assert main(["compare", str(old), str(new), "--out", str(tmp_path / "out")]) == 0
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| BC")]
+    assert [cell.strip() for cell in row.split("|")][6:9] == ["0.80", "-", "-"]

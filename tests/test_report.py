@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 from moto_pl import report
-from moto_pl.analysis.records import read_run
+from moto_pl.analysis.records import Evaluation, RunRecord, read_run
+from moto_pl.analysis.results import outcomes
 from moto_pl.cli import main
 from moto_pl.errors import SettingError
 
@@ -47,12 +48,12 @@ def write_run(root: Path, episodes: int = 20) -> Path:
     return root
 
 
-def add_evaluation(root: Path, stage: str, step: int, phase: str, successes: int, episodes: int) -> None:
+def add_evaluation(root: Path, stage: str, step: int, phase: str, successes: int, episodes: int, **more: Any) -> None:
     success = [i < successes for i in range(episodes)]
     record = {
         "stage": stage, "step": step, "phase": phase, "online_episodes": max(0, step - OFFLINE) // 4,
         "seed": list(range(episodes)), "return": [10.0 * value + 0.1 * i for i, value in enumerate(success)],
-        "success": success, "length": [30] * episodes,
+        "success": success, "length": [30] * episodes, **more,
     }  # fmt: skip
     with open(root / "evaluations.jsonl", "a") as file:
         file.write(json.dumps(record) + "\n")
@@ -398,3 +399,63 @@ def test_long_curves_are_thinned() -> None:
     assert len(thinned.step) == POINTS
     assert thinned.value == pytest.approx(2 * thinned.step)
     assert thin(Series(np.arange(9), np.arange(9.0))).step.tolist() == list(range(9))
+
+
+# Success, and staying there.
+
+
+def test_success_at_the_last_step_and_steps_in_success(tmp_path: Path) -> None:
+    root = write_run(tmp_path / "run")
+    last = [i < 5 for i in range(20)]
+    staying = {"success_last": last, "success_steps": [2 * (i < 17) + 10 * at for i, at in enumerate(last)]}
+    add_evaluation(root, "eval", OFFLINE + ONLINE, "final", 17, 20, **staying)
+    page = Page(report.write_report(root).read_text())
+    assert "Success 17 of 20 at the end (at the last step 5; 4.20 steps in success an episode); 7 of 20" in page.text
+    assert "5 of 20" in page.text and "Evaluation success at the last step" in page.text
+    assert "Steps in success in evaluation" in page.text
+    assert "Of all 20, 17 succeed (at the last step 5; 4.20 steps in success an episode)." in page.text
+    charts = [str(a.get("aria-label")) for tag, a in page.found if a.get("role") == "img"]
+    # Only what was recorded is drawn: the older evaluations have no last step.
+    assert "Evaluation success at the last step against gradient steps: 5 of 20 after 200 steps." in charts
+    assert "Steps in success in evaluation against gradient steps: 4.20 after 200 steps." in charts
+
+
+def test_runs_of_older_versions_say_nothing_of_staying(whole: Path) -> None:
+    page = Page((whole / "report.html").read_text())
+    assert "Evaluation success at the last step" not in page.text and "(at the last step" not in page.text
+    assert "Which seeds fail" in page.text  # seeds were always recorded
+
+
+def test_online_success_in_its_three_ways(tmp_path: Path) -> None:
+    root = write_run(tmp_path / "run")
+    path = root / "csv/version_0/metrics.csv"
+    with open(path) as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        if row["online/success"]:
+            row["online/success_last"], row["online/success_steps"] = "0.25", "3"
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, [*rows[0], "online/success_last", "online/success_steps"])
+        writer.writeheader()
+        writer.writerows(rows)
+    page = Page(report.write_report(root).read_text())
+    assert "Online success rate at the last step" in page.text and "Online steps in success" in page.text
+    assert "Online success at the last step" in page.text and "25% of all" in page.text
+
+
+def test_how_often_each_seed_failed() -> None:
+    def evaluation(step: int, seeds: list[int], success: list[int], last: list[int]) -> Evaluation:
+        of = ([float(s) for s in success], [bool(s) for s in success], [9] * len(seeds), (), (), tuple(seeds))
+        return Evaluation("eval", step, "online", 0, *of, tuple(map(bool, last)), tuple(success))
+
+    first = evaluation(10, [7, 8, 9], [0, 1, 1], [0, 0, 1])
+    assert outcomes(first) == {7: "failed", 8: "success before the last step", 9: "success at the last step"}
+    assert outcomes(evaluation(20, [7, 8], [0, 1], [])) == {7: "failed", 8: "success, last step not recorded"}
+    record = RunRecord(Path("run"), {}, "", None, {}, [first, evaluation(20, [9, 8, 7], [1, 0, 0], [0, 0, 0])], {})
+    page = Page(report.render(record))
+    (said,) = [str(a["aria-label"]) for _, a in page.found if str(a.get("aria-label")).startswith("Failed")]
+    assert said == "Failed evaluations: 2 of 2 at seed 7, 1 of 2 at seed 8; 1 of 3 seeds never failed."
+    # A row a seed, the worst first, with its count at the right.
+    texts = [part.strip() for part in page.text.split("\n")]
+    assert [text for text in texts if text in ("7", "8", "9")] == ["7", "8", "9"]
+    assert [text for text in texts if text in ("2 of 2", "1 of 2", "0 of 2")] == ["2 of 2", "1 of 2", "0 of 2"]

@@ -333,7 +333,7 @@ class Agent(L.LightningModule):
 
     def _log_evaluation(self, stage: str) -> None:
         for name, value in self.episode_metrics.compute().items():
-            self.log(f"{stage}/{name}", value, prog_bar=name in ("return", "success", "objects"))
+            self.log(f"{stage}/{name}", value, prog_bar=name in ("return", "success", "success_last", "objects"))
         self.episode_metrics.reset()
 
 

@@ -11,10 +11,12 @@ from typing import Any, Literal, NamedTuple
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import PatchCollection
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
-from moto_pl.analysis.comparison import Comparison, Point
+from moto_pl.analysis.comparison import Comparison, Metric, Point
 from moto_pl.analysis.records import Series
 from moto_pl.analysis.statistics import Interval
 
@@ -126,9 +128,74 @@ def interval_chart(
     return _svg(draw, x_label, y_label, name, offline_steps, bounds)
 
 
+Outcome = Literal[
+    "failed", "success, last step not recorded", "success before the last step", "success at the last step"
+]
+# Told apart by lightness and by colour, for those who do not see one of them. Failures stand out.
+OUTCOME_COLOURS: dict[Outcome, str] = {
+    "failed": COLOURS[1],
+    "success, last step not recorded": "#7aa7e6",
+    "success before the last step": "#b3cdf2",
+    "success at the last step": "#2a5fa8",
+}
+
+
+def seeds_chart(
+    steps: Sequence[int],
+    seeds: Sequence[str],
+    outcomes: Sequence[Sequence[Outcome | None]],
+    failed: Sequence[str],
+    name: str,
+) -> str:
+    """A cell for each seed and evaluation.
+
+    Args:
+        steps: of each evaluation [E], the columns' names.
+        seeds: the rows' names [S].
+        outcomes: [S][E]; None where the seed was not evaluated then.
+        failed: at the right of each row [S]: how often it failed.
+        name: as in :func:`line_chart`.
+    """
+    shown = [outcome for outcome in OUTCOME_COLOURS if any(outcome in row for row in outcomes)]
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(8.4, 1.1 + 0.19 * len(seeds)), layout="constrained")
+        axes = figure.subplots()
+        for outcome in shown:
+            at = [
+                (column, row) for row, of in enumerate(outcomes) for column, found in enumerate(of) if found == outcome
+            ]
+            cells = [Rectangle((x - 0.46, y - 0.42), 0.92, 0.84) for x, y in at]
+            axes.add_collection(PatchCollection(cells, facecolor=OUTCOME_COLOURS[outcome], linewidth=0))
+        axes.set_xlim(-0.5, len(steps) - 0.5)
+        axes.set_ylim(len(seeds) - 0.5, -0.5)  # the first row is at the top
+        columns = range(0, len(steps), -(-len(steps) // 12))
+        axes.set_xticks(columns, [f"{steps[i]:,}" for i in columns])
+        axes.set_yticks(range(len(seeds)), seeds, fontsize=8)
+        axes.set_xlabel("gradient steps")
+        axes.set_ylabel("seed")
+        axes.grid(False)
+        right = axes.secondary_yaxis("right")
+        right.set_yticks(range(len(seeds)), failed, fontsize=8)
+        right.set_ylabel("failed")
+        for side in (axes, right):
+            side.tick_params(axis="y", length=0)
+            side.spines[:].set_visible(False)
+        handles = [Patch(color=OUTCOME_COLOURS[outcome], label=outcome) for outcome in shown]
+        figure.legend(handles=handles, loc="outside upper center", ncols=len(shown))
+        return inline_svg(figure, name)
+
+
 # Eight methods at once: colour and marker tell them apart together.
 METHOD_COLOURS = (*COLOURS[:5], "#8c6d31", "#17a2b8", "#7d8a97")
 MARKERS = "osD^vPX*"
+
+METRIC_LABELS: dict[Metric, str] = {
+    "success": "success rate",
+    "success_last": "success rate at the last step",
+    "success_steps": "steps in success",
+    "objects": "objects completed",
+    "return": "return",
+}
 
 
 def comparison_figure(comparison: Comparison) -> Figure:
@@ -136,7 +203,7 @@ def comparison_figure(comparison: Comparison) -> Figure:
 
     A line a method, its mean over the seeds; the band is the 95% bootstrap interval of that mean.
     """
-    label = {"success": "success rate", "objects": "objects completed", "return": "return"}[comparison.metric]
+    label = METRIC_LABELS[comparison.metric]
     offline = any(method.offline for method in comparison.methods)
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(8.4, 4.2), layout="constrained")

@@ -77,7 +77,8 @@ def generalization(
     agent, run = model_based(load_agent(ckpt)), ckpt.resolve().parent.parent
     rolled, name = _episodes(episodes, count, LEAST_CONTEXT, run, ckpt)
     own = roll_own(agent, run, real) if real else []
-    finding = find_generalization(agent, rolled, own, name, _objects(run), _largest_reward(run), samples)
+    largest = _largest_reward(run, agent.loaded_step)
+    finding = find_generalization(agent, rolled, own, name, _objects(run), largest, samples)
     return _write(finding, out, run)
 
 
@@ -94,15 +95,24 @@ def _objects(run: Path) -> tuple[str, ...]:
     return (task_objects(env, options or {}) if env else ()) or ("success",)
 
 
-def _largest_reward(run: Path) -> float | None:
-    """Of the steps that the run has learned from; None where its replay is not there."""
+def _largest_reward(run: Path, step: int) -> float | None:
+    """Of what the run had learned from by a gradient step; None where its replay is not there.
+
+    A checkpoint of the offline phase has seen the dataset alone, whatever was collected after it.
+    """
+    from moto_pl.analysis.records import read_run
     from moto_pl.replay import EpisodeStore
 
     if not (run / "replay").is_dir():
         return None
     store = EpisodeStore(run / "replay")
     store.refresh(len(list((run / "replay").glob("*.safetensors"))))
-    return max((float(store[i].reward.max()) for i in range(len(store))), default=None)
+    record = read_run(run)
+    seen = len(store)
+    if record.offline_steps is not None and step <= record.offline_steps:
+        known = record.dataset.get("episodes")
+        seen = min(seen, known) if isinstance(known, int) else seen
+    return max((float(store[i].reward.max()) for i in range(seen)), default=None)
 
 
 def _check(**numbers: int) -> None:

@@ -13,7 +13,10 @@ from moto_pl.analysis.records import Evaluation, RunRecord, read_run
 from moto_pl.analysis.statistics import Interval, bootstrap_interval, interquartile_mean
 from moto_pl.errors import SettingError
 
-Metric = Literal["success", "objects", "return"]
+Metric = Literal["success", "success_last", "success_steps", "objects", "return"]
+
+#: Metrics that stand beside the compared one: a policy may pass through success without staying there.
+SUCCESS: tuple[Metric, ...] = ("success", "success_last", "success_steps")
 
 #: Settings of the data that make evaluations comparable: runs must agree on them.
 SAME_DATA = ("env", "env_options", "eval_episodes")
@@ -65,12 +68,15 @@ class Method:
         runs: its seeds.
         offline: points of the offline phase, by gradient step; the last is the end of pre-training.
         online: points from the end of pre-training on, by online episode.
+        success: what its seeds' latest common evaluation says of each metric of :data:`SUCCESS`; without those that
+            its records do not hold.
     """
 
     name: str
     runs: list[RunRecord]
     offline: list[Point]
     online: list[Point]
+    success: dict[Metric, Point]
 
     @property
     def last(self) -> Point:
@@ -116,25 +122,33 @@ def compare_runs(named: Sequence[tuple[str | None, Path]], metric: Metric | None
     runs = [(name, read_run(path)) for name, path in named]
     _check(runs)
     records = [run for _, run in runs]
-    has_objects = all(_evaluations(run)[-1].objects for run in records)
-    metric = metric or ("objects" if has_objects else "success")
-    if metric == "objects" and not has_objects:
+    metric = metric or ("objects" if all(values_of(_evaluations(run)[-1], "objects") for run in records) else "success")
+    without = [run for run in records if not values_of(_evaluations(run)[-1], metric)]
+    if without and metric == "objects":
         raise SettingError("--metric", "objects", "These runs' task has no objects: use success or return.")
+    if without:
+        found = f"{metric}, which {without[0].root} was evaluated without, by an older version"
+        raise SettingError("--metric", found, "Use success, objects or return.")
     groups = _groups(runs)
     notes = _notes(records, groups)
     methods = [_method(name, group, metric, notes) for name, group in groups.items()]
     methods.sort(key=lambda method: -method.last.mean)
-    most = {"success": 1.0, "objects": float(len(_evaluations(records[0])[-1].objects)), "return": None}[metric]
+    objects = float(len(_evaluations(records[0])[-1].objects))
+    most = {"success": 1.0, "success_last": 1.0, "objects": objects}.get(metric)
     return Comparison(str(records[0].setting("data", "env")), metric, most, methods, notes)
 
 
-def value_of(evaluation: Evaluation, metric: Metric) -> float:
-    """The mean of a metric over an evaluation's episodes."""
+def values_of(evaluation: Evaluation, metric: Metric) -> Sequence[float]:
+    """A metric of each of an evaluation's episodes; empty where it was not recorded."""
     if metric == "success":
-        return evaluation.successes / evaluation.episodes
+        return evaluation.success
+    if metric == "success_last":
+        return evaluation.success_last
+    if metric == "success_steps":
+        return evaluation.success_steps
     if metric == "return":
-        return float(np.mean(evaluation.returns))
-    return float(np.sum(evaluation.completed)) / evaluation.episodes
+        return evaluation.returns
+    return [sum(row) for row in evaluation.completed]
 
 
 def _evaluations(run: RunRecord) -> list[Evaluation]:
@@ -212,21 +226,27 @@ def _groups(runs: Sequence[tuple[str | None, RunRecord]]) -> dict[str, list[RunR
 
 def _method(name: str, runs: list[RunRecord], metric: Metric, notes: list[str]) -> Method:
     tables = [{evaluation.step: evaluation for evaluation in _evaluations(run)} for run in runs]
-    common = sorted(set.intersection(*(set(table) for table in tables)))
-    if not common:
+
+    def point(step: int, metric: Metric) -> Point | None:
+        found = [values_of(table[step], metric) for table in tables]
+        if not all(found):
+            return None
+        return Point(step, tables[0][step].online_episodes, [float(np.mean(values)) for values in found])
+
+    shared = sorted(set.intersection(*(set(table) for table in tables)))
+    points = [found for step in shared if (found := point(step, metric)) is not None]
+    if not points:
         raise SettingError("runs", f"{name}: no evaluation after the same gradient step", "Compare runs of a schedule.")
-    if any(len(table) > len(common) for table in tables):
-        notes.append(f"{name}: only the {len(common)} evaluations that all of its seeds have are used.")
-    points = [
-        Point(step, tables[0][step].online_episodes, [value_of(table[step], metric) for table in tables])
-        for step in common
-    ]
+    if any(len(table) > len(points) for table in tables):
+        notes.append(f"{name}: only the {len(points)} evaluations that all of its seeds have are used.")
+    success = {way: found for way in SUCCESS if (found := point(points[-1].step, way)) is not None}
     offline = runs[0].offline_steps or 0
     return Method(
         name,
         runs,
         [point for point in points if offline and point.step <= offline],
         [point for point in points if point.step >= offline],
+        success,
     )
 
 

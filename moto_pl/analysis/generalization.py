@@ -217,14 +217,15 @@ def find_generalization(
     largest = "" if trained_on is None else f" The largest reward that it was trained on is {trained_on:g}."
     truth = np.mean([episode.reward[-1] for episode, _ in whole])
     caption = (
+        f"Model and policy after {agent.loaded_step:,} gradient steps. "
         f"Above: frames of an episode ({data}), what the model makes of its actions once it has seen the frames up to "
         "the last but one object, and their difference. Below, left: true rewards (dashed) and predicted ones (mean of "
         f"{samples} rolls, band: one standard deviation; the upright line is where the frames end) of {len(found)} "
         f"such episodes, eight at most drawn. The mean final predicted reward is {final:.2f}, the true one {truth:.2f}."
-        f"{largest} The paper finds 3.63 on the kitchen's partial task, from data whose largest is 3. Below, right: "
-        f"final rewards that the model predicts of its policy, rolled in it from the same first frames for {steps} "
-        f"steps: {imagined[:, -1].mean():.2f} on average (paper: 3.52); the same policy's final reward: {real}. A "
-        f"linear probe of the latent state reads as in place at the predicted ends: {read}."
+        f"{largest} The paper finds, at the end of pre-training, 3.63 on the kitchen's partial task, from data whose "
+        "largest is 3. Below, right: final rewards that the model predicts of its policy, rolled in it from the same "
+        f"first frames for {steps} steps: {imagined[:, -1].mean():.2f} on average (paper: 3.52); the same policy's "
+        f"final reward: {real}. A linear probe of the latent state reads as in place at the predicted ends: {read}."
     )
     summary = {
         "final_predicted_reward": final,

@@ -67,8 +67,9 @@ caption{text-align:left;font-weight:600;padding-bottom:.4rem}
 th,td{padding:.42rem .7rem;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
 thead th{color:var(--soft);font-weight:500;font-size:.84rem}
 th:first-child,.text{text-align:left}tbody th{font-weight:500}
-.rate{display:flex;align-items:center;justify-content:flex-end;gap:.7rem}.rate span{min-width:8.6rem}
-.bar{width:110px;height:13px;flex:none;overflow:visible}.bar .rail{stroke:var(--line);stroke-width:2}
+.rate{display:flex;align-items:center;justify-content:flex-end;gap:.7rem}.rate span{min-width:7.4rem}
+.results th,.results td{padding:.42rem .5rem}.results thead th{white-space:normal}
+.bar{width:70px;height:13px;flex:none;overflow:visible}.bar .rail{stroke:var(--line);stroke-width:2}
 .bar .range{stroke:var(--accent);stroke-width:5;opacity:.42}.bar circle{fill:var(--accent)}
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(330px,1fr));gap:1.1rem}
 .charts.wide{grid-template-columns:repeat(auto-fit,minmax(440px,1fr))}
@@ -76,7 +77,7 @@ th:first-child,.text{text-align:left}tbody th{font-weight:500}
 figure{margin:0;padding:.9rem;background:var(--panel);border:1px solid var(--line);border-radius:8px;
 break-inside:avoid}
 .chart svg{display:block;width:100%;height:auto;max-width:560px;margin:0 auto}
-.comparison svg{max-width:none}
+.comparison svg,.seeds svg{max-width:none}
 figure img{display:block;max-width:100%;height:auto;margin:0 auto;background:#fff}
 .chart svg *{stroke-linejoin:round;stroke-linecap:butt}.chart svg text{font-family:inherit!important}
 video{display:block;width:100%;background:#000;border-radius:4px;margin-bottom:.5rem}

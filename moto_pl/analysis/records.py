@@ -6,7 +6,7 @@ import csv
 import json
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,10 +38,14 @@ class Evaluation:
         phase: ``untrained``, ``offline``, ``pretrained``, ``online`` or ``final``.
         online_episodes: episodes collected before it.
         returns: of each episode.
-        success: of each episode.
+        success: of each episode, whether any step led to success.
         length: steps of each episode.
         objects: names of the task's objects; empty where it has none.
         completed: for each episode, which of them were in place at any step.
+        seed: of each episode; empty where they were not recorded.
+        success_last: of each episode, whether its last step led to success: the one that terminated it or at which it
+            was cut off; empty in records that were written before it was.
+        success_steps: of each episode, how many steps led to success; empty likewise.
     """
 
     stage: str
@@ -53,6 +57,9 @@ class Evaluation:
     length: list[int]
     objects: tuple[str, ...] = ()
     completed: tuple[tuple[bool, ...], ...] = ()
+    seed: tuple[int, ...] = ()
+    success_last: tuple[bool, ...] = ()
+    success_steps: tuple[int, ...] = ()
 
     @property
     def episodes(self) -> int:
@@ -186,25 +193,45 @@ def _read_evaluations(
     envs = data.get("num_envs") if isinstance(data, dict) else None
     evaluations = []
     for record in records:
-        try:
-            step, returns = int(record["step"]), [float(value) for value in record["return"]]
-            success, length = [bool(value) for value in record["success"]], [int(value) for value in record["length"]]
-            objects = tuple(str(name) for name in record.get("objects", ()))
-            completed = tuple(tuple(bool(value) for value in row) for row in record.get("completed", ()))
-            stage, phase, known = str(record["stage"]), str(record["phase"]), int(record["online_episodes"])
-        except (KeyError, TypeError, ValueError):
-            success = []
-        if not success or not len(success) == len(returns) == len(length) or not np.isfinite(returns).all():
+        found = _evaluation(record)
+        if found is None:
             missing.append(f"A record of {FILE} is not whole and was left out.")
             continue
-        if len(completed) != len(success) or any(len(row) != len(objects) for row in completed):
-            objects = completed = ()
         # A run that was made longer has a later end than its records say.
-        phase = schedule.phase(step) if schedule is not None else phase
+        phase = schedule.phase(found.step) if schedule is not None else found.phase
         # `moto validate` does not know how many episodes came before; the rounds that were logged do.
-        episodes = max(known, int((rounds <= step).sum()) * (envs if isinstance(envs, int) else 1))
-        evaluations.append(Evaluation(stage, step, phase, episodes, returns, success, length, objects, completed))
+        logged = int((rounds <= found.step).sum()) * (envs if isinstance(envs, int) else 1)
+        evaluations.append(replace(found, phase=phase, online_episodes=max(found.online_episodes, logged)))
     return evaluations
+
+
+def _evaluation(record: dict[str, Any]) -> Evaluation | None:
+    """A record, read; None where it is not whole. What older records do not have stays empty."""
+    try:
+        found = Evaluation(
+            stage=str(record["stage"]),
+            step=int(record["step"]),
+            phase=str(record["phase"]),
+            online_episodes=int(record["online_episodes"]),
+            returns=[float(value) for value in record["return"]],
+            success=[bool(value) for value in record["success"]],
+            length=[int(value) for value in record["length"]],
+            objects=tuple(str(name) for name in record.get("objects", ())),
+            completed=tuple(tuple(bool(value) for value in row) for row in record.get("completed", ())),
+            seed=tuple(int(value) for value in record.get("seed", ())),
+            success_last=tuple(bool(value) for value in record.get("success_last", ())),
+            success_steps=tuple(int(value) for value in record.get("success_steps", ())),
+        )
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return None
+    count = found.episodes
+    added = (found.seed, found.success_last, found.success_steps)
+    whole = count and len(found.returns) == len(found.length) == count and np.isfinite(found.returns).all()
+    if not whole or any(len(values) not in (0, count) for values in added):
+        return None
+    if len(found.completed) != count or any(len(row) != len(found.objects) for row in found.completed):
+        return replace(found, objects=(), completed=())
+    return found
 
 
 def _read_metrics(directory: Path, missing: list[str]) -> dict[str, Series]:

@@ -15,6 +15,9 @@ from moto_pl.evaluations import FILE
 
 from .video import side_by_side, write_video
 
+#: What a record says of each episode; see :class:`moto_pl.analysis.records.Evaluation`.
+EPISODE_FIELDS = ("seed", "return", "success", "success_last", "success_steps", "length")
+
 
 class EvaluationRecorder(L.Callback):
     """Appends each evaluation's episodes to ``evaluations.jsonl`` and writes a video of the first few.
@@ -25,7 +28,7 @@ class EvaluationRecorder(L.Callback):
 
     def __init__(self, episodes: int = 4) -> None:
         self.episodes = episodes
-        self._results: list[list[Any]] = []
+        self._results: list[dict[str, Any]] = []
         self._videos: list[np.ndarray] = []
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -73,10 +76,15 @@ class EvaluationRecorder(L.Callback):
         for seed, episode in zip(seeds.tolist(), trainer.datamodule.last_evaluation, strict=True):  # type: ignore[attr-defined]
             completed = episode.ever_completed
             self._results.append(
-                [
-                    *(seed, episode.total_reward, float(episode.succeeded), episode.length),
-                    [] if completed is None else completed.tolist(),
-                ]
+                {
+                    "seed": seed,
+                    "return": episode.total_reward,
+                    "success": episode.succeeded,
+                    "success_last": episode.success_last,
+                    "success_steps": episode.success_steps,
+                    "length": episode.length,
+                    "completed": [] if completed is None else completed.tolist(),
+                }
             )
             if len(self._videos) < self.episodes:
                 self._videos.append(episode.image)
@@ -86,7 +94,7 @@ class EvaluationRecorder(L.Callback):
         if trainer.world_size > 1:
             gathered: list[Any] = [None] * trainer.world_size
             torch.distributed.all_gather_object(gathered, results)
-            results = sorted(row for rank in gathered for row in rank)
+            results = sorted((row for rank in gathered for row in rank), key=lambda row: row["seed"])
         if not results or not trainer.is_global_zero:
             return
         root = Path(trainer.default_root_dir)
@@ -97,14 +105,11 @@ class EvaluationRecorder(L.Callback):
             "step": step,
             "phase": data.schedule.phase(step),
             "online_episodes": data.env_episodes,
-            "seed": [int(row[0]) for row in results],
-            "return": [row[1] for row in results],
-            "success": [bool(row[2]) for row in results],
-            "length": [int(row[3]) for row in results],
         }
+        record |= {name: [row[name] for row in results] for name in EPISODE_FIELDS}
         if data.objects:
             record["objects"] = list(data.objects)
-            record["completed"] = [row[4] for row in results]
+            record["completed"] = [row["completed"] for row in results]
         root.mkdir(parents=True, exist_ok=True)
         with open(root / FILE, "a") as file:
             file.write(json.dumps(record) + "\n")

@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-_SHOWN = ("loss", "online/success", "eval/return", "eval/success", "updates/s")
+_SHOWN = ("loss", "online/success", "eval/return", "eval/success", "eval/success_last", "updates/s")
 
 
 class RunProgress(ProgressBar):
@@ -79,6 +79,8 @@ class RunProgress(ProgressBar):
             phase = trainer.datamodule.schedule.phase(step)  # type: ignore[attr-defined]
             self.print(
                 f"evaluation after {step} steps ({phase}): success {float(metrics['eval/success']):.2f}, "
+                f"at the last step {float(metrics['eval/success_last']):.2f}, "
+                f"{float(metrics['eval/success_steps']):.1f} steps in success, "
                 f"return {float(metrics['eval/return']):.1f}"
             )
 

@@ -48,6 +48,16 @@ class EpisodeFigures:
         return bool(self.success.any())
 
     @property
+    def success_last(self) -> bool:
+        """Whether the last step led to success: the one that terminated the episode or at which it was cut off."""
+        return bool(self.success[-1])
+
+    @property
+    def success_steps(self) -> int:
+        """Steps that led to success, 0 to T. An environment that terminates at success has one at most."""
+        return int(self.success.sum())
+
+    @property
     def ever_completed(self) -> np.ndarray | None:
         """Which of the task's objects were in place at any step, bool [objects]; None where that is not recorded."""
         completed = self.extras.get("completed")

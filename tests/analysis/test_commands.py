@@ -10,9 +10,11 @@ import pytest
 import torch
 from runs import final, fit
 
+from moto_pl import reproduce
 from moto_pl.agents.loading import load_agent
 from moto_pl.analysis.bound import expert_uncertainty
 from moto_pl.analysis.episodes import load_episodes, model_based
+from moto_pl.analysis.generalization import find_generalization
 from moto_pl.cli import main
 from moto_pl.errors import SettingError
 from moto_pl.ops import Key
@@ -59,8 +61,12 @@ def test_the_bound_along_a_run(run: Path, reach_dataset: Path, capsys: pytest.Ca
     assert float(rows[2]["expert_uncertainty"]) == pytest.approx(sum(eps) / len(eps))
     best = sum(episode.total_reward for episode in episodes) / len(episodes)
     assert float(rows[2]["gap"]) == pytest.approx(best - float(rows[2]["return"]))
-    alpha = json.loads((run / "analysis/bound.json").read_text())["summary"]["alpha"]
-    assert all(2 * alpha * float(row["expert_uncertainty"]) >= float(row["gap"]) - 1e-9 for row in rows)
+    assert [row["phase"] for row in rows] == ["offline", "online", "online", "online"]
+    said = json.loads((run / "analysis/bound.json").read_text())
+    for name, of in (("alpha", rows[1:]), ("alpha_all", rows)):
+        alpha = said["summary"][name]
+        assert all(2 * alpha * float(row["expert_uncertainty"]) >= float(row["gap"]) - 1e-9 for row in of)
+    assert "At the agent's own alpha, 10," in said["caption"]
 
 
 def test_the_callback_logs_what_the_analysis_finds(run: Path, reach_dataset: Path) -> None:
@@ -110,6 +116,26 @@ def test_generalization(agent: str, run: Path, reach_dataset: Path, tmp_path: Pa
     assert "The largest reward that it was trained on is 1." in said["caption"] and said["summary"]["episodes"] == 4
     mean = sum(float(row["final_predicted_reward"]) for row in rows) / 4
     assert said["summary"]["final_predicted_reward"] == pytest.approx(mean)
+
+
+def test_figure_5_is_of_the_end_of_pretraining(
+    run: Path, reach_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reproduce, "_trained", lambda size, runs: run)
+    monkeypatch.setattr(reproduce, "_whole", lambda size: str(reach_dataset))
+    monkeypatch.setattr(reproduce, "_kitchen_dataset", lambda kind, size: reach_dataset)
+    monkeypatch.setattr(reproduce, "KITCHEN_TASKS", {"partial": ("success",)})
+    size = reproduce.SIZES["cpu"]._replace(whole=2, kitchen_episodes=2, samples=2, real=1)
+    finding, ours = reproduce._figure5(size, tmp_path)
+    assert finding.caption.startswith("Model and policy after 20 gradient steps.")
+    episodes = 2 * load_episodes(str(reach_dataset), 2)
+    of = {}
+    for name in ("pretrained", "last"):
+        agent = model_based(load_agent(run / f"checkpoints/{name}.ckpt"))
+        of[name] = find_generalization(agent, episodes, [], "", ("success",), None, 2).summary
+    assert ours["final predicted reward"] == of["pretrained"]["final_predicted_reward"]
+    assert ours["final reward imagined"] == of["pretrained"]["imagined_final_reward"]
+    assert ours["final predicted reward"] != of["last"]["final_predicted_reward"]
 
 
 def test_bad_input_is_one_line(

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from planted import PlantedModel, episode
 
+from moto_pl.analysis.commands import _largest_reward
 from moto_pl.analysis.generalization import LEAST_CONTEXT, completed, context_of, open_loop, train_probe
 from moto_pl.errors import SettingError
 from moto_pl.nn import WorldModel, WorldModelConfig
 from moto_pl.ops import Key
+from moto_pl.replay import EpisodeStore
 from moto_pl.replay.episode import Episode
 
 
@@ -86,3 +91,16 @@ def test_a_probe_reads_what_is_there_and_not_what_is_not() -> None:
     assert probe(torch.tensor([[0.4, 0, 0, 0], [-0.4, 0, 0, 0]]))[:, 0].tolist() == [True, False]
     with pytest.raises(SettingError, match="at least 3"):
         train_probe(model, episodes[:2], Key(0, 0))
+
+
+def test_a_pretrained_model_has_seen_the_dataset_alone(tmp_path: Path) -> None:
+    """Two demonstrations with rewards up to 3; an episode that was collected after pre-training reached 4."""
+    store = EpisodeStore(tmp_path / "replay")
+    for reward in (2.0, 3.0, 4.0):
+        store.append(episode(False, reward=reward))
+    data = {"offline_steps": 10, "online_steps": 4, "offline_round_steps": 5, "updates_per_episode": 2}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"data": data}))
+    assert _largest_reward(tmp_path, 10) == 4.0  # how many demonstrations there were is not known
+    (tmp_path / "replay/dataset.json").write_text(json.dumps({"dataset": "x", "episodes": 2}))
+    assert _largest_reward(tmp_path, 10) == 3.0
+    assert _largest_reward(tmp_path, 12) == 4.0

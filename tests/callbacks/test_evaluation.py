@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
+import torch
+
+from moto_pl.analysis.records import read_run
+from moto_pl.callbacks.evaluation import EvaluationRecorder
 from moto_pl.evaluations import read_evaluations
+from moto_pl.replay.episode import Episode
 
 
 def test_later_records_count_and_broken_lines_do_not(tmp_path: Path) -> None:
@@ -24,3 +33,53 @@ def test_later_records_count_and_broken_lines_do_not(tmp_path: Path) -> None:
 
 def test_no_file_is_no_evaluation(tmp_path: Path) -> None:
     assert read_evaluations(tmp_path) == []
+
+
+def episode(success: list[int]) -> Episode:
+    steps = len(success)
+    return Episode(
+        image=np.zeros((steps + 1, 4, 4, 3), np.uint8),
+        action=np.zeros((steps, 2), np.float32),
+        reward=np.arange(steps, dtype=np.float32),
+        terminated=False,
+        truncated=True,
+        success=np.array(success, bool),
+    )
+
+
+def test_a_record_says_of_each_episode_how_it_stood_in_success(tmp_path: Path) -> None:
+    rolled = [episode([0, 1, 1, 0]), episode([0, 0, 0, 1]), episode([0, 0, 0, 0])]
+    # One that ends early: its own last step counts.
+    rolled.append(dataclasses.replace(episode([0, 1]), terminated=True, truncated=False))
+    data: Any = SimpleNamespace(
+        last_evaluation=[], trained_steps=7, schedule=SimpleNamespace(phase=lambda step: "online"), env_episodes=3,
+        objects=(),
+    )  # fmt: skip
+    trainer: Any = SimpleNamespace(datamodule=data, world_size=1, is_global_zero=True, default_root_dir=str(tmp_path))
+    recorder = EvaluationRecorder(0)
+    recorder.on_validation_start(trainer, None)  # type: ignore[arg-type]
+    for first in (0, 2):  # two batches of two environments
+        data.last_evaluation = rolled[first : first + 2]
+        recorder.on_validation_batch_end(trainer, None, None, torch.tensor([50 + first, 51 + first]), 0)  # type: ignore[arg-type]
+    recorder.on_validation_end(trainer, None)  # type: ignore[arg-type]
+    (record,) = read_evaluations(tmp_path)
+    assert record["seed"] == [50, 51, 52, 53] and record["return"] == [6.0, 6.0, 6.0, 1.0]
+    assert record["success"] == [True, True, False, True] and record["length"] == [4, 4, 4, 2]
+    assert record["success_last"] == [False, True, False, True] and record["success_steps"] == [2, 1, 0, 1]
+    (found,) = read_run(tmp_path).evaluations
+    assert found.success_last == (False, True, False, True) and found.success_steps == (2, 1, 0, 1)
+    assert found.seed == (50, 51, 52, 53) and found.successes == 3
+
+
+def test_records_of_older_versions_are_read(tmp_path: Path) -> None:
+    old = {
+        "stage": "eval", "step": 20, "phase": "online", "online_episodes": 3, "return": [1.0, 2.0],
+        "success": [True, False], "length": [3, 3],
+    }  # fmt: skip
+    broken = old | {"step": 30, "seed": [1, 2], "success_last": [True]}  # not one an episode
+    (tmp_path / "evaluations.jsonl").write_text("\n".join(map(json.dumps, (old, broken))) + "\n")
+    record = read_run(tmp_path)
+    (found,) = record.evaluations
+    assert found.step == 20 and found.success == [True, False]
+    assert (found.seed, found.success_last, found.success_steps) == ((), (), ())
+    assert any("not whole" in note for note in record.missing)

@@ -75,7 +75,8 @@ def test_evaluation_counts_each_episode_once(unbroken: Path) -> None:
         rows = [row for row in csv.DictReader(file) if row["eval/return"]]
     for record, row in zip(records[-2:], rows[-2:], strict=True):
         assert float(row["eval/return"]) == pytest.approx(sum(record["return"]) / 5, rel=1e-5)
-        assert float(row["eval/success"]) == pytest.approx(sum(record["success"]) / 5, rel=1e-5)
+        for name in ("success", "success_last", "success_steps"):
+            assert float(row[f"eval/{name}"]) == pytest.approx(sum(record[name]) / 5, rel=1e-5)
 
 
 def test_logs_are_written_once(unbroken: Path) -> None:

@@ -1,0 +1,26 @@
+"""The demo's table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from moto_pl.demo import summary
+
+
+def test_the_table_says_whether_the_policy_stays_in_success(tmp_path: Path) -> None:
+    def record(step: int, phase: str, **more: Any) -> str:
+        of = {"return": [1.0, 2.0, 0.0, 5.0], "success": [True, True, False, True], "length": [9] * 4}
+        return json.dumps({"stage": "eval", "step": step, "phase": phase, "online_episodes": step // 10, **of, **more})
+
+    staying = {"success_last": [True, False, False, False], "success_steps": [5, 1, 0, 2]}
+    lines = [record(0, "untrained"), record(50, "offline", **staying), record(300, "final", **staying)]
+    (tmp_path / "evaluations.jsonl").write_text("\n".join(lines) + "\n")
+    table = summary(tmp_path)
+    columns = {str(column.header): list(column.cells) for column in table.columns}
+    assert columns["policy"] == ["untrained", "fine-tuned"]
+    assert columns["success"] == ["3 of 4", "3 of 4"]
+    assert columns["success at the last step"] == ["-", "1 of 4"]  # the first is of an older version
+    assert columns["steps in success"] == ["-", "2.0"]
+    assert columns["return"] == ["2.0", "2.0"]
