@@ -20,7 +20,7 @@ from moto_pl.envs import KITCHEN_OBJECTS, KITCHEN_TASKS, kitchen_id
 from moto_pl.envs.kitchen import ACTION_SIZE, KitchenEnv
 from moto_pl.envs.rendering import Quality, select_backend
 from moto_pl.errors import SettingError
-from moto_pl.replay.episode import Episode
+from moto_pl.replay.episode import Episode, object_extras
 
 KINDS = ("mixed", "partial")
 LENGTH = 4
@@ -213,7 +213,7 @@ def record_demonstration(plan: Demonstration) -> Episode:
         terminated=False,
         truncated=True,
         success=np.array([info["success"] for info in infos]),
-        extras={key: np.stack([info[key] for info in infos]) for key in ("completed", "in_place")},
+        extras=object_extras(infos),
         info={
             "source": "scripted",
             "env_id": kitchen_id(plan.kind),

@@ -20,7 +20,7 @@ from moto_pl.envs import KITCHEN_TASKS, kitchen_id
 from moto_pl.envs.kitchen import ACTION_SIZE, KitchenEnv
 from moto_pl.envs.rendering import Quality, select_backend
 from moto_pl.errors import SettingError
-from moto_pl.replay.episode import Episode
+from moto_pl.replay.episode import Episode, object_extras
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ def play(attempt: Attempt) -> Episode | None:
         terminated=False,
         truncated=True,
         success=np.array([info["success"] for info in infos]),
-        extras={key: np.stack([info[key] for info in infos]) for key in ("completed", "in_place")},
+        extras=object_extras(infos),
         info={"seed": attempt.seed, **attempt.info},
     )
 
