@@ -67,6 +67,10 @@ def add_data_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentPars
     importing.add_argument("--success-reward", type=float, help="reward from which a step is a success (above 0)")
     importing.add_argument("--output", help="dataset id or path (moto_pl/import/<name>-v0)")
     importing.add_argument("--overwrite", action="store_true", help="replace a dataset that is there")
+    counted = (
+        "the reward counts the task's objects, which the episodes complete in the task's order: tell them apart by it"
+    )
+    importing.add_argument("--counted-in-order", action="store_true", help=counted)
 
     render = _verb(verbs, "render", _render, "draw a dataset of kitchen states: a Minari dataset of pixels")
     render.add_argument("source", help="a Minari id, such as D4RL/kitchen/mixed-v2, or a path: Minari, .npy or .mjl")
@@ -129,7 +133,7 @@ def _build(args: argparse.Namespace) -> int:
 def _import(args: argparse.Namespace) -> int:
     from moto_pl.data.npz_import import import_npz
 
-    path = import_npz(args.npz, args.output, args.env, args.success_reward, args.overwrite)
+    path = import_npz(args.npz, args.output, args.env, args.success_reward, args.overwrite, args.counted_in_order)
     print(f"Dataset: {path}")
     return 0
 

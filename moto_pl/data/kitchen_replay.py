@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,7 +98,7 @@ def build_replay(
         ) from None
     if not 0 <= least <= len(kwargs["objects"]):
         raise SettingError("least", least, f"The task has {len(kwargs['objects'])} objects.")
-    actions = list(_actions(source))
+    actions = list(_actions(source, kwargs["objects"]))
     kept: list[Episode] = []
     dropped = 0
     # In rounds, because how many attempts reach enough is not known before; the round's size has no say in any attempt.
@@ -182,11 +182,12 @@ def play(attempt: Attempt) -> Episode | None:
     )
 
 
-def _actions(source: str | os.PathLike[str]) -> Iterator[tuple[str, np.ndarray]]:
-    """Names and actions [T, 9] of the source's episodes."""
+def _actions(source: str | os.PathLike[str], objects: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:
+    """Names and actions [T, 9] of the source's episodes, of a task with these objects."""
     path = Path(source).expanduser()
     if path.suffix == ".npz" or (path.is_dir() and any(path.glob("*.npz"))):
-        episodes: Iterator[tuple[str, np.ndarray]] = ((file.name, read_npz(file).action) for file in find_npz([path]))
+        files = find_npz([path])
+        episodes: Iterator[tuple[str, np.ndarray]] = ((f.name, read_npz(f, objects=objects).action) for f in files)
     else:
         reader = open_dataset(source)
         episodes = ((f"{reader.id} {index}", episode.action) for index, episode in enumerate(reader))

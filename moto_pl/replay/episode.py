@@ -25,7 +25,7 @@ EXTRA_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 
 OBJECT_EXTRAS = ("completed", "in_place")
 """Infos of an environment with objects that an episode keeps as extras, bool [T, objects]: which of the task's objects
-are in place after each step, in the task's order; and which of all, in the order of ``moto_pl.envs.KITCHEN_OBJECTS``."""
+are in place after each step, in the task's order, and which of all, in that of ``moto_pl.envs.KITCHEN_OBJECTS``."""
 
 InfoValue = str | int | float | bool
 
