@@ -19,6 +19,7 @@ BUILD_OPTIONS = (
         "source",
         "least",
         "task",
+        "order",
         "task_share",
         "keep_failures",
     ),
@@ -56,7 +57,9 @@ def add_data_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentPars
     build.add_argument("--least", type=int, default=absent, help="kitchen/replay only: objects in place to be kept (0)")
     build.add_argument("--task", default=absent, help="kitchen/replay only: mixed or partial (mixed)")
 
-    share = "kitchen: share of episodes with the task's own four objects (0.1; partial 0)"
+    order = "kitchen/mixed and partial only: of an episode's four objects (canonical)"
+    build.add_argument("--order", choices=("canonical", "free"), default=absent, help=order)
+    share = "kitchen: share of episodes with the task's own four objects (what the order has)"
     build.add_argument("--task-share", type=float, default=absent, help=share)
     keep = "kitchen/mixed and partial only: keep failed episodes too"
     build.add_argument("--keep-failures", action="store_true", default=absent, help=keep)
