@@ -9,6 +9,7 @@ import numpy as np
 
 from moto_pl.envs import KITCHEN_OBJECTS, KITCHEN_ORDER, KITCHEN_TASKS
 from moto_pl.errors import SettingError
+from moto_pl.replay.episode import completion_order
 
 Order = Literal["canonical", "free"]
 ORDERS: tuple[Order, ...] = ("canonical", "free")
@@ -63,6 +64,17 @@ def sequence(
     four = [four for four in COMBINATIONS if share is None or four != own]
     block, place = divmod(index, len(four))
     return four[np.random.default_rng([seed, block]).permutation(len(four))[place]]
+
+
+def in_canonical_order(in_place: np.ndarray) -> bool:
+    """Whether the objects in place at an episode's end were first completed in canonical order.
+
+    Args:
+        in_place: which of all seven are in place after each step, bool ``[T, 7]``.
+    """
+    canonical = [KITCHEN_OBJECTS.index(name) for name in KITCHEN_ORDER]
+    order = [column for column, _ in completion_order(in_place, canonical)]
+    return order == [column for column in canonical if column in order]
 
 
 def _any_order(kind: str, rng: np.random.Generator, index: int) -> tuple[str, ...]:

@@ -1,5 +1,7 @@
 import json
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -34,14 +36,21 @@ def test_the_whole_of_partial_when_asked_for(root: Path) -> None:
     assert episode.succeeded and episode.reward.max() == 4 and episode.extras["completed"].any(0).all()
 
 
-def test_the_built_dataset(root: Path) -> None:
-    built = build("kitchen/mixed", episodes=3, workers=2, seed=4, **SHORT)
+def in_this_process(
+    function: Callable[[Demonstration], Episode], jobs: list[Demonstration], *_: int, **__: float
+) -> Any:
+    """Instead of processes, which take seconds to start."""
+    return ((index, function(job)) for index, job in enumerate(jobs))
+
+
+def test_the_built_dataset(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built = build("kitchen/mixed", episodes=2, workers=2, seed=4, **SHORT)
     reader = open_dataset("kitchen/mixed")
-    assert reader.path == built.path and reader.check(16, 9) == [60] * 3
+    assert reader.path == built.path and reader.check(16, 9) == [60] * 2
     own = reader.own
     assert own["env_kwargs"]["objects"] == list(KITCHEN_TASKS["mixed"])
     assert (own["order"], own["task_share"]) == ("canonical", None)
-    assert (own["env_id"], own["seed"], own["episodes"]) == ("moto_pl/Kitchen-mixed-v0", 4, 3)
+    assert (own["env_id"], own["seed"], own["episodes"]) == ("moto_pl/Kitchen-mixed-v0", 4, 2)
     columns = [KITCHEN_OBJECTS.index(name) for name in KITCHEN_TASKS["mixed"]]
     env = KitchenEnv(image_size=16, episode_steps=60)
     for index, episode in enumerate(reader):
@@ -58,18 +67,19 @@ def test_the_built_dataset(root: Path) -> None:
     env.close()
     assert any(episode.extras["in_place"].any() for episode in reader)
     # For any number of workers the same.
-    again = open_dataset(build("kitchen/mixed", episodes=3, workers=1, seed=4, output=root / "again", **SHORT).path)
+    monkeypatch.setattr(kitchen_demos, "in_processes", in_this_process)
+    again = open_dataset(build("kitchen/mixed", episodes=2, workers=1, seed=4, output=root / "again", **SHORT).path)
     for left, right in zip(reader, again, strict=True):
         assert left.info == right.info
         for name in ("image", "action", "reward"):
             np.testing.assert_array_equal(getattr(left, name), getattr(right, name))
-    assert ensure("kitchen/mixed", episodes=3, seed=4, keep_failures=True) == reader.path
+    assert ensure("kitchen/mixed", episodes=2, seed=4, keep_failures=True) == reader.path
     with pytest.raises(SettingError, match="noise"):
         ensure("kitchen/mixed", noise=0.2)
     # The other task's are these, with its own reward, wherever they come from.
-    taken = build("kitchen/partial", episodes=3, workers=1, seed=4, **SHORT)
+    taken = build("kitchen/partial", episodes=2, workers=1, seed=4, **SHORT)
     (root / "moto_pl" / "kitchen" / "mixed-v0").rename(root / "hidden")
-    fresh = build("kitchen/partial", episodes=3, workers=1, seed=4, output=root / "fresh", **SHORT)
+    fresh = build("kitchen/partial", episodes=2, workers=1, seed=4, output=root / "fresh", **SHORT)
     columns = [KITCHEN_OBJECTS.index(name) for name in KITCHEN_TASKS["partial"]]
     assert taken.recording.retries == fresh.recording.retries
     for left, right, mixed in zip(open_dataset(taken.path), open_dataset(fresh.path), again, strict=True):
@@ -97,9 +107,8 @@ def recorded(
         return relabel(plain, plan.kind)
 
     with monkeypatch.context() as patch:
-        patch.setattr(
-            kitchen_demos, "in_processes", lambda f, jobs, *_, **__: ((i, record(j)) for i, j in enumerate(jobs))
-        )
+        patch.setattr(kitchen_demos, "in_processes", lambda _, jobs, *args, **options: in_this_process(record, jobs))
+        patch.setattr(kitchen_demos, "KitchenEnv", lambda **options: SimpleNamespace(close=lambda: None))
         return build(f"kitchen/{kind}", episodes=1, **options).path, count
 
 
@@ -194,9 +203,8 @@ def test_partial_never_keeps_its_whole_task(monkeypatch: pytest.MonkeyPatch) -> 
     whole = KITCHEN_TASKS["partial"][1:] + KITCHEN_TASKS["partial"][:1]
     free = record_demonstration(plan("mixed", whole, order="free"))
     assert free.info["operated"] == 4, "the arm can do it"
-    for kind, order in (("partial", "free"), ("partial", "canonical"), ("mixed", "canonical")):
-        with pytest.raises(SettingError, match="not once"):
-            record_demonstration(plan(kind, whole, keep=True, order=order))  # type: ignore[arg-type]
+    with pytest.raises(SettingError, match="not once"):
+        record_demonstration(plan("partial", whole, keep=True, order="free"))
 
 
 @pytest.mark.slow
