@@ -89,8 +89,8 @@ def build_kitchen(
 
     The same arguments give the same dataset on one machine, for any number of workers. Episodes go to the dataset as
     they are recorded, so that memory holds but a few. In canonical order both tasks have the same episodes: where the
-    other one's dataset (``moto_pl/kitchen/<kind>-v0``) is there, built with the same arguments and versions, they are
-    taken from it, and the reward alone is made anew.
+    other one's dataset is there (``moto_pl/kitchen/<kind>-v0``, or named as ``output`` but for the task), built with
+    the same arguments and versions, they are taken from it, and the reward alone is made anew.
 
     Args:
         kind: ``mixed`` or ``partial``: the task whose objects the reward counts.
@@ -151,7 +151,7 @@ def build_kitchen(
         "versions": versions("mujoco", "gymnasium-robotics", "gymnasium", "minari", "numpy"),
     }
     console = Console(stderr=True)
-    if twin := _twin(kind, metadata):
+    if twin := _twin(kind, target, metadata):
         console.print(f"kitchen/{kind}: the episodes of {twin.id}, with the reward of this task")
         made: Iterator[Episode] = (relabel(episode, kind) for episode in twin)
     else:
@@ -197,18 +197,24 @@ def relabel(episode: Episode, kind: str) -> Episode:
     )
 
 
-def _twin(kind: str, metadata: Mapping[str, Any]) -> DatasetReader | None:
-    """The other task's dataset, where it holds the episodes that ``metadata`` describes; None where there is none."""
-    other = next(name for name in KINDS if name != kind)
+def _twin(kind: str, target: str | os.PathLike[str], metadata: Mapping[str, Any]) -> DatasetReader | None:
+    """The other task's dataset, where it holds the episodes that ``metadata`` describes; None where there is none.
+
+    It is looked for under its own name, and under what ``target`` would be called if it were the other task's.
+    """
     if metadata["order"] != "canonical" or metadata["task_share"] is not None:
         return None
-    try:
-        reader = open_dataset(default_id(f"kitchen/{other}"))
-    except SettingError:  # not there, or damaged
-        return None
+    other = next(name for name in KINDS if name != kind)
     env_kwargs = {**metadata["env_kwargs"], "objects": list(KITCHEN_TASKS[other])}
-    expected = {**metadata, "env_kwargs": env_kwargs, "env_id": kitchen_id(other)}
-    return reader if reader.own == json.loads(json.dumps(expected)) else None
+    expected = json.loads(json.dumps({**metadata, "env_kwargs": env_kwargs, "env_id": kitchen_id(other)}))
+    for name in (str(target).replace(f"kitchen/{kind}", f"kitchen/{other}"), default_id(f"kitchen/{other}")):
+        try:
+            reader = open_dataset(name)
+        except SettingError:  # not there, or damaged
+            continue
+        if reader.own == expected:
+            return reader
+    return None
 
 
 _open: dict[str, Any] = {}

@@ -124,6 +124,9 @@ def test_whose_episodes_are_taken(root: Path, monkeypatch: pytest.MonkeyPatch) -
     path, count = recorded("partial", *common)
     episode = open_dataset(path)[0]
     assert count == 0 and episode.total_reward == 3 and episode.extras["completed"].any(0).tolist() == [0, 0, 1, 0]
+    small = {"output": "moto_pl/kitchen/partial-small-v0", "image_size": 8}
+    assert recorded("partial", *common, **small)[1] == 1
+    assert recorded("mixed", *common, **{**small, "output": "moto_pl/kitchen/mixed-small-v0"})[1] == 0
     data = root / "moto_pl" / "kitchen" / "mixed-v0" / "data" / "main_data.hdf5"
     data.write_bytes(data.read_bytes()[:1000])
     assert recorded("partial", *common, overwrite=True)[1] == 1, "a damaged one is no help"
