@@ -59,6 +59,13 @@ def test_objects_an_episode_beside_the_papers() -> None:
     assert lines["moto_pl/kitchen/x-v0"][1:] == ["2", "8", "2.50", "3.50", "1.000", "0.500"]
 
 
+def test_the_table_fits_a_terminal() -> None:
+    write_dataset("moto_pl/kitchen/partial-v0", [episode([0])], kitchen_id("partial"))
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))
+    info("kitchen", console)
+    assert "…" not in console.export_text()
+
+
 def test_the_share_in_canonical_order() -> None:
     bottom, top, switch, slide, hinge = 2, 3, 4, 5, 6
     right = [[0, 1, top, bottom], [switch, hinge, slide], [top, bottom, slide]]
