@@ -23,7 +23,8 @@ from rich.progress import track
 from rich.table import Table
 
 from benchmarks.render import pool_step, rate
-from moto_pl.data.kitchen_demos import Demonstration, record_demonstration, sequence
+from moto_pl.data.kitchen_demos import Demonstration, record_demonstration
+from moto_pl.data.kitchen_orders import sequence
 from moto_pl.data.kitchen_render import Job, render_part
 from moto_pl.data.parallel import in_processes
 from moto_pl.doctor import environment_summary
@@ -69,7 +70,8 @@ def build_rate(workers: int, quality: Quality, size: int) -> float:
     steps, objects = (280, 4) if quality == "fast" else (45, 1)
     kwargs = {"image_size": size, "render_quality": quality, "episode_steps": steps}
     plans = [
-        Demonstration("mixed", index, sequence("mixed", index)[:objects], 0, 0.05, True, kwargs) for index in range(6)
+        Demonstration("mixed", index, sequence("mixed", index)[:objects], 0, 0.05, True, "canonical", kwargs)
+        for index in range(6)
     ]
     return _rate_after_start(record_demonstration, plans, workers, lambda episode: len(episode.image))
 

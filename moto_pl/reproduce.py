@@ -190,7 +190,7 @@ def _kitchen_data(size: Size, runs: Path) -> tuple[Finding, dict[str, float]]:
 
 def _kitchen_dataset(kind: str, size: Size) -> Path:
     output = f"moto_pl/kitchen/{kind}-{'small' if size.kitchen_episodes == 20 else 'reproduce'}-v0"
-    return ensure(f"kitchen/{kind}", episodes=size.kitchen_episodes, output=output)
+    return ensure(f"kitchen/{kind}", episodes=size.kitchen_episodes, order="canonical", output=output)
 
 
 def _bars(panels: Mapping[str, tuple[list[str], list[float], list[float]]]) -> Figure:

@@ -8,6 +8,7 @@ import yaml
 
 from moto_pl.cli import main
 from moto_pl.configs import expand_configs
+from moto_pl.data.info import PAPER_KITCHEN
 from moto_pl.data.minari_io import write_dataset
 from moto_pl.envs import KITCHEN_TASKS, kitchen_id
 from moto_pl.envs.rendering import select_backend
@@ -28,6 +29,8 @@ def test_the_papers_settings(task: str) -> None:
     assert data["env"] == kitchen_id(task)
     assert (data["offline_steps"], data["updates_per_episode"], data["online_steps"]) == (10_000, 50, 66_300)
     assert data["online_steps"] / data["updates_per_episode"] == 1326  # type: ignore[operator]
+    assert data["build_options"] == {"episodes": PAPER_KITCHEN["trajectories"], "order": "canonical"}
+    assert data["dataset"] == f"kitchen/{task}"
 
 
 def demonstration(steps: int = 40) -> Episode:

@@ -140,9 +140,13 @@ def ensure(name: str, **options: Any) -> Path:
     reader = open_dataset(target)
     kwargs = reader.own.get("env_kwargs")
     if kwargs is not None:
-        found = {**reader.own, **kwargs, "steps": kwargs.get("episode_steps")}
+        # Kitchen datasets from before there was a choice of order are free.
+        found = {"order": "free", **reader.own, **kwargs, "steps": kwargs.get("episode_steps")}
         for key, value in options.items():
             if key not in ("output", "workers", "overwrite") and found.get(key) != value:
-                fix = f"Asked for {value}: build it under another name with `output`, or again with --overwrite."
+                fix = (
+                    f"Asked for {value}: build it under another name with `output`, or again with --overwrite; to take "
+                    f"it as it is, leave {key} out (data.build_options)."
+                )
                 raise SettingError(key, f"{found.get(key)} in {reader.id}, which is already there", fix)
     return reader.path

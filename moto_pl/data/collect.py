@@ -11,7 +11,7 @@ import torch
 from moto_pl.envs.workers import EnvPool, WorkerRestarted
 from moto_pl.ops import Key, Stream
 from moto_pl.ops.philox import normal, uniform
-from moto_pl.replay.episode import Episode
+from moto_pl.replay.episode import OBJECT_EXTRAS, Episode
 
 if TYPE_CHECKING:
     from moto_pl.agents.base import ActMode, Agent
@@ -105,7 +105,7 @@ class _Recording:
         self.actions: list[np.ndarray] = []
         self.rewards: list[float] = []
         self.success: list[bool] = []
-        self.completed: list[np.ndarray] = []
+        self.objects: dict[str, list[np.ndarray]] = {}
         self.terminated = self.truncated = False
 
     @property
@@ -125,8 +125,9 @@ class _Recording:
         self.frames.append(frame.copy())
         self.rewards.append(reward)
         self.success.append(bool(info.get("success", False)))
-        if "completed" in info:
-            self.completed.append(np.array(info["completed"], dtype=bool))
+        for key in OBJECT_EXTRAS:
+            if key in info:
+                self.objects.setdefault(key, []).append(np.array(info[key], dtype=bool))
         self.terminated, self.truncated = terminated, truncated
 
     def episode(self, seed: int) -> Episode:
@@ -137,6 +138,6 @@ class _Recording:
             terminated=self.terminated,
             truncated=self.truncated,
             success=np.array(self.success, dtype=bool),
-            extras={"completed": np.stack(self.completed)} if self.completed else {},
+            extras={key: np.stack(states) for key, states in self.objects.items()},
             info={"seed": int(seed)},
         )

@@ -72,6 +72,7 @@ def _import(
     success_reward: float | None = None,
     output: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
+    counted_in_order: bool = False,
 ) -> int:
     """Turn DreamerV2's npz episodes into a Minari dataset.
 
@@ -81,8 +82,10 @@ def _import(
         success_reward: reward from which a step is a success; null is any above 0, in a kitchen task all its objects.
         output: dataset id or path; null is moto_pl/import/<name>-v0.
         overwrite: replace a dataset that is there.
+        counted_in_order: the reward counts the task's objects, which the episodes complete in the task's order: tell
+            them apart by it.
     """
-    print(f"Dataset: {import_npz(npz, output, env, success_reward, overwrite)}")
+    print(f"Dataset: {import_npz(npz, output, env, success_reward, overwrite, counted_in_order)}")
     return 0
 
 

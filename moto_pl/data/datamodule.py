@@ -15,11 +15,11 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from moto_pl.agents.metrics import EpisodeMetrics
-from moto_pl.behaviour.filters import keep_rows, return_threshold
+from moto_pl.behaviour.filters import keep_rows, records_all_objects, return_threshold
 from moto_pl.data.collect import EVALUATION_SEEDS, TEST_SEEDS, roll_episodes, training_seed
 from moto_pl.data.collector import Collector, Job
 from moto_pl.data.schedule import Schedule
-from moto_pl.envs import task_objects
+from moto_pl.envs import KITCHEN_OBJECTS, task_objects
 from moto_pl.envs.workers import EnvPool
 from moto_pl.errors import SettingError
 from moto_pl.files import write_whole
@@ -145,6 +145,7 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         #: The agent's settings that the user has given, by their names under ``model.init_args``; None: all of them.
         self.given_settings: Callable[[], Collection[str]] | None = None
         self._parts: dict[str, BatchPart] = {}
+        self._warned = False
 
     def _check_settings(self) -> None:
         if self.env_workers < 0:
@@ -471,12 +472,14 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         if part.filter == "return":
             returns = [float(self.store[i].reward.sum()) for i in range(len(self.store))]
             threshold = return_threshold(returns, part.top)
+        if part.filter in ("auto", "progress"):
+            self._warn_of_unseen_objects()
         entries = []
         for i in range(len(self.store)):
             episode = self.store[i]
             kept = (part.filter, threshold, episode.crc)
             if kept not in self._kept:
-                self._kept[kept] = keep_rows(episode, part.filter, threshold)
+                self._kept[kept] = keep_rows(episode, part.filter, threshold, self.objects)
             if self._kept[kept]:
                 entries.append((i, self._kept[kept]))
         if len(self.store) and part.filter != "none" and all(rows < part.length for _, rows in entries):
@@ -504,6 +507,20 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
     def _online_fraction(self, part: BatchPart) -> float | None:
         # A fraction of online data is for learning from; what is cloned is the filter's choice alone.
         return self.online_fraction if part.filter == "none" else None
+
+    def _warn_of_unseen_objects(self) -> None:
+        """Says once in how many episodes the filter ``progress`` sees but the task's own objects, or none."""
+        if self._warned or not self.objects or not set(self.objects) <= set(KITCHEN_OBJECTS):
+            return
+        episodes = [self.store[i] for i in range(len(self.store))]
+        unseen = sum(not records_all_objects(episode, self.objects) for episode in episodes)
+        if unseen:
+            self._warned = True
+            rank_zero_warn(
+                f"{unseen} of {len(episodes)} episodes do not record which of the kitchen's seven objects are in place "
+                "(in_place): there the filter 'progress' cannot see work on objects that are not the task's. "
+                "docs/kitchen.md says which datasets record them."
+            )
 
     def make_batch(self, index: int) -> Batch:
         """The batch number ``index`` of this process: each part from its own view and stream.

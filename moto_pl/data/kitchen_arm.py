@@ -306,6 +306,9 @@ class KitchenArm:
         )
         yield from self.hold(OPEN, 3)
         yield from self._retreat()
+        # To the right, past the door's edge: the way ahead leads through the door otherwise, and closes it.
+        here, hand = self.tool()
+        yield from self.move(here + [0.2, -0.03, 0.05], hand, OPEN, 8, speed=0.08, tolerance=0.06)
 
     def _kettle(self) -> Actions:
         hand = orientation([self._rng.uniform(0.2, 0.4), 0.9, -0.15])

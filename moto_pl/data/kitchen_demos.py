@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,18 +14,17 @@ from rich.console import Console
 from rich.progress import track
 
 from moto_pl.data.kitchen_arm import KitchenArm
-from moto_pl.data.minari_io import DatasetReader, default_id, refuse_existing, write_dataset
+from moto_pl.data.kitchen_orders import FREE_TASK_SHARE, Order, sequence
+from moto_pl.data.minari_io import DatasetReader, default_id, open_dataset, refuse_existing, write_dataset
 from moto_pl.data.parallel import in_processes
 from moto_pl.data.recording import MAX_ATTEMPTS, Built, Recording, demonstration_seed, versions
 from moto_pl.envs import KITCHEN_OBJECTS, KITCHEN_TASKS, kitchen_id
 from moto_pl.envs.kitchen import ACTION_SIZE, KitchenEnv
 from moto_pl.envs.rendering import Quality, select_backend
 from moto_pl.errors import SettingError
-from moto_pl.replay.episode import Episode
+from moto_pl.replay.episode import Episode, completion_order, object_extras
 
 KINDS = ("mixed", "partial")
-LENGTH = 4
-"""Objects in a sequence."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class Demonstration:
         seed: seed of the whole dataset.
         noise: standard deviation of the noise on each action.
         keep_failures: keep the first attempt whatever it reached.
+        order: of the dataset's sequences; see :func:`moto_pl.data.kitchen_orders.sequence`.
         env_kwargs: keyword arguments of the environment.
     """
 
@@ -47,36 +48,25 @@ class Demonstration:
     seed: int
     noise: float
     keep_failures: bool
+    order: Order
     env_kwargs: dict[str, Any]
 
+    def accepts(self, in_place: np.ndarray) -> bool:
+        """Whether an attempt in which these objects were in place after each step, bool ``[T, 7]``, is kept."""
+        partial = KITCHEN_TASKS["partial"]
+        apart = self.objects != partial and (self.order == "canonical" or self.kind == "partial")
+        if apart and in_place[:, _columns(partial)].any(axis=0).all():
+            return False
+        if self.keep_failures:
+            return True
+        if self.order == "free":
+            return bool(in_place[:, _columns(self.objects)].all(axis=1).any())
+        wanted = _columns(self.objects)
+        return [column for column, _ in completion_order(in_place, wanted)] == wanted
 
-#: Share of episodes that operate the task's own four objects, unless asked for otherwise.
-TASK_SHARE = {"mixed": 0.1, "partial": 0.0}
 
-
-def sequence(kind: str, index: int, seed: int = 0, task_share: float | None = None) -> tuple[str, ...]:
-    """The four objects of a dataset's episode, in the order in which they are operated.
-
-    Args:
-        kind: ``mixed``: any four objects in any order. ``partial``: in every second episode three of the task's own
-            and one that is not, each of the four being left out in turn; any other four else.
-        index: the episode's place in the dataset, from 0.
-        seed: the dataset's.
-        task_share: share of the episodes, evenly spread, that operate the task's own four in their order, 0 to 1;
-            None is 0.1 of ``mixed``, and none of ``partial``.
-    """
-    rng = np.random.default_rng([seed, index])
-    own = KITCHEN_TASKS[kind]
-    task_share = TASK_SHARE[kind] if task_share is None else task_share
-    # Evenly spread, so that any number of episodes holds the share as nearly as it can.
-    if np.floor((index + 1) * task_share + 0.5) > np.floor(index * task_share + 0.5):
-        return own
-    others = [four for four in itertools.combinations(KITCHEN_OBJECTS, LENGTH) if set(four) != set(own)]
-    if kind == "partial" and index % 2 == 0:
-        left_out = own[index // 2 % LENGTH]
-        others = [four for four in others if sum(name in own for name in four) == 3 and left_out not in four]
-    four = others[rng.integers(len(others))]
-    return tuple(four[place] for place in rng.permutation(LENGTH))
+def _columns(objects: Sequence[str]) -> list[int]:
+    return [KITCHEN_OBJECTS.index(name) for name in objects]
 
 
 def build_kitchen(
@@ -88,6 +78,7 @@ def build_kitchen(
     render_quality: Quality = "fast",
     image_size: int = 64,
     noise: float = 0.05,
+    order: Order = "canonical",
     task_share: float | None = None,
     keep_failures: bool = False,
     output: str | os.PathLike[str] | None = None,
@@ -97,10 +88,12 @@ def build_kitchen(
     """Record a scripted arm that operates four objects an episode; the reward counts the task's own objects.
 
     The same arguments give the same dataset on one machine, for any number of workers. Episodes go to the dataset as
-    they are recorded, so that memory holds but a few.
+    they are recorded, so that memory holds but a few. In canonical order both tasks have the same episodes: where the
+    other one's dataset is there (``moto_pl/kitchen/<kind>-v0``, or named as ``output`` but for the task), built with
+    the same arguments and versions, they are taken from it, and the reward alone is made anew.
 
     Args:
-        kind: ``mixed`` or ``partial``; :func:`sequence` says which objects their episodes operate.
+        kind: ``mixed`` or ``partial``: the task whose objects the reward counts.
         episodes: how many to keep, at least 1.
         steps: environment steps in an episode.
         seed: decides the sequences, the approaches and all noise.
@@ -108,10 +101,14 @@ def build_kitchen(
         render_quality: ``fast`` or ``full``.
         image_size: height and width in pixels.
         noise: standard deviation of the noise added to each action, 0 to 1, which is then clipped to [-1, 1].
-        task_share: share of the episodes that operate the task's own four objects; None is 0.1 of ``mixed`` and none
-            of ``partial``. 1 makes demonstrations of the whole task, for analyses.
-        keep_failures: keep also the episodes in which the four were never in place together; otherwise they are tried
-            again with other noise. What brings all objects of ``partial`` into place by accident is never kept.
+        order: ``canonical``: combinations of four objects, all in the one order of the recorded demonstrations; an
+            episode ends with its four in place, completed in that order, and no other. ``free``: four objects in any
+            order, in place together at some step. See :func:`moto_pl.data.kitchen_orders.sequence`.
+        task_share: share of the episodes that operate the task's own four objects; None is what the order has. 1 makes
+            demonstrations of the whole task, for analyses.
+        keep_failures: keep also the episodes that do not end so; otherwise they are tried again with other noise. What
+            brings all objects of ``partial`` into place by accident is never kept, in canonical order nor for
+            ``partial``.
         output: dataset id or path; None is ``moto_pl/kitchen/<kind>-v0``.
         overwrite: replace a dataset that is there already.
         **env_options: further arguments of the environment, such as ``joint_noise`` and ``camera``.
@@ -119,19 +116,8 @@ def build_kitchen(
     Raises:
         SettingError: bad settings, a dataset that exists, no working OpenGL, or an arm that keeps failing.
     """
-    if kind not in KINDS:
-        raise SettingError(
-            "dataset", f"kitchen/{kind}", f"Use one of {', '.join(f'kitchen/{name}' for name in KINDS)}."
-        )
-    if episodes < 1 or seed < 0 or workers < 1:
-        setting = "episodes" if episodes < 1 else "seed" if seed < 0 else "workers"
-        raise SettingError(setting, min(episodes, seed, workers), "Use 1 or more (a seed may be 0).")
-    task_share = TASK_SHARE[kind] if task_share is None else task_share
-    for name, value in (("noise", noise), ("task_share", task_share)):
-        if not 0.0 <= value <= 1.0:
-            raise SettingError(name, value, "Use a number from 0 to 1.")
-    if "objects" in env_options:
-        raise SettingError("objects", env_options["objects"], f"Leave it out: the objects of {kind} are counted.")
+    _check(kind, episodes, seed, workers, noise, task_share, env_options)
+    sequences = [sequence(kind, index, seed, task_share, order) for index in range(episodes)]
     target = output or default_id(f"kitchen/{kind}")
     refuse_existing(target, overwrite)
     kwargs: dict[str, Any] = {
@@ -149,8 +135,8 @@ def build_kitchen(
             "env_options", env_options, f"Leave out what the environment does not take: {error}"
         ) from None
     plans = [
-        Demonstration(kind, index, sequence(kind, index, seed, task_share), seed, noise, keep_failures, kwargs)
-        for index in range(episodes)
+        Demonstration(kind, index, objects, seed, noise, keep_failures, order, kwargs)
+        for index, objects in enumerate(sequences)
     ]
     metadata = {
         "env_kwargs": kwargs,
@@ -158,16 +144,77 @@ def build_kitchen(
         "episodes": episodes,
         "seed": seed,
         "noise": noise,
-        "task_share": task_share,
+        "order": order,
+        "task_share": FREE_TASK_SHARE[kind] if task_share is None and order == "free" else task_share,
         "keep_failures": keep_failures,
         "gl_backend": backend,
         "versions": versions("mujoco", "gymnasium-robotics", "gymnasium", "minari", "numpy"),
     }
-    results = in_processes(record_demonstration, plans, min(workers, episodes), timeout_s=1800.0)
-    shown = track(results, f"kitchen/{kind}", total=episodes, console=Console(stderr=True))
-    path = write_dataset(target, _in_order(shown), kitchen_id(kind), metadata, overwrite)
+    console = Console(stderr=True)
+    if twin := _twin(kind, target, metadata):
+        console.print(f"kitchen/{kind}: the episodes of {twin.id}, with the reward of this task")
+        made: Iterator[Episode] = (relabel(episode, kind) for episode in twin)
+    else:
+        results = in_processes(record_demonstration, plans, min(workers, episodes), timeout_s=1800.0)
+        made = _in_order(track(results, f"kitchen/{kind}", total=episodes, console=console))
+    path = write_dataset(target, made, kitchen_id(kind), metadata, overwrite)
     recorded = DatasetReader(path)
     return Built(path, Recording(recorded, sum(int(episode.info["retries"]) for episode in recorded)))
+
+
+def _check(
+    kind: str,
+    episodes: int,
+    seed: int,
+    workers: int,
+    noise: float,
+    task_share: float | None,
+    env_options: Mapping[str, Any],
+) -> None:
+    if kind not in KINDS:
+        raise SettingError(
+            "dataset", f"kitchen/{kind}", f"Use one of {', '.join(f'kitchen/{name}' for name in KINDS)}."
+        )
+    if episodes < 1 or seed < 0 or workers < 1:
+        setting = "episodes" if episodes < 1 else "seed" if seed < 0 else "workers"
+        raise SettingError(setting, min(episodes, seed, workers), "Use 1 or more (a seed may be 0).")
+    for name, value in (("noise", noise), ("task_share", task_share)):
+        if value is not None and not 0.0 <= value <= 1.0:
+            raise SettingError(name, value, "Use a number from 0 to 1.")
+    if "objects" in env_options:
+        raise SettingError("objects", env_options["objects"], f"Leave it out: the objects of {kind} are counted.")
+
+
+def relabel(episode: Episode, kind: str) -> Episode:
+    """A recorded episode with the reward of another task."""
+    completed = episode.extras["in_place"][:, _columns(KITCHEN_TASKS[kind])]
+    return replace(
+        episode,
+        reward=completed.sum(axis=1).astype(np.float32),
+        success=np.asarray(completed.all(axis=1)),
+        extras={**episode.extras, "completed": completed},
+        info={**episode.info, "env_id": kitchen_id(kind)},
+    )
+
+
+def _twin(kind: str, target: str | os.PathLike[str], metadata: Mapping[str, Any]) -> DatasetReader | None:
+    """The other task's dataset, where it holds the episodes that ``metadata`` describes; None where there is none.
+
+    It is looked for under its own name, and under what ``target`` would be called if it were the other task's.
+    """
+    if metadata["order"] != "canonical" or metadata["task_share"] is not None:
+        return None
+    other = next(name for name in KINDS if name != kind)
+    env_kwargs = {**metadata["env_kwargs"], "objects": list(KITCHEN_TASKS[other])}
+    expected = json.loads(json.dumps({**metadata, "env_kwargs": env_kwargs, "env_id": kitchen_id(other)}))
+    for name in (str(target).replace(f"kitchen/{kind}", f"kitchen/{other}"), default_id(f"kitchen/{other}")):
+        try:
+            reader = open_dataset(name)
+        except SettingError:  # not there, or damaged
+            continue
+        if reader.own == expected:
+            return reader
+    return None
 
 
 _open: dict[str, Any] = {}
@@ -187,12 +234,7 @@ def record_demonstration(plan: Demonstration) -> Episode:
     for attempt in range(MAX_ATTEMPTS):
         seed = demonstration_seed(plan.seed, plan.index, attempt)
         action, in_place = rehearse(env, plan.objects, seed, plan.noise)
-        reached = in_place[:, [KITCHEN_OBJECTS.index(name) for name in plan.objects]]
-        own = in_place[:, [KITCHEN_OBJECTS.index(name) for name in KITCHEN_TASKS[plan.kind]]]
-        whole = plan.objects == KITCHEN_TASKS[plan.kind]
-        if plan.kind == "partial" and not whole and own.any(axis=0).all():
-            continue
-        if plan.keep_failures or reached.all(axis=1).any():
+        if plan.accepts(in_place):
             break
     else:
         found = f"{', '.join(plan.objects)}: not once in {MAX_ATTEMPTS} attempts"
@@ -213,13 +255,13 @@ def record_demonstration(plan: Demonstration) -> Episode:
         terminated=False,
         truncated=True,
         success=np.array([info["success"] for info in infos]),
-        extras={key: np.stack([info[key] for info in infos]) for key in ("completed", "in_place")},
+        extras=object_extras(infos),
         info={
             "source": "scripted",
             "env_id": kitchen_id(plan.kind),
             "seed": seed,
             "sequence": ", ".join(plan.objects),
-            "operated": int(reached.any(axis=0).sum()),
+            "operated": int(in_place[:, _columns(plan.objects)].any(axis=0).sum()),
             "retries": attempt,
             "render_quality": env.render_quality,
             "gl_renderer": env.gl_renderer,

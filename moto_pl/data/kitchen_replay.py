@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from moto_pl.envs import KITCHEN_TASKS, kitchen_id
 from moto_pl.envs.kitchen import ACTION_SIZE, KitchenEnv
 from moto_pl.envs.rendering import Quality, select_backend
 from moto_pl.errors import SettingError
-from moto_pl.replay.episode import Episode
+from moto_pl.replay.episode import Episode, object_extras
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def build_replay(
         ) from None
     if not 0 <= least <= len(kwargs["objects"]):
         raise SettingError("least", least, f"The task has {len(kwargs['objects'])} objects.")
-    actions = list(_actions(source))
+    actions = list(_actions(source, kwargs["objects"]))
     kept: list[Episode] = []
     dropped = 0
     # In rounds, because how many attempts reach enough is not known before; the round's size has no say in any attempt.
@@ -177,16 +177,17 @@ def play(attempt: Attempt) -> Episode | None:
         terminated=False,
         truncated=True,
         success=np.array([info["success"] for info in infos]),
-        extras={key: np.stack([info[key] for info in infos]) for key in ("completed", "in_place")},
+        extras=object_extras(infos),
         info={"seed": attempt.seed, **attempt.info},
     )
 
 
-def _actions(source: str | os.PathLike[str]) -> Iterator[tuple[str, np.ndarray]]:
-    """Names and actions [T, 9] of the source's episodes."""
+def _actions(source: str | os.PathLike[str], objects: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:
+    """Names and actions [T, 9] of the source's episodes, of a task with these objects."""
     path = Path(source).expanduser()
     if path.suffix == ".npz" or (path.is_dir() and any(path.glob("*.npz"))):
-        episodes: Iterator[tuple[str, np.ndarray]] = ((file.name, read_npz(file).action) for file in find_npz([path]))
+        files = find_npz([path])
+        episodes: Iterator[tuple[str, np.ndarray]] = ((f.name, read_npz(f, objects=objects).action) for f in files)
     else:
         reader = open_dataset(source)
         episodes = ((f"{reader.id} {index}", episode.action) for index, episode in enumerate(reader))

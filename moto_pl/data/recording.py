@@ -21,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 import moto_pl.envs
 from moto_pl.errors import SettingError
-from moto_pl.replay.episode import Episode
+from moto_pl.replay.episode import Episode, object_extras
 
 if TYPE_CHECKING:
     from moto_pl.data.minari_io import DatasetReader
@@ -144,7 +144,7 @@ def run_scripted(env: gym.Env[Any, Any], seed: int, noise: float = 0.0) -> Episo
         terminated=bool(terminated),
         truncated=bool(truncated),
         success=np.array([bool(info["success"]) for info in infos]),
-        extras={"completed": np.stack([info["completed"] for info in infos])} if "completed" in infos[0] else {},
+        extras=object_extras(infos),
         info={"seed": seed},
     )
 

@@ -35,6 +35,10 @@ KITCHEN_OBJECTS: tuple[str, ...] = (
     "microwave", "kettle", "bottom burner", "top burner", "light switch", "slide cabinet", "hinge cabinet",
 )  # fmt: skip
 """Everything that can be operated in Franka Kitchen."""
+KITCHEN_ORDER: tuple[str, ...] = (
+    "microwave", "kettle", "top burner", "bottom burner", "light switch", "hinge cabinet", "slide cabinet",
+)  # fmt: skip
+"""The canonical order: whatever four objects a recorded demonstration operates, it takes them in this order."""
 KITCHEN_TASKS: dict[str, tuple[str, ...]] = {
     "mixed": ("microwave", "kettle", "light switch", "slide cabinet"),
     "partial": ("microwave", "kettle", "bottom burner", "light switch"),

@@ -172,7 +172,7 @@ class KitchenEnv(gym.Env[dict[str, Any], np.ndarray]):
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Begin an episode; with ``seed``, the one that belongs to the seed."""
         self.start(seed)
-        return self.observe(), self._info(self.objects_in_place())
+        return self.observe(), self._info(self.all_in_place())
 
     def start(self, seed: int | None = None) -> None:
         """What :meth:`reset` does, without an image."""
@@ -191,11 +191,11 @@ class KitchenEnv(gym.Env[dict[str, Any], np.ndarray]):
         """
         stable = self.advance(action)
         self._steps += 1
-        in_place = self.objects_in_place() & stable
-        info = self._info(in_place)
+        info = self._info(self.all_in_place() & stable)
         if not stable:
             info["unstable"] = True
-        return self.observe(), float(in_place.sum()), False, not stable or self._steps >= self.episode_steps, info
+        reward = float(info["completed"].sum())
+        return self.observe(), reward, False, not stable or self._steps >= self.episode_steps, info
 
     def advance(self, action: np.ndarray) -> bool:
         """The simulation of one step, without an image: several times faster than :meth:`step` in software rendering.
@@ -248,12 +248,13 @@ class KitchenEnv(gym.Env[dict[str, Any], np.ndarray]):
         diffuse[:], specular[:] = share * full_diffuse, share * full_specular
 
     def _info(self, in_place: np.ndarray) -> dict[str, Any]:
-        self._ever |= in_place
+        completed = in_place[self._counted]
+        self._ever |= completed
         return {
-            "in_place": objects_in_place(self.data.qpos),
-            "completed": in_place.copy(),
+            "in_place": in_place,
+            "completed": completed,
             "completed_ever": self._ever.copy(),
-            "success": bool(in_place.all()),
+            "success": bool(completed.all()),
         }
 
     def _frames(self) -> FrameRenderer:

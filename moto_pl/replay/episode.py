@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,6 +22,10 @@ EXTRA_TYPES: dict[str, np.dtype] = {
     "F64": np.dtype("<f8"),
 }
 EXTRA_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+
+OBJECT_EXTRAS = ("completed", "in_place")
+"""Infos of an environment with objects that an episode keeps as extras, bool [T, objects]: which of the task's objects
+are in place after each step, in the task's order, and which of all, in that of ``moto_pl.envs.KITCHEN_OBJECTS``."""
 
 InfoValue = str | int | float | bool
 
@@ -75,7 +80,7 @@ class Episode(EpisodeFigures):
         terminated: the task ended (the value beyond is zero).
         truncated: it was cut off, by a time limit for instance.
         success: bool [T], whether step t led to success.
-        extras: further arrays with leading dimension T, such as ``completed``, bool [T, objects]; numbers are not NaN.
+        extras: further arrays with leading dimension T, such as those of ``OBJECT_EXTRAS``; numbers are not NaN.
         info: where it came from (seed, environment, render quality, ...): plain finite values.
 
     Raises:
@@ -131,6 +136,26 @@ class Episode(EpisodeFigures):
             raise SettingError(label, f"shape {array.shape}", f"Give the leading dimension {steps}, one entry a step.")
         if array.dtype.kind == "f" and np.isnan(array).any():
             raise SettingError(label, "NaN", "Give numbers.")
+
+
+def object_extras(infos: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    """The extras of an episode's infos, one a step, that say which objects are in place."""
+    return {key: np.stack([info[key] for info in infos]).astype(bool) for key in OBJECT_EXTRAS if key in infos[0]}
+
+
+def completion_order(in_place: np.ndarray, ties: Sequence[int] = ()) -> list[tuple[int, int]]:
+    """The objects in place at an episode's last step, in the order in which they were first completed.
+
+    Args:
+        in_place: bool [T, objects], after each step.
+        ties: of the objects completed at one step these come first, in this order.
+
+    Returns:
+        A pair for each: its column, and the step of its first completion.
+    """
+    first, rank = in_place.argmax(axis=0), {column: place for place, column in enumerate(ties)}
+    ended = [(int(column), int(first[column])) for column in np.flatnonzero(in_place[-1])]
+    return sorted(ended, key=lambda pair: (pair[1], rank.get(pair[0], len(rank)), pair[0]))
 
 
 class Rows(NamedTuple):

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from moto_pl.behaviour.filters import keep_rows, return_threshold
+from moto_pl.envs import KITCHEN_OBJECTS, KITCHEN_TASKS
 from moto_pl.replay.episode import Episode
 
 STEPS = 40
@@ -60,9 +61,85 @@ def test_progress_counts_first_completions_alone() -> None:
     assert keep_rows(found, "progress") == 8 + 12
 
 
+def test_what_was_undone_for_good_was_not_done() -> None:
+    found = episode([3, 8, 12, None])
+    found.extras["completed"][30:, 1] = False
+    assert keep_rows(found, "progress") == 3 + 12, "the third comes before the second, which is not there"
+    found.extras["completed"][35:, 0] = False
+    assert keep_rows(found, "progress") == 0
+
+
+MIXED = KITCHEN_TASKS["mixed"]  # microwave, kettle, light switch, slide cabinet
+
+
+def kitchen_episode(**completions: int | tuple[int, int]) -> Episode:
+    """Objects by the step at which they come into place, or the steps of coming into place and being moved away."""
+    found = episode([])
+    in_place = np.zeros((STEPS, 7), np.bool_)
+    for name, steps in completions.items():
+        first, until = steps if isinstance(steps, tuple) else (steps, STEPS)
+        in_place[first:until, KITCHEN_OBJECTS.index(name.replace("_", " "))] = True
+    found.extras.update(in_place=in_place, completed=in_place[:, [KITCHEN_OBJECTS.index(name) for name in MIXED]])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("completions", "last"),
+    [
+        ({"microwave": 3, "kettle": 8, "light_switch": 12, "slide_cabinet": 20}, 20),
+        ({"microwave": 3, "kettle": 8, "top_burner": 12, "light_switch": 20}, 8),  # a foreign object ends the prefix
+        ({"top_burner": 3, "microwave": 8, "kettle": 12}, None),  # or leaves none
+        ({"microwave": 3, "top_burner": (5, 30), "kettle": 12}, 12),  # unless it is not in place at the end
+        ({"microwave": 3, "top_burner": (5, STEPS - 1), "kettle": 12}, 12),
+        ({"microwave": 3, "kettle": (8, 30), "light_switch": 12}, 3),  # the task's own as well
+        ({"microwave": (3, 30), "kettle": 8}, None),
+        ({"microwave": 3, "kettle": (8, STEPS - 1)}, 3),
+        ({"kettle": 3, "microwave": 8}, None),
+        ({"microwave": 3, "slide_cabinet": 8}, 3),
+        ({"microwave": 3, "kettle": 3}, 3),  # at one step, in the task's order
+        ({"microwave": 8, "kettle": 8, "bottom_burner": 8, "light_switch": 12}, 8),  # and the task's before the others
+        ({"microwave": 0, "kettle": 8}, 8),  # in place from the start: completed first
+        ({"hinge_cabinet": 0, "microwave": 8}, None),
+        ({"hinge_cabinet": (0, 5), "microwave": 8}, 8),
+        ({"hinge_cabinet": 3}, None),
+        ({}, None),
+    ],
+)
+def test_progress_looks_at_every_object(completions: dict[str, int | tuple[int, int]], last: int | None) -> None:
+    found = kitchen_episode(**completions)
+    for rule in ("progress", "auto"):
+        assert keep_rows(found, rule, objects=MIXED) == (0 if last is None else last + 12)  # type: ignore[arg-type]
+
+
+def test_first_completion_counts_where_an_object_flickers() -> None:
+    found = kitchen_episode(microwave=3, kettle=8, top_burner=12, light_switch=20)
+    found.extras["in_place"][5:15, 0] = False
+    assert keep_rows(found, "progress", objects=MIXED) == 8 + 12
+
+
+def test_the_order_is_the_environments_and_not_the_datas() -> None:
+    """One set serves both tasks: the bottom burner is foreign to mixed, and the third of partial."""
+    found = kitchen_episode(microwave=3, kettle=8, bottom_burner=12, light_switch=20)
+    assert keep_rows(found, "progress", objects=MIXED) == 8 + 12
+    assert keep_rows(found, "progress", objects=KITCHEN_TASKS["partial"]) == 20 + 12
+    assert keep_rows(found, "progress", objects=("kettle", "microwave")) == 0
+
+
+def test_where_only_the_tasks_objects_are_recorded_the_rule_goes_by_these() -> None:
+    found = kitchen_episode(microwave=3, kettle=8, top_burner=12, light_switch=20)
+    del found.extras["in_place"]
+    assert keep_rows(found, "progress", objects=MIXED) == 20 + 12
+    # An environment of other objects may mean something else by in_place.
+    other = kitchen_episode(top_burner=1, microwave=3)
+    assert keep_rows(other, "progress", objects=("drawer", "door", "lamp", "box")) == 3 + 12
+    other.extras["in_place"] = np.ones(STEPS, np.bool_)
+    assert keep_rows(other, "progress", objects=MIXED) == 3 + 12
+
+
 def test_progress_without_objects_ends_after_success() -> None:
     assert keep_rows(episode(success=3), "progress") == 3 + 12
     assert keep_rows(episode(success=35), "progress") == 41
+    assert not episode(success=3).success[-1], "first success counts, lost again or not"
     assert keep_rows(episode(reward=100.0), "progress") == 0
 
 

@@ -5,7 +5,8 @@ import pytest
 
 from benchmarks.kitchen_arm import attempt
 from moto_pl.data.kitchen_arm import KitchenArm, orientation, rotation_vector
-from moto_pl.data.kitchen_demos import rehearse, sequence
+from moto_pl.data.kitchen_demos import Demonstration, rehearse
+from moto_pl.data.kitchen_orders import COMBINATIONS, sequence
 from moto_pl.envs import KITCHEN_OBJECTS
 from moto_pl.envs.kitchen import KitchenEnv
 
@@ -58,7 +59,7 @@ def test_each_object_is_operated(env: KitchenEnv, name: str) -> None:
 def test_four_objects_in_a_row(env: KitchenEnv) -> None:
     won = 0
     for seed in range(5):
-        objects = sequence("mixed", seed, seed=3)
+        objects = sequence("mixed", seed, seed=3, order="free")
         _, in_place = rehearse(env, objects, seed, 0.05)
         assert not in_place[0].any()
         won += together(in_place, objects)
@@ -101,10 +102,26 @@ def test_nine_of_ten_attempts_succeed(env: KitchenEnv, name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["mixed", "partial"])
-def test_six_of_ten_sequences_succeed(env: KitchenEnv, kind: str) -> None:
+def test_six_of_ten_free_sequences_succeed(env: KitchenEnv) -> None:
     won = 0
     for index in range(30):
-        objects = sequence(kind, index, seed=1)
+        objects = sequence("mixed", index, seed=1, order="free")
         won += together(rehearse(env, objects, 2000 + index, 0.05)[1], objects)
     assert won >= 18
+
+
+@pytest.mark.slow
+def test_each_combination_in_canonical_order_succeeds(env: KitchenEnv) -> None:
+    """Nine of ten at the first attempt; and what was completed is not undone on the way to the next."""
+    won = 0
+    for index, objects in enumerate(COMBINATIONS):
+        _, in_place = rehearse(env, objects, 3000 + index, 0.05)
+        won += Demonstration("mixed", index, objects, 0, 0.05, False, "canonical", {}).accepts(in_place)
+    assert won >= 22
+
+
+@pytest.mark.parametrize("following", ["top burner", "light switch"])
+def test_the_microwave_is_not_closed_on_the_way_to_what_lies_ahead(env: KitchenEnv, following: str) -> None:
+    for seed in (100, 103):
+        assert attempt(env, following, seed, 0.05, "microwave")[0]
+        assert env.all_in_place()[KITCHEN_OBJECTS.index("microwave")]

@@ -20,10 +20,12 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "minari"
 
 
-def episode(objects: list[int], steps: int = 4) -> Episode:
-    """One in which the objects of these numbers, of all seven, come into place at the last step."""
+def episode(objects: list[int], steps: int = 4, one_by_one: bool = False) -> Episode:
+    """One in which the objects of these numbers, of all seven, come into place at the last step, or in turn."""
     in_place = np.zeros((steps, 7), bool)
     in_place[-1, objects] = True
+    for place, number in enumerate(objects if one_by_one else ()):
+        in_place[place:, number] = True
     completed = in_place[:, [0, 1, 4, 5]]
     return Episode(
         image=np.full((steps + 1, 16, 16, 3), 90, np.uint8),
@@ -53,8 +55,26 @@ def test_objects_an_episode_beside_the_papers() -> None:
     both, text = printed("kitchen")
     assert list(both) == ["moto_pl/kitchen/x-v0"]
     lines = {line.split()[0]: line.split() for line in text.splitlines() if line.strip()}
-    assert lines["the"][2:] == ["563", "128,569", "261.12", "3.98", "-"]
-    assert lines["moto_pl/kitchen/x-v0"][1:] == ["2", "8", "2.50", "3.50", "0.500"]
+    assert lines["the"][2:] == ["563", "128,569", "261.12", "3.98", "1.000", "-"]
+    assert lines["moto_pl/kitchen/x-v0"][1:] == ["2", "8", "2.50", "3.50", "1.000", "0.500"]
+
+
+def test_the_table_fits_a_terminal() -> None:
+    write_dataset("moto_pl/kitchen/partial-v0", [episode([0])], kitchen_id("partial"))
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))
+    info("kitchen", console)
+    assert "…" not in console.export_text()
+
+
+def test_the_share_in_canonical_order() -> None:
+    bottom, top, switch, slide, hinge = 2, 3, 4, 5, 6
+    right = [[0, 1, top, bottom], [switch, hinge, slide], [top, bottom, slide]]
+    wrong = [[1, 0], [bottom, top], [slide, hinge], [0, slide, switch]]
+    episodes = [episode(objects, one_by_one=True) for objects in (*right, *wrong, [])]
+    write_dataset("moto_pl/kitchen/x-v0", episodes, kitchen_id("mixed"))
+    numbers, text = printed("moto_pl/kitchen/x-v0")
+    assert numbers["canonical_rate"] == 0.5  # with the one of nothing, which has no order to break
+    assert "0.500 of trajectories" in " ".join(text.split())
 
 
 def test_episodes_whose_objects_are_not_recorded() -> None:
