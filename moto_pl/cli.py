@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 import moto_pl
+from moto_pl import signals
 from moto_pl.errors import SettingError
 
 LIGHTNING_VERBS = ("fit", "validate", "test")
@@ -31,13 +32,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of ``moto``. Returns the exit status; bad input is one line on stderr and status 2."""
     args = list(sys.argv[1:] if argv is None else argv)
     try:
-        if args and args[0] in LIGHTNING_VERBS:
-            run_lightning(args)
-            return 0
-        return run_verb(args)
+        with signals.obeyed():
+            if args and args[0] in LIGHTNING_VERBS:
+                run_lightning(args)
+                return 0
+            return run_verb(args)
     except SettingError as error:
-        print(f"moto: {error}", file=sys.stderr)
+        print(f"{error.details}moto: {error}", file=sys.stderr)
         return 2
+    except signals.Stopped as stopped:
+        print(f"moto: ended by {stopped.name}", file=sys.stderr)
+        return 128 + stopped.number
 
 
 def run_verb(args: Sequence[str]) -> int:
