@@ -59,10 +59,10 @@ def at_once(number: int, frame: FrameType | None) -> None:
 
 
 def later(number: int, frame: FrameType | None) -> None:
-    """A handler: only notes the signal. Ctrl-C a second time ends what is going on."""
+    """A handler: only notes the signal. Ctrl-C a second time ends what is going on, half done as it is."""
     global _noted
     if number == _noted == signal.SIGINT:
-        raise Stopped(number)
+        raise KeyboardInterrupt
     _noted = number
 
 
