@@ -173,7 +173,10 @@ class DatasetReader:
         return raw_episode.episode(self.image_shape, self.action_size, self._info(attributes))
 
     def fingerprint(self) -> str:
-        """A digest of all that the dataset's files hold: it changes with any byte. Reads them once (1 GB/s or so)."""
+        """A digest of all that the dataset's files hold: it changes with any byte.
+
+        Reads them once: 3 seconds a gigabyte on a busy core, far less than decoding the images takes.
+        """
         digest = hashlib.sha256()
         try:
             for path in sorted(path for path in self.data_path.rglob("*") if path.is_file()):

@@ -69,6 +69,16 @@ def test_a_half_episode_is_dropped_and_rolled_again(
     assert_same_end(unbroken, run)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("at", [1 + EPISODE // 2, 1 + EPISODE + EPISODE // 2], ids=["evaluating", "collecting"])
+def test_a_signal_to_one_process_ends_both(at: int, reach_dataset: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    two = ("--trainer.devices", "2", "--trainer.strategy", "ddp", "--data.eval_episodes", "3")
+    stopped = fit(run, *data(reach_dataset), *two, *faulty(run, "SIGTERM", at), timeout=300)
+    assert stopped.returncode == 128 + signal.SIGTERM, stopped.stderr
+    assert "Traceback" not in stopped.stderr and "goes on from step" in stopped.stderr
+
+
 def test_a_note_is_obeyed_where_it_is_asked_for() -> None:
     with signals.obeyed():
         handlers = signals.take_over(signals.later)
