@@ -149,7 +149,8 @@ class RunCheckpoint(Checkpoint):
             return
         schedule = trainer.datamodule.schedule  # type: ignore[attr-defined]
         step = trainer.global_step
-        if not trainer.validating and self._saved != step and schedule.start_of(schedule.round_of(step)) == step:
+        begins = schedule.start_of(schedule.round_of(step)) == step and not trainer.validating
+        if begins and step > 0 and self._saved != step:
             self._save(trainer, LAST)
         rank_zero_info(
             f"{exception.name}: stopped in an episode, which is dropped; the same command goes on from "

@@ -105,20 +105,25 @@ class Checks:
             found = f"observes {', '.join(map(repr, space)) or 'nothing'}, and no '{KEY}'"
             raise self.error(found, _wrapped("{'image': o['the one to learn from']}"))
         image = space[KEY]
-        shape = image.shape if isinstance(image, gym.spaces.Box) else None
-        if shape is None or len(shape) != 3 or shape[2] != 3 or image.dtype != np.uint8:
+        shape = image.shape if isinstance(image, gym.spaces.Box) else ()
+        if not isinstance(image, gym.spaces.Box) or len(shape) != 3 or shape[2] != 3 or image.dtype != np.uint8:
             wanted = "where uint8 (height, width, 3) is wanted"
             found = f"declares its observation '{KEY}' as {_describe_space(image)}, {wanted}"
             raise self.error(found, _image_fix(image.dtype, shape))
+        if np.max(image.high) <= 1:
+            found = f"declares values of its observation '{KEY}' from 0 to {np.max(image.high)}, where 255 is white"
+            raise self.error(found, _wrapped_image("255 * o['image']"))
         return int(shape[0]), int(shape[1]), 3
 
     def _check_actions(self, space: gym.Space[Any]) -> None:
         if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
             raise self.error(f"takes actions {space}", "Use an environment with a flat Box of actions.")
-        if np.all(space.low == -1) and np.all(space.high == 1):
+        if np.all(space.low == -1) and np.all(space.high == 1) and np.issubdtype(space.dtype, np.floating):
             return
         fix = "Wrap it: gymnasium.wrappers.RescaleAction(env, -1.0, 1.0)."
-        if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
+        if not np.issubdtype(space.dtype, np.floating):
+            fix = "Declare a Box of float32 from -1 to 1."
+        elif not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
             fix = "Declare the Box of actions that it takes, and " + fix[0].lower() + fix[1:]
         raise self.error(f"takes actions {space}, where policies act in [-1, 1]", fix)
 
@@ -278,15 +283,15 @@ def _wrapped_image(image: str) -> str:
     return _wrapped(f"{{**o, 'image': {image}}}")
 
 
-def _image_fix(dtype: Any, shape: tuple[int, ...] | None) -> str:
+def _image_fix(dtype: Any, shape: tuple[int, ...]) -> str:
     """What makes a frame of this type and shape one that can be used."""
-    if shape is not None and len(shape) == 3 and shape[0] == 3 and shape[2] != 3:
+    if len(shape) == 3 and shape[0] == 3 and shape[2] != 3:
         return _wrapped_image("o['image'].transpose(1, 2, 0)")
     if dtype is not None and np.issubdtype(dtype, np.floating):
         return _wrapped_image("(255 * o['image']).astype('uint8')")  # of values in [0, 1]
     if dtype is not None and dtype != np.uint8:
         return _wrapped_image("o['image'].clip(0, 255).astype('uint8')")
-    if shape is not None and len(shape) == 3 and shape[2] == 1:
+    if len(shape) == 3 and shape[2] == 1:
         return _wrapped_image("o['image'].repeat(3, axis=2)")
     return "Return frames as it declares them."
 

@@ -35,6 +35,7 @@ START_TIMEOUT_S = 180.0
 """How long a worker may take to import the simulator and create its environment, on a busy machine."""
 MAX_RESTARTS = 3
 _SIGNAL_CHECK_S = 0.2
+_DOCTOR = "Run `moto doctor` to check the renderer."
 _MAIN = "import sys; sys.path[:] = {path!r}; from moto_pl.envs.workers import _worker; _worker({fd}, {memory})"
 
 
@@ -110,8 +111,8 @@ class EnvPool:
 
     Raises:
         SettingError: the environment refuses its arguments, raises, or is not as :mod:`moto_pl.envs.checks` wants it,
-            for which it is reset and stepped once; or an argument here is out of its range.
-        RuntimeError: a worker cannot be started.
+            for which it is reset and stepped once; a worker cannot be started; or an argument here is out of its
+            range.
     """
 
     def __init__(
@@ -143,8 +144,7 @@ class EnvPool:
             self._try_out()
         except _Lost as lost:
             self.close()
-            fix = "Run `moto doctor` to check the renderer."
-            raise RuntimeError(f"{env_id}: environment worker {lost} while it started. {fix}") from None
+            raise SettingError("data.env", f"{env_id}, whose worker {lost} while it started", _DOCTOR) from None
         except BaseException:
             self.close()
             raise
@@ -199,10 +199,10 @@ class EnvPool:
             The first images, uint8 ``[n, H, W, 3]``, a copy.
 
         Raises:
-            SettingError: no seeds, or more than environments; or an environment raised or returned what it must not.
+            SettingError: no seeds, or more than environments; an environment raised or returned what it must not; or
+                workers were lost too often in a row.
             WorkerRestarted: a worker was lost; call again.
             Stopped: a signal has come that was noted to be obeyed between steps.
-            RuntimeError: workers were lost too often in a row.
         """
         signals.check()
         if not 1 <= len(seeds) <= self.capacity:
@@ -228,10 +228,9 @@ class EnvPool:
             ``[n]``, and n infos.
 
         Raises:
-            SettingError: an environment raised or returned what it must not.
+            SettingError: an environment raised or returned what it must not, or workers were lost too often in a row.
             WorkerRestarted: a worker was lost; the environments have to be reset.
             Stopped: a signal has come that was noted to be obeyed between steps.
-            RuntimeError: workers were lost too often in a row.
         """
         signals.check()
         if not self._active:
@@ -338,10 +337,11 @@ class EnvPool:
                 self._fall_back()
             if self._restarts > MAX_RESTARTS:
                 self.close()
-                raise RuntimeError(
-                    f"{self.env_id}: environment workers failed {MAX_RESTARTS + 1} times in a row, and not one whole "
-                    f"episode passed in between; the last one, worker {index}, {reason}. "
-                    "Run `moto doctor` to check the renderer."
+                raise SettingError(
+                    "data.env",
+                    f"{self.env_id}, whose workers failed {MAX_RESTARTS + 1} times in a row, and not one whole episode "
+                    f"passed in between; the last one, worker {index}, {reason}",
+                    _DOCTOR,
                 )
             try:
                 self._workers[index] = self._start(index)

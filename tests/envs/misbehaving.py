@@ -59,6 +59,7 @@ class OddEnv(ReachEnv):
             "declares float": gym.spaces.Dict(image=gym.spaces.Box(0, 1, image.shape, np.float32)),
             "declares channels first": gym.spaces.Dict(image=gym.spaces.Box(0, 255, (3, 64, 64), np.uint8)),
             "declares one channel": gym.spaces.Dict(image=gym.spaces.Box(0, 255, (64, 64, 1), np.uint8)),
+            "declares 0 and 1": gym.spaces.Dict(image=gym.spaces.Box(0, 1, image.shape, np.uint8)),
             "declares another key": gym.spaces.Dict(front=image, wrist=image),
             "declares no Dict": image,
         }
@@ -66,6 +67,8 @@ class OddEnv(ReachEnv):
         bounds = {"takes 7.5": (-7.5, 7.5), "takes 0 to 1": (0.0, 1.0), "takes anything": (-np.inf, np.inf)}
         if what in bounds:
             self.action_space = gym.spaces.Box(*bounds[what], (2,), np.float32)
+        if what == "takes integers":
+            self.action_space = gym.spaces.Box(-1, 1, (2,), np.int8)
         if what == "raises when made":
             raise ValueError("no such robot")
 

@@ -31,10 +31,12 @@ def line(found: SettingError) -> str:
         ),
         ("declares channels first", rf"'image' as uint8 \(3, 64, 64\), where uint8.*{WRAPPER}.*transpose\(1, 2, 0\)"),
         ("declares one channel", rf"'image' as uint8 \(64, 64, 1\), where uint8.*{WRAPPER}.*repeat\(3, axis=2\)"),
+        ("declares 0 and 1", rf"values of its observation 'image' from 0 to 1, where 255 is white.*{WRAPPER}.*255"),
         ("declares another key", rf"observes 'front', 'wrist', and no 'image'.*{WRAPPER}"),
         ("declares no Dict", rf"observes uint8 \(64, 64, 3\), not a Dict with a key 'image'.*{WRAPPER}"),
         ("takes 7.5", r"actions Box\(-7\.5, 7\.5.*policies act in \[-1, 1\].*RescaleAction\(env, -1\.0, 1\.0\)"),
         ("takes 0 to 1", r"actions Box\(0\.0, 1\.0.*RescaleAction\(env, -1\.0, 1\.0\)"),
+        ("takes integers", r"actions Box\(-1, 1, \(2,\), int8\), where policies act in \[-1, 1\]"),
         ("takes anything", r"actions Box\(-inf, inf.*Declare the Box.*RescaleAction"),
     ],
 )

@@ -111,7 +111,7 @@ def test_a_worker_lost_at_every_replay_ends_the_run():
         for _ in range(3):
             with pytest.raises(WorkerRestarted):
                 episode(pool, [1])
-        with pytest.raises(RuntimeError, match="4 times in a row.*worker 0, exited with status 7"):
+        with pytest.raises(SettingError, match="4 times in a row.*worker 0, exited with status 7"):
             episode(pool, [1])
 
 
@@ -137,7 +137,7 @@ def test_errors_travel_back_with_their_message():
 
 
 def test_a_worker_that_dies_while_it_starts_is_an_error():
-    with pytest.raises(RuntimeError, match="worker exited with status 3 while it started"):
+    with pytest.raises(SettingError, match="worker exited with status 3 while it started"):
         EnvPool(MISBEHAVING, {"what": "die at start"}, 1)
 
 
