@@ -24,8 +24,6 @@ DEMONSTRATIONS = 4
 """An environment that sets no limit may take so many times the steps of the longest demonstration."""
 MOST_STEPS = 10_000
 """Steps of an episode where nothing else says: 123 MB of 64x64 frames."""
-
-
 # Files that lie between the loop and the environment.
 _OURS = os.path.dirname(__file__)
 _PLUMBING = (
@@ -51,8 +49,8 @@ class EpisodeLimit(NamedTuple):
         own = own or getattr(env.unwrapped, "episode_steps", None)
         if self.steps is not None:
             return self.steps
-        if isinstance(own, int) and own > 0:
-            return own
+        if isinstance(own, int | np.integer) and own > 0:
+            return int(own)
         return MOST_STEPS if self.demonstrated is None else DEMONSTRATIONS * self.demonstrated
 
 
@@ -166,7 +164,7 @@ class Checks:
 
     def _reward(self, value: Any) -> float:
         number = _single(value)
-        if number is None or number.dtype.kind not in "biuf" or not np.isfinite(number):
+        if number is None or number.dtype.kind not in "biuf" or not np.abs(number) <= np.finfo(np.float32).max:
             raise self.error(f"returned the reward {_describe(value)}", "Return one finite number.")
         return float(number)
 

@@ -98,7 +98,13 @@ class OddEnv(ReachEnv):
         if self._steps < self._at:
             return observation, reward, terminated, truncated, info
         what = self._what
-        rewards = {"text reward": "1.0", "two rewards": np.ones(2), "nan reward": np.nan, "reward [1]": np.ones(1)}
+        rewards = {
+            "text reward": "1.0",
+            "two rewards": np.ones(2),
+            "nan reward": np.nan,
+            "vast reward": 1e300,
+            "reward [1]": np.ones(1),
+        }
         infos = {
             "None for info": None,
             "nan success": {"success": np.nan},

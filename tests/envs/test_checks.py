@@ -78,6 +78,7 @@ def test_frames_that_are_not_what_was_declared(what, found):
         ("text reward", r"returned the reward '1\.0'\. Return one finite number"),
         ("two rewards", r"returned the reward float64 \(2,\): \[1\.0, 1\.0\]"),
         ("nan reward", "returned the reward nan"),
+        ("vast reward", r"returned the reward 1e\+300"),
         ("text terminated", "returned terminated 'False'"),
         ("nan success", r"returned info\['success'\] nan"),
         ("text success", r"returned info\['success'\] 'False'"),
