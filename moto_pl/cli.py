@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import moto_pl
+from moto_pl import signals
 from moto_pl.configs import LIGHTNING_VERBS
 from moto_pl.errors import SettingError
 from moto_pl.verbs import Verb, choose
@@ -108,10 +109,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of ``moto``. Returns the exit status; bad input is one line on stderr and status 2."""
     args = list(sys.argv[1:] if argv is None else argv)
     try:
-        return run(args)
+        with signals.obeyed():
+            return run(args)
     except SettingError as error:
-        print(f"moto: {error}", file=sys.stderr)
+        print(f"{error.details}moto: {error}", file=sys.stderr)
         return 2
+    except signals.Stopped as stopped:
+        print(f"moto: ended by {stopped.name}", file=sys.stderr)
+        return 128 + stopped.number
 
 
 def run(args: Sequence[str]) -> int:

@@ -1,4 +1,4 @@
-"""The one error that a user's mistake raises."""
+"""The one error that a user's mistake raises, or a fault in what the user brought."""
 
 
 class SettingError(ValueError):
@@ -10,7 +10,12 @@ class SettingError(ValueError):
         setting: the setting, file or argument at fault, as the user wrote it (``data.dataset``).
         found: what was found there.
         fix: what to do, as an instruction.
+
+    Attributes:
+        details: lines that the command line prints before the message; mostly none.
     """
+
+    details = ""
 
     def __init__(self, setting: str, found: object, fix: str) -> None:
         self.setting, self.found, self.fix = setting, found, fix
@@ -19,3 +24,20 @@ class SettingError(ValueError):
     def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
         # Rebuilt from its three parts, so that it survives the way back from a worker process.
         return type(self), (self.setting, str(self.found), self.fix)
+
+
+class EnvironmentRaised(SettingError):
+    """A user's environment raised an exception.
+
+    Args:
+        found: which environment, and what it raised.
+        fix: what to do, as an instruction.
+        traceback: the environment's own, from its first line on.
+    """
+
+    def __init__(self, found: object, fix: str, traceback: str) -> None:
+        super().__init__("data.env", found, fix)
+        self.details = f"{traceback.rstrip()}\n" if traceback else ""
+
+    def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
+        return type(self), (str(self.found), self.fix, self.details)

@@ -10,7 +10,9 @@ from moto_pl.agents.base import Agent
 from moto_pl.agents.model_based import ModelBasedAgent
 from moto_pl.analysis.records import read_run
 from moto_pl.data.collect import TEST_SEEDS, roll_episodes
+from moto_pl.data.ingest import longest_demonstration
 from moto_pl.data.minari_io import open_dataset
+from moto_pl.envs.checks import EpisodeLimit
 from moto_pl.envs.workers import EnvPool
 from moto_pl.errors import SettingError
 from moto_pl.nn.image import IMAGE_SIZE
@@ -50,11 +52,10 @@ def roll_own(agent: Agent, run: Path, count: int) -> list[Episode]:
     data = read_run(run).setting("data")
     if not isinstance(data, dict) or not data.get("env"):
         raise SettingError("--ckpt", run, "Give a checkpoint in its run's directory: config.yaml is missing.")
-    pool = EnvPool(str(data["env"]), data.get("env_options") or {}, 0, float(data.get("worker_timeout_s") or 60))
-    try:
+    limit = EpisodeLimit(data.get("max_episode_steps"), longest_demonstration(run / "replay"))
+    timeout_s = float(data.get("worker_timeout_s") or 60)
+    with EnvPool(str(data["env"]), data.get("env_options") or {}, 0, timeout_s, limit, image_size=IMAGE_SIZE) as pool:
         return [roll_episodes(pool, agent, [TEST_SEEDS + i], "mode", Key(agent.seed, i))[0] for i in range(count)]
-    finally:
-        pool.close()
 
 
 def model_based(agent: Agent) -> ModelBasedAgent:

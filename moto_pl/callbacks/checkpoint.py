@@ -7,7 +7,6 @@ import random
 import signal
 import zipfile
 from pathlib import Path
-from types import FrameType
 from typing import Any, cast
 
 import lightning as L
@@ -17,6 +16,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
+from moto_pl import signals
 from moto_pl.errors import SettingError
 
 LAST, PREVIOUS, PRETRAINED, BEST = "last.ckpt", "previous.ckpt", "pretrained.ckpt", "best.ckpt"
@@ -106,9 +106,11 @@ class RunCheckpoint(Checkpoint):
     The one before the last is kept as ``previous.ckpt``, the one that did best in an evaluation as ``best.ckpt`` (it
     was chosen by the evaluation episodes: judge it on the test seeds); all others are replaced.
 
-    On SIGTERM and SIGUSR1 (what schedulers send before they kill) the step in progress is finished, a checkpoint is
-    written, and the process exits with status 128 + the signal's number. Every rank's random generators are in each
-    checkpoint.
+    On SIGTERM and SIGUSR1 (what schedulers send before they kill) and SIGINT (Ctrl-C) the gradient step in progress is
+    finished, a checkpoint is written, and the process exits with status 128 + the signal's number. While episodes are
+    rolled it exits before the next environment step; half episodes are dropped, and rolled again when the run goes on:
+    in collecting, from a checkpoint of the round's beginning; in an evaluation, from the last checkpoint. Every rank's
+    random generators are in each checkpoint.
 
     Args:
         every_n_rounds: rounds between checkpoints; phase ends are always saved.
@@ -118,10 +120,11 @@ class RunCheckpoint(Checkpoint):
         if every_n_rounds < 1:
             raise SettingError("checkpoint_every", every_n_rounds, "Give at least 1 round.")
         self.every_n_rounds = every_n_rounds
-        self._signal: int | None = None
         self.best: tuple[float, ...] = (-1.0, -float("inf"))  # success and return
         self._newest: dict[str, Any] = {}
         self._handlers: dict[int, Any] = {}
+        self._saved: int | None = None  # the last checkpoint's step
+        self._exiting = False
 
     def state_dict(self) -> dict[str, Any]:
         """What the best evaluation so far came to."""
@@ -132,25 +135,33 @@ class RunCheckpoint(Checkpoint):
         self.best = tuple(state_dict["best"])
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Takes over the two signals, after Lightning has set its own handlers."""
-        for number in (signal.SIGTERM, signal.SIGUSR1):
-            self._handlers[number] = signal.signal(number, self._on_signal)
+        """Takes over the signals, after Lightning has set its own handlers."""
+        self._handlers = signals.take_over(signals.later)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Gives the signals back."""
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
+        signals.give_back(self._handlers)
         self._handlers = {}
 
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        # Nothing but a note here: the step in progress is finished first.
-        self._signal = number
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Where a signal came while episodes were rolled: says so, and saves what is not saved yet."""
+        if not isinstance(exception, signals.Stopped) or not self._handlers or self._exiting:
+            return
+        schedule = trainer.datamodule.schedule  # type: ignore[attr-defined]
+        step = trainer.global_step
+        begins = schedule.start_of(schedule.round_of(step)) == step and not trainer.validating
+        if begins and step > 0 and self._saved != step:
+            self._save(trainer, LAST)
+        rank_zero_info(
+            f"{exception.name}: stopped in an episode, which is dropped; the same command goes on from "
+            f"{'the beginning' if self._saved is None else f'step {self._saved}'}."
+        )
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Answers a signal at the first step boundary; the last one of a round is left to the round's end."""
-        stop = self._signal is not None
+        stop = signals.noted() is not None
         if trainer.world_size > 1:
             stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
         whole_step = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
@@ -168,7 +179,7 @@ class RunCheckpoint(Checkpoint):
             self._save(trainer, LAST)
             if step == schedule.offline_steps:
                 self._save(trainer, PRETRAINED)
-        if self._signal is not None:
+        if signals.noted() is not None:
             self._save_and_exit(trainer)
 
     def _is_best(self, trainer: L.Trainer) -> bool:
@@ -185,12 +196,13 @@ class RunCheckpoint(Checkpoint):
 
     def _save_and_exit(self, trainer: L.Trainer) -> None:
         self._save(trainer, LAST)
-        number = self._signal or signal.SIGTERM
+        stopped = signals.Stopped(signals.noted() or signal.SIGTERM)
         rank_zero_info(
-            f"{signal.Signals(number).name}: saved {self._path(trainer, LAST)} at step {trainer.global_step}; "
-            "the same command goes on from there."
+            f"{stopped.name}: saved {self._path(trainer, LAST)} at step {trainer.global_step}; the same command goes "
+            "on from there."
         )
-        raise SystemExit(128 + number)
+        self._exiting = True
+        raise stopped
 
     def _save(self, trainer: L.Trainer, name: str) -> None:
         path = self._path(trainer, name)
@@ -200,6 +212,8 @@ class RunCheckpoint(Checkpoint):
             # Each machine has a disk of its own and resumes from it. Every rank has put together what rank 0 saved.
             trainer.strategy.checkpoint_io.save_checkpoint(self._newest, path)
         self._newest = {}
+        if name == LAST:
+            self._saved = trainer.global_step
         trainer.strategy.barrier("saved")
 
     @staticmethod
@@ -219,6 +233,7 @@ class RunCheckpoint(Checkpoint):
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Gives this rank its generators back."""
+        self._saved = int(checkpoint["global_step"])
         states = checkpoint.get("rng", [])
         if trainer.global_rank < len(states):
             set_rng_state(states[trainer.global_rank])

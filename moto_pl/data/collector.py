@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import io
 import multiprocessing
+import os
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from moto_pl import signals
 from moto_pl.data.collect import roll_episodes
+from moto_pl.envs.checks import NO_LIMIT_SET, EpisodeLimit
 from moto_pl.envs.workers import EnvPool
 from moto_pl.errors import SettingError
 from moto_pl.ops import Key
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from moto_pl.agents.base import ActMode, Agent
 
 _ATTEMPTS = 3
+_SIGNAL_CHECK_S = 0.2
 
 
 class Job(NamedTuple):
@@ -42,10 +46,14 @@ class Collector:
         env_options: its keyword arguments.
         workers: environment workers; 0 keeps the environment in the collecting process.
         timeout_s: seconds after which a silent environment worker is replaced.
+
+    Attributes:
+        limit: where an episode is cut off; to be set before the first job.
     """
 
     def __init__(self, env: str, env_options: dict[str, Any], workers: int, timeout_s: float) -> None:
         self._arguments = env, env_options, workers, timeout_s
+        self.limit = NO_LIMIT_SET
         self._process: Any = None
         self._connection: Connection | None = None
         self._message: tuple[bytes, Job] | None = None
@@ -68,11 +76,14 @@ class Collector:
 
         Raises:
             SettingError: the collecting process died again and again.
+            Stopped: a signal has come that was noted to be obeyed between steps.
         """
         assert self._message is not None
         for _ in range(_ATTEMPTS):
             try:
                 assert self._connection is not None
+                while not self._connection.poll(_SIGNAL_CHECK_S):
+                    signals.check()
                 result = self._connection.recv()
             except (EOFError, OSError):
                 self.close(keep_job=True)
@@ -108,7 +119,9 @@ class Collector:
             context = multiprocessing.get_context("spawn")
             self._connection, theirs = context.Pipe()
             # Not a daemon: those may have no environment workers. It ends when our end of the pipe is closed.
-            self._process = context.Process(target=_serve, args=(theirs, *self._arguments), name="collector")
+            self._process = context.Process(
+                target=_serve, args=(theirs, *self._arguments, self.limit), name="collector"
+            )
             self._process.start()
             theirs.close()
         try:
@@ -117,7 +130,11 @@ class Collector:
             pass  # it died: fetch finds that out
 
 
-def _serve(connection: Connection, env: str, env_options: dict[str, Any], workers: int, timeout_s: float) -> None:
+def _serve(
+    connection: Connection, env: str, env_options: dict[str, Any], workers: int, timeout_s: float, limit: EpisodeLimit
+) -> None:
+    signals.ignore()
+    signals.end_with(os.getppid())
     one_thread()
     pool: EnvPool | None = None
     try:
@@ -126,12 +143,12 @@ def _serve(connection: Connection, env: str, env_options: dict[str, Any], worker
             # Our own learner's bytes, over our own pipe.
             agent = torch.load(io.BytesIO(blob), map_location="cpu", weights_only=False)
             try:
-                pool = pool or EnvPool(env, env_options, workers, timeout_s)
+                pool = pool or EnvPool(env, env_options, workers, timeout_s, limit)
                 result: Any = roll_episodes(pool, agent, *job)
             except Exception as error:
                 result = error
             connection.send(result)
-    except (EOFError, OSError, KeyboardInterrupt):
+    except (EOFError, OSError):
         pass  # the learner has ended
     finally:
         if pool is not None:

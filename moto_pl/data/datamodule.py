@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
+import signal
 import time
 from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,15 +15,17 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
+from moto_pl import signals
 from moto_pl.agents.metrics import EpisodeMetrics
 from moto_pl.behaviour.filters import keep_rows, records_all_objects, return_threshold
 from moto_pl.data.collect import EVALUATION_SEEDS, TEST_SEEDS, roll_episodes, training_seed
 from moto_pl.data.collector import Collector, Job
+from moto_pl.data.ingest import HELD_OUT, ingest, ingested, longest_demonstration
 from moto_pl.data.schedule import Schedule
 from moto_pl.envs import KITCHEN_OBJECTS, task_objects
+from moto_pl.envs.checks import EpisodeLimit
 from moto_pl.envs.workers import EnvPool
 from moto_pl.errors import SettingError
-from moto_pl.files import write_whole
 from moto_pl.nn.image import IMAGE_SIZE
 from moto_pl.ops import Key
 from moto_pl.replay import DeviceMirror, EpisodeSet, EpisodeStore, PrefetchLoader, SequenceBatch, SequenceSampler
@@ -57,6 +60,8 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
             share them out.
         env_workers: processes of each training process that run environments; 0 runs one environment in it.
         worker_timeout_s: seconds after which an environment that does not answer is replaced.
+        max_episode_steps: an episode that has not ended by then is cut off, as truncated, with a warning. null: the
+            environment's own limit; where it has none, four times the longest demonstration (10,000 without one).
         collect_mode: collect with samples of the policy (the paper's protocol), or with its mode, which is what is
             evaluated; give the mode some ``exploration_noise``.
         exploration_noise: std of Gaussian noise on collected actions; of two numbers, each episode draws its own std
@@ -94,6 +99,7 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         num_envs: int = 1,
         env_workers: int = 2,
         worker_timeout_s: float = 60.0,
+        max_episode_steps: int | None = None,
         collect_mode: Literal["sample", "mode"] = "sample",
         exploration_noise: float | tuple[float, float] = 0.0,
         collect: Literal["alternate", "overlap"] = "alternate",
@@ -112,6 +118,7 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         self.env, self.dataset, self.build_missing = env, dataset, build_missing
         self.env_options, self.build_options = dict(env_options or {}), dict(build_options or {})
         self.num_envs, self.env_workers, self.worker_timeout_s = num_envs, env_workers, worker_timeout_s
+        self.max_episode_steps = max_episode_steps
         self.collect_mode: Literal["sample", "mode"] = collect_mode
         low, high = exploration_noise if isinstance(exploration_noise, tuple | list) else (exploration_noise,) * 2
         self.exploration_noise, self.online_fraction = (low, high), online_fraction
@@ -165,6 +172,8 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
             raise SettingError(
                 "data.exploration_noise", [low, high], "Give a standard deviation, 0 or more, or two: [least, most]."
             )
+        if self.max_episode_steps is not None and self.max_episode_steps < 1:
+            raise SettingError("data.max_episode_steps", self.max_episode_steps, "Give at least 1 step, or null.")
         if self.prefetch < 1:
             raise SettingError("data.prefetch", self.prefetch, "Give at least 1 batch.")
 
@@ -193,14 +202,18 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
     def prepare_data(self) -> None:
         """Builds the dataset if asked, and takes its episodes into the replay once (first process alone)."""
         self._check_share()
+        # A fit may begin with an evaluation, which needs to know how long demonstrations are and whether they end early.
         if self.dataset is None or not (self._fitting or self.before_fit):
             return
+        # Imported where they are used: `moto fit --help` should not wait for them.
+        from moto_pl.data.builders import ensure
+        from moto_pl.data.minari_io import open_dataset
+
         source: str | Path = self.dataset
         if self.build_missing:
-            from moto_pl.data.builders import ensure
-
             source = ensure(self.dataset, **{**self.env_options, **self.build_options})
-        self._ingest(source)
+        names = {"dataset": str(self.dataset), **self.build_options, "val_episodes": self.val_episodes}
+        ingest(open_dataset(source), names, self.replay_dir, self._limit)
 
     def setup(self, stage: str) -> None:
         """Shares out the machine's cores, opens the replay and starts the environment workers."""
@@ -215,12 +228,13 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
                     setting = f"model.init_args.{part.size_setting.format(name)}"
                     raise SettingError(setting, part.size, f"Give a multiple of the {self.world_size} processes.")
             self.store = EpisodeStore(self.replay_dir, self._limit)
-            self.held_out = EpisodeStore(self.replay_dir / "held_out")
+            self.held_out = EpisodeStore(self.replay_dir / HELD_OUT)
             self.offline_episodes = self._ingested()
             # Episodes that a killed run collected after its last checkpoint are forgotten, and replaced by later ones;
             # a checkpoint's own are taken back in load_state_dict.
             self.store.restore(self.store.manifest()[: self.offline_episodes])
             self._report_capacity()
+        self._collector.limit = self._limit_of_episodes()
         self.action_size = self._action_size()
         if stage == "fit":
             self._mirror = DeviceMirror.choose(
@@ -273,7 +287,10 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
     def pool(self) -> EnvPool:
         """The environment workers, started at first use."""
         if self._pool is None:
-            self._pool = EnvPool(self.env, self.env_options, self.env_workers, self.worker_timeout_s)
+            limit = self._limit_of_episodes()
+            self._pool = EnvPool(
+                self.env, self.env_options, self.env_workers, self.worker_timeout_s, limit, image_size=IMAGE_SIZE
+            )
         return self._pool
 
     @property
@@ -288,6 +305,9 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
     def _limit(self) -> int | None:
         return None if self.replay_limit_gb is None else int(self.replay_limit_gb * 2**30)
 
+    def _limit_of_episodes(self) -> EpisodeLimit:
+        return EpisodeLimit(self.max_episode_steps, longest_demonstration(self.replay_dir) if self.dataset else None)
+
     def _action_size(self) -> int:
         shape = self.pool.action_space.shape
         size = int(shape[0]) if shape else 0
@@ -299,38 +319,8 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
             )
         return size
 
-    def _ingest(self, source: str | Path) -> None:
-        """Copies the dataset's episodes into the replay; goes on where a killed run stopped."""
-        from moto_pl.data.minari_io import open_dataset
-
-        reader = open_dataset(source)
-        reader.check(image_size=IMAGE_SIZE)
-        names = {"dataset": str(self.dataset), **self.build_options, "val_episodes": self.val_episodes}
-        marker = self.replay_dir / "dataset.json"
-        if marker.exists():
-            found = json.loads(marker.read_text())
-            if any(found.get(name) != value for name, value in names.items()):
-                raise SettingError(
-                    "data.dataset", f"{names}, but {marker} holds {found}", "Use another trainer.default_root_dir."
-                )
-            return
-        store, held_out = EpisodeStore(self.replay_dir, self._limit), EpisodeStore(self.replay_dir / "held_out")
-        training = len(reader) - self.val_episodes
-        if training < 1:
-            raise SettingError(
-                "data.val_episodes",
-                self.val_episodes,
-                f"{self.dataset} has {len(reader)} episodes: leave one to train on.",
-            )
-        for i, episode in enumerate(reader):
-            target, index = (store, i) if i < training else (held_out, i - training)
-            if index >= len(target):
-                target.append(episode, index)
-        write_whole(marker, json.dumps({**names, "episodes": training}).encode())
-
     def _ingested(self) -> int:
-        marker = self.replay_dir / "dataset.json"
-        return int(json.loads(marker.read_text())["episodes"]) if self.dataset is not None else 0
+        return ingested(self.replay_dir) if self.dataset is not None else 0
 
     @property
     def _expected_episodes(self) -> int:
@@ -377,11 +367,12 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
 
     def _collect(self, agent: Agent, online: int) -> None:
         begun = time.perf_counter()
-        if self._collector.busy:
-            episodes = self._collector.fetch()
-        else:
-            job = self._job()
-            episodes = roll_episodes(self.pool, agent, *job) if job.seeds else []
+        with self._stopping_together():
+            if self._collector.busy:
+                episodes = self._collector.fetch()
+            else:
+                job = self._job()
+                episodes = roll_episodes(self.pool, agent, *job) if job.seeds else []
         self._exchange(episodes)
         collected = [self.store[i] for i in range(len(self.store) - self.num_envs, len(self.store))]
         self.env_steps += sum(episode.length for episode in collected)
@@ -406,6 +397,19 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         seeds = [training_seed(self.seed, index) for index in indices]
         key = Key(self.seed, indices[0] if indices else 0).fold(_COLLECT)
         return Job(seeds, self.collect_mode, key, self.exploration_noise)
+
+    @contextmanager
+    def _stopping_together(self) -> Iterator[None]:
+        """Rolling in which a signal to one process ends all, before the others wait for its episodes."""
+        stopped: signals.Stopped | None = None
+        try:
+            yield
+        except signals.Stopped as error:
+            stopped = error
+        if self.world_size > 1 and self.trainer.strategy.reduce_boolean_decision(stopped is not None, all=False):
+            stopped = stopped or signals.Stopped(signal.SIGTERM)
+        if stopped is not None:
+            raise stopped
 
     def _exchange(self, episodes: list[Episode]) -> None:
         """Every process learns from every process's episodes, whose numbers do not depend on who rolled them."""
@@ -584,15 +588,18 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
 
     def _seed_batches(self, first: int, count: int) -> SeedBatches:
         seeds = torch.arange(first, first + count)[self.rank :: self.world_size]
-        return SeedBatches(seeds, max(1, self.env_workers))
+        size = max(1, self.env_workers)
+        # As many on every process, because after each they agree on whether to go on.
+        most = len(range(0, count, self.world_size))
+        return SeedBatches(seeds, size, len(range(0, most, size)))
 
     def evaluate(self, agent: Agent, seeds: list[int]) -> list[Episode]:
         """Rolls evaluation episodes with the mode of the policy; none on a rank beyond the last seed."""
-        if not seeds:
-            self.last_evaluation = []
-            return []
-        key = Key(self.seed, seeds[0]).fold(_EVALUATE)
-        self.last_evaluation = roll_episodes(self.pool, agent, seeds, "mode", key)
+        self.last_evaluation = []
+        with self._stopping_together():
+            if seeds:
+                key = Key(self.seed, seeds[0]).fold(_EVALUATE)
+                self.last_evaluation = roll_episodes(self.pool, agent, seeds, "mode", key)
         return self.last_evaluation
 
     # Resume.
@@ -653,10 +660,11 @@ class RoundLoader:
 
 
 class SeedBatches:
-    """Environment seeds int64, as many at a time as there are environments; one empty batch where there are none."""
+    """Environment seeds int64, as many at a time as there are environments, then empty batches up to ``least``."""
 
-    def __init__(self, seeds: Tensor, size: int) -> None:
-        self.batches = seeds.split(size)
+    def __init__(self, seeds: Tensor, size: int, least: int = 1) -> None:
+        batches = seeds.split(size)
+        self.batches = [*batches, *(seeds[:0] for _ in range(least - len(batches)))]
 
     def __len__(self) -> int:
         return len(self.batches)

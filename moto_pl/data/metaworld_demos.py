@@ -61,7 +61,7 @@ def build_metaworld(
     plan = Plan(metaworld_id(task), env_kwargs, episodes, seed, noise, info)
     # Once here, so that the workers inherit the choice and need not each find it out.
     backend = select_backend()
-    recording = record(plan, workers)
+    recording = record(plan, workers, draws=True)
     metadata = {
         **plan.describe(),
         "gl_backend": backend,

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import track
 
 from moto_pl.data.minari_io import default_id, refuse_existing, write_dataset
+from moto_pl.data.raw_episode import clip_rounding
 from moto_pl.data.recording import versions
 from moto_pl.envs import KITCHEN_OBJECTS, list_envs, task_objects, unknown_name
 from moto_pl.errors import SettingError
@@ -70,7 +71,7 @@ def read_npz(
     try:
         return Episode(
             image=arrays["image"],
-            action=arrays["action"][1:].astype(np.float32),
+            action=clip_rounding(arrays["action"][1:].astype(np.float32)),
             reward=reward.astype(np.float32),
             terminated=terminated,
             truncated=not terminated,

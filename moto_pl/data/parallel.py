@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
 import time
 import traceback
 import warnings
@@ -14,6 +13,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
+from moto_pl import signals
 from moto_pl.envs.rendering import select_backend, software_fallback
 from moto_pl.errors import SettingError
 from moto_pl.threads import one_thread
@@ -25,20 +25,21 @@ MAX_LOSSES = 3
 
 
 def in_processes(
-    function: Callable[[Job], Result], jobs: Sequence[Job], workers: int, timeout_s: float = 300.0
+    function: Callable[[Job], Result], jobs: Sequence[Job], workers: int, timeout_s: float = 300.0, draws: bool = True
 ) -> Iterator[tuple[int, Result]]:
     """Call ``function`` on each job in new processes; results come as they are ready, with their job's index.
 
     The processes are started fresh (never forked: an OpenGL context does not survive that) and each keeps what the
     function stores at module level, such as its renderer, from job to job. A process that dies, or gives no result
     within ``timeout_s``, is killed and replaced, and its job is done again; where that fails once more, the next one
-    draws with OSMesa, if EGL was used before and OSMesa works.
+    draws with OSMesa, if EGL was used before and OSMesa works. None outlives this process.
 
     Args:
         function: a module's function, whose import needs no OpenGL; the same for a job wherever it runs.
         jobs: its arguments, which can be pickled.
         workers: processes at a time.
         timeout_s: the most seconds that a job may take, the start of its process included.
+        draws: whether jobs need OpenGL, which then has to work here.
 
     Raises:
         SettingError: what a job raised; too few workers; or the processes of one job were lost again and again.
@@ -46,7 +47,7 @@ def in_processes(
     """
     if workers < 1:
         raise SettingError("workers", workers, "Use 1 or more.")
-    backend = select_backend()  # once here: the processes inherit it
+    backend = select_backend() if draws else ""  # once here: the processes inherit it
     waiting = deque(enumerate(jobs))
     losses = [0] * len(jobs)
     processes: list[_Process] = []
@@ -70,10 +71,12 @@ def in_processes(
                     losses[index] += 1
                     if losses[index] >= MAX_LOSSES:
                         found = f"{MAX_LOSSES} processes lost over one job, the last {lost}"
-                        raise SettingError("workers", found, "Run `moto doctor` to check the renderer.") from None
-                    if losses[index] == 2:  # twice in a row is no accident
+                        fix = "Run `moto doctor` to check the renderer, or use 1 worker."
+                        raise SettingError("workers", found, fix) from None
+                    if draws and losses[index] == 2:  # twice in a row is no accident
                         backend = software_fallback(backend)
-                    warnings.warn(f"a worker process {lost}; its job is done again with {backend}", stacklevel=2)
+                    again = f"with {backend}" if draws else "in another"
+                    warnings.warn(f"a worker process {lost}; its job is done again {again}", stacklevel=2)
                     waiting.appendleft((index, jobs[index]))
                 else:
                     if answer is not None:
@@ -93,7 +96,8 @@ class _Process:
     def __init__(self, function: Callable[[Any], Any], backend: str) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        self.process: BaseProcess = context.Process(target=_serve, args=(theirs, function, backend), daemon=True)
+        arguments = theirs, function, backend, os.getpid()
+        self.process: BaseProcess = context.Process(target=_serve, args=arguments, daemon=True)
         self.process.start()
         theirs.close()
         self.index: int | None = None
@@ -130,10 +134,12 @@ class _Process:
         self.process.join(5.0)
 
 
-def _serve(connection: Connection, function: Callable[[Any], Any], backend: str) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+def _serve(connection: Connection, function: Callable[[Any], Any], backend: str, parent: int) -> None:
+    signals.ignore()
+    signals.end_with(parent)
     one_thread()
-    os.environ["MUJOCO_GL"] = os.environ["PYOPENGL_PLATFORM"] = backend
+    if backend:
+        os.environ["MUJOCO_GL"] = os.environ["PYOPENGL_PLATFORM"] = backend
     while True:
         try:
             index, job = connection.recv()

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import inspect
-import multiprocessing
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import moto_pl.envs
+from moto_pl.data.parallel import in_processes
 from moto_pl.errors import SettingError
 from moto_pl.replay.episode import Episode, object_extras
 
@@ -28,6 +26,8 @@ if TYPE_CHECKING:
 
 EVALUATION_SEED = 2**30
 """Seeds of evaluation episodes are this or greater; seeds of demonstrations are smaller."""
+TIMEOUT_S = 1800.0
+"""The most that one episode may take, failures included."""
 MAX_ATTEMPTS = 30
 """Failures in a row after which a scripted policy is taken not to solve its task."""
 
@@ -94,21 +94,23 @@ def demonstration_seed(seed: int, episode: int, attempt: int) -> int:
     return int(np.random.SeedSequence([seed, episode, attempt]).generate_state(1)[0]) % EVALUATION_SEED
 
 
-def record(plan: Plan, workers: int = 1) -> Recording:
+def record(plan: Plan, workers: int = 1, draws: bool = False) -> Recording:
     """Record the plan's episodes, in this process or in several new ones, with a progress bar.
 
     Args:
         plan: what to record.
-        workers: processes, each with an environment and a renderer of its own; 1 records in this process.
+        workers: processes, each with an environment and a renderer of its own; 1 records in this process. One that is
+            lost is replaced, and its episode recorded again.
+        draws: whether the environment needs OpenGL.
 
     Raises:
-        SettingError: bad settings, a scripted policy that keeps failing, or a worker process that died.
+        SettingError: bad settings, a scripted policy that keeps failing, or processes that died again and again.
     """
     if workers < 1:
         raise SettingError("workers", workers, "Use 1 or more.")
     recorded: dict[int, tuple[Episode, int]] = {}
     with _progress(plan) as advance:
-        for index, episode, retries in _in_turn(plan) if workers == 1 else _in_parallel(plan, workers):
+        for index, episode, retries in _in_turn(plan) if workers == 1 else _in_parallel(plan, workers, draws):
             recorded[index] = episode, retries
             advance(retries)
     return Recording(
@@ -190,29 +192,19 @@ def _in_turn(plan: Plan) -> Iterator[tuple[int, Episode, int]]:
 _worker_env: gym.Env[Any, Any] | None = None
 
 
-def _in_worker(plan: Plan, index: int) -> tuple[int, Episode, int]:
-    # Made at the first episode and not in the pool's initialiser, whose errors would reach nobody.
+def _in_worker(job: tuple[Plan, int]) -> tuple[Episode, int]:
     global _worker_env
+    plan, index = job
     if _worker_env is None:
         _worker_env = _make(plan)
-    return index, *_attempt(_worker_env, plan, index)
+    return _attempt(_worker_env, plan, index)
 
 
-def _in_parallel(plan: Plan, workers: int) -> Iterator[tuple[int, Episode, int]]:
-    # Spawned, because a renderer's context does not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(workers, plan.episodes), mp_context=context)
-    try:
-        futures: list[Future[tuple[int, Episode, int]]] = [
-            pool.submit(_in_worker, plan, index) for index in range(plan.episodes)
-        ]
-        for future in as_completed(futures):
-            yield future.result()
-    except BrokenProcessPool as error:
-        fix = "Run `moto doctor` to see whether rendering works, or record with workers=1."
-        raise SettingError("workers", "a worker process that died", fix) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
+def _in_parallel(plan: Plan, workers: int, draws: bool) -> Iterator[tuple[int, Episode, int]]:
+    jobs = [(plan, index) for index in range(plan.episodes)]
+    results = in_processes(_in_worker, jobs, min(workers, plan.episodes), TIMEOUT_S, draws)
+    for index, (episode, retries) in results:
+        yield index, episode, retries
 
 
 @contextmanager

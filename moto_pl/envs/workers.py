@@ -15,18 +15,19 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import traceback
 import warnings
 from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
-from typing import Any, NamedTuple
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
+from moto_pl import signals
 from moto_pl.envs import make
+from moto_pl.envs.checks import NO_LIMIT_SET, Checks, EpisodeLimit, Step, check_image_size, close, named
 from moto_pl.envs.rendering import software_fallback
 from moto_pl.errors import SettingError
 from moto_pl.threads import ONE_THREAD
@@ -34,7 +35,8 @@ from moto_pl.threads import ONE_THREAD
 START_TIMEOUT_S = 180.0
 """How long a worker may take to import the simulator and create its environment, on a busy machine."""
 MAX_RESTARTS = 3
-_PARENT_DECIDES = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+_SIGNAL_CHECK_S = 0.2
+_DOCTOR = "Run `moto doctor` to check the renderer."
 _MAIN = "import sys; sys.path[:] = {path!r}; from moto_pl.envs.workers import _worker; _worker({fd}, {memory})"
 
 
@@ -51,40 +53,41 @@ class WorkerRestarted(Exception):
         super().__init__(f"environment worker {index} {reason} and was replaced")
 
 
-class _Step(NamedTuple):
-    reward: float
-    terminated: bool
-    truncated: bool
-    info: dict[str, Any]
-
-
 class _Host:
     """One environment that writes its image to ``out``. After an episode's end it repeats the last frame, unpaid."""
 
-    def __init__(self, env_id: str, env_kwargs: Mapping[str, Any]) -> None:
-        self.env = make(env_id, **env_kwargs)
-        space = self.env.observation_space
-        image = space["image"] if isinstance(space, gym.spaces.Dict) and "image" in space.keys() else None
-        if image is None or image.dtype != np.uint8 or image.shape is None or len(image.shape) != 3:
-            raise SettingError("env_id", env_id, "Use one that observes a Dict with a uint8 'image' [H, W, 3].")
-        actions = self.env.action_space
-        if not isinstance(actions, gym.spaces.Box) or len(actions.shape) != 1:
-            raise SettingError("env_id", f"{env_id}, with actions {actions}", "Use one with a flat Box of actions.")
-        self.image_shape: tuple[int, int, int] = image.shape
-        self._last: _Step | None = None
+    def __init__(self, env_id: str, env_kwargs: Mapping[str, Any], limit: EpisodeLimit, place: str = "") -> None:
+        name = f"{env_id} ({place})" if place else env_id
+        with named(name, "when it was made"):
+            self.env = make(env_id, **env_kwargs)
+            self.checks = Checks(name, self.env)
+            self.limit = limit.of(self.env)
+        self.image_shape = self.checks.image_shape
+        self._steps = 0
+        self._last: Step | None = None
+
+    def try_out(self, out: np.ndarray) -> None:
+        """A reset and a step, so that what is wrong with them is said at once and not after the offline phase."""
+        self.reset(0, out)
+        self.step(np.zeros(self.env.action_space.shape or (), np.float32), out)
 
     def reset(self, seed: int, out: np.ndarray) -> None:
-        observation, _ = self.env.reset(seed=seed)
-        out[...] = observation["image"]
-        self._last = None
+        with named(self.checks.name, f"at the reset with seed {seed}"):
+            result = self.env.reset(seed=seed)
+        out[...] = self.checks.reset(result)
+        self._steps, self._last = 0, None
 
-    def step(self, action: np.ndarray, out: np.ndarray) -> _Step:
+    def step(self, action: np.ndarray, out: np.ndarray) -> Step:
         if self._last is None:
-            observation, reward, terminated, truncated, info = self.env.step(action)
-            out[...] = observation["image"]
-            step = _Step(float(reward), bool(terminated), bool(truncated), info)
-            if terminated or truncated:
-                self._last = step._replace(reward=0.0)
+            with named(self.checks.name, f"in step {self._steps} of an episode"):
+                result = self.env.step(action)
+            frame, step = self.checks.step(result)
+            out[...] = frame
+            self._steps += 1
+            if self._steps >= self.limit and not step.ended:
+                step = step._replace(truncated=True, cut=True)
+            if step.ended:
+                self._last = step._replace(reward=0.0, cut=False)
             return step
         return self._last
 
@@ -97,56 +100,98 @@ class EnvPool:
         env_kwargs: the environment's arguments.
         num_workers: processes; 0 runs one environment in this process.
         timeout_s: a worker that has not answered a reset or step after so many seconds is killed and replaced.
+        limit: where an episode is cut off (truncated) that has not ended by itself, with one warning.
+        image_size: height and width that images must have; None takes any.
 
     Attributes:
         action_space: of one environment.
         image_size: height of an image in pixels.
         image_shape: height, width, channels.
         capacity: how many environments there are, ``max(num_workers, 1)``.
+        max_episode_steps: where an episode is cut off.
 
     Raises:
-        SettingError: the environment refuses its arguments, or an argument here is out of its range.
-        RuntimeError: a worker cannot be started.
+        SettingError: the environment refuses its arguments, raises, or is not as :mod:`moto_pl.envs.checks` wants it,
+            for which it is reset and stepped once; a worker cannot be started; or an argument here is out of its
+            range.
     """
 
     def __init__(
-        self, env_id: str, env_kwargs: Mapping[str, Any] | None, num_workers: int, timeout_s: float = 60.0
+        self,
+        env_id: str,
+        env_kwargs: Mapping[str, Any] | None,
+        num_workers: int,
+        timeout_s: float = 60.0,
+        limit: EpisodeLimit = NO_LIMIT_SET,
+        image_size: int | None = None,
     ) -> None:
         if num_workers < 0:
             raise SettingError("num_workers", num_workers, "Use 0 (in this process) or more.")
         if timeout_s <= 0:
             raise SettingError("timeout_s", timeout_s, "Use a number of seconds above 0.")
         self.env_id, self.env_kwargs, self.num_workers = env_id, dict(env_kwargs or {}), num_workers
-        self.capacity, self.timeout_s = max(num_workers, 1), timeout_s
+        self.capacity, self.timeout_s, self.limit = max(num_workers, 1), timeout_s, limit
         self._active = 0
         self._restarts = 0
         self._gl: dict[str, str] = {}
         self._host: _Host | None = None
         self._workers: list[_Worker] = []
         self._memory: Any = None
-        if num_workers == 0:
-            self._host = _Host(env_id, self.env_kwargs)
-            space, self.image_shape = self._host.env.action_space, self._host.image_shape
-            self._images = np.zeros((1, *self.image_shape), np.uint8)
-        else:
-            self._memory = tempfile.TemporaryFile(dir=_memory_directory())
-            try:
-                self._workers = [self._start(index) for index in range(num_workers)]
-                for worker in self._workers:
-                    space, self.image_shape = worker.await_ready()
-                self._images = _map(self._memory.fileno(), num_workers, self.image_shape, grow=True)
-                for index in range(num_workers):
-                    self._attach(index)
-            except _Lost as lost:
-                self.close()
-                fix = "Run `moto doctor` to check the renderer."
-                raise RuntimeError(f"{env_id}: environment worker {lost} while it started. {fix}") from None
-            except BaseException:
-                self.close()
-                raise
+        self._said_cut = False
+        try:
+            space = self._open()
+            if image_size is not None:
+                check_image_size(env_id, self.image_shape, image_size)
+            self._try_out()
+        except _Lost as lost:
+            self.close()
+            raise SettingError("data.env", f"{env_id}, whose worker {lost} while it started", _DOCTOR) from None
+        except BaseException:
+            self.close()
+            raise
         assert isinstance(space, gym.spaces.Box)
         self.action_space: gym.spaces.Box = space
         self.image_size = self.image_shape[0]
+
+    def _open(self) -> gym.Space[Any]:
+        """Makes the environments; returns the space of their actions."""
+        if self.num_workers == 0:
+            self._host = _Host(self.env_id, self.env_kwargs, self.limit)
+            self.image_shape, self.max_episode_steps = self._host.image_shape, self._host.limit
+            self._images = np.zeros((1, *self.image_shape), np.uint8)
+            return self._host.env.action_space
+        self._memory = tempfile.TemporaryFile(dir=_memory_directory())
+        self._workers = [self._start(index) for index in range(self.num_workers)]
+        for worker in self._workers:
+            space, self.image_shape, self.max_episode_steps = worker.await_ready()
+        self._images = self._shared_images()
+        for index in range(self.num_workers):
+            self._attach(index)
+        return space
+
+    def _shared_images(self) -> np.ndarray:
+        size = self.num_workers * int(np.prod(self.image_shape))
+        try:
+            os.posix_fallocate(self._memory.fileno(), 0, size)  # taken now: what is missing later is a SIGBUS
+        except OSError as error:
+            where = _memory_directory() or tempfile.gettempdir()
+            raise SettingError(
+                "data.env_workers",
+                f"{self.num_workers}, whose frames take {size} bytes of {where} ({error.strerror})",
+                f"Use fewer workers, or give {where} more room (docker run --shm-size).",
+            ) from error
+        return _map(self._memory.fileno(), self.num_workers, self.image_shape)
+
+    def _try_out(self) -> None:
+        if self._host is not None:
+            self._host.try_out(self._images[0])
+            return
+        while True:
+            try:
+                self._exchange([("try out", None)])
+                return
+            except WorkerRestarted:
+                continue
 
     def reset(self, seeds: Sequence[int]) -> np.ndarray:
         """Begin an episode in the first ``len(seeds)`` environments, each with its own seed.
@@ -155,10 +200,12 @@ class EnvPool:
             The first images, uint8 ``[n, H, W, 3]``, a copy.
 
         Raises:
-            SettingError: no seeds, or more than environments.
+            SettingError: no seeds, or more than environments; an environment raised or returned what it must not; or
+                workers were lost too often in a row.
             WorkerRestarted: a worker was lost; call again.
-            RuntimeError: an environment raised, or workers were lost too often in a row.
+            Stopped: a signal has come that was noted to be obeyed between steps.
         """
+        signals.check()
         if not 1 <= len(seeds) <= self.capacity:
             raise SettingError("seeds", f"{len(seeds)} of them", f"Give 1 to {self.capacity}, one an environment.")
         self._active = len(seeds)
@@ -182,9 +229,11 @@ class EnvPool:
             ``[n]``, and n infos.
 
         Raises:
+            SettingError: an environment raised or returned what it must not, or workers were lost too often in a row.
             WorkerRestarted: a worker was lost; the environments have to be reset.
-            RuntimeError: an environment raised, or workers were lost too often in a row.
+            Stopped: a signal has come that was noted to be obeyed between steps.
         """
+        signals.check()
         if not self._active:
             raise RuntimeError("EnvPool.step needs a reset first")
         actions = np.asarray(actions, np.float32)
@@ -194,8 +243,10 @@ class EnvPool:
             steps = [self._host.step(actions[0], self._images[0])]
         else:
             steps = self._exchange([("step", action) for action in actions])
-        if all(step.terminated or step.truncated for step in steps):
+        if all(step.ended for step in steps):
             self._restarts = 0  # whole episodes pass again
+        if any(step.cut for step in steps):
+            self._say_cut()
         return (
             self._images[: self._active].copy(),
             np.array([step.reward for step in steps], np.float32),
@@ -204,13 +255,22 @@ class EnvPool:
             [dict(step.info) for step in steps],
         )
 
+    def _say_cut(self) -> None:
+        if not self._said_cut:
+            self._said_cut = True
+            warnings.warn(
+                f"{self.env_id} did not end an episode within {self.max_episode_steps} steps: it is cut off there, as "
+                "truncated. data.max_episode_steps allows more.",
+                stacklevel=3,
+            )
+
     def close(self) -> None:
         """End the workers, at once. Closing twice is harmless."""
         for worker in self._workers:
             worker.kill()
         self._workers = []
         if self._host is not None:
-            self._host.env.close()
+            close(self._host.env, self.env_id)
             self._host = None
         if self._memory is not None:
             self._memory.close()
@@ -235,6 +295,9 @@ class EnvPool:
                 answers.append(self._workers[index].receive(deadline, self.timeout_s))
             except _Lost as lost:
                 failed[index] = str(lost)
+            except signals.Stopped:
+                self.close()  # answers are left over
+                raise
             except Exception as error:
                 answers.append(error)
         for index, reason in failed.items():
@@ -250,7 +313,7 @@ class EnvPool:
         return answers
 
     def _start(self, index: int) -> _Worker:
-        return _Worker(index, self.env_id, self.env_kwargs, self._memory.fileno(), self._gl)
+        return _Worker(index, (self.env_id, self.env_kwargs, self.limit), self._memory.fileno(), self._gl)
 
     def _fall_back(self) -> None:
         """Draw with OSMesa from now on, where EGL was used and OSMesa works: replacements alone see the difference."""
@@ -275,10 +338,11 @@ class EnvPool:
                 self._fall_back()
             if self._restarts > MAX_RESTARTS:
                 self.close()
-                raise RuntimeError(
-                    f"{self.env_id}: environment workers failed {MAX_RESTARTS + 1} times in a row, and not one whole "
-                    f"episode passed in between; the last one, worker {index}, {reason}. "
-                    "Run `moto doctor` to check the renderer."
+                raise SettingError(
+                    "data.env",
+                    f"{self.env_id}, whose workers failed {MAX_RESTARTS + 1} times in a row, and not one whole episode "
+                    f"passed in between; the last one, worker {index}, {reason}",
+                    _DOCTOR,
                 )
             try:
                 self._workers[index] = self._start(index)
@@ -296,12 +360,14 @@ class _Lost(Exception):
 class _Worker:
     """The parent's end of one worker process."""
 
-    def __init__(self, index: int, env_id: str, env_kwargs: dict[str, Any], memory: int, gl: Mapping[str, str]) -> None:
+    def __init__(
+        self, index: int, host: tuple[str, dict[str, Any], EpisodeLimit], memory: int, gl: Mapping[str, str]
+    ) -> None:
         self.index = index
         ours, theirs = socket.socketpair()
         path = [entry or os.getcwd() for entry in sys.path]
         # Blocked in the parent, thus in the child from its first instruction, until the child ignores them.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, _PARENT_DECIDES)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, signals.STOPPING)
         try:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", _MAIN.format(path=path, fd=theirs.fileno(), memory=memory)],
@@ -313,10 +379,10 @@ class _Worker:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
             theirs.close()
         self._connection = Connection(ours.detach())
-        self.send((env_id, env_kwargs, os.getpid()))
+        self.send((*host, f"environment worker {index}", os.getpid()))
 
-    def await_ready(self) -> tuple[gym.Space[Any], tuple[int, int, int]]:
-        """The action space and the image's shape, once the environment has been created."""
+    def await_ready(self) -> tuple[gym.Space[Any], tuple[int, int, int], int]:
+        """The action space, the image's shape and the limit of an episode, once the environment has been created."""
         return self.receive(time.monotonic() + START_TIMEOUT_S, START_TIMEOUT_S)
 
     def send(self, message: Any) -> None:
@@ -328,8 +394,10 @@ class _Worker:
     def receive(self, deadline: float, timeout_s: float) -> Any:
         """The answer; raises what the environment raised, or ``_Lost`` if none comes before ``deadline``."""
         try:
-            if not self._connection.poll(max(0.0, deadline - time.monotonic())):
-                raise _Lost(f"gave no answer within {timeout_s:g} s")
+            while not self._connection.poll(min(_SIGNAL_CHECK_S, max(0.0, deadline - time.monotonic()))):
+                signals.check()
+                if time.monotonic() >= deadline:
+                    raise _Lost(f"gave no answer within {timeout_s:g} s")
             kind, answer = self._connection.recv()
         except (EOFError, OSError):
             try:
@@ -337,8 +405,8 @@ class _Worker:
             except subprocess.TimeoutExpired:
                 raise _Lost("closed its connection") from None
             raise _Lost(f"died of signal {-status}" if status < 0 else f"exited with status {status}") from None
-        if kind == "setting":
-            raise SettingError(*answer)
+        if isinstance(answer, SettingError):
+            raise answer
         if kind == "error":
             raise RuntimeError(f"environment worker {self.index} failed: {answer}")
         return answer
@@ -356,10 +424,8 @@ def _memory_directory() -> str | None:
     return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
-def _map(fd: int, count: int, image_shape: Sequence[int], grow: bool = False) -> np.ndarray:
+def _map(fd: int, count: int, image_shape: Sequence[int]) -> np.ndarray:
     size = count * int(np.prod(image_shape))
-    if grow:
-        os.ftruncate(fd, size)
     return np.frombuffer(mmap.mmap(fd, size), np.uint8).reshape(count, *image_shape)
 
 
@@ -370,32 +436,27 @@ def _worker_environment() -> dict[str, str]:
 
 def _worker(fd: int, memory: int) -> None:
     """A worker process's main function: create the environment, then answer commands until the parent is gone."""
-    for number in _PARENT_DECIDES:
-        signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _PARENT_DECIDES)
+    signals.ignore()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.STOPPING)
     connection = Connection(fd)
     try:
-        env_id, env_kwargs, parent = connection.recv()
+        *arguments, parent = connection.recv()
         # The socket's end tells an idle worker that the parent is gone; this tells a busy one.
-        threading.Thread(target=_exit_with, args=(parent,), daemon=True).start()
-        _serve(connection, memory, env_id, env_kwargs)
+        signals.end_with(parent)
+        _serve(connection, memory, *arguments)
     except (EOFError, OSError):
         pass
     # No interpreter shutdown: drivers may hang in it.
     os._exit(0)
 
 
-def _exit_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(1.0)
-    os._exit(0)
-
-
-def _serve(connection: Connection, memory: int, env_id: str, env_kwargs: dict[str, Any]) -> None:
+def _serve(
+    connection: Connection, memory: int, env_id: str, env_kwargs: dict[str, Any], limit: EpisodeLimit, place: str
+) -> None:
     images = np.zeros(0, np.uint8)
     try:
-        host = _Host(env_id, env_kwargs)
-        connection.send(("ready", (host.env.action_space, host.image_shape)))
+        host = _Host(env_id, env_kwargs, limit, place)
+        connection.send(("ready", (host.env.action_space, host.image_shape, host.limit)))
     except Exception as error:
         connection.send(_report(error))
         return
@@ -409,6 +470,8 @@ def _serve(connection: Connection, memory: int, env_id: str, env_kwargs: dict[st
                 images = _map(memory, count, shape)
             elif command == "reset":
                 host.reset(argument, images[index])
+            elif command == "try out":
+                host.try_out(images[index])
             else:
                 answer = host.step(argument, images[index])
             connection.send(("answer", answer))
@@ -420,5 +483,5 @@ def _serve(connection: Connection, memory: int, env_id: str, env_kwargs: dict[st
 
 def _report(error: Exception) -> tuple[str, Any]:
     if isinstance(error, SettingError):
-        return "setting", (error.setting, str(error.found), error.fix)
+        return "setting", error
     return "error", "".join(traceback.format_exception(error)).strip()

@@ -68,7 +68,9 @@ class EpisodeSet:
         fits = table[:, 1] >= length
         if len(table) and not fits.any():
             counts = Counter(table[:, 1].tolist())
-            found = ", ".join(f"{count} of {rows} rows" for rows, count in sorted(counts.items())[-5:])
+            found = ", ".join(
+                f"{count} episode{'s' * (count > 1)} of {rows} rows" for rows, count in sorted(counts.items())[-5:]
+            )
             raise SettingError(
                 "length",
                 f"{length}, and {len(table)} usable episodes, all shorter (the longest: {found})",

@@ -1,3 +1,4 @@
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -165,17 +166,44 @@ def test_errors_come_back_from_workers() -> None:
         record(plan, workers=2)
 
 
-def test_a_worker_that_dies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "dying_env.py").write_text(
-        "import os, gymnasium\n"
-        "class Dying(gymnasium.Env):\n"
-        "    def reset(self, seed=None, options=None): os._exit(9)\n"
-        "gymnasium.register('Dying-v0', entry_point=Dying)\n"
-    )
+_DYING = """
+import os, gymnasium
+from pathlib import Path
+from moto_pl.envs.reach import ReachEnv
+class Dying(ReachEnv):
+    def __init__(self, once="", signal_number=9, **options):
+        super().__init__(**options)
+        self.once, self.number = once, signal_number
+    def reset(self, seed=None, options=None):
+        if not self.once or not Path(self.once).exists():
+            Path(self.once or os.devnull).touch()
+            os.kill(os.getpid(), self.number)
+        return super().reset(seed=seed, options=options)
+gymnasium.register('Dying-v0', entry_point=Dying)
+"""
+
+
+@pytest.fixture
+def dying(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    (tmp_path / "dying_env.py").write_text(_DYING)
     monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(SettingError, match="worker process that died.*moto doctor"):
-        record(Plan("dying_env:Dying-v0", {}, episodes=2, seed=0, noise=0.0, info={}), workers=2)
+    yield "dying_env:Dying-v0"
     gym.registry.pop("Dying-v0", None)
+
+
+@pytest.mark.filterwarnings("ignore:a worker process")
+def test_workers_that_keep_dying(dying: str) -> None:
+    with pytest.raises(SettingError, match="3 processes lost over one job.*exit status -9.*moto doctor"):
+        record(Plan(dying, {}, episodes=2, seed=0, noise=0.0, info={}), workers=2)
+
+
+def test_a_worker_that_is_killed_is_replaced_and_its_episode_recorded_again(dying: str, tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="a worker process ended with exit status -9; its job is done again"):
+        found = record(Plan(dying, {"once": str(tmp_path / "once")}, 3, seed=0, noise=0.0, info={}), workers=2)
+    expected = record(Plan("moto_pl/Reach-v0", {}, 3, seed=0, noise=0.0, info={}), workers=1)
+    for left, right in zip(found.episodes, expected.episodes, strict=True):
+        np.testing.assert_array_equal(left.image, right.image)
+        np.testing.assert_array_equal(left.action, right.action)
 
 
 def test_demonstration_seeds_are_no_evaluation_seeds() -> None:

@@ -154,7 +154,9 @@ class TestForeign:
 
     def test_key_must_be_chosen_among_several(self) -> None:
         foreign(spaces.Dict({"left": IMAGE, "right": IMAGE}), {"left": FRAMES, "right": FRAMES[::-1]})
-        with pytest.raises(SettingError, match="image_key.*left, right"):
+        with pytest.raises(
+            SettingError, match="dataset test/demo-v0: found several images: left, right.*the name 'image'"
+        ):
             open_dataset(ID)
         with pytest.raises(SettingError, match="image_key.*'up'.*left, right"):
             open_dataset(ID, image_key="up")

@@ -1,6 +1,7 @@
 """Environments that hang, die and raise, for the tests of the workers; imported by the workers too."""
 
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -45,3 +46,108 @@ class DiscreteEnv(ReachEnv):
 
 
 gym.register("moto_pl_test/Discrete-v0", DiscreteEnv)
+
+
+class OddEnv(ReachEnv):
+    """Declares or returns what it should not; ``what`` says what, from step ``at`` on (0: the reset)."""
+
+    def __init__(self, what: str = "", at: int = 1, **kwargs):
+        super().__init__(**kwargs)
+        self._what, self._at = what, at
+        image = self.observation_space["image"]
+        spaces = {
+            "declares float": gym.spaces.Dict(image=gym.spaces.Box(0, 1, image.shape, np.float32)),
+            "declares channels first": gym.spaces.Dict(image=gym.spaces.Box(0, 255, (3, 64, 64), np.uint8)),
+            "declares one channel": gym.spaces.Dict(image=gym.spaces.Box(0, 255, (64, 64, 1), np.uint8)),
+            "declares 0 and 1": gym.spaces.Dict(image=gym.spaces.Box(0, 1, image.shape, np.uint8)),
+            "declares another key": gym.spaces.Dict(front=image, wrist=image),
+            "declares no Dict": image,
+        }
+        self.observation_space = spaces.get(what, self.observation_space)
+        bounds = {"takes 7.5": (-7.5, 7.5), "takes 0 to 1": (0.0, 1.0), "takes anything": (-np.inf, np.inf)}
+        if what in bounds:
+            self.action_space = gym.spaces.Box(*bounds[what], (2,), np.float32)
+        if what == "takes integers":
+            self.action_space = gym.spaces.Box(-1, 1, (2,), np.int8)
+        if what == "raises when made":
+            raise ValueError("no such robot")
+
+    def _odd(self, frame: np.ndarray):
+        frames = {
+            "float": frame.astype(np.float32) / 255,
+            "nan": np.full(frame.shape, np.nan, np.float32),
+            "int16": frame.astype(np.int16) * 2,
+            "one channel": frame[:, :, :1],
+            "channels first": frame.transpose(2, 0, 1),
+            "another size": np.zeros((84, 84, 3), np.uint8),
+            "list": frame.tolist(),
+            "None": None,
+        }
+        if self._what == "no key":
+            return {"front": frame}
+        return {"image": frames.get(self._what, frame)}
+
+    def reset(self, *, seed=None, options=None):
+        observation, info = super().reset(seed=seed)
+        if self._what == "one value from reset":
+            return observation
+        return (self._odd(observation["image"]) if self._at == 0 else observation), info
+
+    def step(self, action: np.ndarray):
+        observation, reward, terminated, truncated, info = super().step(action)
+        if self._steps < self._at:
+            return observation, reward, terminated, truncated, info
+        what = self._what
+        rewards = {
+            "text reward": "1.0",
+            "two rewards": np.ones(2),
+            "nan reward": np.nan,
+            "vast reward": 1e300,
+            "reward [1]": np.ones(1),
+        }
+        infos = {
+            "None for info": None,
+            "nan success": {"success": np.nan},
+            "text success": {"success": "False"},
+            "two successes": {"success": np.array([True, False])},
+            "success [1]": {"success": np.array([True])},
+            "is_success": {"is_success": 1},
+            "lock": {**info, "lock": threading.Lock(), "note": "kept"},
+            "ragged": {**info, "completed": [[True], [True, False]]},
+            "fewer flags": {**info, "completed": [True] * (4 if self._steps == self._at else 3)},
+            "flags": {**info, "completed": [1, 0]},
+        }
+        if what == "raises":
+            return self._fail()
+        if what == "text terminated":
+            terminated = "False"
+        result = self._odd(observation["image"]), rewards.get(what, reward), terminated, truncated
+        return result if what == "four values" else (*result, infos.get(what, info))
+
+    def _fail(self):
+        raise ValueError("the simulation\ndiverged")
+
+    def close(self):
+        if self._what == "raises when closed":
+            raise ValueError("the window is gone")
+
+
+gym.register("moto_pl_test/Odd-v0", OddEnv)
+gym.register("moto_pl_test/OddLimited-v0", OddEnv, max_episode_steps=7)
+
+
+class EndlessEnv(ReachEnv):
+    """Sets no limit and never ends an episode."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.episode_steps = None
+
+    def step(self, action: np.ndarray):
+        self.episode_steps = 10**9
+        observation, reward, _, _, info = super().step(action)
+        self.episode_steps = None
+        return observation, reward, False, False, info
+
+
+gym.register("moto_pl_test/Endless-v0", EndlessEnv)

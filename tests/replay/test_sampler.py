@@ -213,7 +213,9 @@ def test_residency(store: EpisodeStore, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_refusals(store: EpisodeStore) -> None:
-    with pytest.raises(SettingError, match="50, and 6 usable episodes, all shorter.*1 of 13 rows.*at most 13 rows"):
+    with pytest.raises(
+        SettingError, match="50, and 6 usable episodes, all shorter.*1 episode of 13 rows.*at most 13 rows"
+    ):
         whole(store, 50)
     with pytest.raises(SettingError, match="an episode twice"):
         EpisodeSet([(1, 5), (0, 5), (1, 4)], 2)

@@ -1,0 +1,89 @@
+"""Directories that are there whole or not at all, whenever their writer is killed."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_HIDDEN = r"\.{name}\.[0-9a-f]{{8}}(\.old)?"
+
+
+@contextmanager
+def staged(path: Path) -> Iterator[Path]:
+    """A new hidden directory beside ``path``, which takes its place at the end; an error leaves ``path`` as it was.
+
+    What killed writers of the same ``path`` left is removed first; one that is at work keeps its own, by a lock.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(path)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    unlocked = temporary.with_name(f"{temporary.name}.new")
+    unlocked.mkdir()
+    lock = os.open(unlocked, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        unlocked.rename(temporary)
+        yield temporary
+        _sync_tree(temporary)
+        if path.exists():
+            replaced = temporary.with_name(f"{temporary.name}.old")
+            path.rename(replaced)
+            temporary.rename(path)
+            shutil.rmtree(replaced)
+        else:
+            temporary.rename(path)
+        _sync(path.parent)
+    except BaseException:
+        shutil.rmtree(unlocked, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    finally:
+        os.close(lock)
+
+
+def _sweep(path: Path) -> None:
+    """Removes what killed writers left. One that was killed between its renames left ``path`` itself, as ``.old``."""
+    pattern = re.compile(_HIDDEN.format(name=re.escape(path.name)))
+    for left in sorted(path.parent.glob(f".{path.name}.*")):
+        if not pattern.fullmatch(left.name) or not left.is_dir() or left.is_symlink():
+            continue
+        if _locked(left.with_name(left.name.removesuffix(".old"))):
+            continue  # its writer is at work
+        if left.suffix == ".old" and not path.exists():
+            left.rename(path)
+        else:
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _locked(directory: Path) -> bool:
+    try:
+        descriptor = os.open(directory, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return False
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+
+
+def _sync_tree(directory: Path) -> None:
+    for part in directory.rglob("*"):
+        _sync(part)
+    _sync(directory)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
