@@ -202,7 +202,7 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
     def prepare_data(self) -> None:
         """Builds the dataset if asked, and takes its episodes into the replay once (first process alone)."""
         self._check_share()
-        # A fit may begin with an evaluation, which needs to know how long demonstrations are and whether they end early.
+        # A fit may begin with an evaluation, which needs to know how demonstrations end, and when.
         if self.dataset is None or not (self._fitting or self.before_fit):
             return
         # Imported where they are used: `moto fit --help` should not wait for them.
