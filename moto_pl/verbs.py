@@ -125,8 +125,8 @@ class VerbParser(ArgumentParser):
             options = [f"--{known}" for known in self.hints if self._is_option(known)]
             if not name.startswith("-"):
                 return SettingError(name, f"one argument too many for {self.prog}", see)
-            near = difflib.get_close_matches(name.lstrip("-"), self.hints, n=2)
-            guess = f"Did you mean {' or '.join(f'--{known}' for known in near)}? " if near else ""
+            near = difflib.get_close_matches(name, options, n=2, cutoff=0.7)
+            guess = f"Did you mean {' or '.join(near)}? " if near else ""
             fix = f"{guess}{self.prog} has {', '.join(options) or 'no options'}."
             return SettingError(name, "an unknown option", fix)
         if bare := re.match(r"argument (\S+?):? expected (.*)", message):
@@ -174,12 +174,8 @@ def plain_text(text: str) -> str:
 
 
 def _hints(function: Any) -> dict[str, Any]:
-    """The types of a function's parameters, as far as names that only type checkers import allow."""
-    function = inspect.unwrap(function)
-    try:
-        return get_type_hints(function)
-    except NameError:
-        return dict.fromkeys(inspect.signature(function).parameters, Any)
+    """The types of a function's parameters."""
+    return {name: hint for name, hint in get_type_hints(inspect.unwrap(function)).items() if name != "return"}
 
 
 def _element(hint: Any) -> Any:
