@@ -21,13 +21,31 @@ from moto_pl.callbacks.progress import RunProgress
 from moto_pl.callbacks.throughput import Throughput
 from moto_pl.cli import LIGHTNING_VERBS, lock_run
 from moto_pl.data.datamodule import OfflineToOnlineDataModule
-from moto_pl.data.schedule import Schedule
+from moto_pl.data.schedule import Pretrain, Schedule
 from moto_pl.errors import SettingError
 
+#: The data module's settings that make the schedule, in the order of :class:`Schedule`'s.
+_SCHEDULE = (
+    "offline_steps",
+    "online_steps",
+    "offline_round_steps",
+    "updates_per_episode",
+    "pretrain",
+    "model_steps",
+)
 
-def rounds(offline_steps: int, online_steps: int, offline_round_steps: int, updates_per_episode: int) -> int:
+
+def rounds(
+    offline_steps: int,
+    online_steps: int,
+    offline_round_steps: int,
+    updates_per_episode: int,
+    pretrain: Pretrain,
+    model_steps: int,
+) -> int:
     """The number of epochs of a run."""
-    return Schedule(offline_steps, online_steps, offline_round_steps, updates_per_episode).rounds
+    schedule = Schedule(offline_steps, online_steps, offline_round_steps, updates_per_episode, pretrain, model_steps)
+    return schedule.rounds
 
 
 class MotoCLI(LightningCLI):
@@ -70,14 +88,7 @@ class MotoCLI(LightningCLI):
         parser.add_argument("--evaluate_untrained", type=bool, default=True, help="begin a run with an evaluation")
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
         parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=int)
-        parser.link_arguments(
-            tuple(
-                f"data.{name}"
-                for name in ("offline_steps", "online_steps", "offline_round_steps", "updates_per_episode")
-            ),
-            "trainer.max_epochs",
-            compute_fn=rounds,
-        )
+        parser.link_arguments(tuple(f"data.{name}" for name in _SCHEDULE), "trainer.max_epochs", compute_fn=rounds)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Adds what every run has; users add callbacks and loggers of their own in ``trainer``."""
@@ -114,6 +125,7 @@ class MotoCLI(LightningCLI):
         self, model: Agent, datamodule: OfflineToOnlineDataModule, ckpt_path: str | None = None, **kwargs: Any
     ) -> None:
         """Trains, going on from the run's newest checkpoint where there is one."""
+        datamodule.check_pretraining(model)
         root = Path(self.trainer.default_root_dir)
         if not self.trainer.is_global_zero:
             self._fit(root, model, datamodule, ckpt_path)

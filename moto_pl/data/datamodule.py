@@ -17,7 +17,7 @@ from moto_pl.agents.metrics import EpisodeMetrics
 from moto_pl.behaviour.filters import keep_rows, return_threshold
 from moto_pl.data.collect import EVALUATION_SEEDS, TEST_SEEDS, roll_episodes, training_seed
 from moto_pl.data.collector import Collector, Job
-from moto_pl.data.schedule import Schedule
+from moto_pl.data.schedule import Pretrain, Schedule
 from moto_pl.envs import task_objects
 from moto_pl.envs.workers import EnvPool
 from moto_pl.errors import SettingError
@@ -46,7 +46,11 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         build_missing: make the dataset with ``moto data build`` where it is absent and can be built.
         build_options: what ``moto data build`` takes besides, such as ``noise`` or ``output``.
         env_options: keyword arguments of the environment.
-        offline_steps: gradient steps on the demonstrations.
+        pretrain: ``joint`` trains world model, actor and critics at each offline step. ``model_first`` trains the world
+            model alone for ``model_steps``, then actor and critics alone, on the model as it then stands, for
+            ``offline_steps``; it is for agents with a world model. Online steps train everything.
+        model_steps: gradient steps on the demonstrations that train the world model alone; 0 with ``joint``.
+        offline_steps: gradient steps on the demonstrations (``model_first``: those of actor and critics).
         online_steps: gradient steps while collecting.
         offline_round_steps: gradient steps of an offline round.
         updates_per_episode: gradient steps after each collected episode.
@@ -83,6 +87,8 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         build_missing: bool = False,
         build_options: dict[str, Any] | None = None,
         env_options: dict[str, Any] | None = None,
+        pretrain: Pretrain = "joint",
+        model_steps: int = 0,
         offline_steps: int = 1000,
         online_steps: int = 20_000,
         offline_round_steps: int = 100,
@@ -120,7 +126,9 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         self.test_episodes, self.val_episodes = test_episodes, val_episodes
         self.residency: Literal["auto", "host", "device"] = residency
         self.replay_limit_gb, self.prefetch, self.seed = replay_limit_gb, prefetch, seed
-        self.schedule = Schedule(offline_steps, online_steps, offline_round_steps, updates_per_episode)
+        self.schedule = Schedule(
+            offline_steps, online_steps, offline_round_steps, updates_per_episode, pretrain, model_steps
+        )
         self._check_settings()
         self.action_size = 0
         self.offline_episodes = 0
@@ -145,8 +153,10 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
             )
         if self.online_fraction is not None and not 0 <= self.online_fraction <= 1:
             raise SettingError("data.online_fraction", self.online_fraction, "Give a share in [0, 1], or null.")
-        if self.dataset is None and self.schedule.offline_steps > 0:
-            raise SettingError("data.dataset", None, "Name a dataset, or set data.offline_steps: 0.")
+        if self.dataset is None and self.schedule.pretraining_steps > 0:
+            raise SettingError(
+                "data.dataset", None, "Name a dataset, or set data.offline_steps: 0 and data.pretrain: joint."
+            )
         if self.build_options and not self.build_missing:
             raise SettingError(
                 "data.build_options", self.build_options, "Set data.build_missing: true, or leave them out."
@@ -183,6 +193,7 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
 
     def prepare_data(self) -> None:
         """Builds the dataset if asked, and takes its episodes into the replay once (first process alone)."""
+        self.check_pretraining(self._agent)
         if self.dataset is None or not self._fitting:
             return
         source: str | Path = self.dataset
@@ -191,6 +202,12 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
 
             source = ensure(self.dataset, **{**self.env_options, **self.build_options})
         self._ingest(source)
+
+    def check_pretraining(self, agent: Agent) -> None:
+        """Raises a :class:`SettingError` where an agent without a world model is to train one first."""
+        if self.schedule.pretrain == "model_first" and not agent.has_world_model:
+            fix = f"{type(agent).__name__} has no world model to train: set data.pretrain: joint and no model_steps."
+            raise SettingError("data.pretrain", "model_first", fix)
 
     def setup(self, stage: str) -> None:
         """Opens the replay and starts the environment workers."""
@@ -305,8 +322,12 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
     def _report_capacity(self) -> None:
         rows = self.store[0].num_rows if len(self.store) else 102
         rank_zero_info(self.store.describe_capacity(self._expected_episodes, rows))
+        offline = f"{self.schedule.offline_steps} gradient steps"
+        if self.schedule.pretrain == "model_first":
+            alone = f"{self.schedule.model_steps} gradient steps of the world model"
+            offline = f"{alone}, then {offline} of actor and critics"
         rank_zero_info(
-            f"schedule: {self.schedule.offline_steps} gradient steps on {self.offline_episodes} demonstrations, then "
+            f"schedule: {offline} on {self.offline_episodes} demonstrations, then "
             f"{self.schedule.online_rounds} rounds of {self.num_envs * self.world_size} episode(s) and "
             f"{self.schedule.updates_per_episode} steps"
         )
@@ -406,12 +427,14 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         return view
 
     def make_batch(self, index: int) -> Batch:
-        """The batch number ``index`` of this process: each part from its own view and stream.
+        """The batch number ``index`` of this process: each part that its step trains on, from its own view and stream.
 
         A gradient step may accumulate several batches. They are dealt out as those of as many processes would be: n
         processes and one that accumulates n batches take the same steps, up to rounding.
         """
-        return {name: self._draw(name, part, index) for name, part in self._agent.parts().items()}
+        trains = self.schedule.trains(index // self.trainer.accumulate_grad_batches)
+        parts = self._agent.parts().items()
+        return {name: self._draw(name, part, index) for name, part in parts if trains in ("all", part.component)}
 
     def _draw(self, name: str, part: BatchPart, index: int) -> SequenceBatch:
         accumulate = self.trainer.accumulate_grad_batches
