@@ -282,32 +282,38 @@ class LatentReplayAgent(ModelBasedAgent):
         sequences = data.common_batch("latent_replay", "model", self.batch.replay_size)
         key = Key(self.seed, self.global_step).fold(0x1A7E)
         if self.config.replay == "fresh":
-            self.refresh_replay(sequences, key, data.round)
+            metrics = self.refresh_replay(sequences, key, data.round)
         else:
             frames = self.batch.model_size * self.batch.model_length
-            self.extend_replay(whole_episodes(data.store, self._encoded, frames), sequences, key, data.round)
+            episodes = whole_episodes(data.store, self._encoded, frames)
+            metrics = self.extend_replay(episodes, sequences, key, data.round)
             self._encoded = len(data.store)
         self._replay_round = data.round
+        for name, value in metrics.items():
+            self.log(name, value, on_step=False, on_epoch=True, sync_dist=True)
         self._prune()
 
     @torch.no_grad()
-    def refresh_replay(self, sequences: SequenceBatch, key: Key, number: int = 0) -> None:
+    def refresh_replay(self, sequences: SequenceBatch, key: Key, number: int = 0) -> dict[str, Tensor]:
         """Makes the replay anew with the present model and policy.
 
         Args:
             sequences: [B, T], the real half, and where imagination starts.
             key: names the draws.
             number: of the round.
+
+        Returns:
+            Metrics of what was imagined.
         """
         self.replay.clear()
         real, starts = self.encode(sequences, key.fold(_ENCODE))
         self.replay.add("real", real, number)
-        self.replay.add("imagined", self.imagine(self._start_states(starts, key), key.fold(_IMAGINE)), number)
+        return self._add_rollouts(starts, key, number)
 
     @torch.no_grad()
     def extend_replay(
         self, episodes: Iterable[tuple[int, SequenceBatch]], sequences: SequenceBatch, key: Key, number: int = 0
-    ) -> None:
+    ) -> dict[str, Tensor]:
         """Adds what the present model makes of new episodes, and what the policy now imagines.
 
         Args:
@@ -315,6 +321,9 @@ class LatentReplayAgent(ModelBasedAgent):
             sequences: [B, T], where imagination starts.
             key: names the draws.
             number: of the round.
+
+        Returns:
+            Metrics of what was imagined.
         """
         new = []
         for first, batch in episodes:
@@ -323,7 +332,12 @@ class LatentReplayAgent(ModelBasedAgent):
         if new:
             self.replay.add("real", LatentTransitions.join(new), number)
         _, starts = self.encode(sequences, key.fold(_ENCODE))
-        self.replay.add("imagined", self.imagine(self._start_states(starts, key), key.fold(_IMAGINE)), number)
+        return self._add_rollouts(starts, key, number)
+
+    def _add_rollouts(self, starts: States, key: Key, number: int) -> dict[str, Tensor]:
+        imagined, penalty = self.imagine(self._start_states(starts, key), key.fold(_IMAGINE))
+        self.replay.add("imagined", imagined, number)
+        return {"replay/reward": imagined.reward.mean() + penalty.mean(), "replay/penalty": penalty.mean()}
 
     def encode(self, batch: SequenceBatch, key: Key) -> tuple[LatentTransitions, States]:
         """The transitions of sequences [B, T], and their posterior states in which the episode goes on: [N, ...]."""
@@ -348,10 +362,10 @@ class LatentReplayAgent(ModelBasedAgent):
         return states.map(lambda x: x[rows])
 
     @torch.no_grad()
-    def imagine(self, start: States, key: Key) -> LatentTransitions:
+    def imagine(self, start: States, key: Key) -> tuple[LatentTransitions, Tensor]:
         """Rolls the policy, with its noise, ``horizon`` steps through the model from ``start`` [B, ...].
 
-        A drawn member makes each step.
+        A drawn member makes each step. Returns the transitions and what their rewards were lessened by [N].
         """
         model, config = self.world_model, self.config
         shape = (config.horizon, len(start.deter), cast(int, self.action_size))
@@ -359,14 +373,15 @@ class LatentReplayAgent(ModelBasedAgent):
         act = lambda i, now: self._disturbed(self.policy(now.features), noise[i])  # noqa: E731
         states, action, prior = model.roll(start, act, config.horizon, key)
         after = states.map(lambda x: x[1:])  # [H, B, ...]
+        penalty = self.penalty(prior, after.stoch)
         rollout = LatentTransitions(
             state=states.features[:-1],
             action=action,
-            reward=model.predict_reward(after) - self.penalty(prior, after.stoch),
+            reward=model.predict_reward(after) - penalty,
             goes_on=model.predict_continuation(after),
             next_state=after.features,
         )
-        return LatentTransitions(*(part.flatten(0, 1) for part in rollout))
+        return LatentTransitions(*(part.flatten(0, 1) for part in rollout)), penalty.flatten()
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the replay: a process that collects needs the policy alone."""

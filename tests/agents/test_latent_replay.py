@@ -343,6 +343,8 @@ def in_a_run(root: Path, agent: Any, store: EpisodeStore, schedule: Schedule) ->
             common_batch=lambda *_: rows(),
         ),
     )
+    agent.logged = {}
+    agent.log = lambda name, value, **_: agent.logged.update({name: float(value)})
     agent.on_fit_start()
     return agent
 
@@ -368,6 +370,10 @@ def test_rounds_add_once_the_model_is_there(tmp_path: Path) -> None:
         begin(agent, index)  # a resume in the middle of the round
         lengths.append((len(agent.replay.real), len(agent.replay.imagined)))
     assert lengths == [(0, 0), (0, 0), (7, 27), (7, 54), (12, 81), (17, 100)]
+    # What imagination earns, and what is taken from it, are told apart.
+    assert agent.logged["replay/penalty"] > 0
+    newest = agent.replay.imagined.rows(torch.arange(73, 100)).reward.mean()
+    assert agent.logged["replay/reward"] - agent.logged["replay/penalty"] == pytest.approx(float(newest), rel=1e-4)
     fresh = in_a_run(tmp_path / "fresh", tiny(behaviour={"replay": "fresh"}), store, SCHEDULE)
     lengths = []
     for index in range(5):
