@@ -235,7 +235,7 @@ def _debug_settings(agent: str) -> dict[str, Any]:
         return {
             "world_model": {name: value for name, value in settings["world_model"].items() if name != "classes"},
             "behaviour": {"critic_units": 32, "actor_units": 32, "imagine_rows": 16},
-            "batch": {"model_size": 4, "model_length": 8, "agent_size": 16, "replay_size": 4},
+            "batch": {"model_size": 4, "model_length": 8, "agent_size": 8, "replay_size": 4},
         }
     return _DEBUG_PIXELS
 

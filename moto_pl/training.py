@@ -23,17 +23,35 @@ from moto_pl.callbacks.progress import RunProgress
 from moto_pl.callbacks.throughput import Throughput
 from moto_pl.configs import LIGHTNING_VERBS
 from moto_pl.data.datamodule import OfflineToOnlineDataModule
-from moto_pl.data.schedule import Schedule
+from moto_pl.data.schedule import Pretrain, Schedule
 from moto_pl.errors import SettingError
 from moto_pl.files import lock_run
 
-#: The data module's settings that :class:`Schedule` is made from, in its order.
-SCHEDULE = ("offline_steps", "online_steps", "offline_round_steps", "updates_per_episode", "num_envs")
+#: The data module's settings that make the schedule, in the order of :class:`Schedule`'s.
+_SCHEDULE = (
+    "offline_steps",
+    "online_steps",
+    "offline_round_steps",
+    "updates_per_episode",
+    "num_envs",
+    "pretrain",
+    "model_steps",
+)
 
 
-def rounds(*settings: int) -> int:
-    """The number of epochs of a run with these settings of the schedule."""
-    return Schedule(*settings).rounds
+def rounds(
+    offline_steps: int,
+    online_steps: int,
+    offline_round_steps: int,
+    updates_per_episode: int,
+    num_envs: int,
+    pretrain: Pretrain,
+    model_steps: int,
+) -> int:
+    """The number of epochs of a run."""
+    return Schedule(
+        offline_steps, online_steps, offline_round_steps, updates_per_episode, num_envs, pretrain, model_steps
+    ).rounds
 
 
 class MotoCLI(LightningCLI):
@@ -82,11 +100,7 @@ class MotoCLI(LightningCLI):
         parser.add_argument("--evaluate_untrained", type=bool, default=True, help="begin a run with an evaluation")
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
         parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=int)
-        parser.link_arguments(
-            tuple(f"data.{name}" for name in SCHEDULE),
-            "trainer.max_epochs",
-            compute_fn=rounds,
-        )
+        parser.link_arguments(tuple(f"data.{name}" for name in _SCHEDULE), "trainer.max_epochs", compute_fn=rounds)
 
     def instantiate_classes(self) -> None:
         """Tells the data module what to ask where a length of the agent's does not fit the data."""
@@ -142,6 +156,7 @@ class MotoCLI(LightningCLI):
         self, model: Agent, datamodule: OfflineToOnlineDataModule, ckpt_path: str | None = None, **kwargs: Any
     ) -> None:
         """Trains, going on from the run's newest checkpoint where there is one."""
+        datamodule.check_pretraining(model)
         root = Path(self.trainer.default_root_dir)
         if not self.trainer.is_global_zero:
             self._fit(root, model, datamodule, ckpt_path)

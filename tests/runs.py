@@ -105,6 +105,7 @@ def assert_same_end(left: Path, right: Path, episodes: int = 14, evaluated: bool
     assert a["average"].keys() == b["average"].keys() and len(a["average"]) > 0
     for name in a["average"]:
         assert torch.equal(a["average"][name], b["average"][name]), name
+    assert a.get("latent_replay") == b.get("latent_replay")  # checksums of all that was encoded and imagined
     states = a["optimizer_states"][0]["state"], b["optimizer_states"][0]["state"]
     assert states[0].keys() == states[1].keys() and len(states[0]) > 0
     for index in states[0]:

@@ -16,6 +16,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from moto_pl.behaviour.filters import EpisodeFilter
+from moto_pl.data.schedule import Component, Components, Schedule
 from moto_pl.errors import SettingError
 from moto_pl.ops import Key
 from moto_pl.replay.sampler import SequenceBatch
@@ -39,6 +40,7 @@ class BatchPart:
         history: rows before an episode's start at which sequences may begin; they repeat its first.
         size_setting: what gives ``size``, under ``model.init_args``; {} is the part's name.
         length_setting: what gives ``length``, or decides it.
+        component: what is trained on it.
     """
 
     size: int
@@ -48,6 +50,7 @@ class BatchPart:
     history: int = 0
     size_setting: str = "batch.{}_size"
     length_setting: str = "batch.{}_length"
+    component: Component = "behaviour"
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ class ParamGroup:
     modules: tuple[nn.Module, ...]
     lr: float
     clip: float
+    component: Component = "behaviour"
 
 
 class Agent(L.LightningModule):
@@ -69,7 +73,9 @@ class Agent(L.LightningModule):
 
     Args:
         seed: keys the weights' initial values and all noise.
-        weight_decay: decoupled weight decay.
+        weight_decay: share of every weight that a gradient step takes away, in [0, 1): w <- (1 - weight_decay) w before
+            Adam's own step, as in DreamerV2. Learning rates and their schedule do not change it; at a learning rate of
+            0 there is none.
         adam_eps: Adam's epsilon.
         final_lr: share of the learning rates that is left when the online phase ends; they fall linearly over it.
         ema_decay: decay, a gradient step, of the moving average of the weights that acts; 0 acts with the weights.
@@ -89,6 +95,7 @@ class Agent(L.LightningModule):
         super().__init__()
         for name, value, good, fix in (
             ("final_lr", final_lr, 0 <= final_lr <= 1, "Give a share in [0, 1]; 1 keeps the learning rates."),
+            ("weight_decay", weight_decay, 0 <= weight_decay < 1, "Give a share in [0, 1); 0 takes nothing away."),
             ("ema_decay", ema_decay, 0 <= ema_decay < 1, "Give a number in [0, 1); 0 acts with the weights."),
         ):
             if not good:
@@ -104,6 +111,9 @@ class Agent(L.LightningModule):
         self.loaded_step = 0  # gradient steps behind weights that were loaded to be evaluated
         self.step_losses: dict[str, Tensor] = {}  # of the step in progress, until its backward pass is done
         self.episode_metrics = EpisodeMetrics()
+
+    #: Whether there is a world model, which ``data.pretrain: model_first`` can train apart from what acts on it.
+    has_world_model = False
 
     # What an agent has to say for itself.
 
@@ -122,6 +132,13 @@ class Agent(L.LightningModule):
     @abstractmethod
     def losses(self, batch: Batch, key: Key) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Weighted losses, whose sum is minimised, and metrics to log."""
+
+    def losses_of(self, components: Components, batch: Batch, key: Key) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """As :meth:`losses`, of these components alone: the others' are not computed.
+
+        An agent without a world model is all behaviour, and has no losses of a model.
+        """
+        return ({}, {}) if components == "model" else self.losses(batch, key)
 
     @abstractmethod
     def initial_state(self, count: int) -> Any:
@@ -155,7 +172,7 @@ class Agent(L.LightningModule):
         return state
 
     def after_step(self, step: int) -> None:
-        """Called after gradient step number ``step`` (from 1): target updates."""
+        """Called after gradient step number ``step`` (from 1) of actor and critics: target updates."""
 
     @contextmanager
     def acting_weights(self) -> Iterator[None]:
@@ -179,14 +196,23 @@ class Agent(L.LightningModule):
 
     @torch.no_grad()
     def _update_average(self, step: int) -> None:
-        """Moves the average by gradient step ``step`` (from 1); while it is young it is the mean of what there was."""
+        """Moves the average by gradient step ``step`` (from 1); while it is young it is the mean of what there was.
+
+        What the step did not train stays as it is, and is no older for it.
+        """
         trained = {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
         if not self._average:
             self._average = {name: parameter.detach().clone() for name, parameter in trained.items()}
-        decay = min(self.ema_decay, step / (step + 10))
+        decays = {}
+        for group in self._trained_groups(step - 1):
+            steps = self.schedule.steps_of(group.component, step)
+            decay = min(self.ema_decay, steps / (steps + 10))
+            decays.update(dict.fromkeys(_parameters(group.modules), decay))
         for name, parameter in trained.items():
-            # A checkpoint is read before the module moves to its device.
-            self._average[name] = self._average[name].to(parameter.device).lerp_(parameter, 1 - decay)
+            if parameter in decays:
+                # A checkpoint is read before the module moves to its device.
+                average = self._average[name].to(parameter.device)
+                self._average[name] = average.lerp_(parameter, 1 - decays[parameter])
 
     # Lightning's hooks.
 
@@ -206,12 +232,18 @@ class Agent(L.LightningModule):
         groups = [
             {"params": _parameters(group.modules), "lr": group.lr, "name": group.name} for group in self.param_groups()
         ]
-        optimizer = torch.optim.AdamW(groups, eps=self.adam_eps, weight_decay=self.weight_decay, fused=True)
+        optimizer = torch.optim.AdamW(groups, eps=self.adam_eps, fused=True)
+        self._set_weight_decay(optimizer)
         if not self.lr_falls:
             return optimizer
         shares: list[Callable[[int], float]] = [partial(self.lr_share, str(group["name"])) for group in groups]
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, shares)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _set_weight_decay(self, optimizer: torch.optim.Optimizer | LightningOptimizer) -> None:
+        """AdamW takes away learning rate times weight decay: its product is to be ours at the present rates."""
+        for group in optimizer.param_groups:
+            group["weight_decay"] = self.weight_decay / group["lr"] if group["lr"] > 0 else 0.0
 
     @property
     def lr_falls(self) -> bool:
@@ -220,8 +252,7 @@ class Agent(L.LightningModule):
 
     def lr_share(self, group: str, step: int) -> float:
         """What is left of a parameter group's learning rate after ``step`` gradient steps; a function of them alone."""
-        schedule = self.trainer.datamodule.schedule  # type: ignore[attr-defined]
-        online = max(0, step - schedule.offline_steps) / max(1, schedule.online_steps)
+        online = max(0, step - self.schedule.pretraining_steps) / max(1, self.schedule.online_steps)
         return float(1 - (1 - self.final_lr) * min(1.0, online))
 
     def configure_gradient_clipping(
@@ -233,7 +264,7 @@ class Agent(L.LightningModule):
         """Clips each component's gradient to its own norm; ``trainer.gradient_clip_val`` replaces all of them."""
         if gradient_clip_algorithm not in (None, "norm"):
             raise SettingError("trainer.gradient_clip_algorithm", gradient_clip_algorithm, "Use norm, or leave it out.")
-        for group in self.param_groups():
+        for group in self._trained_groups(self.global_step):
             limit = group.clip if gradient_clip_val is None else float(gradient_clip_val)
             norm = nn.utils.clip_grad_norm_(_parameters(group.modules), limit, foreach=True)
             self.log(f"grad_norm/{group.name}", norm)
@@ -250,13 +281,22 @@ class Agent(L.LightningModule):
             self.trainer.should_stop = True
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """One gradient step's loss."""
-        losses, metrics = self.losses(batch, self.step_key(batch_idx))
+        """One gradient step's loss, of the components that the schedule trains at it."""
+        components = self.schedule.trains(self.global_step)
+        losses, metrics = self.losses_of(components, batch, self.step_key(batch_idx))
         self.step_losses = losses
         total = torch.stack([loss.float() for loss in losses.values()]).sum()
         self.log_dict({name: value.detach() for name, value in {**losses, **metrics}.items()})
         self.log("loss", total.detach(), prog_bar=True)
-        return total
+        # DistributedDataParallel waits for a gradient of every parameter: an idle one's is of nothing.
+        idle = [p.sum() for group in self._idle_groups(self.global_step) for p in _parameters(group.modules)]
+        return total + 0 * torch.stack(idle).sum() if idle else total
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Takes the idle components' gradients away: parameters without one, and their state, stay as they are."""
+        for group in self._idle_groups(self.global_step):
+            for parameter in _parameters(group.modules):
+                parameter.grad = None
 
     def on_after_backward(self) -> None:
         """Lets go of the step's graph."""
@@ -273,9 +313,11 @@ class Agent(L.LightningModule):
 
         Not as the batch ends: callbacks have saved a checkpoint by then.
         """
+        self._set_weight_decay(optimizer)
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         step = self.global_step + 1  # Lightning counts it when this returns
-        self.after_step(step)
+        if self.schedule.trains(step - 1) != "model":
+            self.after_step(self.schedule.steps_of("behaviour", step))
         if self.ema_decay > 0:
             self._update_average(step)
 
@@ -284,8 +326,8 @@ class Agent(L.LightningModule):
         if dataloader_idx == 0:
             self._evaluate(batch)
             return
-        losses, _ = self.losses(batch, Key(self.seed, batch_idx).fold(0xE7A1))
-        held_out = {f"held_out/{name}": loss.detach() for name, loss in losses.items() if name.startswith("model/")}
+        losses, _ = self.losses_of("model", batch, Key(self.seed, batch_idx).fold(0xE7A1))
+        held_out = {f"held_out/{name}": loss.detach() for name, loss in losses.items()}
         self.log_dict(held_out, add_dataloader_idx=False, on_epoch=True, batch_size=1, sync_dist=True)
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
@@ -316,6 +358,21 @@ class Agent(L.LightningModule):
         """Takes from a checkpoint's :meth:`description` what its run found in its data, before weights are loaded."""
 
     # Helpers.
+
+    @property
+    def schedule(self) -> Schedule:
+        """The run's."""
+        return self.trainer.datamodule.schedule  # type: ignore[attr-defined]
+
+    def _trained_groups(self, step: int) -> list[ParamGroup]:
+        """The groups that gradient step ``step`` (from 0) trains."""
+        trains = self.schedule.trains(step)
+        return [group for group in self.param_groups() if trains in ("all", group.component)]
+
+    def _idle_groups(self, step: int) -> list[ParamGroup]:
+        """The other groups."""
+        trains = self.schedule.trains(step)
+        return [group for group in self.param_groups() if trains not in ("all", group.component)]
 
     def step_key(self, batch_idx: int) -> Key:
         """Names this batch's draws: each rank, and each batch that a step accumulates, has its own."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from moto_pl.ops import Key, Ops, Stream, uniform
+from moto_pl.replay.latents import LatentTransitions
 
 from .cql import ConservatismConfig
 from .latent_replay import (
@@ -16,7 +17,6 @@ from .latent_replay import (
     LatentModelConfig,
     LatentOptimConfig,
     LatentReplayAgent,
-    LatentTransitions,
 )
 
 

@@ -10,11 +10,12 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
+from moto_pl.data.schedule import Components
 from moto_pl.nn import States, WorldModel, WorldModelConfig
 from moto_pl.ops import Key, Ops
 from moto_pl.ops.extension import compiled_products, status, use_compiled
 
-from .base import ActMode, Agent, ParamGroup
+from .base import ActMode, Agent, Batch, ParamGroup
 
 
 @dataclass
@@ -26,7 +27,8 @@ class OptimConfig:
         actor_lr: actor's.
         critic_lr: critics'.
         clip: largest gradient norm of each component.
-        weight_decay: decoupled weight decay.
+        weight_decay: share of every weight that a gradient step takes away, whatever the learning rate (DreamerV2's):
+            w <- (1 - weight_decay) w.
         adam_eps: Adam's epsilon.
         final_lr: share of the learning rates that is left when the online phase ends; they fall linearly over it.
         ema_decay: decay, a gradient step, of the moving average of the weights that collects and is evaluated; 0 acts
@@ -59,6 +61,9 @@ class ModelBasedAgent(Agent):
         seed: keys initial weights and noise.
     """
 
+    has_world_model = True
+    #: Operators that training calls.
+    operators: tuple[str, ...] = ("imagine", "observe")
     model_config: WorldModelConfig
     world_model: WorldModel
     actor: nn.Module
@@ -73,17 +78,43 @@ class ModelBasedAgent(Agent):
         """World model, actor, critics."""
         optim = self.optim
         return [
-            ParamGroup("model", (self.world_model,), optim.model_lr, optim.clip),
+            ParamGroup("model", (self.world_model,), optim.model_lr, optim.clip, "model"),
             ParamGroup("actor", (self.actor,), optim.actor_lr, optim.clip),
             ParamGroup("critic", (self.critic,), optim.critic_lr, optim.clip),
         ]
 
+    @abstractmethod
+    def model_losses(self, batch: Batch, key: Key) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The world model's weighted losses, and metrics."""
+
+    @abstractmethod
+    def behaviour_losses(self, batch: Batch, key: Key) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Actor's and critics' weighted losses, and metrics; none moves the world model."""
+
+    def losses(self, batch: Batch, key: Key) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """World model, critics and actor, each with its own part of the batch."""
+        return self.losses_of("all", batch, key)
+
+    def losses_of(self, components: Components, batch: Batch, key: Key) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """See :meth:`Agent.losses_of`."""
+        losses: dict[str, Tensor] = {}
+        metrics: dict[str, Tensor] = {}
+        for component, of in (("model", self.model_losses), ("behaviour", self.behaviour_losses)):
+            if components in ("all", component):
+                more_losses, more_metrics = of(batch, key)
+                losses |= more_losses
+                metrics |= more_metrics
+        return losses, metrics
+
     def on_fit_start(self) -> None:
         """Says which operators train; refuses ``ops: compiled`` where there are none before anything runs."""
-        state = torch.empty(0, device=self.device)
-        compiled = use_compiled(self.ops, self.device) and compiled_products("imagine", self.ops, state) is not None
-        form = "compiled operators train" if compiled else "plain-PyTorch references imagine and observe"
-        rank_zero_info(f"ops: {self.ops}: the {form} on {self.device}. {status()}")
+        state, unknown = torch.empty(0, device=self.device), self.world_model.latent.uncompiled
+        built = use_compiled(self.ops, self.device)
+        form = "compiled operators train"
+        if not built or compiled_products("observe", self.ops, state, unknown) is None:
+            form = f"plain-PyTorch references {' and '.join(self.operators)}"
+        why = f" (compiled operators do not know world_model.{unknown})" if built and unknown else ""
+        rank_zero_info(f"ops: {self.ops}: the {form} on {self.device}{why}. {status()}")
         if self.model_config.discount_head == "auto":
             found = "some demonstrations end" if self.world_model.discount else "no demonstration ends"
             rank_zero_info(f"discount head: {'on' if self.world_model.discount else 'off'} (auto): {found} early")

@@ -83,7 +83,7 @@ class TDConfig:
         clip: largest gradient norm of each component.
         gamma: discount.
         tau: share of the critics that their targets take over at each step.
-        weight_decay: decoupled weight decay.
+        weight_decay: share of every weight that a gradient step takes away, whatever the learning rate.
         adam_eps: Adam's epsilon.
         final_lr: share of the learning rates that is left when the online phase ends; they fall linearly over it.
         ema_decay: decay, a gradient step, of the moving average of the weights that acts; 0 acts with the weights.

@@ -197,7 +197,7 @@ class MOTO(ModelBasedAgent):
         """Model, agent and cloning sequences."""
         sizes, config = self.batch, self.config
         parts = {
-            "model": BatchPart(sizes.model_size, sizes.model_length),
+            "model": BatchPart(sizes.model_size, sizes.model_length, component="model"),
             "agent": BatchPart(sizes.agent_size, sizes.agent_length),
         }
         if config.clone_scale > 0:
@@ -224,15 +224,17 @@ class MOTO(ModelBasedAgent):
 
     # The method.
 
-    def losses(self, batch: Batch, key: Key) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """World model, critics, actor and cloning, each with its own part of the batch."""
+    def model_losses(self, batch: Batch, key: Key) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The world model's on its sequences."""
         losses, metrics, _ = self.world_model.loss(batch["model"], key.fold(_MODEL))
+        return losses, metrics
+
+    def behaviour_losses(self, batch: Batch, key: Key) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Critics and actor on what is imagined from the agent's sequences, and cloning on its own."""
         starts = self._starts(batch["agent"], key)
         rollout = self._imagine(starts.states, key)
-        behaviour = self._q_losses if isinstance(self.critic, QEnsemble) else self._v_losses
-        behaviour_losses, behaviour_metrics = behaviour(starts, rollout, key)
-        losses |= behaviour_losses
-        metrics |= behaviour_metrics
+        expand = self._q_losses if isinstance(self.critic, QEnsemble) else self._v_losses
+        losses, metrics = expand(starts, rollout, key)
         if "clone" in batch:
             losses["actor/clone"], clone_metrics = self._clone_loss(batch["clone"], key)
             metrics |= clone_metrics

@@ -20,8 +20,12 @@ SUCCESS: tuple[Metric, ...] = ("success", "success_last", "success_steps")
 
 #: Settings of the data that make evaluations comparable: runs must agree on them.
 SAME_DATA = ("env", "env_options", "eval_episodes")
-#: Settings that say how much a method was given: runs may differ in them, but a reader must know.
-BUDGET = ("dataset", "offline_steps", "online_steps", "updates_per_episode", "num_envs")
+#: Settings that say how much a method was given, with what runs had that do not name them: runs may differ in them, but
+#: a reader must know.
+BUDGET = {
+    **{"dataset": None, "pretrain": "joint", "model_steps": 0, "offline_steps": None, "online_steps": None},
+    **{"updates_per_episode": None, "num_envs": None},
+}
 _NOT_THE_METHODS = ("seed", "ops")
 
 
@@ -261,8 +265,9 @@ def _notes(records: Sequence[RunRecord], groups: dict[str, list[RunRecord]]) -> 
         seeds = [run.setting("seed_everything") for run in group]
         if len(set(map(str, seeds))) < len(seeds):
             notes.append(f"{name}: runs share a seed ({', '.join(map(str, seeds))}).")
-    for setting in BUDGET:
-        found = {str(run.setting("data", setting)) for run in records}
+    for setting, before in BUDGET.items():
+        values = [run.setting("data", setting) for run in records]
+        found = {str(before if value is None else value) for value in values}
         if len(found) > 1:
             notes.append(f"The runs differ in data.{setting}: {', '.join(sorted(found))}.")
     unfinished = [run for run in records if run.schedule is not None and run.steps < run.schedule.total_steps]

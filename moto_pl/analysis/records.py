@@ -104,9 +104,9 @@ class RunRecord:
 
     @property
     def offline_steps(self) -> int | None:
-        """Gradient steps of the offline phase, where known."""
+        """Gradient steps of the offline phase, those of the world model alone among them; None where not known."""
         if self.schedule is not None:
-            return self.schedule.offline_steps
+            return self.schedule.pretraining_steps
         return next((e.step for e in self.evaluations if e.phase == "pretrained"), None)
 
     def setting(self, *path: str) -> Any:
@@ -157,9 +157,11 @@ def _read_config(path: Path, missing: list[str]) -> tuple[dict[str, Any], str]:
 def _schedule(data: Any) -> Schedule | None:
     names = ("offline_steps", "online_steps", "offline_round_steps", "updates_per_episode")
     try:
-        offline, online, offline_round, per_episode = (int(data[name]) for name in names)
-        return Schedule(offline, online, offline_round, per_episode, int(data.get("num_envs", 1)))
-    except (KeyError, TypeError, ValueError):  # SettingError is a ValueError
+        # Runs from before these were choices do not name them.
+        envs, pretrain = int(data.get("num_envs", 1)), data.get("pretrain", "joint")
+        offline, online, round_steps, updates = (int(data[name]) for name in names)
+        return Schedule(offline, online, round_steps, updates, envs, pretrain, int(data.get("model_steps", 0)))
+    except (AttributeError, KeyError, TypeError, ValueError):  # SettingError is a ValueError
         return None
 
 

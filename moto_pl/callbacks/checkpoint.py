@@ -174,10 +174,10 @@ class RunCheckpoint(Checkpoint):
         step = trainer.global_step
         if self._is_best(trainer):
             self._save(trainer, BEST)
-        phase_end = step in (schedule.offline_steps, schedule.total_steps)
+        phase_end = step in (schedule.pretraining_steps, schedule.total_steps)
         if phase_end or (trainer.current_epoch + 1) % self.every_n_rounds == 0:
             self._save(trainer, LAST)
-            if step == schedule.offline_steps:
+            if step == schedule.pretraining_steps:
                 self._save(trainer, PRETRAINED)
         if signals.noted() is not None:
             self._save_and_exit(trainer)

@@ -45,7 +45,7 @@ class ActorGradients(L.Callback):
             cosine = torch.nn.functional.cosine_similarity(gradients[one], gradients[other], dim=0)
             figures[f"actor_gradient/cosine/{one}-{other}"] = cosine
         # Not through the module, which would repeat them at each step until the next measurement.
-        for logger in trainer.loggers:
+        for logger in trainer.loggers if figures else ():
             logger.log_metrics({name: float(figure) for name, figure in figures.items()}, step=trainer.global_step)
 
 

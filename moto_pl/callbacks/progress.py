@@ -105,7 +105,7 @@ class RunProgress(ProgressBar):
         if self._progress is None and not due:
             return
         schedule = trainer.datamodule.schedule  # type: ignore[attr-defined]
-        phase = "online" if schedule.is_online(schedule.round_of(step)) else "offline"
+        phase = schedule.describe_step(step)
         metrics = trainer.progress_bar_metrics
         figures = "  ".join(f"{name} {float(metrics[name]):.3g}" for name in _SHOWN if name in metrics)
         if self._progress is not None:

@@ -21,7 +21,7 @@ from moto_pl.behaviour.filters import keep_rows, records_all_objects, return_thr
 from moto_pl.data.collect import EVALUATION_SEEDS, TEST_SEEDS, roll_episodes, training_seed
 from moto_pl.data.collector import Collector, Job
 from moto_pl.data.ingest import HELD_OUT, ingest, ingested, longest_demonstration
-from moto_pl.data.schedule import Schedule
+from moto_pl.data.schedule import Pretrain, Schedule
 from moto_pl.envs import KITCHEN_OBJECTS, task_objects
 from moto_pl.envs.checks import EpisodeLimit
 from moto_pl.envs.workers import EnvPool
@@ -51,7 +51,11 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         build_missing: make the dataset with ``moto data build`` where it is absent and can be built.
         build_options: what ``moto data build`` takes besides, such as ``noise`` or ``output``.
         env_options: keyword arguments of the environment.
-        offline_steps: gradient steps on the demonstrations.
+        pretrain: ``joint`` trains world model, actor and critics at each offline step. ``model_first`` trains the world
+            model alone for ``model_steps``, then actor and critics alone, on the model as it then stands, for
+            ``offline_steps``; it is for agents with a world model. Online steps train everything.
+        model_steps: gradient steps on the demonstrations that train the world model alone; 0 with ``joint``.
+        offline_steps: gradient steps on the demonstrations (``model_first``: those of actor and critics).
         online_steps: gradient steps while collecting.
         offline_round_steps: gradient steps of an offline round.
         updates_per_episode: gradient steps for each collected episode, over all environments and processes: a round
@@ -92,6 +96,8 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         build_missing: bool = False,
         build_options: dict[str, Any] | None = None,
         env_options: dict[str, Any] | None = None,
+        pretrain: Pretrain = "joint",
+        model_steps: int = 0,
         offline_steps: int = 1000,
         online_steps: int = 20_000,
         offline_round_steps: int = 100,
@@ -131,7 +137,9 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         self.test_episodes, self.val_episodes = test_episodes, val_episodes
         self.residency: Literal["auto", "host", "device"] = residency
         self.replay_limit_gb, self.prefetch, self.seed = replay_limit_gb, prefetch, seed
-        self.schedule = Schedule(offline_steps, online_steps, offline_round_steps, updates_per_episode, num_envs)
+        self.schedule = Schedule(
+            offline_steps, online_steps, offline_round_steps, updates_per_episode, num_envs, pretrain, model_steps
+        )
         self._check_settings()
         self.action_size = 0
         self.offline_episodes = 0
@@ -161,8 +169,10 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
             raise SettingError("data.worker_timeout_s", self.worker_timeout_s, "Use a number of seconds above 0.")
         if self.online_fraction is not None and not 0 <= self.online_fraction <= 1:
             raise SettingError("data.online_fraction", self.online_fraction, "Give a share in [0, 1], or null.")
-        if self.dataset is None and self.schedule.offline_steps > 0:
-            raise SettingError("data.dataset", None, "Name a dataset, or set data.offline_steps: 0.")
+        if self.dataset is None and self.schedule.pretraining_steps > 0:
+            raise SettingError(
+                "data.dataset", None, "Name a dataset, or set data.offline_steps: 0 and data.pretrain: joint."
+            )
         if self.build_options and not self.build_missing:
             raise SettingError(
                 "data.build_options", self.build_options, "Set data.build_missing: true, or leave them out."
@@ -202,6 +212,7 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
     def prepare_data(self) -> None:
         """Builds the dataset if asked, and takes its episodes into the replay once (first process alone)."""
         self._check_share()
+        self.check_pretraining(self._agent)
         # A fit may begin with an evaluation, which needs to know how demonstrations end, and when.
         if self.dataset is None or not (self._fitting or self.before_fit):
             return
@@ -214,6 +225,12 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
             source = ensure(self.dataset, **{**self.env_options, **self.build_options})
         names = {"dataset": str(self.dataset), **self.build_options, "val_episodes": self.val_episodes}
         ingest(open_dataset(source), names, self.replay_dir, self._limit)
+
+    def check_pretraining(self, agent: Agent) -> None:
+        """Raises a :class:`SettingError` where an agent without a world model is to train one first."""
+        if self.schedule.pretrain == "model_first" and not agent.has_world_model:
+            fix = f"{type(agent).__name__} has no world model to train: set data.pretrain: joint and no model_steps."
+            raise SettingError("data.pretrain", "model_first", fix)
 
     def setup(self, stage: str) -> None:
         """Shares out the machine's cores, opens the replay and starts the environment workers."""
@@ -527,12 +544,14 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
             )
 
     def make_batch(self, index: int) -> Batch:
-        """The batch number ``index`` of this process: each part from its own view and stream.
+        """The batch number ``index`` of this process: each part that its step trains on, from its own view and stream.
 
         A gradient step may accumulate several batches. They are dealt out as those of as many processes would be: n
         processes and one that accumulates n batches take the same steps, up to rounding.
         """
-        return {name: self._draw(name, part, index) for name, part in self.parts.items()}
+        trains = self.schedule.trains(index // self.trainer.accumulate_grad_batches)
+        parts = self.parts.items()
+        return {name: self._draw(name, part, index) for name, part in parts if trains in ("all", part.component)}
 
     def _draw(self, name: str, part: BatchPart, index: int) -> SequenceBatch:
         accumulate = self.trainer.accumulate_grad_batches

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from moto_pl.errors import SettingError
+
+Pretrain = Literal["joint", "model_first"]
+#: The two things that can be trained apart: the world model, and what acts on it (actor and critics).
+Component = Literal["model", "behaviour"]
+Components = Literal["all", "model", "behaviour"]
 
 
 @dataclass(frozen=True)
@@ -20,6 +26,9 @@ class Schedule:
         offline_round_steps: steps of an offline round (the last one may be shorter).
         updates_per_episode: steps after each collected episode, over all environments and processes.
         episodes_per_round: episodes that an online round collects before its steps.
+        pretrain: ``joint`` trains all components at each offline step. ``model_first`` trains the world model alone for
+            ``model_steps``, then actor and critics alone, on the model as it then stands, for ``offline_steps``.
+        model_steps: gradient steps on the demonstrations that train the world model alone (``model_first``).
     """
 
     offline_steps: int
@@ -27,11 +36,19 @@ class Schedule:
     offline_round_steps: int
     updates_per_episode: int
     episodes_per_round: int = 1
+    pretrain: Pretrain = "joint"
+    model_steps: int = 0
 
     def __post_init__(self) -> None:
         for name in ("offline_steps", "online_steps"):
             if getattr(self, name) < 0:
                 raise SettingError(f"data.{name}", getattr(self, name), "Give a number of gradient steps, 0 or more.")
+        if self.pretrain == "joint" and self.model_steps != 0:
+            fix = "Set data.pretrain: model_first, or leave it out; with joint, offline_steps train the model too."
+            raise SettingError("data.model_steps", f"{self.model_steps}, with data.pretrain joint", fix)
+        if self.pretrain == "model_first" and self.model_steps < 1:
+            fix = "Give at least 1 gradient step of the world model alone, or set data.pretrain: joint."
+            raise SettingError("data.model_steps", f"{self.model_steps}, with data.pretrain model_first", fix)
         for name in ("offline_round_steps", "updates_per_episode"):
             if getattr(self, name) < 1:
                 raise SettingError(f"data.{name}", getattr(self, name), "Give at least 1 gradient step.")
@@ -43,12 +60,22 @@ class Schedule:
     @property
     def total_steps(self) -> int:
         """All gradient steps."""
-        return self.offline_steps + self.online_steps
+        return self.pretraining_steps + self.online_steps
+
+    @property
+    def pretraining_steps(self) -> int:
+        """Gradient steps of the offline phase: where it ends."""
+        return self.model_steps + self.offline_steps
+
+    @property
+    def model_rounds(self) -> int:
+        """Rounds that train the world model alone; they come first."""
+        return -(-self.model_steps // self.offline_round_steps)
 
     @property
     def offline_rounds(self) -> int:
-        """Rounds of the offline phase."""
-        return -(-self.offline_steps // self.offline_round_steps)
+        """Rounds of the offline phase; none trains the world model alone and then the others."""
+        return self.model_rounds + -(-self.offline_steps // self.offline_round_steps)
 
     @property
     def online_round_steps(self) -> int:
@@ -74,15 +101,20 @@ class Schedule:
         """The round that gradient step ``step`` (from 0) belongs to; ``rounds`` once all are taken."""
         if step >= self.total_steps:
             return self.rounds
-        if step < self.offline_steps:
+        if step < self.model_steps:
             return step // self.offline_round_steps
-        return self.offline_rounds + (step - self.offline_steps) // self.online_round_steps
+        if step < self.pretraining_steps:
+            return self.model_rounds + (step - self.model_steps) // self.offline_round_steps
+        return self.offline_rounds + (step - self.pretraining_steps) // self.online_round_steps
 
     def start_of(self, index: int) -> int:
         """The first gradient step of a round."""
+        if index <= self.model_rounds:
+            return min(self.model_steps, index * self.offline_round_steps)
         if index <= self.offline_rounds:
-            return min(self.offline_steps, index * self.offline_round_steps)
-        return min(self.total_steps, self.offline_steps + (index - self.offline_rounds) * self.online_round_steps)
+            behaviour = (index - self.model_rounds) * self.offline_round_steps
+            return min(self.pretraining_steps, self.model_steps + behaviour)
+        return min(self.total_steps, self.pretraining_steps + (index - self.offline_rounds) * self.online_round_steps)
 
     def steps_in(self, index: int) -> int:
         """Gradient steps of a round."""
@@ -92,19 +124,42 @@ class Schedule:
         """Whether a round collects."""
         return index >= self.offline_rounds
 
+    def trains(self, step: int) -> Components:
+        """Which components gradient step ``step`` (from 0) trains."""
+        if self.pretrain == "joint" or step >= self.pretraining_steps:
+            return "all"
+        return "model" if step < self.model_steps else "behaviour"
+
+    def steps_of(self, component: Component, step: int) -> int:
+        """How many of the first ``step`` gradient steps train a component."""
+        if self.pretrain == "joint":
+            return step
+        alone = min(step, self.model_steps), min(max(0, step - self.model_steps), self.offline_steps)
+        return step - alone[component == "model"]
+
     def phase(self, step: int) -> str:
         """``untrained``, ``offline``, ``pretrained``, ``online`` or ``final``: where a run stands."""
         if step >= self.total_steps:
             return "final"
         if step == 0:
             return "untrained"
-        if step == self.offline_steps:
+        if step == self.pretraining_steps:
             return "pretrained"
-        return "offline" if step < self.offline_steps else "online"
+        return "offline" if step < self.pretraining_steps else "online"
+
+    def describe_step(self, step: int) -> str:
+        """What gradient step ``step`` is part of, in a few words."""
+        if step >= self.pretraining_steps:
+            return "online"
+        alone = {"all": "", "model": ": world model", "behaviour": ": actor and critics"}
+        return f"offline{alone[self.trains(step)]}"
 
     def describe(self, demonstrations: int) -> str:
         """One line for people: what a run on so many demonstrations will do."""
-        offline = f"{self.offline_steps} gradient steps on {demonstrations} demonstrations"
+        offline = f"{self.offline_steps} gradient steps"
+        if self.pretrain == "model_first":
+            offline = f"{self.model_steps} gradient steps of the world model, then {offline} of actor and critics"
+        offline += f" on {demonstrations} demonstrations"
         if self.online_steps == 0:
             return f"schedule: {offline}"
         return (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,8 @@ from moto_pl.ops.philox import Key, Stream, integers
 from .mlp import MLP, glorot
 
 IMAGE_SIZE = 64
+ConvActivation = Literal["elu", "relu"]
+_ACTIVATIONS: dict[ConvActivation, Callable[[Tensor], Tensor]] = {"elu": F.elu, "relu": F.relu}
 
 
 def to_float(image: Tensor) -> Tensor:
@@ -27,17 +30,26 @@ def to_uint8(image: Tensor) -> Tensor:
 
 
 class Encoder(nn.Module):
-    """Convolutions (stride 2, VALID, ELU), then ``mlp_layers`` of ``mlp_units``.
+    """Convolutions (stride 2, VALID), then ``mlp_layers`` of ``mlp_units``.
 
     Args:
         channels: of each convolution.
         kernels: their sizes, as many.
         mlp_layers: hidden layers after them; 0 gives DreamerV2's encoder.
         mlp_units: their width.
+        activation: after each convolution.
     """
 
-    def __init__(self, channels: tuple[int, ...], kernels: tuple[int, ...], mlp_layers: int, mlp_units: int) -> None:
+    def __init__(
+        self,
+        channels: tuple[int, ...],
+        kernels: tuple[int, ...],
+        mlp_layers: int,
+        mlp_units: int,
+        activation: ConvActivation = "elu",
+    ) -> None:
         super().__init__()
+        self.activate = _ACTIVATIONS[activation]
         if len(channels) != len(kernels):
             raise SettingError("world_model.encoder_kernels", kernels, f"Give one for each of {channels}.")
         size, inputs, layers = IMAGE_SIZE, 3, []
@@ -56,7 +68,7 @@ class Encoder(nn.Module):
         """uint8 [..., 3, 64, 64] -> [..., E]."""
         x = to_float(image.flatten(end_dim=-4)).contiguous(memory_format=torch.channels_last)
         for conv in self.convs:
-            x = F.elu(conv(x))
+            x = self.activate(conv(x))
         return self.mlp(x.flatten(1)).unflatten(0, image.shape[:-3])
 
 
@@ -72,6 +84,7 @@ class Decoder(nn.Module):
         base: channels of the 1x1 maps.
         mlp_layers: hidden layers before them; 0 gives DreamerV2's decoder.
         mlp_units: their width.
+        activation: between the transposed convolutions.
     """
 
     def __init__(
@@ -82,8 +95,10 @@ class Decoder(nn.Module):
         base: int,
         mlp_layers: int,
         mlp_units: int,
+        activation: ConvActivation = "elu",
     ) -> None:
         super().__init__()
+        self.activate = _ACTIVATIONS[activation]
         size = 1
         for kernel in kernels:
             size = 2 * (size - 1) + kernel
@@ -111,7 +126,7 @@ class Decoder(nn.Module):
         x = self.first(self.base(self.mlp(features.flatten(end_dim=-2))))
         x = x.unflatten(-1, self.first_shape).contiguous(memory_format=torch.channels_last)
         for conv in self.convs:
-            x = conv(F.elu(x))
+            x = conv(self.activate(x))
         return x.unflatten(0, features.shape[:-1])
 
 

@@ -16,6 +16,7 @@ from moto_pl.ops import (
     Key,
     LatentKind,
     LatentSpec,
+    LatentStd,
     Ops,
     Stream,
     choose,
@@ -30,7 +31,7 @@ from moto_pl.ops import (
 )
 from moto_pl.replay.sampler import SequenceBatch
 
-from .image import Decoder, Encoder, to_float
+from .image import ConvActivation, Decoder, Encoder, to_float
 from .mlp import MLP
 from .rssm import RSSM
 
@@ -45,13 +46,17 @@ class WorldModelConfig:
         hidden: U, width of the RSSM's dense layers.
         stoch: S, number of latent variables.
         classes: C, classes of each (categorical latents).
+        latent_std: how a Gaussian latent's standard deviation comes from the network; see
+            :class:`~moto_pl.ops.LatentSpec`. The compiled operators know ``sigmoid2`` alone.
         ensemble: K, number of prior heads; 1 gives a single model.
         encoder_channels: channels of the encoder's convolutions.
         encoder_kernels: their kernel sizes (stride 2, VALID).
         decoder_channels: channels of the decoder's transposed convolutions, but the last (3).
         decoder_kernels: their kernel sizes (stride 2, VALID).
+        conv_activation: after each convolution of both, but the last.
         mlp_layers: dense layers after the encoder's and before the decoder's convolutions (0 in DreamerV2).
         mlp_units: their width.
+        decoder_mlp_layers: dense layers before the decoder's convolutions, where it has others; null is ``mlp_layers``.
         head_layers: hidden layers of the reward and discount heads.
         head_units: their width.
         discount_head: predict episode ends, which imagined returns then stop at. ``auto``: where a demonstration ends
@@ -60,7 +65,8 @@ class WorldModelConfig:
         reward_scale: weight of the reward loss.
         discount_scale: weight of the discount loss.
         kl_scale: beta, weight of the KL.
-        kl_balance: b, share of the KL's gradient that trains the prior, in [0, 1].
+        kl_balance: b, share of the KL's gradient that trains the prior, in [0, 1]; null is the plain KL, which trains
+            prior and posterior in full.
         free_nats: the KL is not pushed below this, in nats, on the batch mean.
         kl_member: one member drawn per time step (the authors' code), or the sum over all.
     """
@@ -70,13 +76,16 @@ class WorldModelConfig:
     hidden: int = 1024
     stoch: int = 32
     classes: int = 32
+    latent_std: LatentStd = "sigmoid2"
     ensemble: int = 7
     encoder_channels: tuple[int, ...] = (48, 96, 192, 384)
     encoder_kernels: tuple[int, ...] = (4, 4, 4, 4)
     decoder_channels: tuple[int, ...] = (128, 64, 32)
     decoder_kernels: tuple[int, ...] = (5, 5, 6, 6)
+    conv_activation: ConvActivation = "elu"
     mlp_layers: int = 4
     mlp_units: int = 400
+    decoder_mlp_layers: int | None = None
     head_layers: int = 4
     head_units: int = 400
     discount_head: bool | Literal["auto"] = "auto"
@@ -84,7 +93,7 @@ class WorldModelConfig:
     reward_scale: float = 1.0
     discount_scale: float = 1.0
     kl_scale: float = 1.0
-    kl_balance: float = 0.8
+    kl_balance: float | None = 0.8
     free_nats: float = 1.0
     kl_member: Literal["sampled", "all"] = "sampled"
 
@@ -94,8 +103,12 @@ class WorldModelConfig:
                 raise SettingError(f"world_model.{name}", getattr(self, name), "Give a whole number of at least 1.")
         if self.latent == "categorical" and self.classes < 2:
             raise SettingError("world_model.classes", self.classes, "Give at least 2.")
-        if not 0 <= self.kl_balance <= 1:
-            raise SettingError("world_model.kl_balance", self.kl_balance, "Give a number in [0, 1].")
+        if self.kl_balance is not None and not 0 <= self.kl_balance <= 1:
+            fix = "Give a number in [0, 1], or null for the plain KL."
+            raise SettingError("world_model.kl_balance", self.kl_balance, fix)
+        if self.latent != "gaussian" and self.latent_std != "sigmoid2":
+            fix = "Set world_model.latent: gaussian, or leave it out: one-hot variables have no standard deviation."
+            raise SettingError("world_model.latent_std", f"{self.latent_std} with {self.latent} latents", fix)
 
 
 class States(NamedTuple):
@@ -142,19 +155,22 @@ class WorldModel(nn.Module):
     def __init__(self, config: WorldModelConfig, action: int, ops: Ops = "auto", terminates: bool = False) -> None:
         super().__init__()
         self.config = config
-        self.latent = LatentSpec(config.latent, config.stoch, config.classes)
-        self.encoder = Encoder(config.encoder_channels, config.encoder_kernels, config.mlp_layers, config.mlp_units)
+        self.latent = LatentSpec(config.latent, config.stoch, config.classes, config.latent_std)
+        activation = config.conv_activation
+        self.encoder = Encoder(
+            config.encoder_channels, config.encoder_kernels, config.mlp_layers, config.mlp_units, activation
+        )
         embed = self.encoder.out_features
         self.rssm = RSSM(self.latent, config.deter, config.hidden, action, embed, config.ensemble, ops)
         self.feature_size = config.deter + self.latent.size
-        base = 4 * config.encoder_channels[-1]
         self.decoder = Decoder(
             self.feature_size,
             config.decoder_channels,
             config.decoder_kernels,
-            base,
-            config.mlp_layers,
+            4 * config.encoder_channels[-1],
+            config.mlp_layers if config.decoder_mlp_layers is None else config.decoder_mlp_layers,
             config.mlp_units,
+            activation,
         )
         self.reward = MLP(self.feature_size, 1, config.head_layers, config.head_units)
         ends = terminates if config.discount_head == "auto" else config.discount_head
@@ -256,7 +272,10 @@ class WorldModel(nn.Module):
         return disagreement(self.latent, prior, stoch, kind)
 
     def _kl(self, post: Tensor, prior: Tensor, key: Key) -> tuple[Tensor, Tensor]:
-        """Balanced KL (DreamerV2, Eq. 2) to one drawn member a time step, or summed over all; and its plain mean."""
+        """Balanced KL (DreamerV2, Eq. 2) to one drawn member a time step, or summed over all; and its plain mean.
+
+        Without a balance it is the plain KL: one value, whose gradient goes to both sides.
+        """
         if self.config.kl_member == "sampled":
             steps = post.shape[0]
             member = integers(key, Stream.MEMBER, prior.shape[0], (steps,), post.device)
@@ -264,6 +283,9 @@ class WorldModel(nn.Module):
             prior = choose(prior, member).unsqueeze(0)  # [1, T, B, P]
         balance, free = self.config.kl_balance, self.config.free_nats
         post = post.expand_as(prior)
+        if balance is None:
+            plain = kl(self.latent, post, prior).mean((1, 2))  # [1 or K]
+            return plain.clamp(min=free).sum(), plain.detach().mean()
         to_prior = kl(self.latent, post.detach(), prior).mean((1, 2))  # [1 or K]
         to_post = kl(self.latent, post, prior.detach()).mean((1, 2))
         loss = balance * to_prior.clamp(min=free) + (1 - balance) * to_post.clamp(min=free)

@@ -3,7 +3,7 @@
 from .action import ActionDist, ActionKind
 from .imagine import Imagined, MemberChoice, PriorWeights, choose, imagine, priors
 from .lambda_return import Ops, lambda_return
-from .latent import Disagreement, LatentKind, LatentSpec, disagreement, draw_noise, entropy, kl, sample
+from .latent import Disagreement, LatentKind, LatentSpec, LatentStd, disagreement, draw_noise, entropy, kl, sample
 from .observe import CellWeights, PosteriorWeights, observe, transition
 from .philox import Key, Stream, integers, normal, uniform
 
@@ -16,6 +16,7 @@ __all__ = [
     "Key",
     "LatentKind",
     "LatentSpec",
+    "LatentStd",
     "MemberChoice",
     "Ops",
     "PosteriorWeights",

@@ -114,7 +114,7 @@ def use_compiled(ops: Ops, device: torch.device) -> bool:
     return supported
 
 
-def compiled_products(name: str, ops: Ops, state: torch.Tensor) -> bool | None:
+def compiled_products(name: str, ops: Ops, state: torch.Tensor, uncompiled: str | None = None) -> bool | None:
     """Whether an operator's products are to be in bfloat16; None where only its reference can serve.
 
     The operators take float32 and float64, and do under bfloat16 autocast what it does to the reference.
@@ -123,6 +123,7 @@ def compiled_products(name: str, ops: Ops, state: torch.Tensor) -> bool | None:
         name: the operator's.
         ops: as in :func:`use_compiled`.
         state: an input whose dtype and device are the operator's.
+        uncompiled: a setting that the operator does not know.
 
     Returns:
         True for bfloat16 products, False for products in the state's dtype, None for the reference.
@@ -130,7 +131,9 @@ def compiled_products(name: str, ops: Ops, state: torch.Tensor) -> bool | None:
     Raises:
         SettingError: naming ``ops``, where it is ``compiled`` and the operator does not do this.
     """
-    if state.dtype not in (torch.float32, torch.float64):
+    if uncompiled is not None:
+        found = f"world_model.{uncompiled}"
+    elif state.dtype not in (torch.float32, torch.float64):
         found = f"{state.dtype} states"
     elif not torch.is_autocast_enabled(state.device.type) or state.dtype == torch.float64:
         return False

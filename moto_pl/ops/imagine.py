@@ -173,8 +173,8 @@ def imagine(
         min_std: its smallest std.
         member_choice: one member a step for the whole batch, or one a row.
         disagreement_kind: the estimator of u.
-        ops: ``compiled``, ``reference``, or ``auto``: the compiled operator where it was built for this device and
-            takes this dtype (float32, under bfloat16 autocast too, and float64).
+        ops: ``compiled``, ``reference``, or ``auto``: the compiled operator where it was built for this device, takes
+            this dtype (float32, under bfloat16 autocast too, and float64) and knows the latent's std (``sigmoid2``).
 
     Returns:
         The rollout.
@@ -184,7 +184,10 @@ def imagine(
         SettingError: naming the argument whose shape, dtype, device or value is wrong, or ``ops`` where it is
             ``compiled`` and there is no operator for this.
     """
-    if not use_compiled(ops, deter.device) or (half := compiled_products("imagine", ops, deter)) is None:
+    if (
+        not use_compiled(ops, deter.device)
+        or (half := compiled_products("imagine", ops, deter, latent.uncompiled)) is None
+    ):
         return imagine_ref(
             deter,
             stoch,

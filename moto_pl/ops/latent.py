@@ -19,6 +19,7 @@ from ..errors import SettingError
 from .philox import Key, Stream, normal, uniform
 
 LatentKind = Literal["categorical", "gaussian"]
+LatentStd = Literal["sigmoid2", "softplus"]
 Disagreement = Literal["mean", "logit", "log_prob", "max_var"]
 
 
@@ -26,12 +27,19 @@ Disagreement = Literal["mean", "logit", "log_prob", "max_var"]
 class LatentSpec:
     """Kind and sizes of z. ``classes`` counts only for categorical latents.
 
-    Gaussian latents have std ``2 * sigmoid(x / 2) + 0.1`` (DreamerV2's default; range 0.1 to 2.1).
+    ``std`` says how a Gaussian latent's comes from the network's output x: ``sigmoid2``, 2 * sigmoid(x / 2) + 0.1
+    (DreamerV2's default; range 0.1 to 2.1), or ``softplus``, softplus(x) + 0.1 (PlaNet, LOMPO; 0.1 and up).
     """
 
     kind: LatentKind = "categorical"
     stoch: int = 32
     classes: int = 32
+    std: LatentStd = "sigmoid2"
+
+    @property
+    def uncompiled(self) -> str | None:
+        """The setting that no compiled operator knows; None where they know all."""
+        return f"latent_std: {self.std}" if self.kind == "gaussian" and self.std != "sigmoid2" else None
 
     @property
     def size(self) -> int:
@@ -55,7 +63,7 @@ class LatentSpec:
     def moments(self, params: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and std of Gaussian latents: [..., 2S] -> two [..., S]."""
         mean, raw = params.chunk(2, -1)
-        return mean, 2 * torch.sigmoid(raw / 2) + 0.1
+        return mean, (F.softplus(raw) if self.std == "softplus" else 2 * torch.sigmoid(raw / 2)) + 0.1
 
 
 def draw_noise(spec: LatentSpec, key: Key, shape: tuple[int, ...], like: Tensor) -> Tensor:

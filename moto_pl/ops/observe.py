@@ -172,8 +172,8 @@ def observe(
         posterior: posterior head.
         latent: kind and sizes of z.
         key: names the draws; the noise of row t, batch b, variable s is number (t * B + b) * S + s.
-        ops: ``compiled``, ``reference``, or ``auto``: the compiled operator where it was built for this device and
-            takes this dtype (float32, under bfloat16 autocast too, and float64).
+        ops: ``compiled``, ``reference``, or ``auto``: the compiled operator where it was built for this device, takes
+            this dtype (float32, under bfloat16 autocast too, and float64) and knows the latent's std (``sigmoid2``).
 
     Returns:
         deter [T, B, D], stoch [T, B, Z], and the posterior's parameters [T, B, P].
@@ -182,7 +182,10 @@ def observe(
         SettingError: naming the argument whose shape, dtype or device is wrong, or ``ops`` where it is ``compiled`` and
             there is no operator for this.
     """
-    if not use_compiled(ops, deter.device) or (half := compiled_products("observe", ops, deter)) is None:
+    if (
+        not use_compiled(ops, deter.device)
+        or (half := compiled_products("observe", ops, deter, latent.uncompiled)) is None
+    ):
         return observe_ref(action, embed, is_first, deter, stoch, cell, posterior, latent, key)
     _check(action, embed, is_first, deter, stoch, cell, posterior, latent)
     dtype = deter.dtype

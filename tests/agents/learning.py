@@ -10,14 +10,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from moto_pl.agents import MOTO, Agent, BatchPart
+from moto_pl.agents import Agent, BatchPart
 from moto_pl.agents.latent_replay import LatentReplayAgent
 from moto_pl.data.collect import EVALUATION_SEEDS, roll_episodes
+from moto_pl.data.schedule import Schedule
 from moto_pl.envs.reach import ReachEnv
 from moto_pl.envs.workers import EnvPool
 from moto_pl.ops import Key
 from moto_pl.replay import EpisodeSet, EpisodeStore, SequenceSampler
 from moto_pl.replay.episode import Episode
+from moto_pl.replay.latents import whole_episodes
 from moto_pl.replay.sampler import SequenceBatch
 
 STEPS = 20
@@ -87,7 +89,7 @@ def build(agent: Agent) -> Agent:
 
 
 def train(
-    agent: Agent, store: EpisodeStore, steps: int, updates_per_episode: int = 0, model_first: int = 0, begin: int = 0
+    agent: Agent, store: EpisodeStore, steps: int, updates_per_episode: int = 0, model_steps: int = 0, begin: int = 0
 ) -> None:
     """Takes gradient steps ``begin`` to ``steps``.
 
@@ -96,36 +98,36 @@ def train(
         store: what from, and where to.
         steps: the last one.
         updates_per_episode: collects an episode before each so many steps; 0 collects none.
-        model_first: steps, from 0, in which the world model learns alone: what an actor makes of a model that knows
-            nothing yet has to be unlearned.
+        model_steps: steps, from 0, in which the world model learns alone, as with ``data.pretrain: model_first``: what
+            an actor makes of a model that knows nothing yet has to be unlearned. The rest train everything.
         begin: the first one.
     """
-    groups = [
-        {"params": [p for module in group.modules for p in module.parameters()], "lr": group.lr}
-        for group in agent.param_groups()
-    ]
-    optimizer = torch.optim.AdamW(groups, eps=agent.adam_eps, weight_decay=agent.weight_decay)
+    schedule = Schedule(0, steps, 1, 1, 1, "model_first" if model_steps else "joint", model_steps)
+    optimizer: Any = agent.configure_optimizers()
     pool = EnvPool(_ID, OPTIONS, 0, 60)
     sets: dict[str, EpisodeSet] = {}
+    encoded = 0
     for step in range(begin, steps):
         if updates_per_episode and step % updates_per_episode == 0:
             for episode in roll_episodes(pool, agent, [1000 + step], "sample", Key(0, step)):
                 store.append(episode)
             sets = {}
-        parts = agent.parts()
-        if step < model_first:
-            assert isinstance(agent, MOTO | LatentReplayAgent)
-            losses, _, _ = agent.world_model.loss(_draw(store, "model", parts["model"], step, sets), Key(0, step))
-        else:
-            if isinstance(agent, LatentReplayAgent) and step % REPLAY_EVERY == 0:
-                part = replace(parts["model"], size=agent.batch.replay_size)
-                agent.refresh_replay(_draw(store, "replay", part, step, sets), Key(1, step))
-            batch = {name: _draw(store, name, part, step, sets) for name, part in parts.items()}
-            losses, _ = agent.losses(batch, Key(0, step))
+        parts, trains = agent.parts(), schedule.trains(step)
+        if isinstance(agent, LatentReplayAgent) and trains != "model" and step % REPLAY_EVERY == 0:
+            part = replace(parts["model"], size=agent.batch.replay_size)
+            sequences = _draw(store, "replay", part, step, sets)
+            if agent.config.replay == "fresh":
+                agent.refresh_replay(sequences, Key(1, step))
+            else:
+                agent.extend_replay(whole_episodes(store, encoded, 800), sequences, Key(1, step))
+                encoded = len(store)
+        batch = {name: _draw(store, name, part, step, sets) for name, part in parts.items()}
+        losses, _ = agent.losses_of(trains, batch, Key(0, step))
         optimizer.zero_grad()
         torch.stack([loss.float() for loss in losses.values()]).sum().backward()
         optimizer.step()
-        agent.after_step(step + 1)
+        if trains != "model":
+            agent.after_step(schedule.steps_of("behaviour", step + 1))
     pool.close()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,25 +11,34 @@ import numpy as np
 import pytest
 import torch
 
-from moto_pl.agents import MOTO
-from moto_pl.agents.model_based import OptimConfig
+from moto_pl.agents import BC, COMBO, CQL, IQL, LOMPO, MOTO, SAC, DreamerV2
+from moto_pl.agents.latent_replay import LatentModelConfig
+from moto_pl.agents.model_based import ModelBasedAgent, OptimConfig
 from moto_pl.agents.moto import BehaviourConfig
 from moto_pl.data.collect import roll_episodes
 from moto_pl.data.schedule import Schedule
 from moto_pl.errors import SettingError
 from moto_pl.nn.world_model import WorldModelConfig
 from moto_pl.ops import Key
+from moto_pl.ops.extension import available
+from moto_pl.replay.sampler import SequenceBatch
 
 
-def tiny(**optim: Any) -> MOTO:
-    """An agent whose optimizer can be made."""
+def tiny(target_every: int = 100, **optim: Any) -> MOTO:
+    """An agent whose optimizer can be made, and take steps."""
     model = WorldModelConfig(
         deter=8, hidden=8, stoch=2, classes=2, ensemble=2, encoder_channels=(2, 2, 2, 2), decoder_channels=(2, 2, 2)
     )
-    agent = MOTO(model, BehaviourConfig(), optim=OptimConfig(**optim))
+    behaviour = BehaviourConfig(horizon=3, imagine_rows=4, target_every=target_every)
+    agent = MOTO(model, behaviour, optim=OptimConfig(**optim))
     agent.action_size = 2
     agent.build(2)
-    trainer: Any = SimpleNamespace(datamodule=SimpleNamespace(schedule=Schedule(10, 20, 5, 5)))
+    trainer: Any = SimpleNamespace(
+        datamodule=SimpleNamespace(schedule=Schedule(10, 20, 5, 5)),
+        global_step=0,
+        global_rank=0,
+        accumulate_grad_batches=1,
+    )
     agent._trainer = trainer
     return agent
 
@@ -47,6 +58,12 @@ def test_learning_rates_fall_over_the_online_phase() -> None:
     torch.testing.assert_close(torch.tensor(rates), torch.tensor([[first * w, second * w] for w in wanted]))
 
 
+def test_learning_rates_stay_through_both_stretches_of_pre_training() -> None:
+    agent = tiny(final_lr=0.1)
+    agent.trainer.datamodule.schedule = MODEL_FIRST  # type: ignore[attr-defined]
+    assert [round(agent.lr_share("model", step), 3) for step in (0, 4, 8, 11, 14)] == [1, 1, 1, 0.55, 0.1]
+
+
 def test_learning_rates_stay_unless_asked() -> None:
     assert isinstance(tiny().configure_optimizers(), torch.optim.AdamW)
 
@@ -55,6 +72,135 @@ def test_learning_rates_stay_unless_asked() -> None:
 def test_final_lr_is_a_share(share: float) -> None:
     with pytest.raises(SettingError, match="final_lr"):
         tiny(final_lr=share)
+
+
+@pytest.mark.parametrize("lr", [1e-3, 3e-5])
+@pytest.mark.parametrize("final_lr", [1.0, 0.1])
+def test_weight_decay_is_a_share_whatever_the_learning_rate(lr: float, final_lr: float) -> None:
+    agent = tiny(weight_decay=1e-3, model_lr=lr, actor_lr=lr / 7, final_lr=final_lr)
+    made: Any = agent.configure_optimizers()
+    optimizer = made["optimizer"] if final_lr < 1 else made
+    parameters = list(agent.world_model.parameters()) + list(agent.actor.parameters())
+    expected = [parameter.detach().double() for parameter in parameters]
+    for step in range(30):
+        for parameter in parameters:
+            parameter.grad = torch.zeros_like(parameter)
+        agent.trainer.global_step = step  # type: ignore[misc]
+        agent.optimizer_step(0, 0, optimizer)
+        if final_lr < 1:
+            made["lr_scheduler"]["scheduler"].step()
+        expected = [value * (1 - 1e-3) for value in expected]
+    if final_lr < 1:
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(final_lr * lr)
+    for parameter, value in zip(parameters, expected, strict=True):
+        torch.testing.assert_close(parameter.detach().double(), value, rtol=1e-5, atol=0)
+
+
+def test_what_does_not_learn_does_not_decay() -> None:
+    agent = tiny(weight_decay=1e-3, actor_lr=0.0)
+    optimizer: Any = agent.configure_optimizers()
+    before = [parameter.detach().clone() for parameter in agent.actor.parameters()]
+    for parameter in agent.actor.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    agent.optimizer_step(0, 0, optimizer)
+    for parameter, value in zip(agent.actor.parameters(), before, strict=True):
+        assert torch.equal(parameter, value)
+
+
+def test_weight_decay_of_the_sources() -> None:
+    """DreamerV2 takes 1e-6 at each step, and MOTO is built on it; the others' sources take nothing."""
+    decays = {kind.__name__: kind().weight_decay for kind in (MOTO, DreamerV2, LOMPO, COMBO, BC, SAC, CQL, IQL)}
+    assert decays == {
+        "MOTO": 1e-6,
+        "DreamerV2": 1e-6,
+        **dict.fromkeys(("LOMPO", "COMBO", "BC", "SAC", "CQL", "IQL"), 0),
+    }
+
+
+@pytest.mark.parametrize("decay", [-1e-6, 1.0])
+def test_weight_decay_is_a_share(decay: float) -> None:
+    with pytest.raises(SettingError, match="weight_decay"):
+        tiny(weight_decay=decay)
+
+
+MODEL_FIRST = Schedule(4, 6, 2, 3, 1, "model_first", 4)
+
+
+def sequences(agent: MOTO) -> dict[str, SequenceBatch]:
+    """A batch of random rows for each part."""
+    generator = torch.Generator().manual_seed(0)
+    flags = torch.zeros(2, 4, dtype=torch.bool)
+    image = torch.randint(0, 256, (2, 4, 3, 64, 64), dtype=torch.uint8, generator=generator)
+    rows = SequenceBatch(image, torch.rand(2, 4, 2, generator=generator), torch.rand(2, 4), flags, flags)
+    return dict.fromkeys(agent.parts(), rows)
+
+
+def snapshot(agent: MOTO, optimizer: torch.optim.Optimizer) -> dict[str, dict[str, torch.Tensor]]:
+    """All that a step may change, by component: weights, targets, Adam's state, averages."""
+    parts: dict[str, dict[str, torch.Tensor]] = {"model": {}, "behaviour": {}}
+    for name, tensor in agent.state_dict().items():
+        component = "model" if name.startswith("world_model.") else "behaviour"
+        parts[component][name] = tensor.clone()
+        if name in agent._average:
+            parts[component][f"average {name}"] = agent._average[name].clone()
+    for name, parameter in agent.named_parameters():
+        component = "model" if name.startswith("world_model.") else "behaviour"
+        for key, value in optimizer.state.get(parameter, {}).items():
+            parts[component][f"{key} {name}"] = torch.as_tensor(value).clone()
+    return parts
+
+
+def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+@pytest.mark.parametrize(("first", "idle", "trained"), [(0, "behaviour", "model"), (4, "model", "behaviour")])
+def test_idle_components_do_not_move_and_are_not_computed(
+    first: int, idle: str, trained: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = tiny(ema_decay=0.5, weight_decay=1e-2, target_every=2)
+    agent.trainer.datamodule.schedule = MODEL_FIRST  # type: ignore[attr-defined]
+    optimizer: Any = agent.configure_optimizers()
+    monkeypatch.setattr(agent, "log", lambda *_, **__: None)
+    monkeypatch.setattr(agent, "log_dict", lambda *_, **__: None)
+    if idle == "behaviour":
+        monkeypatch.setattr(agent, "behaviour_losses", None)
+    else:
+        monkeypatch.setattr(agent, "model_losses", None)
+    batch = sequences(agent)
+    states = []
+    for step in range(first, first + 4):
+        agent.trainer.global_step = step  # type: ignore[misc]
+        optimizer.zero_grad()
+        agent.training_step(batch, 0).backward()
+        # What DistributedDataParallel waits for.
+        assert all(p.grad is not None for p in agent.parameters() if p.requires_grad)
+        agent.on_before_optimizer_step(optimizer)
+        agent.configure_gradient_clipping(optimizer)
+        agent.optimizer_step(0, 0, optimizer)
+        states.append(snapshot(agent, optimizer))
+    names = [{**snapshot_of[idle]} for snapshot_of in states]
+    assert all(same(names[0], other) for other in names[1:])
+    assert not any(name.startswith("exp_avg") for name in names[0])
+    assert not same(states[0][trained], states[-1][trained])
+    moved = {name for name in states[0][trained] if not torch.equal(states[0][trained][name], states[1][trained][name])}
+    assert any(name.startswith("average ") for name in moved) and any(name.startswith("exp_avg ") for name in moved)
+    if trained == "behaviour":  # a copy every second step of its own, the fourth step of all being the first
+        targets = [{n: t for n, t in state["behaviour"].items() if "target" in n} for state in states]
+        assert not same(targets[0], targets[1]) and same(targets[1], targets[2])
+
+
+def test_an_average_ages_with_its_component() -> None:
+    agent = tiny(ema_decay=0.9)
+    agent.trainer.datamodule.schedule = MODEL_FIRST  # type: ignore[attr-defined]
+    weight, name = agent.actor.net.linears[0].weight, "actor.net.linears.0.weight"
+    for step in range(1, 5):
+        agent._update_average(step)
+    begin = weight.detach().clone()
+    with torch.no_grad():
+        weight.add_(1)
+    agent._update_average(5)  # the actor's first step: the young average follows at once
+    torch.testing.assert_close(agent._average[name], begin + 10 / 11)
 
 
 def test_the_average_follows_the_weights() -> None:
@@ -95,6 +241,40 @@ def test_the_average_is_what_acts() -> None:
 def test_ema_decay_is_a_decay(decay: float) -> None:
     with pytest.raises(SettingError, match="ema_decay"):
         tiny(ema_decay=decay)
+
+
+@pytest.mark.skipif(not available(), reason="no compiled operators")
+@pytest.mark.parametrize(
+    ("agent", "said"),
+    [
+        (
+            lambda: LOMPO(),
+            "references observe on cpu (compiled operators do not know world_model.latent_std: softplus)",
+        ),
+        (lambda: LOMPO(LatentModelConfig(latent_std="sigmoid2")), "compiled operators train on cpu. "),
+        (
+            lambda: MOTO(WorldModelConfig(latent="gaussian", latent_std="softplus")),
+            "references imagine and observe on cpu (compiled operators do not know world_model.latent_std: softplus)",
+        ),
+        (lambda: MOTO(), "compiled operators train on cpu. "),
+    ],
+)
+def test_a_run_says_which_setting_no_operator_knows(
+    agent: Any, said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    heard: list[str] = []
+    monkeypatch.setattr("moto_pl.agents.model_based.rank_zero_info", heard.append)
+    made: Any = agent()
+    made.action_size = 2
+    with torch.device("meta"):
+        made.build(2)
+    refuses = "not know" in said
+    monkeypatch.setattr(type(made), "device", torch.device("cpu"))
+    ModelBasedAgent.on_fit_start(made)
+    assert said in heard[0]
+    made.ops = "compiled"
+    with pytest.raises(SettingError, match="ops: found 'compiled' with world_model") if refuses else nullcontext():
+        ModelBasedAgent.on_fit_start(made)
 
 
 @pytest.mark.parametrize(

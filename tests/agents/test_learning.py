@@ -83,7 +83,7 @@ MODEL: dict[str, Any] = {
 LATENT: tuple[Any, ...] = (
     LatentModelConfig(**MODEL),
     LatentBehaviourConfig(gamma=0.9, tau=0.05, imagine_rows=256, critic_units=64, actor_units=64),
-    LatentBatchConfig(8, 10, 128, 32),
+    LatentBatchConfig(8, 10, 64, 32),
     LatentOptimConfig(model_lr=3e-3, actor_lr=1e-3, critic_lr=1e-3),
 )
 DREAMER = DreamerBehaviourConfig(
@@ -110,7 +110,7 @@ DREAMER = DreamerBehaviourConfig(
 )
 def test_a_model_raises_return_above_the_datas(agent: Agent, steps: int, tmp_path: Path) -> None:
     episodes = mixed(0, 60, unsure)
-    train(build(agent), fill(tmp_path / "store", episodes), steps, model_first=200)
+    train(build(agent), fill(tmp_path / "store", episodes), steps, model_steps=200)
     assert mean_return(agent) > returns(episodes).mean() + 3
 
 

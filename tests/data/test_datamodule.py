@@ -26,6 +26,7 @@ class StraightLine:
     device = torch.device("cpu")
     training = True
     loaded_step = 0
+    has_world_model = True
 
     def __init__(self, parts: dict[str, BatchPart] | None = None, still: bool = False) -> None:
         self.still = still  # never moves, so never succeeds
@@ -127,6 +128,47 @@ def test_loader_yields_what_is_left_of_the_round(tmp_path: Path, dataset: Path) 
     for name in ("model", "clone"):
         assert torch.equal(rest[0][name].image, whole[2][name].image)
         assert not torch.equal(whole[0][name].image, whole[1][name].image)
+
+
+def test_batches_hold_what_their_step_trains_on(tmp_path: Path, dataset: Path) -> None:
+    parts = {"model": BatchPart(4, 8, component="model"), "clone": BatchPart(4, 8, "success")}
+    apart = make(tmp_path / "apart", dataset, StraightLine(parts), pretrain="model_first", model_steps=3)
+    joint = make(tmp_path / "joint", dataset, StraightLine(parts))
+    names = {step: set(apart.make_batch(step)) for step in (0, 2, 3, 6, 7)}
+    both = {"model", "clone"}
+    assert names == {0: {"model"}, 2: {"model"}, 3: {"clone"}, 6: {"clone"}, 7: both}
+    for name in both:  # what else a batch holds is no concern of a part
+        assert torch.equal(apart.make_batch(7)[name].image, joint.make_batch(7)[name].image)
+        assert set(joint.make_batch(0)) == both
+    apart.trainer.accumulate_grad_batches = 2  # type: ignore[misc]
+    assert set(apart.make_batch(5)) == {"model"} and set(apart.make_batch(6)) == {"clone"}
+
+
+def test_model_first_needs_a_world_model(tmp_path: Path, dataset: Path) -> None:
+    agent = StraightLine()
+    agent.has_world_model = False
+    with pytest.raises(SettingError, match="data.pretrain: found model_first.*StraightLine has no world model"):
+        make(tmp_path / "run", dataset, agent, pretrain="model_first", model_steps=3)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({}, "schedule: 4 gradient steps on 10 demonstrations, then 2 rounds"),
+        (
+            {"pretrain": "model_first", "model_steps": 3},
+            "schedule: 3 gradient steps of the world model, then 4 gradient steps of actor and critics on 10 demon",
+        ),
+    ],
+)
+def test_the_schedule_is_said(
+    settings: dict[str, Any], said: str, tmp_path: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[str] = []
+    monkeypatch.setattr("moto_pl.data.datamodule.rank_zero_info", heard.append)
+    make(tmp_path, dataset, **settings)
+    assert [line for line in heard if line.startswith(said)]
 
 
 def test_cloned_sequences_come_from_successful_episodes_alone(tmp_path: Path, dataset: Path) -> None:

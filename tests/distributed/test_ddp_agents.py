@@ -12,10 +12,22 @@ pytestmark = pytest.mark.slow
 TWO = ("--trainer.devices", "2", "--trainer.strategy", "ddp")
 
 
-@pytest.mark.parametrize("agent", sorted(set(AGENTS) - {"MOTO"}))  # which has tests of its own
-def test_gradients_are_those_of_one_process(agent: str, reach_dataset: Path, tmp_path: Path) -> None:
+APART = ("--data.pretrain", "model_first", "--data.model_steps", "3", "--data.offline_steps", "3")
+
+
+@pytest.mark.parametrize(
+    ("agent", "steps"),
+    [
+        *((agent, ("--data.offline_steps", "6")) for agent in sorted(set(AGENTS) - {"MOTO"})),  # it has its own tests
+        ("DreamerV2", APART),  # no process may wait for a gradient of what does not train
+        ("LOMPO", APART),
+    ],
+)
+def test_gradients_are_those_of_one_process(
+    agent: str, steps: tuple[str, ...], reach_dataset: Path, tmp_path: Path
+) -> None:
     data = ("--data.dataset", str(reach_dataset), "--data.build_missing", "false", "--data.eval_episodes", "0")
-    short = (*data, "--data.offline_steps", "6", "--data.online_steps", "0")
+    short = (*data, *steps, "--data.online_steps", "0")
     halves: tuple[str, ...] = ("--model.init_args.td.batch_size", "4")
     if agent == "DreamerV2":
         halves = ("--model.init_args.batch.model_size", "2", "--model.init_args.batch.agent_size", "2")

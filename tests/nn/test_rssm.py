@@ -1,10 +1,12 @@
 import pytest
 import torch
 
+from moto_pl.errors import SettingError
 from moto_pl.nn import RSSM
-from moto_pl.ops import Key, LatentSpec
+from moto_pl.ops import Key, LatentSpec, draw_noise
 from moto_pl.ops import observe as observe_op
 from moto_pl.ops import priors as priors_op
+from moto_pl.ops.extension import available
 
 LATENTS = [LatentSpec("categorical", 3, 4), LatentSpec("gaussian", 3)]
 
@@ -45,6 +47,23 @@ def test_priors_over_a_sequence_are_those_of_each_step(latent: LatentSpec) -> No
     for t in range(6):
         torch.testing.assert_close(found[:, t], priors_op(deter[t], rssm.prior()))
     assert not torch.isclose(found[0], found[1]).all()  # members begin apart
+
+
+def test_observe_takes_the_latents_std() -> None:
+    """No compiled operator knows softplus: the reference serves, and ``compiled`` is refused."""
+    torch.manual_seed(0)
+    latent = LatentSpec("gaussian", 3, std="softplus")
+    rssm = RSSM(latent, 7, 6, 2, 5, 3)
+    _, stoch, params = rssm.observe(*inputs(), Key(0, 1))
+    mean, raw = params.chunk(2, -1)
+    noise = draw_noise(latent, Key(0, 1), (6, 2), stoch)
+    torch.testing.assert_close(stoch, mean + (torch.nn.functional.softplus(raw) + 0.1) * noise)
+    rssm.ops = "compiled"
+    if available():
+        with pytest.raises(
+            SettingError, match="ops: found 'compiled' with world_model.latent_std: softplus in observe"
+        ):
+            rssm.observe(*inputs(), Key(0, 1))
 
 
 def test_frozen_weights_have_no_gradient() -> None:

@@ -1,5 +1,6 @@
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -153,6 +154,49 @@ def test_balance_weighs_the_gradient() -> None:
         grads.append(torch.autograd.grad(loss, (post, prior), allow_unused=True, materialize_grads=True))
     torch.testing.assert_close(grads[1][0], 0.2 * grads[0][0])
     torch.testing.assert_close(grads[1][1], 0.8 * grads[2][1])
+
+
+@pytest.mark.parametrize("kl_member", ["sampled", "all"])
+def test_the_plain_kl_moves_both_sides_in_full(kl_member: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    post = torch.randn(4, 2, 12, generator=generator, requires_grad=True)
+    prior = torch.randn(3, 4, 2, 12, generator=generator, requires_grad=True)
+    plain, raw = make(kl_balance=None, kl_member=kl_member)._kl(post, prior, KEY)
+    balanced, other = make(kl_balance=0.8, kl_member=kl_member)._kl(post, prior, KEY)
+    assert plain.item() == pytest.approx(balanced.item()) and raw.item() == pytest.approx(other.item())
+    found, theirs = (torch.autograd.grad(loss, (post, prior)) for loss in (plain, balanced))
+    torch.testing.assert_close(found[0], theirs[0] / 0.2)
+    torch.testing.assert_close(found[1], theirs[1] / 0.8)
+
+
+def test_relu_convolutions() -> None:
+    """The same weights with another activation, in encoder and decoder."""
+    batch = sequences()
+    elu, relu = make(), make(conv_activation="relu")
+    relu.load_state_dict(elu.state_dict())
+    x = batch.image[0].float() / 255 - 0.5
+    for conv in relu.encoder.convs:
+        x = torch.relu(conv(x))
+    torch.testing.assert_close(relu.encoder(batch.image[0]), x.flatten(1))
+    assert not torch.isclose(relu.encoder(batch.image[0]), elu.encoder(batch.image[0])).all()
+    features = torch.randn(2, relu.feature_size, generator=torch.Generator().manual_seed(0))
+    decoder = relu.decoder
+    y = decoder.first(decoder.base(features)).unflatten(-1, decoder.first_shape)
+    for conv in decoder.convs:
+        y = conv(torch.relu(y))
+    torch.testing.assert_close(decoder(features), y)
+
+
+@pytest.mark.parametrize(
+    ("settings", "setting"),
+    [
+        ({"latent_std": "softplus"}, "world_model.latent_std"),
+        ({"kl_balance": 1.5}, "world_model.kl_balance"),
+    ],
+)
+def test_bad_settings_are_named(settings: dict[str, Any], setting: str) -> None:
+    with pytest.raises(SettingError, match=f"^{setting}: "):
+        dataclasses.replace(TINY, **settings)
 
 
 def test_free_nats_are_counted_on_the_batch_mean_of_each_member() -> None:

@@ -6,7 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from moto_pl.errors import SettingError
 from moto_pl.ops.action import ActionDist
+from moto_pl.ops.extension import available
 from moto_pl.ops.imagine import Imagined, PriorWeights, choose, imagine, priors
 from moto_pl.ops.latent import LatentSpec, disagreement, sample
 from moto_pl.ops.observe import CellWeights
@@ -246,3 +248,15 @@ def test_priors_and_choose() -> None:
     rows = choose(params, torch.tensor([2, 0, 1, 2]))
     for b, k in enumerate([2, 0, 1, 2]):
         assert torch.equal(rows[b], params[k, b])
+
+
+@pytest.mark.skipif(not available(), reason="no compiled operators")
+def test_compiled_is_refused_where_no_operator_knows_the_std() -> None:
+    world = World(GAUSSIAN)
+    world.imagine(1, ops="compiled")
+    known = world.imagine(1).stoch
+    world.latent = LatentSpec("gaussian", 3, std="softplus")
+    with pytest.raises(SettingError, match="ops: found 'compiled' with world_model.latent_std: softplus in imagine"):
+        world.imagine(1, ops="compiled")
+    found = world.imagine(1, ops="auto").stoch
+    assert torch.equal(found, world.imagine(1, ops="reference").stoch) and not torch.isclose(found[1], known[1]).any()

@@ -82,6 +82,27 @@ def test_gaussian_std_range() -> None:
     torch.testing.assert_close(std, torch.tensor([0.1, 1.1, 2.1, 2 / (1 + math.exp(-1)) + 0.1]))
 
 
+def test_softplus_std() -> None:
+    spec = LatentSpec("gaussian", 4, std="softplus")
+    params = torch.tensor([1.0, 2.0, 3.0, 4.0, -1e4, 0.0, 50.0, 2.0], dtype=torch.float64)
+    mean, std = spec.moments(params)
+    assert mean.tolist() == [1, 2, 3, 4]
+    expected = [0.1, math.log(2) + 0.1, 50.1, math.log1p(math.exp(2)) + 0.1]
+    torch.testing.assert_close(std, torch.tensor(expected, dtype=torch.float64))
+    # All that depends on the std takes this one.
+    noise = torch.ones(4, dtype=torch.float64)
+    torch.testing.assert_close(sample(spec, params, noise), mean + std)
+    other = draw(spec)
+    ours, theirs = (Independent(Normal(*spec.moments(p)), 1) for p in (params, other))
+    torch.testing.assert_close(kl(spec, params, other), kl_divergence(ours, theirs))
+    torch.testing.assert_close(log_prob(spec, params, mean + 0.3), ours.log_prob(mean + 0.3))
+    torch.testing.assert_close(entropy(spec, params), ours.entropy())
+    assert (
+        disagreement(spec, torch.stack((params, other)), mean, "max_var")
+        == torch.stack((std.norm(), spec.moments(other)[1].norm())).max()
+    )
+
+
 def test_straight_through_gradient_is_the_softmaxs() -> None:
     params = draw(CATEGORICAL, 2).requires_grad_()
     noise = torch.rand(2, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
