@@ -183,7 +183,7 @@ def test_another_agent_on_a_tasks_data(task: str, overlay: str, capsys: pytest.C
     assert printed[0]["model"] == printed[1]["model"]
     if overlay in ("lompo", "combo"):  # whose replay is never encoded again
         assert (printed[1]["data"]["pretrain"], printed[1]["data"]["model_steps"]) == ("joint", 0)
-        printed[1]["data"] |= {"pretrain": "model_first", "model_steps": 25_000}
+        printed[1]["data"] |= {"pretrain": "model_first", "model_steps": 25_000, "offline_round_steps": 200}
     assert printed[0]["data"] == printed[1]["data"]
     assert printed[0]["model"]["class_path"] == f"moto_pl.agents.{OVERLAYS[overlay]}"
     assert printed[0]["data"]["online_steps"] in (20000, 66300)
