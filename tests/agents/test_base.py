@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from moto_pl.agents import BC, COMBO, CQL, IQL, LOMPO, MOTO, SAC, DreamerV2
+from moto_pl.agents.base import check_same_agent
 from moto_pl.agents.latent_replay import LatentModelConfig
 from moto_pl.agents.model_based import ModelBasedAgent, OptimConfig
 from moto_pl.agents.moto import BehaviourConfig
@@ -288,3 +290,16 @@ def test_a_run_says_which_operators_it_has(ops: Any, device: str, said: str, mon
     agent.to(device)
     agent.on_fit_start()
     assert said in heard[0] and f"on {device}" in heard[0]
+
+
+def test_runs_of_before_settings_were_settings_go_on() -> None:
+    """A MOTO checkpoint of bd80ba7 lacks what has become a choice since; a choice that differs is told."""
+    ours = tiny().description()
+    theirs = copy.deepcopy(ours)
+    for name in ("latent_std", "conv_activation", "decoder_mlp_layers"):
+        del theirs["init_args"]["world_model"][name]
+    theirs["init_args"]["world_model"]["discount_head"] = False
+    check_same_agent(theirs, ours)
+    theirs["init_args"]["behaviour"]["target_every"] = 7
+    with pytest.raises(SettingError, match=r"checkpoint's \(behaviour\.target_every: 7 -> 100\)"):
+        check_same_agent(theirs, ours)
