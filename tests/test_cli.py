@@ -70,7 +70,15 @@ def test_fit_validate_test_and_report(tmp_path: Path, dataset: Path, capsys: pyt
     header = (run / "csv/version_0/metrics.csv").read_text().splitlines()[0].split(",")
     for name in (
         *("model/image", "model/kl", "critic/model", "critic/real", "actor/value", "actor/clone", "online/return"),
-        *("eval/success", "eval/success_last", "eval/success_steps", "online/success_last", "online/success_steps"),
+        *(
+            "eval/value_bias",
+            "eval/return_to_go",
+            "eval/success",
+            "eval/success_last",
+            "eval/success_steps",
+            "online/success_last",
+            "online/success_steps",
+        ),
         *("speed/updates_per_s", "speed/env_steps_per_s", "speed/data_wait", "held_out/model/image"),
     ):
         assert name in header

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, Literal
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -19,12 +20,15 @@ from moto_pl.behaviour.filters import EpisodeFilter
 from moto_pl.data.schedule import Component, Components, Schedule
 from moto_pl.errors import SettingError
 from moto_pl.ops import Key
+from moto_pl.replay.episode import Episode, rows
 from moto_pl.replay.sampler import SequenceBatch
 
 from .earlier import complete
-from .metrics import EpisodeMetrics
+from .metrics import VALUE_FIGURES, EpisodeMetrics, return_to_go
 
 Batch = dict[str, SequenceBatch]
+#: Rewards beyond a time limit may be left out of a return-to-go that are discounted to less than this.
+CUT_SHARE = 0.05
 ActMode = Literal["sample", "mode"]
 
 
@@ -111,6 +115,7 @@ class Agent(L.LightningModule):
         self.loaded_step = 0  # gradient steps behind weights that were loaded to be evaluated
         self.step_losses: dict[str, Tensor] = {}  # of the step in progress, until its backward pass is done
         self.episode_metrics = EpisodeMetrics()
+        self.value_figures: dict[str, float] = {}  # what the last evaluation found of the critics' values
 
     #: Whether there is a world model, which ``data.pretrain: model_first`` can train apart from what acts on it.
     has_world_model = False
@@ -170,6 +175,23 @@ class Agent(L.LightningModule):
             The state to act from next. An agent whose state holds no action leaves it as it is.
         """
         return state
+
+    def action_values(self, batch: SequenceBatch, key: Key) -> Tensor | None:
+        """What the critics say of the actions taken in one whole episode of T steps.
+
+        Args:
+            batch: a sequence of T + 1 rows.
+            key: names the draws of latents.
+
+        Returns:
+            [T], as the actor sees it; None where there is no critic.
+        """
+        return None
+
+    @property
+    def gamma(self) -> float:
+        """The discount of the agent's values."""
+        return 1.0
 
     def after_step(self, step: int) -> None:
         """Called after gradient step number ``step`` (from 1) of actor and critics: target updates."""
@@ -385,11 +407,31 @@ class Agent(L.LightningModule):
         return {"class_path": name, "init_args": plain(self.settings), "action_size": self.action_size}
 
     def _evaluate(self, seeds: Tensor) -> None:
-        self.episode_metrics.objects = self.trainer.datamodule.objects  # type: ignore[attr-defined]
-        self.episode_metrics.update(self.trainer.datamodule.evaluate(self, seeds.tolist()))  # type: ignore[attr-defined]
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        self.episode_metrics.objects = data.objects
+        rolled = data.evaluate(self, seeds.tolist())
+        self.episode_metrics.update([episode for episode, _ in rolled])
+        if data.trained_steps > 0:
+            with self.acting_weights():
+                for number, (episode, beyond) in enumerate(rolled):
+                    self._add_values(episode, beyond, Key(self.seed, number).fold(0xE7A1))
+
+    @torch.no_grad()
+    def _add_values(self, episode: Episode, beyond: np.ndarray, key: Key) -> None:
+        """Compares the critics with what was earned, in the episode and in ``beyond`` [n] steps after a truncation."""
+        batch = SequenceBatch(*(torch.from_numpy(part).unsqueeze(0).to(self.device) for part in rows(episode)))
+        value = self.action_values(batch, key)
+        if value is None:
+            return
+        earned = return_to_go(np.concatenate((episode.reward, beyond)), self.gamma)[: episode.length]
+        # What is left out counts for less than a twentieth of what the last step's return is made of.
+        cut = not episode.terminated and self.gamma ** len(beyond) > CUT_SHARE
+        self.episode_metrics.add_values(value.float().cpu().numpy(), earned, cut)
 
     def _log_evaluation(self, stage: str) -> None:
-        for name, value in self.episode_metrics.compute().items():
+        found = self.episode_metrics.compute()
+        self.value_figures = {name: float(found[name]) for name in found if name in VALUE_FIGURES}
+        for name, value in found.items():
             self.log(f"{stage}/{name}", value, prog_bar=name in ("return", "success", "success_last", "objects"))
         self.episode_metrics.reset()
 

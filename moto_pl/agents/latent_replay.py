@@ -454,6 +454,16 @@ class LatentReplayAgent(ModelBasedAgent):
 
     # Acting.
 
+    @property
+    def gamma(self) -> float:
+        """See :meth:`Agent.gamma`."""
+        return self.config.gamma
+
+    def action_values(self, batch: SequenceBatch, key: Key) -> Tensor:
+        """See :meth:`Agent.action_values`."""
+        features = self.world_model.observe(batch, key).states.features[:-1, 0]  # [T, F]
+        return self.critic.actor_value(features, batch.action[0, 1:], "min")
+
     def latent_action(self, features: Tensor, mode: ActMode, key: Key) -> Tensor:
         """The policy's action, with noise to collect; see :meth:`ModelBasedAgent.latent_action`."""
         action = self.policy(features)

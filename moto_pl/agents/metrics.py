@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics import Metric
@@ -12,6 +13,8 @@ from moto_pl.errors import SettingError
 from moto_pl.replay.episode import EpisodeFigures
 
 MAX_OBJECTS = 32
+#: What evaluations say of the critics' values; see :meth:`EpisodeMetrics.compute`.
+VALUE_FIGURES = ("return_to_go", "value_bias", "value_correlation", "value_bias_cut", "value_correlation_cut")
 
 
 class EpisodeMetrics(Metric):
@@ -24,6 +27,8 @@ class EpisodeMetrics(Metric):
     Where the task has objects, an episode's ``completed`` extra says at which steps each was in place; an object counts
     in an episode if it was in place at any step.
 
+    Where values were given (:meth:`add_values`), they are compared with what was really earned.
+
     Attributes:
         objects: names of the task's objects, in the order of the extra; empty where there are none.
     """
@@ -32,6 +37,7 @@ class EpisodeMetrics(Metric):
     totals: Tensor
     completed: Tensor
     episodes: Tensor
+    values: Tensor
 
     def __init__(self, objects: Iterable[str] = ()) -> None:
         super().__init__()
@@ -39,6 +45,20 @@ class EpisodeMetrics(Metric):
         self.add_state("totals", torch.zeros(5, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("completed", torch.zeros(MAX_OBJECTS, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("episodes", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+        # Of n steps' values Q and returns-to-go G: n, sums of Q, G, Q^2, G^2, QG, and of those whose G was cut short.
+        self.add_state("values", torch.zeros(7, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def add_values(self, value: np.ndarray, earned: np.ndarray, cut: bool) -> None:
+        """Adds an episode's values.
+
+        Args:
+            value: [T], what the critic says of the action taken at each step.
+            earned: [T], the discounted rewards from each step on.
+            cut: whether rewards that still counted were not waited for.
+        """
+        q, g = (torch.from_numpy(np.asarray(part, np.float64)) for part in (value, earned))
+        sums = [q.new_tensor(len(q)), q.sum(), g.sum(), q.square().sum(), g.square().sum(), (q * g).sum()]
+        self.values += torch.stack([*sums, q.new_tensor(len(q) if cut else 0)]).to(self.values.device)
 
     def update(self, episodes: Iterable[EpisodeFigures]) -> None:
         """Adds episodes."""
@@ -59,7 +79,9 @@ class EpisodeMetrics(Metric):
 
         ``return``; ``success`` and ``success_last``, rates in [0, 1]; ``success_steps`` and ``length``, in steps.
 
-        With objects also ``objects``, the mean number completed, and a rate ``object/<name>`` for each.
+        With objects also ``objects``, the mean number completed, and a rate ``object/<name>`` for each. With values
+        also ``return_to_go``, the mean discounted return from a step on, ``value_bias``, how much more the critic says,
+        and ``value_correlation``, Pearson's over all steps; the last two end in ``_cut`` where returns were cut short.
         """
         if self.episodes == 0:
             return {}
@@ -70,4 +92,23 @@ class EpisodeMetrics(Metric):
             computed["objects"] = rates.sum()
             for name, rate in zip(self.objects, rates, strict=True):
                 computed[f"object/{name.replace(' ', '_')}"] = rate
-        return computed
+        return computed | self._values()
+
+    def _values(self) -> dict[str, Tensor]:
+        n, q, g, qq, gg, qg, cut = self.values
+        if n == 0:
+            return {}
+        spread_q, spread_g = qq - q * q / n, gg - g * g / n
+        ending = "_cut" if cut > 0 else ""
+        found = {"return_to_go": g / n, f"value_bias{ending}": (q - g) / n}
+        if spread_q > 1e-9 * qq and spread_g > 1e-9 * gg:  # else a side is constant, up to rounding: no order to find
+            found[f"value_correlation{ending}"] = (qg - q * g / n) / (spread_q * spread_g).sqrt()
+        return {name: value.float() for name, value in found.items()}
+
+
+def return_to_go(reward: np.ndarray, discount: float) -> np.ndarray:
+    """G_t = r_t + discount * G_{t+1} of the rewards [T] that steps brought: float64 [T]."""
+    found, after = np.zeros(len(reward)), 0.0
+    for t in reversed(range(len(reward))):
+        found[t] = after = float(reward[t]) + discount * after
+    return found

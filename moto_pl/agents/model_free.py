@@ -270,7 +270,13 @@ class ModelFreeAgent(Agent):
 
 
 class TwinCriticAgent(ModelFreeAgent):
-    """A model-free agent with twin critics and their slow targets, and heads beside them."""
+    """A model-free agent with twin critics and their slow targets, and heads beside them.
+
+    Attributes:
+        actor_value: which of the critics' two values the actor sees.
+    """
+
+    actor_value: Reduction = "min"
 
     def build(self, action_size: int) -> None:
         """Critics and targets; subclasses add their heads."""
@@ -280,6 +286,20 @@ class TwinCriticAgent(ModelFreeAgent):
     def after_step(self, step: int) -> None:
         """Moves the targets, their encoder included, by ``tau``."""
         track(self.critic, self.target, self.td.tau)
+
+    @property
+    def gamma(self) -> float:
+        """See :meth:`Agent.gamma`."""
+        return self.td.gamma
+
+    def action_values(self, batch: SequenceBatch, key: Key) -> Tensor:
+        """See :meth:`Agent.action_values`."""
+        steps, stack = batch.reward.shape[1] - 1, self.pixels.frame_stack
+        device = batch.reward.device
+        frames = torch.arange(steps, device=device)[:, None] + torch.arange(1 - stack, 1, device=device)  # [T, stack]
+        image = batch.image[0][frames.clamp(min=0)].flatten(1, 2)  # [T, 3 * stack, 64, 64]
+        q = self.critic(self.critic.encoder(image), batch.action[0, 1:])  # [2, T]
+        return reduced(q, self.actor_value)
 
     @torch.no_grad()
     def target_q(self, image: Tensor, action: Tensor) -> Tensor:

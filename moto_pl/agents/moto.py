@@ -393,6 +393,18 @@ class MOTO(ModelBasedAgent):
 
     # Acting.
 
+    @property
+    def gamma(self) -> float:
+        """See :meth:`Agent.gamma`."""
+        return self.config.gamma
+
+    def action_values(self, batch: SequenceBatch, key: Key) -> Tensor:
+        """See :meth:`Agent.action_values`; the state's value where the critic is one of states."""
+        states = self.world_model.observe(batch, key).states.map(lambda x: x[:-1, 0])  # [T, ...]
+        if isinstance(self.critic, QEnsemble):
+            return self.critic.actor_value(states.features, batch.action[0, 1:], self.config.actor_value)
+        return self.critic(states.features)
+
     def latent_action(self, features: Tensor, mode: ActMode, key: Key) -> Tensor:
         """The distribution's mode, or a draw; see :meth:`ModelBasedAgent.latent_action`."""
         dist = self.actor.dist(features)

@@ -66,11 +66,11 @@ class EvaluationRecorder(L.Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Writes the record."""
-        self._write(trainer, "eval")
+        self._write(trainer, pl_module, "eval")
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Writes the record."""
-        self._write(trainer, "test")
+        self._write(trainer, pl_module, "test")
 
     def _add(self, trainer: L.Trainer, seeds: torch.Tensor) -> None:
         for seed, episode in zip(seeds.tolist(), trainer.datamodule.last_evaluation, strict=True):  # type: ignore[attr-defined]
@@ -89,7 +89,7 @@ class EvaluationRecorder(L.Callback):
             if len(self._videos) < self.episodes:
                 self._videos.append(episode.image)
 
-    def _write(self, trainer: L.Trainer, stage: str) -> None:
+    def _write(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         results = self._results
         if trainer.world_size > 1:
             gathered: list[Any] = [None] * trainer.world_size
@@ -107,6 +107,8 @@ class EvaluationRecorder(L.Callback):
             "online_episodes": data.env_episodes,
         }
         record |= {name: [row[name] for row in results] for name in EPISODE_FIELDS}
+        agent: Any = pl_module
+        record |= agent.value_figures
         if data.objects:
             record["objects"] = list(data.objects)
             record["completed"] = [row["completed"] for row in results]

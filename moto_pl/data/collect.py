@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -51,25 +51,55 @@ def roll_episodes(
     Returns:
         The episodes, in the order of their seeds.
     """
+    return [rolled.episode for rolled in roll_on(pool, agent, seeds, mode, key, noise)]
+
+
+class Rolled(NamedTuple):
+    """An episode, and the rewards [up to ``beyond``] of what the policy did after it was truncated."""
+
+    episode: Episode
+    beyond: np.ndarray
+
+
+def roll_on(
+    pool: EnvPool,
+    agent: Agent,
+    seeds: Sequence[int],
+    mode: ActMode,
+    key: Key,
+    noise: tuple[float, float] = (0.0, 0.0),
+    beyond: int = 0,
+) -> list[Rolled]:
+    """As :func:`roll_episodes`, and on for ``beyond`` steps after a truncation, which is no end of the task."""
     with agent.acting_weights():
         while True:
             try:
-                return _roll(pool, agent, seeds, mode, key, noise)
+                recordings = _roll(pool, agent, seeds, mode, key, noise, beyond)
             except WorkerRestarted:
                 continue
+            return [
+                Rolled(recording.episode(seed), np.array(recording.beyond, np.float32))
+                for recording, seed in zip(recordings, seeds, strict=True)
+            ]
 
 
 def _roll(
-    pool: EnvPool, agent: Agent, seeds: Sequence[int], mode: ActMode, key: Key, noise: tuple[float, float]
-) -> list[Episode]:
+    pool: EnvPool,
+    agent: Agent,
+    seeds: Sequence[int],
+    mode: ActMode,
+    key: Key,
+    noise: tuple[float, float],
+    beyond: int,
+) -> list[_Recording]:
     count, device = len(seeds), agent.device
     stds = noise[0] + (noise[1] - noise[0]) * uniform(key, Stream.NOISE, (count, 1), device)
-    recordings = [_Recording() for _ in seeds]
+    recordings = [_Recording(beyond) for _ in seeds]
     training = agent.training
     agent.eval()
     try:
         state = agent.initial_state(count)
-        image = pool.reset(seeds)
+        image = pool.reset(seeds, beyond)
         is_first = torch.ones(count, dtype=torch.bool, device=device)
         for recording, frame in zip(recordings, image, strict=True):
             recording.frames.append(frame.copy())
@@ -86,21 +116,25 @@ def _roll(
             actions = action.cpu().numpy()
             image, reward, terminated, truncated, infos = pool.step(actions)
             for i, recording in enumerate(recordings):
-                if not recording.done:
+                if not recording.ended:
                     recording.add(
                         actions[i], image[i], float(reward[i]), bool(terminated[i]), bool(truncated[i]), infos[i]
                     )
+                elif not recording.done:
+                    recording.go_on(float(reward[i]), bool(terminated[i]))
             is_first = torch.zeros_like(is_first)
             t += 1
     finally:
         agent.train(training)
-    return [recording.episode(seed) for recording, seed in zip(recordings, seeds, strict=True)]
+    return recordings
 
 
 class _Recording:
-    """An episode while it is rolled."""
+    """An episode while it is rolled, and the rewards of up to ``most_beyond`` steps after a truncation."""
 
-    def __init__(self) -> None:
+    def __init__(self, most_beyond: int) -> None:
+        self.beyond: list[float] = []
+        self.left = most_beyond
         self.frames: list[np.ndarray] = []
         self.actions: list[np.ndarray] = []
         self.rewards: list[float] = []
@@ -109,8 +143,16 @@ class _Recording:
         self.terminated = self.truncated = False
 
     @property
-    def done(self) -> bool:
+    def ended(self) -> bool:
         return self.terminated or self.truncated
+
+    @property
+    def done(self) -> bool:
+        return self.ended and (self.terminated or self.left == 0)
+
+    def go_on(self, reward: float, terminated: bool) -> None:
+        self.beyond.append(reward)
+        self.left = 0 if terminated else self.left - 1
 
     def add(
         self,

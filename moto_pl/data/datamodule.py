@@ -18,7 +18,7 @@ from torch import Tensor
 from moto_pl import signals
 from moto_pl.agents.metrics import EpisodeMetrics
 from moto_pl.behaviour.filters import keep_rows, records_all_objects, return_threshold
-from moto_pl.data.collect import EVALUATION_SEEDS, TEST_SEEDS, roll_episodes, training_seed
+from moto_pl.data.collect import EVALUATION_SEEDS, TEST_SEEDS, Rolled, roll_episodes, roll_on, training_seed
 from moto_pl.data.collector import Collector, Job
 from moto_pl.data.ingest import HELD_OUT, ingest, ingested, longest_demonstration
 from moto_pl.data.schedule import Pretrain, Schedule
@@ -77,6 +77,10 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         online_fraction: share of each batch from collected episodes; null is uniform over all episodes.
         eval_episodes: evaluation episodes, on seeds that are never trained on.
         eval_every: gradient steps between evaluations; they also stand at the end of each phase. 0: only there.
+        value_steps: steps that evaluation episodes go on after a time limit, which is no end of the task, to see what
+            critics' values are worth (``eval/value_bias``, ``eval/value_correlation``). Where they do not, the figures
+            end in ``_cut``: rewards that count were not waited for.
+        value_every: evaluations between those that go on; those at the ends of phases always do.
         test_episodes: episodes of ``moto test``, on seeds of their own.
         val_episodes: demonstrations held out for model losses.
         residency: where frames lie: ``device``, ``host``, or ``auto``.
@@ -113,6 +117,8 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         online_fraction: float | None = None,
         eval_episodes: int = 20,
         eval_every: int = 0,
+        value_steps: int = 300,
+        value_every: int = 5,
         test_episodes: int = 20,
         val_episodes: int = 0,
         residency: Literal["auto", "host", "device"] = "auto",
@@ -135,6 +141,7 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         self.prepare_data_per_node = exchange == "broadcast"
         self.eval_episodes, self.eval_every = eval_episodes, eval_every
         self.test_episodes, self.val_episodes = test_episodes, val_episodes
+        self.value_steps, self.value_every = value_steps, value_every
         self.residency: Literal["auto", "host", "device"] = residency
         self.replay_limit_gb, self.prefetch, self.seed = replay_limit_gb, prefetch, seed
         self.schedule = Schedule(
@@ -184,6 +191,10 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
             )
         if self.max_episode_steps is not None and self.max_episode_steps < 1:
             raise SettingError("data.max_episode_steps", self.max_episode_steps, "Give at least 1 step, or null.")
+        if self.value_steps < 0:
+            raise SettingError("data.value_steps", self.value_steps, "Give a number of steps; 0 for none.")
+        if self.value_every < 1:
+            raise SettingError("data.value_every", self.value_every, "Give at least 1 evaluation.")
         if self.prefetch < 1:
             raise SettingError("data.prefetch", self.prefetch, "Give at least 1 batch.")
 
@@ -612,14 +623,24 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         most = len(range(0, count, self.world_size))
         return SeedBatches(seeds, size, len(range(0, most, size)))
 
-    def evaluate(self, agent: Agent, seeds: list[int]) -> list[Episode]:
+    def evaluate(self, agent: Agent, seeds: list[int]) -> list[Rolled]:
         """Rolls evaluation episodes with the mode of the policy; none on a rank beyond the last seed."""
-        self.last_evaluation = []
+        rolled: list[Rolled] = []
         with self._stopping_together():
             if seeds:
                 key = Key(self.seed, seeds[0]).fold(_EVALUATE)
-                self.last_evaluation = roll_episodes(self.pool, agent, seeds, "mode", key)
-        return self.last_evaluation
+                rolled = roll_on(self.pool, agent, seeds, "mode", key, beyond=self._steps_beyond())
+        self.last_evaluation = [episode for episode, _ in rolled]
+        return rolled
+
+    def _steps_beyond(self) -> int:
+        """Steps that the episodes of this evaluation go on after a time limit."""
+        step = self.trained_steps
+        if step == 0:
+            return 0
+        phase_end = self.schedule.phase(step) in ("pretrained", "final")
+        due = self.eval_every == 0 or step // self.eval_every % self.value_every == 0
+        return self.value_steps if phase_end or due or not self._fitting else 0
 
     # Resume.
 

@@ -63,7 +63,7 @@ class _Host:
             self.checks = Checks(name, self.env)
             self.limit = limit.of(self.env)
         self.image_shape = self.checks.image_shape
-        self._steps = 0
+        self._steps = self._beyond = 0
         self._last: Step | None = None
 
     def try_out(self, out: np.ndarray) -> None:
@@ -71,14 +71,15 @@ class _Host:
         self.reset(0, out)
         self.step(np.zeros(self.env.action_space.shape or (), np.float32), out)
 
-    def reset(self, seed: int, out: np.ndarray) -> None:
+    def reset(self, seed: int, out: np.ndarray, beyond: int = 0) -> None:
         with named(self.checks.name, f"at the reset with seed {seed}"):
             result = self.env.reset(seed=seed)
         out[...] = self.checks.reset(result)
-        self._steps, self._last = 0, None
+        self._steps, self._last, self._beyond = 0, None, beyond
 
     def step(self, action: np.ndarray, out: np.ndarray) -> Step:
-        if self._last is None:
+        goes_on = self._last is not None and not self._last.terminated and self._beyond > 0
+        if self._last is None or goes_on:
             with named(self.checks.name, f"in step {self._steps} of an episode"):
                 result = self.env.step(action)
             frame, step = self.checks.step(result)
@@ -86,6 +87,9 @@ class _Host:
             self._steps += 1
             if self._steps >= self.limit and not step.ended:
                 step = step._replace(truncated=True, cut=True)
+            if goes_on:
+                self._beyond -= 1
+                step = step._replace(truncated=True, cut=False)
             if step.ended:
                 self._last = step._replace(reward=0.0, cut=False)
             return step
@@ -193,8 +197,13 @@ class EnvPool:
             except WorkerRestarted:
                 continue
 
-    def reset(self, seeds: Sequence[int]) -> np.ndarray:
+    def reset(self, seeds: Sequence[int], beyond: int = 0) -> np.ndarray:
         """Begin an episode in the first ``len(seeds)`` environments, each with its own seed.
+
+        Args:
+            seeds: one for each environment.
+            beyond: steps that an environment takes after its episode was truncated, which is no end of the task; their
+                rewards are real, and they are still marked as truncated.
 
         Returns:
             The first images, uint8 ``[n, H, W, 3]``, a copy.
@@ -210,16 +219,16 @@ class EnvPool:
             raise SettingError("seeds", f"{len(seeds)} of them", f"Give 1 to {self.capacity}, one an environment.")
         self._active = len(seeds)
         if self._host is not None:
-            self._host.reset(int(seeds[0]), self._images[0])
+            self._host.reset(int(seeds[0]), self._images[0], beyond)
         else:
-            self._exchange([("reset", int(seed)) for seed in seeds])
+            self._exchange([("reset", (int(seed), beyond)) for seed in seeds])
         return self._images[: self._active].copy()
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
         """Step the environments of the last reset, in parallel.
 
-        An environment whose episode has ended repeats its last image, flags and info with reward 0 until the next
-        reset.
+        An environment whose episode has ended, and that does not go ``beyond``, repeats its last image, flags and info
+        with reward 0 until the next reset.
 
         Args:
             actions: float32 ``[n, A]``.
@@ -469,7 +478,8 @@ def _serve(
                 index, count, shape = argument
                 images = _map(memory, count, shape)
             elif command == "reset":
-                host.reset(argument, images[index])
+                seed, beyond = argument
+                host.reset(seed, images[index], beyond)
             elif command == "try out":
                 host.try_out(images[index])
             else:

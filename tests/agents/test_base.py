@@ -225,7 +225,7 @@ def test_the_average_is_what_acts() -> None:
     seen = []
 
     class Pool:
-        def reset(self, seeds: list[int]) -> np.ndarray:
+        def reset(self, seeds: list[int], beyond: int) -> np.ndarray:
             seen.append(next(agent.actor.parameters()).detach().clone())
             raise KeyboardInterrupt
 

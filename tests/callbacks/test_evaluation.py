@@ -61,8 +61,9 @@ def test_a_record_says_of_each_episode_how_it_stood_in_success(tmp_path: Path) -
     for first in (0, 2):  # two batches of two environments
         data.last_evaluation = rolled[first : first + 2]
         recorder.on_validation_batch_end(trainer, None, None, torch.tensor([50 + first, 51 + first]), 0)  # type: ignore[arg-type]
-    recorder.on_validation_end(trainer, None)  # type: ignore[arg-type]
+    recorder.on_validation_end(trainer, SimpleNamespace(value_figures={"value_bias": 2.5}))  # type: ignore[arg-type]
     (record,) = read_evaluations(tmp_path)
+    assert record["value_bias"] == 2.5
     assert record["seed"] == [50, 51, 52, 53] and record["return"] == [6.0, 6.0, 6.0, 1.0]
     assert record["success"] == [True, True, False, True] and record["length"] == [4, 4, 4, 2]
     assert record["success_last"] == [False, True, False, True] and record["success_steps"] == [2, 1, 0, 1]
