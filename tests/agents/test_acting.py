@@ -24,6 +24,7 @@ from moto_pl.data import collector
 from moto_pl.data.collect import roll_episodes
 from moto_pl.data.collector import Job
 from moto_pl.data.datamodule import OfflineToOnlineDataModule
+from moto_pl.envs.checks import NO_LIMIT_SET
 from moto_pl.envs.workers import EnvPool
 from moto_pl.nn.world_model import WorldModel
 from moto_pl.ops import Key
@@ -69,23 +70,32 @@ def collecting(agent: Agent, root: Path) -> None:
 
 
 def collecting_in_the_background(agent: Agent, root: Path) -> None:
-    # The process's own function, in a thread: what it rolls is then heard here.
+    # The process's own function, in a thread: what it rolls is then heard here. A thread has no signals and no parent.
     ours, theirs = multiprocessing.Pipe()
-    thread = threading.Thread(target=collector._serve, args=(theirs, ENV, OPTIONS, 0, 60.0), daemon=True)
-    threads = torch.get_num_threads()
-    thread.start()
+    arguments = (theirs, ENV, OPTIONS, 0, 60.0, NO_LIMIT_SET)
+    thread = threading.Thread(target=collector._serve, args=arguments, daemon=True)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("signals.ignore", "signals.end_with", "one_thread"):
+            patch.setattr(f"moto_pl.data.collector.{name}", lambda *_: None)
+        thread.start()
+        _fetched(agent, ours)
+    thread.join(10)
+
+
+def _fetched(agent: Agent, ours: Any) -> None:
     made = collector.Collector(ENV, OPTIONS, 0, 60.0)
     made._connection = ours
     made.submit(agent, Job([3], "mode", Key(0, 1), NOISE))
     made.fetch()
     made.close()
-    thread.join(10)
-    torch.set_num_threads(threads)
 
 
 def evaluating(agent: Agent, root: Path) -> None:
     data = OfflineToOnlineDataModule(ENV, None, env_options=OPTIONS, offline_steps=0, env_workers=0)
-    trainer: Any = SimpleNamespace(default_root_dir=str(root))
+    untrained = SimpleNamespace(loaded_step=0)
+    trainer: Any = SimpleNamespace(
+        default_root_dir=str(root), state=SimpleNamespace(fn="validate"), lightning_module=untrained, world_size=1
+    )
     data.trainer = trainer
     data.evaluate(agent, [7])
     data.pool.close()
@@ -104,6 +114,8 @@ def test_the_state_is_told_what_was_executed(
     agent = make(name)
     place(agent, tmp_path)
     executed = np.stack(listening_env.ListeningEnv.heard)
+    assert len(executed) == 6 and not executed[0].any()  # a pool tries an environment out when it starts
+    executed = executed[1:]
     assert executed.shape == (5, 2) and np.ptp(executed) > 0 and np.abs(executed).max() <= 1
     if not isinstance(agent, ModelBasedAgent):
         assert not told and torch.equal(
