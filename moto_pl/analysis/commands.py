@@ -82,7 +82,53 @@ def generalization(
     return _write(finding, out, run)
 
 
-VERBS = {"generalization": Verb(generalization), "bound": Verb(bound), "calibration": Verb(calibration)}
+def counterfactual(
+    *,
+    ckpt: Path,
+    episodes: str,
+    count: int = 10,
+    context: int = 25,
+    steps: int = 45,
+    samples: int = 8,
+    tolerance: float = 0.5,
+    out: Path | None = None,
+) -> int:
+    """Rewards after other actions, in the model and in the simulator from the same moment.
+
+    Args:
+        ckpt: a checkpoint with a world model, in its run's directory.
+        episodes: a dataset of the run's environment, by id or path; rollout: rolled by the checkpoint's own policy.
+        count: episodes at most.
+        context: steps of an episode that the model sees.
+        steps: steps of a prediction.
+        samples: rolls of each prediction.
+        tolerance: further from the truth than this, a predicted reward is wrong.
+        out: directory to write to; null is analysis/ in the run.
+    """
+    from moto_pl.agents.loading import load_agent
+    from moto_pl.analysis.counterfactual import find_counterfactual
+    from moto_pl.analysis.episodes import environment_of, model_based
+
+    _check(count=count, context=context, steps=steps, samples=samples)
+    if not tolerance > 0:
+        raise SettingError("--tolerance", tolerance, "Give a number above 0.")
+    agent, run = model_based(load_agent(ckpt)), ckpt.resolve().parent.parent
+    env, options = environment_of(run)
+    rolled, name = _episodes(episodes, count, context + steps - 1, run, ckpt)
+    short = [episode.length for episode in rolled if episode.length < context + steps]
+    if short:
+        found = f"an episode of {short[0]} steps, for {context} of context and {steps} of prediction"
+        raise SettingError("--steps", found, "Give fewer, or less --context.")
+    finding = find_counterfactual(agent, rolled, name, (env, options), context, steps, samples, tolerance)
+    return _write(finding, out, run)
+
+
+VERBS = {
+    "generalization": Verb(generalization),
+    "bound": Verb(bound),
+    "calibration": Verb(calibration),
+    "counterfactual": Verb(counterfactual),
+}
 
 
 def _objects(run: Path) -> tuple[str, ...]:

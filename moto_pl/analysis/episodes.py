@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -49,13 +50,24 @@ def roll_own(agent: Agent, run: Path, count: int) -> list[Episode]:
         run: its run, whose ``config.yaml`` names the environment.
         count: episodes.
     """
+    env, options = environment_of(run)
+    data = read_run(run).setting("data")
+    limit = EpisodeLimit(data.get("max_episode_steps"), longest_demonstration(run / "replay"))
+    timeout_s = float(data.get("worker_timeout_s") or 60)
+    with EnvPool(env, options, 0, timeout_s, limit, image_size=IMAGE_SIZE) as pool:
+        return [roll_episodes(pool, agent, [TEST_SEEDS + i], "mode", Key(agent.seed, i))[0] for i in range(count)]
+
+
+def environment_of(run: Path) -> tuple[str, dict[str, Any]]:
+    """The id of a run's environment, and its arguments.
+
+    Raises:
+        SettingError: the run has no configuration that names one.
+    """
     data = read_run(run).setting("data")
     if not isinstance(data, dict) or not data.get("env"):
         raise SettingError("--ckpt", run, "Give a checkpoint in its run's directory: config.yaml is missing.")
-    limit = EpisodeLimit(data.get("max_episode_steps"), longest_demonstration(run / "replay"))
-    timeout_s = float(data.get("worker_timeout_s") or 60)
-    with EnvPool(str(data["env"]), data.get("env_options") or {}, 0, timeout_s, limit, image_size=IMAGE_SIZE) as pool:
-        return [roll_episodes(pool, agent, [TEST_SEEDS + i], "mode", Key(agent.seed, i))[0] for i in range(count)]
+    return str(data["env"]), dict(data.get("env_options") or {})
 
 
 def model_based(agent: Agent) -> ModelBasedAgent:

@@ -166,3 +166,20 @@ def test_only_our_agents_are_built(run: Path, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "hostile.ckpt")
     with pytest.raises(SettingError, match=r"subprocess\.Popen"):
         load_agent(tmp_path / "hostile.ckpt")
+
+
+def test_counterfactuals_of_a_run(run: Path, reach_dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoint = ("--ckpt", str(run / "checkpoints/pretrained.ckpt"), "--count", "2", "--samples", "2")
+    small = (*checkpoint, "--context", "5", "--steps", "8")
+    assert main(["analyze", "counterfactual", *small, "--episodes", str(reach_dataset)]) == 0
+    assert "AUROC" in capsys.readouterr().out
+    assert main(["analyze", "counterfactual", *small, "--episodes", "rollout", "--out", str(run / "own")]) == 0
+    for path in (run / "analysis/counterfactual.csv", run / "own/counterfactual.csv"):
+        with open(path) as file:
+            rows = list(csv.DictReader(file))
+        assert len(rows) == 2 * 5 * 8 and {row["actions"] for row in rows} >= {"recorded", "policy"}
+    capsys.readouterr()
+    assert main(["analyze", "counterfactual", *checkpoint, "--episodes", "rollout"]) == 2  # 25 + 45 steps of 30
+    assert "--steps" in capsys.readouterr().err
+    assert main(["analyze", "counterfactual", *small, "--tolerance", "0", "--episodes", "rollout"]) == 2
+    assert "--tolerance" in capsys.readouterr().err
