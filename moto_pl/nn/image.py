@@ -7,16 +7,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moto_pl.errors import SettingError
+from moto_pl.ops import Ops, conv, conv_transpose
 from moto_pl.ops.philox import Key, Stream, integers
+from moto_pl.ops.pixels import to_float
 
 from .mlp import MLP, glorot
 
 IMAGE_SIZE = 64
-
-
-def to_float(image: Tensor) -> Tensor:
-    """uint8 [..., 3, 64, 64] -> float32 in [-0.5, 0.5]."""
-    return image.float() / 255 - 0.5
 
 
 def to_uint8(image: Tensor) -> Tensor:
@@ -32,10 +29,19 @@ class Encoder(nn.Module):
         kernels: their sizes, as many.
         mlp_layers: hidden layers after them; 0 gives DreamerV2's encoder.
         mlp_units: their width.
+        ops: which operators compute the convolutions.
     """
 
-    def __init__(self, channels: tuple[int, ...], kernels: tuple[int, ...], mlp_layers: int, mlp_units: int) -> None:
+    def __init__(
+        self,
+        channels: tuple[int, ...],
+        kernels: tuple[int, ...],
+        mlp_layers: int,
+        mlp_units: int,
+        ops: Ops = "auto",
+    ) -> None:
         super().__init__()
+        self.ops = ops
         if len(channels) != len(kernels):
             raise SettingError("world_model.encoder_kernels", kernels, f"Give one for each of {channels}.")
         size, inputs, layers = IMAGE_SIZE, 3, []
@@ -52,9 +58,9 @@ class Encoder(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """uint8 [..., 3, 64, 64] -> [..., E]."""
-        x = to_float(image.flatten(end_dim=-4)).contiguous(memory_format=torch.channels_last)
-        for conv in self.convs:
-            x = F.elu(conv(x))
+        x = image.flatten(end_dim=-4)
+        for layer in self.convs:
+            x = conv(x, layer.weight, layer.bias, "elu", ops=self.ops)
         return self.mlp(x.flatten(1)).unflatten(0, image.shape[:-3])
 
 
@@ -70,6 +76,7 @@ class Decoder(nn.Module):
         base: channels of the 1x1 maps.
         mlp_layers: hidden layers before them; 0 gives DreamerV2's decoder.
         mlp_units: their width.
+        ops: which operators compute the convolutions.
     """
 
     def __init__(
@@ -80,8 +87,10 @@ class Decoder(nn.Module):
         base: int,
         mlp_layers: int,
         mlp_units: int,
+        ops: Ops = "auto",
     ) -> None:
         super().__init__()
+        self.ops = ops
         size = 1
         for kernel in kernels:
             size = 2 * (size - 1) + kernel
@@ -107,9 +116,10 @@ class Decoder(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """[..., F] -> [..., 3, 64, 64]."""
         x = self.first(self.base(self.mlp(features.flatten(end_dim=-2))))
-        x = x.unflatten(-1, self.first_shape).contiguous(memory_format=torch.channels_last)
-        for conv in self.convs:
-            x = conv(F.elu(x))
+        x = F.elu(x.unflatten(-1, self.first_shape).contiguous(memory_format=torch.channels_last))
+        for layer in self.convs:
+            last = layer is self.convs[-1]
+            x = conv_transpose(x, layer.weight, layer.bias, "none" if last else "elu", self.ops)
         return x.unflatten(0, features.shape[:-1])
 
 
@@ -143,9 +153,9 @@ class PixelEncoder(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """uint8 [B, C, 64, 64] -> [B, E]."""
-        x = (image.float() / 255).contiguous(memory_format=torch.channels_last)
-        for conv in self.convs:
-            x = F.relu(conv(x))
+        x = image
+        for layer in self.convs:
+            x = conv(x, layer.weight, layer.bias, "relu", offset=0.0)
         return x.flatten(1)
 
 

@@ -1,0 +1,23 @@
+// Which of a kernel's builds to take: that for the widest vectors that this processor has.
+#pragma once
+
+namespace moto::cpu {
+
+#ifdef MOTO_X86
+enum class Isa { generic, avx2, avx512 };
+
+inline Isa widest() {
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+      __builtin_cpu_supports("avx512dq"))
+    return Isa::avx512;
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? Isa::avx2 : Isa::generic;
+}
+#define MOTO_CHOOSE(name)                                    \
+  static const Isa isa = widest();                           \
+  return isa == Isa::avx512 ? avx512::name : isa == Isa::avx2 ? avx2::name : generic::name
+#else
+#define MOTO_CHOOSE(name) return generic::name
+#endif
+
+}  // namespace moto::cpu
