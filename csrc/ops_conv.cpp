@@ -409,7 +409,7 @@ class Conv : public torch::autograd::Function<Conv> {
  public:
   static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& x, const Tensor& weight, const Tensor& bias,
                         double offset, int64_t activation) {
-    static const auto op = find<Tensor(const Tensor&, const Tensor&, const Tensor&, double, int64_t)>("moto::conv");
+    static const auto op = find<Tensor(const Tensor&, const Tensor&, const Tensor&, double, int64_t)>(MOTO_OPERATOR("conv"));
     const at::AutoDispatchBelowADInplaceOrView below;
     Tensor out = op.call(x, weight, bias, offset, activation);
     context->save_for_backward({x, weight, out});
@@ -420,7 +420,7 @@ class Conv : public torch::autograd::Function<Conv> {
 
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context, const torch::autograd::variable_list& grads) {
     static const auto op = find<Gradients(const Tensor&, const Tensor&, const Tensor&, const Tensor&, double, int64_t, bool)>(
-        "moto::conv_backward");
+        MOTO_OPERATOR("conv_backward"));
     const auto saved = context->get_saved_variables();
     const bool needs_input = context->needs_input_grad(0);
     auto [x, weight, bias] = op.call(grads[0], saved[0], saved[1], saved[2], context->saved_data["offset"].toDouble(),
@@ -433,7 +433,7 @@ class ConvTranspose : public torch::autograd::Function<ConvTranspose> {
  public:
   static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& x, const Tensor& weight, const Tensor& bias,
                         int64_t activation) {
-    static const auto op = find<Tensor(const Tensor&, const Tensor&, const Tensor&, int64_t)>("moto::conv_transpose");
+    static const auto op = find<Tensor(const Tensor&, const Tensor&, const Tensor&, int64_t)>(MOTO_OPERATOR("conv_transpose"));
     const at::AutoDispatchBelowADInplaceOrView below;
     Tensor out = op.call(x, weight, bias, activation);
     context->save_for_backward({x, weight, out});
@@ -443,7 +443,7 @@ class ConvTranspose : public torch::autograd::Function<ConvTranspose> {
 
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context, const torch::autograd::variable_list& grads) {
     static const auto op = find<Gradients(const Tensor&, const Tensor&, const Tensor&, const Tensor&, int64_t, bool)>(
-        "moto::conv_transpose_backward");
+        MOTO_OPERATOR("conv_transpose_backward"));
     const auto saved = context->get_saved_variables();
     const bool needs_input = context->needs_input_grad(0);
     auto [x, weight, bias] =
@@ -455,14 +455,14 @@ class ConvTranspose : public torch::autograd::Function<ConvTranspose> {
 class SquaredError : public torch::autograd::Function<SquaredError> {
  public:
   static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& values, const Tensor& image) {
-    static const auto op = find<Tensor(const Tensor&, const Tensor&)>("moto::squared_error");
+    static const auto op = find<Tensor(const Tensor&, const Tensor&)>(MOTO_OPERATOR("squared_error"));
     const at::AutoDispatchBelowADInplaceOrView below;
     context->save_for_backward({values, image});
     return op.call(values, image);
   }
 
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context, const torch::autograd::variable_list& grads) {
-    static const auto op = find<Tensor(const Tensor&, const Tensor&, const Tensor&)>("moto::squared_error_backward");
+    static const auto op = find<Tensor(const Tensor&, const Tensor&, const Tensor&)>(MOTO_OPERATOR("squared_error_backward"));
     const auto saved = context->get_saved_variables();
     return {op.call(grads[0], saved[0], saved[1]), Tensor()};
   }

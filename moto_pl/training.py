@@ -23,6 +23,7 @@ from moto_pl.cli import LIGHTNING_VERBS, lock_run
 from moto_pl.data.datamodule import OfflineToOnlineDataModule
 from moto_pl.data.schedule import Schedule
 from moto_pl.errors import SettingError
+from moto_pl.memory import keep_freed_memory
 
 
 def rounds(offline_steps: int, online_steps: int, offline_round_steps: int, updates_per_episode: int) -> int:
@@ -67,6 +68,9 @@ class MotoCLI(LightningCLI):
         parser.add_argument("--checkpoint_every", type=int, default=1, help="rounds between checkpoints")
         parser.add_argument("--max_skipped", type=int, default=0, help="steps that may be left out for NaN or infinity")
         parser.add_argument("--video_episodes", type=int, default=4, help="episodes side by side in a video; 0: none")
+        parser.add_argument(
+            "--keep_memory", type=bool, default=True, help="on a CPU: keep freed memory for the next step"
+        )
         parser.add_argument("--evaluate_untrained", type=bool, default=True, help="begin a run with an evaluation")
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
         parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=int)
@@ -115,6 +119,8 @@ class MotoCLI(LightningCLI):
     ) -> None:
         """Trains, going on from the run's newest checkpoint where there is one."""
         root = Path(self.trainer.default_root_dir)
+        if self._get(self.config, "keep_memory") and self.trainer.strategy.root_device.type == "cpu":
+            keep_freed_memory()
         if not self.trainer.is_global_zero:
             self._fit(root, model, datamodule, ckpt_path)
             return

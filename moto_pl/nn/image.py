@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from moto_pl.errors import SettingError
 from moto_pl.ops import Ops, conv, conv_transpose
 from moto_pl.ops.philox import Key, Stream, integers
-from moto_pl.ops.pixels import to_float
+from moto_pl.ops.pixels import shift
+from moto_pl.ops.pixels import to_float as to_float  # the inverse of to_uint8 below
 
 from .mlp import MLP, glorot
 
@@ -172,11 +173,5 @@ def random_shift(image: Tensor, pad: int, key: Key) -> Tensor:
     """
     if pad == 0:
         return image
-    size, height, width = image.shape[0], *image.shape[-2:]
-    offset = integers(key, Stream.ROWS, 2 * pad + 1, (size, 2), image.device) - pad
-    # Where the crop reaches over the edge, the edge's own pixels are repeated.
-    rows = (torch.arange(height, device=image.device) + offset[:, :1]).clamp(0, height - 1)  # [B, H]
-    columns = (torch.arange(width, device=image.device) + offset[:, 1:]).clamp(0, width - 1)  # [B, W]
-    batch = torch.arange(size, device=image.device)[:, None, None]
-    picked = image.permute(0, 2, 3, 1)[batch, rows[:, :, None], columns[:, None, :]]  # [B, H, W, C]
-    return picked.permute(0, 3, 1, 2)
+    offset = integers(key, Stream.ROWS, 2 * pad + 1, (image.shape[0], 2), image.device) - pad
+    return shift(image, offset)

@@ -1,4 +1,4 @@
-"""Convolutions of stride 2 with bias and activation, and their transposes. Compiled operators and plain-PyTorch references.
+"""Convolutions of stride 2 with bias and activation, and their transposes. Compiled operators and references.
 
 They take most of a training step on a CPU. The compiled form converts pixels, adds biases, activates and multiplies by
 the activation's slope where a product's operands and results are in the cache anyway. A GPU, and bfloat16 autocast,
