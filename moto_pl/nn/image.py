@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -60,8 +62,8 @@ class Encoder(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """uint8 [..., 3, 64, 64] -> [..., E]."""
         x = image.flatten(end_dim=-4)
-        for layer in self.convs:
-            x = conv(x, layer.weight, layer.bias, "elu", ops=self.ops)
+        for weight, bias in _weights(self.convs):
+            x = conv(x, weight, bias, "elu", ops=self.ops)
         return self.mlp(x.flatten(1)).unflatten(0, image.shape[:-3])
 
 
@@ -118,10 +120,16 @@ class Decoder(nn.Module):
         """[..., F] -> [..., 3, 64, 64]."""
         x = self.first(self.base(self.mlp(features.flatten(end_dim=-2))))
         x = F.elu(x.unflatten(-1, self.first_shape).contiguous(memory_format=torch.channels_last))
-        for layer in self.convs:
-            last = layer is self.convs[-1]
-            x = conv_transpose(x, layer.weight, layer.bias, "none" if last else "elu", self.ops)
+        *hidden, last = _weights(self.convs)
+        for weight, bias in hidden:
+            x = conv_transpose(x, weight, bias, "elu", self.ops)
+        x = conv_transpose(x, *last, "none", self.ops)
         return x.unflatten(0, features.shape[:-1])
+
+
+def _weights(convs: nn.ModuleList) -> list[tuple[Tensor, Tensor]]:
+    """Each layer's (weight, bias), as the ops take them."""
+    return [(cast(Tensor, layer.weight), cast(Tensor, layer.bias)) for layer in convs]
 
 
 def _channels_last(convs: nn.ModuleList) -> None:
@@ -155,8 +163,8 @@ class PixelEncoder(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """uint8 [B, C, 64, 64] -> [B, E]."""
         x = image
-        for layer in self.convs:
-            x = conv(x, layer.weight, layer.bias, "relu", offset=0.0)
+        for weight, bias in _weights(self.convs):
+            x = conv(x, weight, bias, "relu", offset=0.0)
         return x.flatten(1)
 
 
