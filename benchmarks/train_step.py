@@ -3,6 +3,8 @@
 Sizes are those of the configurations. The alternative is what one would write first: a Python loop over the ensemble's
 members and over the critics, and the lambda-return as a loop of tensor operations. Each round times every variant once,
 in turn, so that a busy machine troubles all alike; medians over the rounds, in one process.
+
+``--profile`` shows where a step's time goes, ``--against COMMIT`` how it compares with another commit's.
 """
 
 from __future__ import annotations
@@ -26,12 +28,15 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
+from benchmarks.step_against import compare
+from benchmarks.step_profile import print_parts, profile_parts
 from moto_pl.agents import Agent, BatchPart
 from moto_pl.agents.latent_replay import LatentReplayAgent
 from moto_pl.agents.loading import build_agent
 from moto_pl.configs import config_path, lineage
 from moto_pl.doctor import environment_summary
 from moto_pl.files import write_whole
+from moto_pl.memory import keep_freed_memory
 from moto_pl.nn import EnsembleMLP
 from moto_pl.ops import Key, PriorWeights
 from moto_pl.replay import EpisodeSet, EpisodeStore, SequenceSampler
@@ -106,8 +111,19 @@ def main() -> None:
     parser.add_argument("--agents", action="store_true", help="instead, every agent; slow at the paper's sizes")
     parser.add_argument("--sizes", nargs="+", default=list(SIZES), choices=SIZES, help="of the agents")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--against", metavar="COMMIT", help="instead, pairs with another commit, on the CPU")
+    parser.add_argument("--profile", action="store_true", help="instead, where the time goes, by part, on the CPU")
+    parser.add_argument("--cases", nargs="+", default=list(CASES), help="of the last two: configurations or agents")
+    parser.add_argument("--steps", type=int, default=10, help="of the last two: steps timed in a process")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
+    if args.against:
+        compare(args.against, args.cases, args.rounds, args.steps, args.out)
+        return
+    if args.profile:
+        for case in args.cases:
+            profile_case(case, args.steps)
+        return
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if args.agents:
         compare_agents(args.sizes, args.rounds, device, args.out)
@@ -201,6 +217,21 @@ def measure(name: str, device: torch.device, rounds: int) -> dict[str, float]:
 
 
 # Every agent.
+
+#: What ``--against`` and ``--profile`` look at: two configurations, and the other agents.
+CASES = ("demo", "kitchen/cpu", "DreamerV2", "LOMPO", "COMBO", "BC", "IQL", "CQL", "SAC")
+
+
+def profile_case(case: str, steps: int) -> None:
+    """Prints where a step's time goes, with the settings of a run."""
+    keep_freed_memory()
+    device = torch.device("cpu")
+    agent = agent_of_size(case, "suite", device) if case in AGENTS else load_agent(case, device)
+    batch = random_batch(agent, device)
+    agent.final_lr = 1.0  # a schedule would need a run
+    optimizer = agent.configure_optimizers()
+    print_parts(case, profile_parts(lambda: take_step(agent, batch, optimizer), steps))
+
 
 AGENTS = ("MOTO", "DreamerV2", "LOMPO", "COMBO", "BC", "IQL", "CQL", "SAC")
 #: ``debug`` are the smallest, ``suite`` those of benchmarks/suite, ``paper`` the classes' defaults.

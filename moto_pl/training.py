@@ -26,6 +26,7 @@ from moto_pl.data.datamodule import OfflineToOnlineDataModule
 from moto_pl.data.schedule import Pretrain, Schedule
 from moto_pl.errors import SettingError
 from moto_pl.files import lock_run
+from moto_pl.memory import keep_freed_memory
 
 #: The data module's settings that make the schedule, in the order of :class:`Schedule`'s.
 _SCHEDULE = (
@@ -97,6 +98,9 @@ class MotoCLI(LightningCLI):
             default=200,
             help="steps between measurements of what pulls at the actor; 0: none",
         )
+        parser.add_argument(
+            "--keep_memory", type=bool, default=True, help="on a CPU: keep freed memory for the next step"
+        )
         parser.add_argument("--evaluate_untrained", type=bool, default=True, help="begin a run with an evaluation")
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
         parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=int)
@@ -158,6 +162,8 @@ class MotoCLI(LightningCLI):
         """Trains, going on from the run's newest checkpoint where there is one."""
         datamodule.check_pretraining(model)
         root = Path(self.trainer.default_root_dir)
+        if self._get(self.config, "keep_memory") and self.trainer.strategy.root_device.type == "cpu":
+            keep_freed_memory()
         if not self.trainer.is_global_zero:
             self._fit(root, model, datamodule, ckpt_path)
             return

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import AGENTS
+from runs import AGENTS, command
 
 from moto_pl.cli import main
+from moto_pl.training import MotoCLI
 
 DEBUG = Path(__file__).parents[1] / "configs/debug.yaml"
 
@@ -75,3 +76,14 @@ def test_a_run_that_fitted_its_lengths_goes_on(reach_dataset: Path, tmp_path: Pa
     assert main(fit(tmp_path / "run", reach_dataset, *more)) == 0
     assert main([*fit(tmp_path / "run", reach_dataset, *more), "--data.offline_steps", "2"]) == 0
     assert torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["global_step"] == 2
+
+
+@pytest.mark.parametrize(("value", "calls"), [("true", 1), ("false", 0), (None, 1)])
+def test_keep_memory(value: str | None, calls: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The setting rules the allocator, before the first step."""
+    events: list[str] = []
+    monkeypatch.setattr("moto_pl.training.keep_freed_memory", lambda: events.append("kept"))
+    monkeypatch.setattr(MotoCLI, "_fit", lambda *_: events.append("fitted"))
+    args = () if value is None else ("--keep_memory", value)
+    assert main(command(tmp_path / "run", "--data.dataset", "none", "--trainer.accelerator", "cpu", *args)[3:]) == 0
+    assert events == ["kept"] * calls + ["fitted"]

@@ -1,5 +1,7 @@
 #include "cpu/rollout_kernels.h"
 
+#include "cpu/isa.h"
+
 namespace moto::cpu {
 
 #define MOTO_DECLARE(isa)                         \
@@ -14,25 +16,6 @@ MOTO_DECLARE(avx2)
 MOTO_DECLARE(avx512)
 #endif
 #undef MOTO_DECLARE
-
-#ifdef MOTO_X86
-namespace {
-enum class Isa { generic, avx2, avx512 };
-
-Isa widest() {
-  __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-      __builtin_cpu_supports("avx512dq"))
-    return Isa::avx512;
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? Isa::avx2 : Isa::generic;
-}
-}  // namespace
-#define MOTO_CHOOSE(name)                                    \
-  static const Isa isa = widest();                           \
-  return isa == Isa::avx512 ? avx512::name : isa == Isa::avx2 ? avx2::name : generic::name
-#else
-#define MOTO_CHOOSE(name) return generic::name
-#endif
 
 template <>
 const Kernels<float, float>& kernels() {

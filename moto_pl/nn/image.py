@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moto_pl.errors import SettingError
+from moto_pl.ops import Ops, conv, conv_transpose
 from moto_pl.ops.philox import Key, Stream, integers
+from moto_pl.ops.pixels import shift
+from moto_pl.ops.pixels import to_float as to_float  # the inverse of to_uint8 below
 
 from .mlp import MLP, glorot
 
 IMAGE_SIZE = 64
 ConvActivation = Literal["elu", "relu"]
-_ACTIVATIONS: dict[ConvActivation, Callable[[Tensor], Tensor]] = {"elu": F.elu, "relu": F.relu}
-
-
-def to_float(image: Tensor) -> Tensor:
-    """uint8 [..., 3, 64, 64] -> float32 in [-0.5, 0.5]."""
-    return image.float() / 255 - 0.5
 
 
 def to_uint8(image: Tensor) -> Tensor:
@@ -38,6 +35,7 @@ class Encoder(nn.Module):
         mlp_layers: hidden layers after them; 0 gives DreamerV2's encoder.
         mlp_units: their width.
         activation: after each convolution.
+        ops: which operators compute the convolutions.
     """
 
     def __init__(
@@ -47,9 +45,11 @@ class Encoder(nn.Module):
         mlp_layers: int,
         mlp_units: int,
         activation: ConvActivation = "elu",
+        ops: Ops = "auto",
     ) -> None:
         super().__init__()
-        self.activate = _ACTIVATIONS[activation]
+        self.activation: ConvActivation = activation
+        self.ops = ops
         if len(channels) != len(kernels):
             raise SettingError("world_model.encoder_kernels", kernels, f"Give one for each of {channels}.")
         size, inputs, layers = IMAGE_SIZE, 3, []
@@ -66,9 +66,9 @@ class Encoder(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """uint8 [..., 3, 64, 64] -> [..., E]."""
-        x = to_float(image.flatten(end_dim=-4)).contiguous(memory_format=torch.channels_last)
-        for conv in self.convs:
-            x = self.activate(conv(x))
+        x = image.flatten(end_dim=-4)
+        for weight, bias in _weights(self.convs):
+            x = conv(x, weight, bias, self.activation, ops=self.ops)
         return self.mlp(x.flatten(1)).unflatten(0, image.shape[:-3])
 
 
@@ -85,6 +85,7 @@ class Decoder(nn.Module):
         mlp_layers: hidden layers before them; 0 gives DreamerV2's decoder.
         mlp_units: their width.
         activation: between the transposed convolutions.
+        ops: which operators compute the convolutions.
     """
 
     def __init__(
@@ -96,9 +97,11 @@ class Decoder(nn.Module):
         mlp_layers: int,
         mlp_units: int,
         activation: ConvActivation = "elu",
+        ops: Ops = "auto",
     ) -> None:
         super().__init__()
-        self.activate = _ACTIVATIONS[activation]
+        self.activation: ConvActivation = activation
+        self.ops = ops
         size = 1
         for kernel in kernels:
             size = 2 * (size - 1) + kernel
@@ -125,9 +128,17 @@ class Decoder(nn.Module):
         """[..., F] -> [..., 3, 64, 64]."""
         x = self.first(self.base(self.mlp(features.flatten(end_dim=-2))))
         x = x.unflatten(-1, self.first_shape).contiguous(memory_format=torch.channels_last)
-        for conv in self.convs:
-            x = conv(self.activate(x))
+        x = F.elu(x) if self.activation == "elu" else F.relu(x)
+        *hidden, last = _weights(self.convs)
+        for weight, bias in hidden:
+            x = conv_transpose(x, weight, bias, self.activation, self.ops)
+        x = conv_transpose(x, *last, "none", self.ops)
         return x.unflatten(0, features.shape[:-1])
+
+
+def _weights(convs: nn.ModuleList) -> list[tuple[Tensor, Tensor]]:
+    """Each layer's (weight, bias), as the ops take them."""
+    return [(cast(Tensor, layer.weight), cast(Tensor, layer.bias)) for layer in convs]
 
 
 def _channels_last(convs: nn.ModuleList) -> None:
@@ -161,9 +172,9 @@ class PixelEncoder(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """uint8 [B, C, 64, 64] -> [B, E]."""
-        x = (image.float() / 255).contiguous(memory_format=torch.channels_last)
-        for conv in self.convs:
-            x = F.relu(conv(x))
+        x = image
+        for weight, bias in _weights(self.convs):
+            x = conv(x, weight, bias, "relu", offset=0.0)
         return x.flatten(1)
 
 
@@ -180,11 +191,5 @@ def random_shift(image: Tensor, pad: int, key: Key) -> Tensor:
     """
     if pad == 0:
         return image
-    size, height, width = image.shape[0], *image.shape[-2:]
-    offset = integers(key, Stream.ROWS, 2 * pad + 1, (size, 2), image.device) - pad
-    # Where the crop reaches over the edge, the edge's own pixels are repeated.
-    rows = (torch.arange(height, device=image.device) + offset[:, :1]).clamp(0, height - 1)  # [B, H]
-    columns = (torch.arange(width, device=image.device) + offset[:, 1:]).clamp(0, width - 1)  # [B, W]
-    batch = torch.arange(size, device=image.device)[:, None, None]
-    picked = image.permute(0, 2, 3, 1)[batch, rows[:, :, None], columns[:, None, :]]  # [B, H, W, C]
-    return picked.permute(0, 3, 1, 2)
+    offset = integers(key, Stream.ROWS, 2 * pad + 1, (image.shape[0], 2), image.device) - pad
+    return shift(image, offset)

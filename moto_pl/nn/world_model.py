@@ -27,11 +27,12 @@ from moto_pl.ops import (
     kl,
     priors,
     sample,
+    squared_error,
     transition,
 )
 from moto_pl.replay.sampler import SequenceBatch
 
-from .image import ConvActivation, Decoder, Encoder, to_float
+from .image import ConvActivation, Decoder, Encoder
 from .mlp import MLP
 from .rssm import RSSM
 
@@ -158,7 +159,7 @@ class WorldModel(nn.Module):
         self.latent = LatentSpec(config.latent, config.stoch, config.classes, config.latent_std)
         activation = config.conv_activation
         self.encoder = Encoder(
-            config.encoder_channels, config.encoder_kernels, config.mlp_layers, config.mlp_units, activation
+            config.encoder_channels, config.encoder_kernels, config.mlp_layers, config.mlp_units, activation, ops
         )
         embed = self.encoder.out_features
         self.rssm = RSSM(self.latent, config.deter, config.hidden, action, embed, config.ensemble, ops)
@@ -171,6 +172,7 @@ class WorldModel(nn.Module):
             config.mlp_layers if config.decoder_mlp_layers is None else config.decoder_mlp_layers,
             config.mlp_units,
             activation,
+            ops,
         )
         self.reward = MLP(self.feature_size, 1, config.head_layers, config.head_units)
         ends = terminates if config.discount_head == "auto" else config.discount_head
@@ -243,9 +245,8 @@ class WorldModel(nn.Module):
         config = self.config
         post = self.observe(batch, key)
         features = post.states.features  # [T, B, D + Z]
-        target = to_float(batch.image.transpose(0, 1))
         reconstruction = self.decoder(features).float()
-        image = 0.5 * (reconstruction - target).square().sum((-3, -2, -1)).mean()
+        image = squared_error(reconstruction, batch.image.transpose(0, 1), self.decoder.ops).mean()
         reward_error = self.predict_reward(post.states) - batch.reward.transpose(0, 1)
         reward = 0.5 * reward_error.square().mean()
         prior = self.rssm.priors(post.states.deter)  # [K, T, B, P]

@@ -1,7 +1,8 @@
-"""Counter-based random numbers: Philox4x32-10 (Salmon et al., 2011) in plain PyTorch.
+"""Counter-based random numbers: Philox4x32-10 (Salmon et al., 2011). Compiled operator and plain-PyTorch reference.
 
 A draw is a pure function of ``(seed, offset, stream, index)``. There is no generator state to save: a resumed run makes
-the draws of the unbroken one, and a compiled kernel makes those of this reference, on any device.
+the draws of the unbroken one. Both forms have the same bits, on any device: nothing chooses between them but whether
+the operator was built for it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from .extension import signed, use_compiled
 
 _MASK = 0xFFFFFFFF
 _MASK64 = 0xFFFFFFFFFFFFFFFF
@@ -58,8 +61,8 @@ def _multiply(a: int, b: Tensor) -> tuple[Tensor, Tensor]:
     return (product >> 32) & _MASK, product & _MASK
 
 
-def philox(key: Key, stream: int, count: int, device: torch.device | str = "cpu") -> Tensor:
-    """``count`` random 32-bit words as int64 [count]. Word i is lane ``i % 4`` of block ``i // 4``."""
+def philox_ref(key: Key, stream: int, count: int, device: torch.device | str = "cpu") -> Tensor:
+    """The definition of :func:`philox`, one PyTorch operation at a time. Same arguments and result."""
     blocks = (count + 3) // 4
     c0 = torch.arange(blocks, dtype=torch.int64, device=device)
     c1 = torch.full_like(c0, stream & _MASK)
@@ -74,6 +77,36 @@ def philox(key: Key, stream: int, count: int, device: torch.device | str = "cpu"
     return torch.stack((c0, c1, c2, c3), dim=1).flatten()[:count]
 
 
+def philox(key: Key, stream: int, count: int, device: torch.device | str = "cpu") -> Tensor:
+    """``count`` random 32-bit words as int64 [count]. Word i is lane ``i % 4`` of block ``i // 4``."""
+    words = _compiled(key, stream, count, device, torch.int64)
+    return philox_ref(key, stream, count, device) if words is None else words
+
+
+def _compiled(key: Key, stream: int, count: int, device: torch.device | str, dtype: torch.dtype) -> Tensor | None:
+    """The operator's words (int64) or uniform numbers (float32, float64); None where it does not serve."""
+    device = torch.device(device)
+    if device.type != "cpu" or dtype not in (torch.int64, torch.float32, torch.float64):
+        return None
+    if not use_compiled("auto", device):
+        return None
+    like = torch.empty(0, dtype=dtype)
+    drawn: Tensor = torch.ops.moto.philox(like, signed(key.seed), signed(key.offset), stream, count)
+    return drawn
+
+
+def uniform_ref(
+    key: Key,
+    stream: int,
+    shape: tuple[int, ...],
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """The definition of :func:`uniform`, one PyTorch operation at a time. Same arguments and result."""
+    words = philox_ref(key, stream, math.prod(shape), device)
+    return (((words >> 9).to(dtype) + 0.5) * 2.0**-23).reshape(shape)
+
+
 def uniform(
     key: Key,
     stream: int,
@@ -82,8 +115,8 @@ def uniform(
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Uniform draws in the open interval (0, 1), each an odd multiple of 2**-24, so exact in float32."""
-    words = philox(key, stream, math.prod(shape), device)
-    return (((words >> 9).to(dtype) + 0.5) * 2.0**-23).reshape(shape)
+    drawn = _compiled(key, stream, math.prod(shape), device, dtype)
+    return uniform_ref(key, stream, shape, device, dtype) if drawn is None else drawn.reshape(shape)
 
 
 def normal(

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moto_pl.errors import SettingError
-from moto_pl.nn.image import Decoder, Encoder, to_float, to_uint8
+from moto_pl.nn.image import Decoder, Encoder, PixelEncoder, to_float, to_uint8
 
 
 def image(*shape: int) -> Tensor:
@@ -63,6 +63,48 @@ def test_default_shapes() -> None:
     torch.manual_seed(0)
     assert Encoder((4, 8, 16, 32), (4, 4, 4, 4), 0, 1)(image(2)).shape == (2, 128)
     assert Decoder(7, (16, 8, 4), (5, 5, 6, 6), 128, 0, 1)(torch.randn(5, 7)).shape == (5, 3, 64, 64)
+
+
+def test_pixel_encoder_against_plain_convolutions() -> None:
+    torch.manual_seed(0)
+    encoder = PixelEncoder(9, (4, 8, 5))
+    frames = image(2, 3).flatten(1, 2)
+    x = frames.float() / 255
+    for layer in encoder.convs:
+        x = F.relu(F.conv2d(x, layer.weight.contiguous(), layer.bias, stride=2))
+    torch.testing.assert_close(encoder(frames), x.reshape(2, -1), rtol=1e-4, atol=1e-5)
+
+
+def test_operators_and_references_agree() -> None:
+    """Values and every parameter's gradient, of encoder and decoder as configured by default but for their widths."""
+    grads = []
+    for ops in ("auto", "reference"):
+        torch.manual_seed(0)
+        net = nn.Sequential(
+            Encoder((4, 8, 16, 32), (4, 4, 4, 4), 1, 20, ops),  # type: ignore[arg-type]
+            Decoder(20, (16, 8, 4), (5, 5, 6, 6), 128, 1, 20, ops),  # type: ignore[arg-type]
+        )
+        out = net(image(2, 3))
+        grads.append([out.detach(), *torch.autograd.grad(out.square().mean(), list(net.parameters()))])
+    for found, expected in zip(*grads, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_checkpoints_of_before_load() -> None:
+    """Names and shapes of the weights are those of plain layers, whatever computes them."""
+    encoder, decoder = Encoder((4, 8), (4, 4), 0, 1), Decoder(7, (6, 5, 4), (5, 5, 6, 6), 10, 0, 1)
+    assert {name: tuple(p.shape) for name, p in encoder.state_dict().items()} == {
+        "convs.0.weight": (4, 3, 4, 4),
+        "convs.0.bias": (4,),
+        "convs.1.weight": (8, 4, 4, 4),
+        "convs.1.bias": (8,),
+    }
+    shapes = {name: tuple(p.shape) for name, p in decoder.state_dict().items() if name.startswith("convs")}
+    assert shapes == {
+        f"convs.{i}.{name}": shape
+        for i, (a, b, k) in enumerate([(6, 5, 5), (5, 4, 6), (4, 3, 6)])
+        for name, shape in (("weight", (a, b, k, k)), ("bias", (b,)))
+    }
 
 
 @pytest.mark.parametrize(

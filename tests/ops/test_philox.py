@@ -1,11 +1,13 @@
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 from scipy import stats
 
-from moto_pl.ops.philox import Key, Stream, integers, normal, philox, uniform
+from moto_pl.ops import extension
+from moto_pl.ops.philox import Key, Stream, integers, normal, philox, philox_ref, uniform, uniform_ref
 
 Words = tuple[int, int, int, int]
 ONES = 0xFFFFFFFF
@@ -37,17 +39,22 @@ def test_known_answers(counter: Words, key: tuple[int, int], answer: Words, monk
     assert block(counter, key) == answer  # the tests' own reference
     # The counter is (block, stream, offset low, offset high): block numbers this high are reached only by a trick.
     monkeypatch.setattr(torch, "arange", lambda _, **kwargs: torch.tensor([counter[0]], **kwargs))
-    found = philox(Key(key[1] << 32 | key[0], counter[3] << 32 | counter[2]), counter[1], 4)
+    found = philox_ref(Key(key[1] << 32 | key[0], counter[3] << 32 | counter[2]), counter[1], 4)
     assert tuple(found.tolist()) == answer
 
 
+compiled = pytest.mark.skipif(not extension.available(), reason=extension.status())
+FORMS = [philox_ref, pytest.param(philox, marks=compiled)]
+
+
+@pytest.mark.parametrize("draw", FORMS)
 @pytest.mark.parametrize("seed", [0, 1, 2**32 - 1, 2**64 - 1, 0x123456789ABCDEF0])
 @pytest.mark.parametrize("offset", [0, 7, 2**40 + 5, 2**63 - 1])
-def test_words_are_those_of_the_blocks(seed: int, offset: int) -> None:
+def test_words_are_those_of_the_blocks(draw: Callable[..., torch.Tensor], seed: int, offset: int) -> None:
     key = seed & ONES, seed >> 32
     words = [w for i in range(5) for w in block((i, 3, offset & ONES, offset >> 32), key)]
     for count in (0, 1, 3, 4, 17):
-        found = philox(Key(seed, offset), 3, count)
+        found = draw(Key(seed, offset), 3, count)
         assert found.dtype == torch.int64 and found.tolist() == words[:count]
 
 
@@ -63,11 +70,53 @@ def test_uniform_values_shapes_and_dtypes() -> None:
 
 
 def test_extreme_words_stay_inside_the_open_interval(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("moto_pl.ops.philox.philox", lambda *_: torch.tensor([0, ONES]))
+    monkeypatch.setattr("moto_pl.ops.philox._compiled", lambda *_: None)
+    monkeypatch.setattr("moto_pl.ops.philox.philox_ref", lambda *_: torch.tensor([0, ONES]))
     low, high = uniform(Key(0, 0), 0, (2,)).tolist()
     assert (low, high) == (2.0**-24, 1 - 2.0**-24)
     assert normal(Key(0, 0), 0, (2,)).isfinite().all()
     assert integers(Key(0, 0), 0, 7, (2,)).tolist() == [0, 6]
+
+
+@compiled
+@pytest.mark.parametrize("shape", [(), (0, 3), (5,), (123, 45), (3, 20_001)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_compiled_draws_have_the_references_bits(
+    shape: tuple[int, ...], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = Key(2**63 + 5, 2**62 + 7)
+
+    def draws() -> list[torch.Tensor]:
+        return [
+            uniform(key, Stream.NOISE, shape, dtype=dtype),
+            normal(key, Stream.NOISE, shape, dtype=dtype),
+            integers(key, Stream.NOISE, 1000, shape),
+        ]
+
+    found = draws()
+    assert torch.equal(found[0], uniform_ref(key, Stream.NOISE, shape, dtype=dtype))
+    calls = []
+    monkeypatch.setattr("moto_pl.ops.philox._compiled", lambda *_: calls.append(0))
+    assert all(torch.equal(one, other) for one, other in zip(found, draws(), strict=True))
+    assert len(calls) == 3
+
+
+@compiled
+def test_bits_do_not_depend_on_threads() -> None:
+    before = torch.get_num_threads()
+    try:
+        draws = []
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            draws.append(uniform(Key(1, 2), 3, (100_003,)))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(draws[0], draws[1]) and torch.equal(draws[0], draws[2])
+
+
+@compiled
+def test_opcheck() -> None:
+    torch.library.opcheck(torch.ops.moto.philox.default, (torch.empty(0), 1, 2, 3, 10))
 
 
 def test_uniformity() -> None:

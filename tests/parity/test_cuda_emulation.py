@@ -42,6 +42,7 @@ def _sources() -> dict[Path, list[str]]:
         **kernels,
         **cpu,
         ROOT / "csrc/cpu/isa/rollout_kernels.cpp": ["-DMOTO_ISA=generic"],
+        ROOT / "csrc/cpu/isa/conv_kernels.cpp": ["-DMOTO_ISA=generic"],
         own / "emulation.cpp": [],
     }
 
