@@ -81,8 +81,8 @@ def test_operators_and_references_agree() -> None:
     for ops in ("auto", "reference"):
         torch.manual_seed(0)
         net = nn.Sequential(
-            Encoder((4, 8, 16, 32), (4, 4, 4, 4), 1, 20, ops),  # type: ignore[arg-type]
-            Decoder(20, (16, 8, 4), (5, 5, 6, 6), 128, 1, 20, ops),  # type: ignore[arg-type]
+            Encoder((4, 8, 16, 32), (4, 4, 4, 4), 1, 20, ops=ops),  # type: ignore[arg-type]
+            Decoder(20, (16, 8, 4), (5, 5, 6, 6), 128, 1, 20, ops=ops),  # type: ignore[arg-type]
         )
         out = net(image(2, 3))
         grads.append([out.detach(), *torch.autograd.grad(out.square().mean(), list(net.parameters()))])
