@@ -191,14 +191,14 @@ ARGUMENTS: dict[str, Argument] = {
         "data.offline_steps and data.online_steps",
         _whole,
         "Leave it out and give data.offline_steps and data.online_steps.",
-        lambda trainer: trainer.limit_train_batches,
+        lambda trainer: None if trainer.overfit_batches else trainer.limit_train_batches,
     ),
     "limit_val_batches": Argument(
         "refused",
         "data.eval_episodes, which may be 0",
         _whole,
         "Leave it out and give data.eval_episodes.",
-        lambda trainer: trainer.limit_val_batches,
+        lambda trainer: None if trainer.overfit_batches else trainer.limit_val_batches,
     ),
     "limit_test_batches": Argument(
         "refused",

@@ -85,17 +85,17 @@ class MotoCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Looks at Lightning's arguments before anything is made, and turns a trial into a small run of its own."""
         trainer = self._get(self.config, "trainer")
-        check_arguments(trainer)
+        check_arguments(vars(trainer))  # its items() would go into what is nested
         self._trial: TemporaryDirectory[str] | None = None
         if steps := int(trainer.fast_dev_run):
             if self.subcommand != "fit":
                 fix = "It is for moto fit. Give data.eval_episodes or data.test_episodes."
                 raise SettingError("trainer.fast_dev_run", trainer.fast_dev_run, fix)
             self._trial = TemporaryDirectory(prefix="moto-")
-            trainer.update({"fast_dev_run": False, "logger": False, "default_root_dir": self._trial.name})
+            trainer.fast_dev_run, trainer.logger, trainer.default_root_dir = False, False, self._trial.name
             data = self._get(self.config, "data")
-            most = {"offline_steps": steps, "online_steps": steps, "eval_episodes": 1}
-            data.update({name: min(value, data[name]) for name, value in most.items()})
+            for name, most in (("offline_steps", steps), ("online_steps", steps), ("eval_episodes", 1)):
+                data[name] = min(most, data[name])
 
     def instantiate_classes(self) -> None:
         """Tells the data module what to ask where a length of the agent's does not fit the data."""
