@@ -56,6 +56,7 @@ def _quiet() -> None:
         ".*Checkpoint directory .* exists and is not empty.*",
         ".*The `srun` command is available.*",
         ".*in eval mode at the start of training.*",
+        ".*Please add the following callbacks: .'Timer'..*",  # trainer.max_time, where a run goes on without it
         ".*Starting from v1.9.0, `tensorboardX`.*",
         ".*LightningCLI's args parameter is intended.*",
         ".*isinstance\\(treespec, LeafSpec\\)` is deprecated.*",

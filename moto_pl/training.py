@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from jsonargparse import Namespace
 from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from moto_pl.agents import Agent
 from moto_pl.agents.base import check_same_agent
@@ -23,36 +27,12 @@ from moto_pl.callbacks.progress import RunProgress
 from moto_pl.callbacks.throughput import Throughput
 from moto_pl.configs import LIGHTNING_VERBS
 from moto_pl.data.datamodule import OfflineToOnlineDataModule
-from moto_pl.data.schedule import Pretrain, Schedule
 from moto_pl.errors import SettingError
 from moto_pl.files import lock_run
 from moto_pl.memory import keep_freed_memory
+from moto_pl.trainer_arguments import FIXED, check_arguments, check_trainer
 
-#: The data module's settings that make the schedule, in the order of :class:`Schedule`'s.
-_SCHEDULE = (
-    "offline_steps",
-    "online_steps",
-    "offline_round_steps",
-    "updates_per_episode",
-    "num_envs",
-    "pretrain",
-    "model_steps",
-)
-
-
-def rounds(
-    offline_steps: int,
-    online_steps: int,
-    offline_round_steps: int,
-    updates_per_episode: int,
-    num_envs: int,
-    pretrain: Pretrain,
-    model_steps: int,
-) -> int:
-    """The number of epochs of a run."""
-    return Schedule(
-        offline_steps, online_steps, offline_round_steps, updates_per_episode, num_envs, pretrain, model_steps
-    ).rounds
+DEFAULT_ROOT = "runs/moto"
 
 
 class MotoCLI(LightningCLI):
@@ -71,11 +51,12 @@ class MotoCLI(LightningCLI):
             # Errors are raised rather than printed, so that the command line can say the one thing that matters.
             parser_kwargs={verb: {"exit_on_error": False} for verb in LIGHTNING_VERBS} | {"exit_on_error": False},
             trainer_defaults={
-                "default_root_dir": "runs/moto",
+                "default_root_dir": DEFAULT_ROOT,
                 "accelerator": "auto",
                 "devices": 1,
                 "log_every_n_steps": 10,
                 "enable_model_summary": False,
+                **{name: value for name, value in FIXED.items() if name != "max_epochs"},
             },
         )
 
@@ -104,11 +85,31 @@ class MotoCLI(LightningCLI):
         parser.add_argument("--evaluate_untrained", type=bool, default=True, help="begin a run with an evaluation")
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
         parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=int)
-        parser.link_arguments(tuple(f"data.{name}" for name in _SCHEDULE), "trainer.max_epochs", compute_fn=rounds)
+
+    def before_instantiate_classes(self) -> None:
+        """Looks at Lightning's arguments before anything is made, and turns a trial into a small run of its own."""
+        trainer = self._get(self.config, "trainer")
+        check_arguments(vars(trainer))  # its items() would go into what is nested
+        self._trial: TemporaryDirectory[str] | None = None
+        if steps := int(trainer.fast_dev_run):
+            if self.subcommand != "fit":
+                fix = "It is for moto fit. Give data.eval_episodes or data.test_episodes."
+                raise SettingError("trainer.fast_dev_run", trainer.fast_dev_run, fix)
+            self._trial = TemporaryDirectory(prefix="moto-")
+            trainer.fast_dev_run, trainer.logger, trainer.default_root_dir = False, False, self._trial.name
+            data = self._get(self.config, "data")
+            short = ("model_steps", "offline_steps", "online_steps")
+            for name, most in (*((name, steps) for name in short), ("eval_episodes", 1)):
+                data[name] = min(most, data[name])
 
     def instantiate_classes(self) -> None:
         """Tells the data module what to ask where a length of the agent's does not fit the data."""
-        super().instantiate_classes()
+        try:
+            super().instantiate_classes()
+        except BaseException:
+            if self._trial is not None:
+                self._trial.cleanup()
+            raise
         self.datamodule.given_settings = self.given_settings
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -127,7 +128,8 @@ class MotoCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Adds what every run has; users add callbacks and loggers of their own in ``trainer``."""
         trainer_config = self._get(self.config_init, "trainer")
-        root = Path(str(trainer_config.get("default_root_dir") or "runs/moto"))
+        root = Path(str(trainer_config.get("default_root_dir") or DEFAULT_ROOT))
+        own = _as_list(trainer_config.get("callbacks"))
         extra: list[Any] = [
             Throughput(),
             EvaluationRecorder(self._get(self.config_init, "video_episodes")),
@@ -136,31 +138,40 @@ class MotoCLI(LightningCLI):
             FiniteGuard(self._get(self.config_init, "max_skipped")),
             RunCheckpoint(self._get(self.config_init, "checkpoint_every")),
         ]
-        if trainer_config.get("enable_progress_bar") is not False:
+        if trainer_config.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in own):
             extra.append(RunProgress())
-        settings = dict(kwargs)
+        settings = {**kwargs, **FIXED, "default_root_dir": str(root)}
         if trainer_config.get("logger") in (None, True):
             settings["logger"] = [
                 CSVLogger(root, name="csv", flush_logs_every_n_steps=1),
                 TensorBoardLogger(root, name="tensorboard", version=""),
             ]
-        # What rounds as epochs need. Tensors made under inference_mode could not be updated in training later.
-        settings |= {
-            "reload_dataloaders_every_n_epochs": 1,
-            "num_sanity_val_steps": 0,
-            "use_distributed_sampler": False,
-            "inference_mode": False,
-        }
         settings["plugins"] = [DurableCheckpointIO(), *_as_list(trainer_config.get("plugins"))]
-        config = {**trainer_config, **settings}
-        config["callbacks"] = _as_list(trainer_config.get("callbacks"))
-        return self._instantiate_trainer(config, extra)
+        config = {**trainer_config, **settings, "callbacks": own}
+        try:
+            trainer = self._instantiate_trainer(config, extra)
+        except SettingError:
+            raise
+        except (MisconfigurationException, ImportError, RuntimeError, TypeError, ValueError) as error:
+            raise SettingError("trainer", " ".join(str(error).split()), "See docs/trainer.md.") from error
+        check_trainer(trainer)
+        if self._trial is not None and trainer.world_size > 1:
+            found = f"true, with {trainer.world_size} processes"
+            raise SettingError("trainer.fast_dev_run", found, "Give trainer.devices: 1 and trainer.num_nodes: 1.")
+        return trainer
 
     def fit(
         self, model: Agent, datamodule: OfflineToOnlineDataModule, ckpt_path: str | None = None, **kwargs: Any
     ) -> None:
         """Trains, going on from the run's newest checkpoint where there is one."""
         datamodule.check_pretraining(model)
+        with self._trial or nullcontext():
+            self._fit_locked(model, datamodule, ckpt_path)
+        if self._trial is not None:
+            steps = f"{self.trainer.global_step} gradient steps, the episodes and evaluations around them, checkpoints"
+            self._say(f"trainer.fast_dev_run: all went well ({steps}); nothing is kept.")
+
+    def _fit_locked(self, model: Agent, datamodule: OfflineToOnlineDataModule, ckpt_path: str | None) -> None:
         root = Path(self.trainer.default_root_dir)
         if self._get(self.config, "keep_memory") and self.trainer.strategy.root_device.type == "cpu":
             keep_freed_memory()
@@ -183,16 +194,22 @@ class MotoCLI(LightningCLI):
             if step >= datamodule.schedule.total_steps:
                 self._say(f"{root}: all {step} gradient steps are taken; raise data.online_steps to go on.")
                 return
+            if 0 <= self.trainer.max_steps <= step:
+                self._say(f"{root}: {step} gradient steps are taken; raise trainer.max_steps or leave it out to go on.")
+                return
             self._say(f"resuming {root} at gradient step {step} of {datamodule.schedule.total_steps}")
             del checkpoint
         elif self._get(self.config, "evaluate_untrained") and datamodule.eval_episodes > 0:
             datamodule.before_fit = True
             self.trainer.validate(model, datamodule, verbose=False)
             datamodule.before_fit = False
-        # The agent ends the run with its last gradient step: a resumed run counts its epochs on, and their rounds may
-        # have been of another size.
-        self.trainer.fit_loop.max_epochs = -1
         self.trainer.fit(model, datamodule=datamodule, ckpt_path=ckpt_path)
+        if self.trainer.global_step < datamodule.schedule.total_steps:
+            step, last = self.trainer.global_step, datamodule.schedule.total_steps
+            self._say(
+                f"{root}: told to end at gradient step {step} of {last}; the same command goes on from there without "
+                "trainer.max_steps, trainer.max_time or what else ended it."
+            )
 
     def _say(self, message: str) -> None:
         if self.trainer.is_global_zero:

@@ -22,6 +22,7 @@ from moto_pl.errors import SettingError
 from moto_pl.ops import Key
 from moto_pl.replay.episode import Episode, rows
 from moto_pl.replay.sampler import SequenceBatch
+from moto_pl.trainer_arguments import check_trainer
 
 from .earlier import complete
 from .metrics import VALUE_FIGURES, EpisodeMetrics, return_to_go
@@ -238,10 +239,13 @@ class Agent(L.LightningModule):
 
     # Lightning's hooks.
 
+    def configure_callbacks(self) -> list[L.Callback]:
+        """None; Lightning asks before anything is written or started, so that this is where a Trainer is refused."""
+        check_trainer(self.trainer)
+        return []
+
     def configure_model(self) -> None:
         """Makes the networks once, from the seed alone."""
-        if self.trainer.precision in ("bf16-true", "16-true"):
-            raise SettingError("trainer.precision", self.trainer.precision, "Use bf16-mixed or 32-true.")
         if self.action_size is None:
             self.action_size = int(self.trainer.datamodule.action_size)  # type: ignore[attr-defined]
             self.terminates = bool(self.trainer.datamodule.terminates)  # type: ignore[attr-defined]
@@ -284,8 +288,6 @@ class Agent(L.LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clips each component's gradient to its own norm; ``trainer.gradient_clip_val`` replaces all of them."""
-        if gradient_clip_algorithm not in (None, "norm"):
-            raise SettingError("trainer.gradient_clip_algorithm", gradient_clip_algorithm, "Use norm, or leave it out.")
         for group in self._trained_groups(self.global_step):
             limit = group.clip if gradient_clip_val is None else float(gradient_clip_val)
             norm = nn.utils.clip_grad_norm_(_parameters(group.modules), limit, foreach=True)

@@ -112,6 +112,9 @@ class RunCheckpoint(Checkpoint):
     in collecting, from a checkpoint of the round's beginning; in an evaluation, from the last checkpoint. Every rank's
     random generators are in each checkpoint.
 
+    Where Lightning ends the run (``max_steps``, ``max_time``, a callback) it does so after a whole gradient step, with
+    a checkpoint; within a round nothing is evaluated, because the unbroken run would not evaluate there.
+
     Args:
         every_n_rounds: rounds between checkpoints; phase ends are always saved.
     """
@@ -125,6 +128,8 @@ class RunCheckpoint(Checkpoint):
         self._handlers: dict[int, Any] = {}
         self._saved: int | None = None  # the last checkpoint's step
         self._exiting = False
+        self._stopping = False  # Lightning was told to stop; it does once a gradient step is whole
+        self._limit_val_batches: int | float | None = None  # what it was before it was set aside
 
     def state_dict(self) -> dict[str, Any]:
         """What the best evaluation so far came to."""
@@ -136,6 +141,7 @@ class RunCheckpoint(Checkpoint):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Takes over the signals, after Lightning has set its own handlers."""
+        self._stopping = False
         self._handlers = signals.take_over(signals.later)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -167,15 +173,31 @@ class RunCheckpoint(Checkpoint):
         whole_step = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         if stop and whole_step and not trainer.is_last_batch:
             self._save_and_exit(trainer)
+        self._stopping |= self._stops(trainer)
+        trainer.should_stop = self._stopping and whole_step
+        if trainer.should_stop and not trainer.is_last_batch:
+            self._save(trainer, LAST)
+            # Lightning would evaluate as it stops.
+            self._limit_val_batches, trainer.limit_val_batches = trainer.limit_val_batches, 0
+
+    @staticmethod
+    def _stops(trainer: L.Trainer) -> bool:
+        """Whether Lightning is about to end the run."""
+        return trainer.should_stop or 0 <= trainer.max_steps <= trainer.global_step
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Saves as the round ends."""
+        if self._limit_val_batches is not None:  # it ends early, and is saved
+            trainer.limit_val_batches, self._limit_val_batches = self._limit_val_batches, None
+            if signals.noted() is not None:
+                self._exit(trainer)
+            return
         schedule = trainer.datamodule.schedule  # type: ignore[attr-defined]
         step = trainer.global_step
         if self._is_best(trainer):
             self._save(trainer, BEST)
-        phase_end = step in (schedule.pretraining_steps, schedule.total_steps)
-        if phase_end or (trainer.current_epoch + 1) % self.every_n_rounds == 0:
+        due = step in (schedule.pretraining_steps, schedule.total_steps) or self._stops(trainer)
+        if due or (trainer.current_epoch + 1) % self.every_n_rounds == 0:
             self._save(trainer, LAST)
             if step == schedule.pretraining_steps:
                 self._save(trainer, PRETRAINED)
@@ -196,6 +218,9 @@ class RunCheckpoint(Checkpoint):
 
     def _save_and_exit(self, trainer: L.Trainer) -> None:
         self._save(trainer, LAST)
+        self._exit(trainer)
+
+    def _exit(self, trainer: L.Trainer) -> None:
         stopped = signals.Stopped(signals.noted() or signal.SIGTERM)
         rank_zero_info(
             f"{stopped.name}: saved {self._path(trainer, LAST)} at step {trainer.global_step}; the same command goes "
