@@ -79,6 +79,13 @@ class Checker:
         kept = {name: value for name, value in yaml.safe_load(text).items() if name in ("model", "data")}
         return Settings(data.schedule.total_steps, data.eval_episodes > 0, _dataset(data), flatten(kept))
 
+    def ask(self, arguments: Sequence[str]) -> Settings | SettingError:
+        """What :meth:`settings` returns or raises; an error that is returned is in no other's history."""
+        try:
+            return self.settings(arguments)
+        except SettingError as error:
+            return error
+
 
 def check(campaign: Campaign) -> dict[tuple[str, str, str], Settings]:
     """What the runs of a campaign are, by task, agent and setting.
@@ -91,11 +98,11 @@ def check(campaign: Campaign) -> dict[tuple[str, str, str], Settings]:
     for run in campaign.grid():
         if run.cell in found:
             continue
-        try:
-            found[run.cell] = checker.settings(run.arguments)
-        except SettingError as error:
-            place = _place(checker, campaign, run, str(error))
-            raise SettingError(f"{place}: {error.setting}", error.found, error.fix) from None
+        answer = checker.ask(run.arguments)
+        if isinstance(answer, SettingError):
+            place = _place(checker, campaign, run, str(answer))
+            raise SettingError(f"{place}: {answer.setting}", answer.found, answer.fix)
+        found[run.cell] = answer
     return found
 
 
@@ -129,11 +136,8 @@ def _place(checker: Checker, campaign: Campaign, run: Run, said: str) -> str:
     arguments: list[str] = [word for package in campaign.trusted for word in ("--trust", package)]
     for place, part in campaign.parts(*run.cell).items():
         arguments += part
-        try:
-            checker.settings(arguments)
-        except SettingError as error:
-            if str(error) == said:
-                return place
+        if str(checker.ask(arguments)) == said:
+            return place
     return run.name
 
 
@@ -159,7 +163,13 @@ def _dataset(data: OfflineToOnlineDataModule) -> str | None:
 
 
 def _innermost(text: str) -> str:
-    """Of what the parser says in many lines, the one that tells."""
-    lines = [line.strip(" -") for line in text.splitlines()]
-    told = [line for line in lines if re.search(r"not accepted|has no attribute|Got value|unrecognized", line)]
-    return told[-1] if told else " ".join(text.split())
+    """Of what the parser says in many lines, the one that tells, with the setting that it is about."""
+    key, told = "", ""
+    for line in (line.strip(" -") for line in text.splitlines()):
+        if about := re.match(r'Parser key "(.*)":$', line):
+            key = about[1]
+        elif "Got value" in line:
+            told = f"{key}: {line}"
+        elif re.search(r"not accepted|has no attribute|unrecognized", line):
+            told = line
+    return told or " ".join(text.split())

@@ -218,7 +218,7 @@ class _Reader:
     trusted: tuple[str, ...]
 
     def refusal(self, place: str, found: object, fix: str) -> SettingError:
-        return SettingError(place, f"{found!r} in {self.path}", fix)
+        return SettingError(place, f"{'nothing' if found is None else repr(found)} in {self.path}", fix)
 
     def name(self, place: str, value: Any) -> str:
         if not isinstance(value, str) or not _NAME.fullmatch(value):
