@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -76,11 +75,3 @@ def attempts(run: Path) -> int:
     """How often a run has been started."""
     log = run / "log.txt"
     return log.read_text().count("==== ") if log.exists() else 0
-
-
-def alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True

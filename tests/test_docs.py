@@ -41,6 +41,7 @@ RULES: dict[str, tuple[str, str]] = {
     "moto data render": ("parse", "needs others' data; tests/data/test_kitchen_render.py"),
     "moto report": ("parse", "needs the run; tests/test_report.py"),
     "moto compare": ("parse", "needs runs; tests/test_compare.py"),
+    "moto campaign": ("parse", "trains for hours; tests/campaigns/test_campaign.py"),
     "moto analyze": ("parse", "needs a checkpoint; tests/analysis/test_commands.py"),
     "moto reproduce": ("run", ""),
     "moto reproduce figure5": ("parse", "builds data and trains for minutes; tests/test_reproduce.py"),
