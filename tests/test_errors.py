@@ -16,6 +16,7 @@ from typing import Any, get_args, get_type_hints
 import pytest
 
 from moto_pl import agents, cli
+from moto_pl.campaigns import clusters, plan
 from moto_pl.data import commands
 from moto_pl.envs import kitchen, metaworld, reach
 from moto_pl.replay.episode import Episode
@@ -27,7 +28,6 @@ DEBUG = PACKAGE.parent / "configs/debug.yaml"
 #: What is named that is no setting.
 NOT_SETTINGS = {
     "MUJOCO_GL": "an environment variable",
-    "--trust": "of moto fit, read before its parser",
     "arguments": "what a parser says of a whole command line, where it names nothing",
     "gradient": "of the networks; the line names --max_skipped",
     "embed": "an operator's tensor",
@@ -47,6 +47,7 @@ PUT_TOGETHER = {
     ("files.py", "setting"): "given by the caller: trainer.default_root_dir, or runs",
     ("campaigns/plan.py", "place"): "a place in the user's file",
     ("campaigns/plan.py", "str(key)"): "a key in the user's file",
+    ("campaigns/clusters.py", "f'ray.{name}'"): "a key in the user's file",
     ("campaigns/check.py", "error.setting"): "what moto fit's parser names",
     ("campaigns/check.py", "f'{place}: {answer.setting}'"): "a place in the user's file, and the same",
     ("envs/__init__.py", "setting"): "given by the caller, whose call is looked at too",
@@ -112,6 +113,7 @@ def known() -> frozenset[str]:
         names |= commands.Build().named(dataset, "moto")[0].hints.keys()
     for env in (reach.ReachEnv, metaworld.MetaWorldEnv, kitchen.KitchenEnv):
         names |= inspect.signature(env).parameters.keys()
+    names |= {*plan.KEYS, *(f"ray.{name}" for name in clusters.RayWorkers.OPTIONS)}
     names |= {f"episode.{field.name}" for field in dataclasses.fields(Episode)}
     return frozenset(names)
 

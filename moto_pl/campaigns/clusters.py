@@ -113,7 +113,8 @@ class RayWorkers:
         SettingError: without ray, without that cluster, or with another parameter.
     """
 
-    _OPTIONS = ("address", "num_gpus", "resources")
+    #: What ``ray`` may hold.
+    OPTIONS = ("address", "num_gpus", "resources")
 
     def __init__(self, campaign: Campaign) -> None:
         try:
@@ -121,8 +122,8 @@ class RayWorkers:
         except ImportError:
             raise _missing("ray", "ray") from None
         for name in campaign.ray:
-            if name not in self._OPTIONS:
-                raise SettingError(f"ray.{name}", "an unknown key", f"Give {', '.join(self._OPTIONS)}.")
+            if name not in self.OPTIONS:
+                raise SettingError(f"ray.{name}", "an unknown key", f"Give {', '.join(self.OPTIONS)}.")
         address = campaign.ray.get("address")
         paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
         here: dict[str, Any] = {"num_cpus": campaign.slots * campaign.threads, "include_dashboard": False}

@@ -15,6 +15,7 @@ from runs import assert_same_weights, environment, final
 
 from moto_pl.campaigns.plan import read_campaign
 from moto_pl.campaigns.results import COLUMNS
+from moto_pl.cli import main
 
 #: Long enough to be killed half-way: ten rounds of two steps.
 LONGER = (*SHORT[:2], "--data.online_steps=18", "--data.updates_per_episode=2")
@@ -27,7 +28,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_it_survives_what_is_killed(tmp_path: Path, reach_dataset: Path) -> None:
+def test_it_survives_what_is_killed(tmp_path: Path, reach_dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A worker, then the campaign itself; it ends as if nothing had been, and then there is nothing left to do."""
     path = write(tmp_path, reach_dataset, (*TINY, *LONGER), seeds=[0, 1], slots=2, nice=1)
     first, second = (one.directory for one in read_campaign(path).grid())
@@ -60,8 +61,8 @@ def test_it_survives_what_is_killed(tmp_path: Path, reach_dataset: Path) -> None
     kept, begun = table.read_text(), (attempts(first), attempts(second))
     assert [(row["seed"], row["step"]) for row in rows(table)] == [("0", "2"), ("0", "20"), ("1", "2"), ("1", "20")]
     assert tuple(rows(table)[0]) == COLUMNS and all(row["wall_seconds"] for row in rows(table))
-    again = run(path)
-    assert again.returncode == 0 and "2 of 2 runs are done" in again.stdout, again.stderr
+    capsys.readouterr()
+    assert main(["campaign", str(path)]) == 0 and "2 of 2 runs are done" in capsys.readouterr().out
     assert table.read_text() == kept and (attempts(first), attempts(second)) == begun
     assert (tmp_path / "results/tiny/campaign.yaml").read_bytes() == path.read_bytes()
     assert (tmp_path / "results/tiny/compare/reach/comparison_table.csv").exists()
@@ -69,7 +70,9 @@ def test_it_survives_what_is_killed(tmp_path: Path, reach_dataset: Path) -> None
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_failed_runs_are_shown_and_the_others_go_on(tmp_path: Path, reach_dataset: Path) -> None:
+def test_failed_runs_are_shown_and_the_others_go_on(
+    tmp_path: Path, reach_dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     agents = {
         "refused": ["--data.replay_limit_gb=0.00001"],  # which only the data can tell
         "dies": ["--trainer.callbacks+=faults.FaultAt", "--trainer.callbacks.step=1"],
@@ -85,36 +88,35 @@ def test_failed_runs_are_shown_and_the_others_go_on(tmp_path: Path, reach_datase
     assert "reach/BC/default/seed0: done, 4/4" in done.stdout and "| BC " in done.stdout
     assert len(rows(tmp_path / "results/tiny/BC/reach.csv")) == 2
 
-    shown = run(path, "--status", "--trust", "faults")
-    assert shown.returncode == 1 and "1 of 3 runs done, 2 failed" in shown.stdout
-    assert "reach/refused/default/seed0: data.replay_limit_gb" in " ".join(shown.stdout.split())
-    again = run(path, "--trust", "faults")
-    assert again.returncode == 1 and "2 given up before" in again.stdout
+    assert main(["campaign", str(path), "--status", "--trust", "faults"]) == 1
+    shown = capsys.readouterr().out
+    assert "1 of 3 runs done, 2 failed" in shown
+    assert "reach/refused/default/seed0: data.replay_limit_gb" in " ".join(shown.split())
+    assert main(["campaign", str(path), "--trust", "faults"]) == 1
+    assert "2 given up before" in capsys.readouterr().out
     assert (attempts(refused), attempts(dies), attempts(good)) == (1, 2, 1)
-    again = run(path, "--trust", "faults", "--retry_failed")
-    assert again.returncode == 1 and (attempts(refused), attempts(dies), attempts(good)) == (2, 4, 1)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
-def test_a_signal_ends_it_with_its_checkpoints(number: signal.Signals, tmp_path: Path, reach_dataset: Path) -> None:
+def test_a_signal_ends_it_with_its_checkpoints(
+    tmp_path: Path, reach_dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """While it goes on, no other may use its directory."""
     path = write(tmp_path, reach_dataset, (*TINY, *SHORT[:2], "--data.online_steps=2000", "--data.eval_episodes=0"))
     (one,) = read_campaign(path).grid()
     campaign = start(path)
     try:
         wait_for(lambda: (one.directory / "checkpoints/last.ckpt").exists())
-        if number == signal.SIGTERM:
-            other = run(path)
-            assert other.returncode == 2 and other.stderr.count("\n") == 1, other.stderr
-            assert other.stderr.startswith("moto: runs: ") and "another campaign" in other.stderr
-            assert "1 running" in run(path, "--status").stdout
-        campaign.send_signal(number)
+        assert main(["campaign", str(path)]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("moto: runs: ") and "another campaign" in error and error.count("\n") == 1, error
+        assert main(["campaign", str(path), "--status"]) == 1 and "1 running" in capsys.readouterr().out
+        campaign.send_signal(signal.SIGTERM)
         said, error = campaign.communicate(timeout=100)
     finally:
         campaign.kill()
-    assert campaign.returncode == 128 + number, error
+    assert campaign.returncode == 128 + signal.SIGTERM, error
     assert "stopping 1 run" in said and not processes(tmp_path)
     assert "SIGTERM: saved" in (one.directory / "log.txt").read_text()
     assert not (tmp_path / "runs/campaign.json").read_text().strip("{}\n ")  # that was no failure of the run's
