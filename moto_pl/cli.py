@@ -85,6 +85,30 @@ def demo(dir: Path = Path("runs/demo")) -> int:
     return run_demo(dir)
 
 
+def campaign(
+    file: Path,
+    *,
+    dry_run: bool = False,
+    status: bool = False,
+    where: Literal["local", "slurm", "ray"] = "local",
+    retry_failed: bool = False,
+    trust: Sequence[str] = (),
+) -> int:
+    """Run a grid of tasks, agents, settings and seeds from one file; the same command goes on after any end.
+
+    Args:
+        file: the campaign (docs/campaigns.md says what it may hold).
+        dry_run: check everything, print the runs and their commands, and start none.
+        status: print the table as it is now, and start nothing.
+        where: on this machine, on SLURM (through submitit), or on a Ray cluster.
+        retry_failed: take up again the runs that were given up.
+        trust: packages whose code the campaign and its configurations may name.
+    """
+    from moto_pl.campaigns.command import run_campaign
+
+    return run_campaign(file, dry_run, status, where, retry_failed, list(trust))
+
+
 #: Verbs that have verbs of their own: the module whose ``VERBS`` they are, and what they are for.
 GROUPS = {
     "data": ("moto_pl.data.commands", "Build, import, render, describe, show and list datasets of demonstrations."),
@@ -102,6 +126,7 @@ VERBS: dict[str, Verb | str] = {
     "analyze": GROUPS["analyze"][1],
     "reproduce": Verb(reproduce, positional=("target",)),
     "demo": Verb(demo),
+    "campaign": Verb(campaign),
 }
 
 

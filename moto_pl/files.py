@@ -28,8 +28,15 @@ def write_whole(path: Path, content: bytes) -> None:
         raise
 
 
-def lock_run(directory: Path) -> IO[str]:
-    """Holds a run's directory for this process; returns the open file that holds it.
+def lock_run(
+    directory: Path, setting: str = "trainer.default_root_dir", there: str = "another process is training"
+) -> IO[str]:
+    """Holds a directory for this process; returns the open file that holds it.
+
+    Args:
+        directory: of a run, or of others' runs.
+        setting: that names it.
+        there: what is going on in it where it is held.
 
     Raises:
         SettingError: where another process has it.
@@ -40,8 +47,8 @@ def lock_run(directory: Path) -> IO[str]:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         raise SettingError(
-            "trainer.default_root_dir",
-            f"{directory}, in which another process is training",
+            setting,
+            f"{directory}, in which {there}",
             "Wait for it, or use another.",
         ) from None
     return file

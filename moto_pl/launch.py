@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from moto_pl.configs import expand_configs
 from moto_pl.errors import SettingError
@@ -12,18 +13,25 @@ from moto_pl.errors import SettingError
 
 def run_lightning(args: Sequence[str]) -> None:
     """Runs one of Lightning's verbs."""
-    _quiet()
+    quiet()
     from moto_pl.training import MotoCLI
 
-    try:
+    with one_line_errors(args[0]):
         MotoCLI.run(expand_configs(args))
+
+
+@contextmanager
+def one_line_errors(verb: str) -> Iterator[None]:
+    """What the parser of one of Lightning's verbs says of bad input, as a SettingError."""
+    try:
+        yield
     except (argparse.ArgumentError, TypeError, ValueError) as error:
         # The argument parser wraps what a class says of its settings in the history of its attempts.
         cause = _setting_error(error)
         if cause is not None:
             raise cause from None
         if isinstance(error, argparse.ArgumentError):
-            raise SettingError("arguments", str(error).strip(), f"See moto {args[0]} --help.") from None
+            raise SettingError("arguments", str(error).strip(), f"See moto {verb} --help.") from None
         raise
 
 
@@ -41,7 +49,7 @@ def _setting_error(error: BaseException | None) -> SettingError | None:
     return None
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Lightning's advertisements and advice that does not apply to rounds as epochs."""
     import logging
     import warnings

@@ -368,7 +368,15 @@ def light(*args: str) -> tuple[int, list[str]]:
 @pytest.mark.parametrize(
     "line",
     ["--help", "--version", "data --help", "data build --help", "data build kitchen/mixed --help", "data render --help"]
-    + ["data list", "report --help", "compare --help", "doctor --help", "reproduce --help", "demo --help"],
+    + [
+        "data list",
+        "report --help",
+        "compare --help",
+        "doctor --help",
+        "reproduce --help",
+        "demo --help",
+        "campaign --help",
+    ],
 )
 def test_help_does_not_wait_for_torch(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))

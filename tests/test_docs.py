@@ -16,6 +16,8 @@ import lightning as L
 import pytest
 
 from moto_pl import cli
+from moto_pl.campaigns.check import check
+from moto_pl.campaigns.plan import read_campaign
 from moto_pl.configs import LIGHTNING_VERBS
 from moto_pl.data import commands
 from moto_pl.envs.rendering import select_backend
@@ -41,6 +43,7 @@ RULES: dict[str, tuple[str, str]] = {
     "moto data render": ("parse", "needs others' data; tests/data/test_kitchen_render.py"),
     "moto report": ("parse", "needs the run; tests/test_report.py"),
     "moto compare": ("parse", "needs runs; tests/test_compare.py"),
+    "moto campaign": ("parse", "trains for hours; tests/campaigns/test_campaign.py"),
     "moto analyze": ("parse", "needs a checkpoint; tests/analysis/test_commands.py"),
     "moto reproduce": ("run", ""),
     "moto reproduce figure5": ("parse", "builds data and trains for minutes; tests/test_reproduce.py"),
@@ -164,7 +167,7 @@ def test_the_pages_have_blocks_and_no_unknown_ones() -> None:
     assert len(COMMANDS) >= 40 and len(PYTHON) >= 2
     assert sum(page.read_text().count("```") for page in PAGES) == 2 * len(BLOCKS), "a fence that is not found"
     for block in BLOCKS:
-        assert block.language in ("bash", "python"), f"{block}: a block of '{block.language}' has no test"
+        assert block.language in ("bash", "python", "yaml"), f"{block}: a block of '{block.language}' has no test"
 
 
 def test_every_rule_has_its_reason_and_its_command() -> None:
@@ -246,6 +249,15 @@ def test_python(block: Code, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setattr(owner, name, lambda *args, **options: seen.append(args))
     exec(compile(block.text, str(block), "exec"), {"__name__": "__main__"})
     assert bool(seen) == (block.page in NOTED)
+
+
+@pytest.mark.parametrize("block", [block for block in BLOCKS if block.language == "yaml"], ids=str)
+def test_yaml(block: Code, tmp_path: Path) -> None:
+    """A campaign, or some of its keys; its runs are what moto fit takes."""
+    path = tmp_path / "campaign.yaml"
+    path.write_text(block.text if "tasks:" in block.text else f"tasks: {{a: debug}}\nagents: {{M: []}}\n{block.text}")
+    campaign = read_campaign(path)
+    assert len(check(campaign)) == len(campaign.tasks) * len(campaign.agents) * len(campaign.settings)
 
 
 def test_a_command_without_a_rule_fails() -> None:

@@ -16,6 +16,7 @@ from typing import Any, get_args, get_type_hints
 import pytest
 
 from moto_pl import agents, cli
+from moto_pl.campaigns import clusters, plan
 from moto_pl.data import commands
 from moto_pl.envs import kitchen, metaworld, reach
 from moto_pl.replay.episode import Episode
@@ -27,7 +28,6 @@ DEBUG = PACKAGE.parent / "configs/debug.yaml"
 #: What is named that is no setting.
 NOT_SETTINGS = {
     "MUJOCO_GL": "an environment variable",
-    "--trust": "of moto fit, read before its parser",
     "arguments": "what a parser says of a whole command line, where it names nothing",
     "gradient": "of the networks; the line names --max_skipped",
     "embed": "an operator's tensor",
@@ -44,6 +44,12 @@ PUT_TOGETHER = {
     ("verbs.py", "option"): "the verb's own parameter",
     ("configs.py", "name"): "a place in the user's file",
     ("data/builders.py", "key"): "an option of moto data build",
+    ("files.py", "setting"): "given by the caller: trainer.default_root_dir, or runs",
+    ("campaigns/plan.py", "place"): "a place in the user's file",
+    ("campaigns/plan.py", "str(key)"): "a key in the user's file",
+    ("campaigns/clusters.py", "f'ray.{name}'"): "a key in the user's file",
+    ("campaigns/check.py", "error.setting"): "what moto fit's parser names",
+    ("campaigns/check.py", "f'{place}: {answer.setting}'"): "a place in the user's file, and the same",
     ("envs/__init__.py", "setting"): "given by the caller, whose call is looked at too",
     ("envs/__init__.py", "f'env_kwargs of {env_id}'"): "env_kwargs, of make",
     ("ops/latent.py", "setting"): "given by the caller: disagreement, or behaviour.disagreement",
@@ -108,6 +114,7 @@ def known() -> frozenset[str]:
         names |= commands.Build().named(dataset, "moto")[0].hints.keys()
     for env in (reach.ReachEnv, metaworld.MetaWorldEnv, kitchen.KitchenEnv):
         names |= inspect.signature(env).parameters.keys()
+    names |= {*plan.KEYS, *(f"ray.{name}" for name in clusters.RayWorkers.OPTIONS)}
     names |= {f"episode.{field.name}" for field in dataclasses.fields(Episode)}
     return frozenset(names)
 
