@@ -155,12 +155,8 @@ def _read_config(path: Path, missing: list[str]) -> tuple[dict[str, Any], str]:
 
 
 def _schedule(data: Any) -> Schedule | None:
-    names = ("offline_steps", "online_steps", "offline_round_steps", "updates_per_episode")
     try:
-        # Runs from before these were choices do not name them.
-        envs, pretrain = int(data.get("num_envs", 1)), data.get("pretrain", "joint")
-        offline, online, round_steps, updates = (int(data[name]) for name in names)
-        return Schedule(offline, online, round_steps, updates, envs, pretrain, int(data.get("model_steps", 0)))
+        return Schedule.of(data)
     except (AttributeError, KeyError, TypeError, ValueError):  # SettingError is a ValueError
         return None
 

@@ -70,8 +70,7 @@ def planned_steps(directory: Path) -> tuple[int, bool] | None:
 
     try:
         data = yaml.safe_load((directory / "config.yaml").read_text())["data"]
-        names = ("offline_steps", "online_steps", "offline_round_steps", "updates_per_episode", "num_envs")
-        return Schedule(*(int(data[name]) for name in names)).total_steps, int(data["eval_episodes"]) > 0
+        return Schedule.of(data).total_steps, int(data["eval_episodes"]) > 0
     except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError):
         return None
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from moto_pl.errors import SettingError
 
@@ -56,6 +57,20 @@ class Schedule:
             raise SettingError("data.num_envs", self.episodes_per_round, "Give at least 1 environment.")
         if self.total_steps == 0:
             raise SettingError("data.offline_steps", "0, with data.online_steps 0", "Give one of them gradient steps.")
+
+    @classmethod
+    def of(cls, data: Mapping[str, Any]) -> Schedule:
+        """The schedule of a run whose ``config.yaml`` has these settings under ``data``.
+
+        Raises:
+            KeyError, TypeError, ValueError: one is missing, or is no number.
+            SettingError: one is out of its range.
+        """
+        names = ("offline_steps", "online_steps", "offline_round_steps", "updates_per_episode")
+        offline, online, offline_round, updates = (int(data[name]) for name in names)
+        # Runs from before these were choices do not name them.
+        envs, model_steps = int(data.get("num_envs", 1)), int(data.get("model_steps", 0))
+        return cls(offline, online, offline_round, updates, envs, data.get("pretrain", "joint"), model_steps)
 
     @property
     def total_steps(self) -> int:
