@@ -8,10 +8,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from moto_pl.campaigns.plan import DEFAULT, Campaign, Run
 from moto_pl.campaigns.progress import Progress
@@ -34,7 +35,7 @@ class Status:
     error: str = ""
 
 
-def campaign_table(campaign: Campaign, statuses: Mapping[Run, Status]) -> Table:
+def campaign_table(campaign: Campaign, statuses: Mapping[Run, Status]) -> Group:
     """Tasks by agents; below, how runs failed."""
     settings = len(campaign.settings) > 1 or DEFAULT not in campaign.settings
     counts = {kind: sum(status.kind == kind for status in statuses.values()) for kind in ("done", "running", "failed")}
@@ -42,7 +43,7 @@ def campaign_table(campaign: Campaign, statuses: Mapping[Run, Status]) -> Table:
     title += f", {counts['running']} running" if counts["running"] else ""
     title += f", {counts['failed']} failed" if counts["failed"] else ""
     failed = [f"{run.name}: {status.error}" for run, status in statuses.items() if status.kind == "failed"]
-    table = Table(title=escape(title), caption=escape("\n".join(failed)), caption_justify="left", title_justify="left")
+    table = Table(title=escape(title), title_justify="left")
     table.add_column("task")
     if settings:
         table.add_column("setting")
@@ -55,7 +56,7 @@ def campaign_table(campaign: Campaign, statuses: Mapping[Run, Status]) -> Table:
                 for agent in campaign.agents
             ]
             table.add_row(escape(task), *([escape(setting)] if settings else []), *cells)
-    return table
+    return Group(table, *map(Text, failed))
 
 
 def _cell(seeds: Iterable[tuple[Run, Status]]) -> str:
@@ -109,7 +110,8 @@ class View:
 
     def say(self, line: str) -> None:
         """An event; on a terminal it stands above the table."""
-        self._console.print(f"{time.strftime('%H:%M:%S')} {line}", markup=False, highlight=False, soft_wrap=True)
+        # A text, because options of print hold for the live table too, which is drawn anew with it.
+        self._console.print(Text(f"{time.strftime('%H:%M:%S')} {line}"), soft_wrap=self._live is None)
 
-    def _table(self) -> Table:
+    def _table(self) -> Group:
         return campaign_table(self._campaign, self._statuses)
