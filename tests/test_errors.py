@@ -30,6 +30,7 @@ NOT_SETTINGS = {
     "MUJOCO_GL": "an environment variable",
     "arguments": "what a parser says of a whole command line, where it names nothing",
     "gradient": "of the networks; the line names --max_skipped",
+    "activation": "an argument of ops.conv",
     "embed": "an operator's tensor",
     "is_first": "an operator's tensor",
     "confidence": "an argument of the functions of analysis.statistics",
@@ -57,13 +58,16 @@ PUT_TOGETHER = {
     ("ops/lambda_return.py", "name"): "an operator's tensor",
     ("ops/observe.py", "name"): "an operator's tensor",
     ("data/parallel.py", "*value"): "an error of another process",
-    ("envs/workers.py", "*answer"): "an error of another process",
     ("data/recording.py", "plan.env_id"): "an environment",
     ("data/kitchen_demos.py", "f'kitchen/{plan.kind}'"): "a dataset",
     **{("data/minari_io.py", expression): "a dataset" for expression in ("label", "self._label")},
     **{("data/kitchen_states.py", expression): "a dataset" for expression in ("name", "self.name", "self.id")},
-    **{(f"data/{name}.py", "str(path)"): "a file" for name in ("kitchen_states", "npz_import")},
-    **{("data/npz_import.py", f"f'{{path}}: {key}'"): "a file's array" for key in ("image", "is_first", "action")},
+    ("data/raw_episode.py", "self.label"): "a dataset",
+    **{(f"data/{name}.py", "str(path)"): "a file" for name in ("ingest", "kitchen_states", "npz_import")},
+    **{
+        ("data/npz_import.py", f"f'{{path}}: {key}'"): "a file's array"
+        for key in ("image", "is_first", "action", "reward")
+    },
     **{("data/npz_import.py", f"f'{{path}}: {{{key}}}'"): "a file's array" for key in ("key", "error.setting")},
     **{("replay/store.py", expression): "a file or directory" for expression in ("str(path)", "str(self.root)")},
     ("replay/sampler.py", "str(self.store.root)"): "a directory",
@@ -80,7 +84,8 @@ PUT_TOGETHER = {
 #: What an error's text names beside settings.
 NAMES = {
     **dict.fromkeys(("config.yaml", "moto_pl", "moto_pl.agents", "moto_pl.callbacks", "my_package"), "files, packages"),
-    **dict.fromkeys(("log_prob", "max_var", "q_ensemble"), "values of a setting"),
+    **dict.fromkeys(("log_prob", "max_var", "q_ensemble", "model_first"), "values of a setting"),
+    "--shm-size": "an option of docker run",
     **dict.fromkeys(("class_path", "data_format"), "keys of a checkpoint, of Minari's metadata"),
 }
 MENTIONED = re.compile(r"(?<![\w./-])(--[a-z][\w-]*|[a-z_]+(?:\.[a-z_]+)+|[a-z]+_[a-z_]+)(?![\w/(:-])")

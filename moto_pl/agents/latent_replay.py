@@ -252,7 +252,7 @@ class LatentReplayAgent(ModelBasedAgent):
         super().on_fit_start()
         if self.batch.agent_size % self.trainer.world_size:
             fix = f"Give a multiple of the {self.trainer.world_size} processes."
-            raise SettingError("model.batch.agent_size", self.batch.agent_size, fix)
+            raise SettingError("model.init_args.batch.agent_size", self.batch.agent_size, fix)
         config, root = self.config, Path(self.trainer.default_root_dir) / "latent_replay"
         broadcast = self.trainer.datamodule.exchange == "broadcast"  # type: ignore[attr-defined]
         writes = self.trainer.local_rank == 0 if broadcast else self.trainer.is_global_zero
@@ -261,13 +261,13 @@ class LatentReplayAgent(ModelBasedAgent):
         size = 2 * each * config.replay_capacity / 2**30
         rank_zero_info(
             f"latent replay: {config.replay}, up to {config.replay_capacity} real and as many imagined transitions "
-            f"(model.behaviour.replay_capacity; then the oldest go): {size:.2f} GiB of each process's memory, and of "
-            "disk for each of the run's checkpoints, as far as they name other latents"
+            f"(model.init_args.behaviour.replay_capacity; then the oldest go): {size:.2f} GiB of each process's "
+            "memory, and of disk for each of the run's checkpoints, as far as they name other latents"
         )
         if config.replay == "persistent" and self.schedule.trains(0) == "all":
             rank_zero_warn(
-                "model.behaviour.replay: persistent with data.pretrain: joint: latents and rewards of a model that "
-                "knows nothing yet stay in the replay. Set data.pretrain: model_first and data.model_steps."
+                "model.init_args.behaviour.replay: persistent with data.pretrain: joint: latents and rewards of a "
+                "model that knows nothing yet stay in the replay. Set data.pretrain: model_first and data.model_steps."
             )
         if self._manifest is not None:
             self.replay.restore(self._manifest)

@@ -115,7 +115,7 @@ def _counted(path: Path, reward: np.ndarray, objects: Sequence[str]) -> dict[str
     """When each of the task's objects is in place [T], of a reward [T] that counts them in the task's order."""
     wrong = np.flatnonzero(~np.isin(reward, np.arange(len(objects) + 1)))
     if len(wrong):
-        fix = f"--counted-in-order is for rewards that count the task's {len(objects)} objects: leave it out."
+        fix = f"--counted_in_order is for rewards that count the task's {len(objects)} objects: leave it out."
         raise SettingError(f"{path}: reward", f"{reward[wrong[0]]} in row {wrong[0] + 1}", fix)
     return {name: reward > place for place, name in enumerate(objects)}
 

@@ -181,7 +181,7 @@ class LatentReplay:
             raise SettingError(
                 "trainer.default_root_dir",
                 f"{path} could not be written ({error.strerror})",
-                "Free disk space, or lower model.behaviour.replay_capacity, and run the same command again.",
+                "Free disk space, or lower model.init_args.behaviour.replay_capacity, and run the same command again.",
             ) from error
 
     def _read(self, entry: dict[str, Any]) -> LatentTransitions:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -103,7 +104,10 @@ def train(
         begin: the first one.
     """
     schedule = Schedule(0, steps, 1, 1, 1, "model_first" if model_steps else "joint", model_steps)
-    optimizer: Any = agent.configure_optimizers()
+    trainer: Any = SimpleNamespace(datamodule=SimpleNamespace(schedule=schedule))
+    agent._trainer = trainer
+    made: Any = agent.configure_optimizers()
+    optimizer = made["optimizer"] if isinstance(made, dict) else made  # the learning rates stay as they are
     pool = EnvPool(_ID, OPTIONS, 0, 60)
     sets: dict[str, EpisodeSet] = {}
     encoded = 0

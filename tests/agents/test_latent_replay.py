@@ -85,7 +85,7 @@ def test_the_papers_sizes() -> None:
     assert [tuple(layer.weight.shape) for layer in model.encoder.mlp.linears] == [(1024, 1024)]
     assert not model.decoder.mlp.linears and tuple(model.decoder.base.weight.shape) == (1024, 320)
     assert model.decoder.first_shape == (128, 5, 5)
-    assert model.encoder.activate is model.decoder.activate is torch.nn.functional.relu
+    assert model.encoder.activation == model.decoder.activation == "relu"
     assert tuple(rssm.prior_hidden.shape) == (7, 256, 256) and tuple(rssm.prior_out.shape) == (7, 256, 128)
     assert [tuple(layer.weight.shape) for layer in model.reward.linears] == [(256, 320), (256, 256), (1, 256)]
     assert [tuple(kernel.shape) for kernel in agent.critic.online.kernels] == [
@@ -338,7 +338,7 @@ def in_a_run(root: Path, agent: Any, store: EpisodeStore, schedule: Schedule) ->
         **{"default_root_dir": str(root), "world_size": 1, "global_rank": 0, "local_rank": 0, "is_global_zero": True},
         global_step=0,
         datamodule=SimpleNamespace(
-            **{"schedule": schedule, "exchange": "shared", "store": store, "round": 0},
+            **{"schedule": schedule, "exchange": "shared", "store": store, "round": 0, "collected_end_early": False},
             begin_round=lambda _: None,
             common_batch=lambda *_: rows(),
         ),
