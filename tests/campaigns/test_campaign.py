@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -118,7 +119,8 @@ def test_a_signal_ends_it_with_its_checkpoints(
         campaign.kill()
     assert campaign.returncode == 128 + signal.SIGTERM, error
     assert "stopping 1 run" in said and not processes(tmp_path)
-    assert "SIGTERM: saved" in (one.directory / "log.txt").read_text()
+    # In an episode there is nothing to save but what the last checkpoint has.
+    assert re.search("SIGTERM: (saved|stopped)", (one.directory / "log.txt").read_text())
     assert not (tmp_path / "runs/campaign.json").read_text().strip("{}\n ")  # that was no failure of the run's
 
 
