@@ -74,6 +74,9 @@ class Still:
     def acting_weights(self) -> Any:
         return nullcontext()
 
+    def executed(self, state: None, action: torch.Tensor) -> None:
+        return None
+
     def act(self, image: torch.Tensor, *_: Any) -> tuple[torch.Tensor, None]:
         return torch.zeros(len(image), 9), None
 
