@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any
 
 FILE = "evaluations.jsonl"
+#: Evaluation seeds start here and training seeds end below: no evaluation episode is ever trained on.
+EVALUATION_SEEDS = 2**30
+TEST_SEEDS = EVALUATION_SEEDS + 2**29
 
 
 def read_evaluations(root: Path) -> list[dict[str, Any]]:

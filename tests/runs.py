@@ -52,7 +52,7 @@ def command(run: Path, *args: str, agent: str = "MOTO") -> list[str]:
     return [
         *(sys.executable, "-m", "moto_pl.cli", "fit", "--config", str(ROOT / "configs/debug.yaml")),
         *("--trainer.default_root_dir", str(run), "--data.env_workers", "0", "--data.eval_episodes", "1"),
-        *("--video_episodes", "0", "--evaluate_untrained", "false"),
+        *("--video_episodes", "0", "--evaluate_untrained", "false", "--data.value_steps", "0"),
         *(() if agent == "MOTO" else ("--model", f"moto_pl.agents.{agent}")),
         *(*settings, *args),
     ]

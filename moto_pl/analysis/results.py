@@ -14,7 +14,7 @@ from moto_pl.analysis.comparison import Metric, values_of
 from moto_pl.analysis.page import figure_block, number
 from moto_pl.analysis.records import Evaluation, RunRecord
 from moto_pl.analysis.statistics import Interval, bootstrap_interval, wilson_interval
-from moto_pl.data.collect import EVALUATION_SEEDS
+from moto_pl.evaluations import EVALUATION_SEEDS
 
 PHASES = {
     "untrained": "untrained",

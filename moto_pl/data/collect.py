@@ -9,16 +9,14 @@ import numpy as np
 import torch
 
 from moto_pl.envs.workers import EnvPool, WorkerRestarted
+from moto_pl.evaluations import EVALUATION_SEEDS as EVALUATION_SEEDS
+from moto_pl.evaluations import TEST_SEEDS as TEST_SEEDS
 from moto_pl.ops import Key, Stream
 from moto_pl.ops.philox import normal, uniform
 from moto_pl.replay.episode import OBJECT_EXTRAS, Episode
 
 if TYPE_CHECKING:
     from moto_pl.agents.base import ActMode, Agent
-
-#: Evaluation seeds start here and training seeds end below: no evaluation episode is ever trained on.
-EVALUATION_SEEDS = 2**30
-TEST_SEEDS = EVALUATION_SEEDS + 2**29
 
 
 def training_seed(seed: int, index: int) -> int:
