@@ -20,8 +20,8 @@ from moto_pl.behaviour.filters import EpisodeFilter
 from moto_pl.data.schedule import Component, Components, Schedule
 from moto_pl.errors import SettingError
 from moto_pl.ops import Key
-from moto_pl.replay.episode import Episode, rows
-from moto_pl.replay.sampler import SequenceBatch
+from moto_pl.replay.episode import Episode
+from moto_pl.replay.sampler import SequenceBatch, episode_batch
 from moto_pl.trainer_arguments import check_trainer
 
 from .earlier import complete
@@ -109,9 +109,7 @@ class Agent(L.LightningModule):
         self.ema_decay = ema_decay
         self._average: dict[str, Tensor] = {}  # by parameter name; empty before the first step, and without ema_decay
         self.action_size: int | None = None
-        self.terminates = (
-            False  # whether demonstrations end early: known, as the action's size, before networks are made
-        )
+        self.terminates = False  # whether demonstrations end early; known before networks are made
         self.settings: dict[str, Any] = {}
         self.loaded_step = 0  # gradient steps behind weights that were loaded to be evaluated
         self.step_losses: dict[str, Tensor] = {}  # of the step in progress, until its backward pass is done
@@ -295,13 +293,11 @@ class Agent(L.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Begins the round: an online round collects its episode with the current policy."""
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        data.begin_round(self)
+        self.trainer.datamodule.begin_round(self)  # type: ignore[attr-defined]
 
     def on_train_epoch_end(self) -> None:
         """Ends the run when all its steps are taken, which a change of the rounds on resume makes another epoch."""
-        schedule = self.trainer.datamodule.schedule  # type: ignore[attr-defined]
-        if self.global_step >= schedule.total_steps:
+        if self.global_step >= self.schedule.total_steps:
             self.trainer.should_stop = True
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -421,8 +417,7 @@ class Agent(L.LightningModule):
     @torch.no_grad()
     def _add_values(self, episode: Episode, beyond: np.ndarray, key: Key) -> None:
         """Compares the critics with what was earned, in the episode and in ``beyond`` [n] steps after a truncation."""
-        batch = SequenceBatch(*(torch.from_numpy(part).unsqueeze(0).to(self.device) for part in rows(episode)))
-        value = self.action_values(batch, key)
+        value = self.action_values(episode_batch(episode, self.device), key)
         if value is None:
             return
         earned = return_to_go(np.concatenate((episode.reward, beyond)), self.gamma)[: episode.length]

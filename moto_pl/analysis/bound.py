@@ -14,7 +14,7 @@ from torch import Tensor
 
 from moto_pl.agents.loading import load_agent
 from moto_pl.analysis.charts import COLOURS, charts_style
-from moto_pl.analysis.episodes import episode_batch, model_based
+from moto_pl.analysis.episodes import model_based
 from moto_pl.analysis.output import Finding
 from moto_pl.analysis.records import read_run
 from moto_pl.analysis.statistics import Interval, spearman
@@ -23,6 +23,7 @@ from moto_pl.errors import SettingError
 from moto_pl.nn import States, WorldModel
 from moto_pl.ops import Disagreement, Key
 from moto_pl.replay.episode import Episode
+from moto_pl.replay.sampler import episode_batch
 
 
 class FixedActions(NamedTuple):

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from moto_pl.agents.base import Agent
 from moto_pl.agents.model_based import ModelBasedAgent
 from moto_pl.analysis.records import read_run
@@ -18,8 +16,7 @@ from moto_pl.envs.workers import EnvPool
 from moto_pl.errors import SettingError
 from moto_pl.nn.image import IMAGE_SIZE
 from moto_pl.ops import Key
-from moto_pl.replay.episode import Episode, rows
-from moto_pl.replay.sampler import SequenceBatch
+from moto_pl.replay.episode import Episode
 
 
 def load_episodes(name: str, count: int, least_steps: int = 1) -> list[Episode]:
@@ -35,11 +32,6 @@ def load_episodes(name: str, count: int, least_steps: int = 1) -> list[Episode]:
     if short:
         raise SettingError("--episodes", f"{name}, with an episode of {short[0]} steps", f"Give {least_steps} or more.")
     return episodes
-
-
-def episode_batch(episode: Episode, device: torch.device) -> SequenceBatch:
-    """One whole episode of T steps as a batch of a sequence of T + 1 rows."""
-    return SequenceBatch(*(torch.from_numpy(part).unsqueeze(0).to(device) for part in rows(episode)))
 
 
 def roll_own(agent: Agent, run: Path, count: int) -> list[Episode]:

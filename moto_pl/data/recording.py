@@ -19,13 +19,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import moto_pl.envs
 from moto_pl.data.parallel import in_processes
 from moto_pl.errors import SettingError
+from moto_pl.evaluations import EVALUATION_SEEDS
 from moto_pl.replay.episode import Episode, object_extras
 
 if TYPE_CHECKING:
     from moto_pl.data.minari_io import DatasetReader
 
-EVALUATION_SEED = 2**30
-"""Seeds of evaluation episodes are this or greater; seeds of demonstrations are smaller."""
 TIMEOUT_S = 1800.0
 """The most that one episode may take, failures included."""
 MAX_ATTEMPTS = 30
@@ -91,7 +90,7 @@ class Built:
 
 def demonstration_seed(seed: int, episode: int, attempt: int) -> int:
     """Environment seed of an attempt at an episode: in [0, 2**30), so never that of an evaluation episode."""
-    return int(np.random.SeedSequence([seed, episode, attempt]).generate_state(1)[0]) % EVALUATION_SEED
+    return int(np.random.SeedSequence([seed, episode, attempt]).generate_state(1)[0]) % EVALUATION_SEEDS
 
 
 def record(plan: Plan, workers: int = 1, draws: bool = False) -> Recording:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from moto_pl.errors import SettingError
+from moto_pl.replay.episode import Episode, rows
 from moto_pl.replay.store import EpisodeStore, EpisodeView
 
 Residency = Literal["auto", "host", "device"]
@@ -36,6 +37,11 @@ class SequenceBatch(NamedTuple):
     reward: Tensor
     is_first: Tensor
     is_terminal: Tensor
+
+
+def episode_batch(episode: Episode, device: torch.device) -> SequenceBatch:
+    """One whole episode of T steps as a batch of a sequence of T + 1 rows."""
+    return SequenceBatch(*(torch.from_numpy(part).unsqueeze(0).to(device) for part in rows(episode)))
 
 
 class EpisodeSet:
@@ -249,11 +255,11 @@ class SequenceSampler:
         targets = image.numpy(), action.numpy(), reward.numpy()
         for b, (episode, start) in enumerate(zip(chosen, starts, strict=True)):
             chunk, before = slice(max(0, start), start + length), max(0, -start)
-            for target, rows in zip(
+            for target, source in zip(
                 targets, (episode.image_rows, episode.action_rows, episode.reward_rows), strict=True
             ):
-                target[b, before:] = rows[chunk]
-                target[b, :before] = rows[0]
+                target[b, before:] = source[chunk]
+                target[b, :before] = source[0]
         return SequenceBatch(image, action, reward, *flags)
 
     def draw(

@@ -13,12 +13,12 @@ import torch
 from planted import PlantedModel, episode
 
 from moto_pl.analysis.bound import Moment, bound, bound_finding, expert_uncertainty, find_bound, fixed_actions
-from moto_pl.analysis.episodes import episode_batch
 from moto_pl.errors import SettingError
 from moto_pl.nn import States, WorldModel, WorldModelConfig
 from moto_pl.ops import Key, transition
 from moto_pl.ops.imagine import priors
 from moto_pl.ops.latent import disagreement, mode
+from moto_pl.replay.sampler import episode_batch
 
 
 @pytest.mark.parametrize("horizon", [1, 4, 11])

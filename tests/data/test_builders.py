@@ -9,9 +9,10 @@ import pytest
 from moto_pl.data.builders import build, build_reach, ensure
 from moto_pl.data.metaworld_demos import build_metaworld
 from moto_pl.data.minari_io import list_datasets, open_dataset
-from moto_pl.data.recording import EVALUATION_SEED, MAX_ATTEMPTS, Plan, demonstration_seed, record, run_scripted
+from moto_pl.data.recording import MAX_ATTEMPTS, Plan, demonstration_seed, record, run_scripted
 from moto_pl.envs import make
 from moto_pl.errors import SettingError
+from moto_pl.evaluations import EVALUATION_SEEDS
 
 # Short and noisy enough that some episodes fail.
 HARD: dict[str, Any] = {"episodes": 6, "steps": 8, "noise": 0.5, "image_size": 32}
@@ -47,7 +48,7 @@ def test_reach_dataset() -> None:
     for episode in reader:
         assert episode.succeeded and episode.truncated and not episode.terminated
         np.testing.assert_array_equal(episode.reward > 0, episode.success)
-        assert 0 <= int(episode.info["seed"]) < EVALUATION_SEED
+        assert 0 <= int(episode.info["seed"]) < EVALUATION_SEEDS
 
 
 def test_recorded_episodes_replay() -> None:
@@ -209,7 +210,7 @@ def test_a_worker_that_is_killed_is_replaced_and_its_episode_recorded_again(dyin
 def test_demonstration_seeds_are_no_evaluation_seeds() -> None:
     seeds = {demonstration_seed(s, i, j) for s in range(10) for i in range(20) for j in range(5)}
     assert len(seeds) == 1000
-    assert 0 <= min(seeds) and max(seeds) < EVALUATION_SEED
+    assert 0 <= min(seeds) and max(seeds) < EVALUATION_SEEDS
 
 
 @pytest.mark.slow
