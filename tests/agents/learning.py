@@ -104,7 +104,7 @@ def train(
         begin: the first one.
     """
     schedule = Schedule(0, steps, 1, 1, 1, "model_first" if model_steps else "joint", model_steps)
-    trainer: Any = SimpleNamespace(datamodule=SimpleNamespace(schedule=schedule))
+    trainer: Any = SimpleNamespace(world_size=1, datamodule=SimpleNamespace(schedule=schedule))
     agent._trainer = trainer
     made: Any = agent.configure_optimizers()
     optimizer = made["optimizer"] if isinstance(made, dict) else made  # the learning rates stay as they are
