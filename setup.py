@@ -161,5 +161,5 @@ setup(
     # Optional, so that setuptools accepts a build that left no module behind.
     ext_modules=[Extension("moto_pl._C", sources=[], optional=True)],
     cmdclass={"build_ext": CMakeBuild},
-    data_files=list(configs.items()),  # for wheels; moto_pl.configs.config_path looks here too
+    data_files=list(configs.items()),  # for wheels; moto_pl.training.configs.config_path looks here too
 )

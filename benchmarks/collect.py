@@ -23,16 +23,16 @@ from rich.progress import track
 from rich.table import Table
 
 from benchmarks.render import pool_step, rate
-from moto_pl.data.kitchen_demos import Demonstration, record_demonstration
-from moto_pl.data.kitchen_orders import sequence
-from moto_pl.data.kitchen_render import Job, render_part
-from moto_pl.data.parallel import in_processes
+from moto_pl.datasets.kitchen.demonstrations import Demonstration, record_demonstration
+from moto_pl.datasets.kitchen.orders import sequence
+from moto_pl.datasets.kitchen.render import Job, render_part
+from moto_pl.datasets.parallel import in_processes
 from moto_pl.doctor import environment_summary
 from moto_pl.envs import KITCHEN_TASKS, kitchen_id
 from moto_pl.envs.kitchen import KitchenEnv
 from moto_pl.envs.rendering import Quality, select_backend
-from moto_pl.envs.workers import EnvPool
 from moto_pl.files import write_whole
+from moto_pl.rollout.pool import EnvPool
 
 EPISODES = 8  # that are rendered in a round
 

@@ -16,9 +16,9 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from moto_pl.data.kitchen_arm import KitchenArm
-from moto_pl.data.kitchen_demos import Demonstration, rehearse
-from moto_pl.data.kitchen_orders import ORDERS, sequence
+from moto_pl.datasets.kitchen.arm import KitchenArm
+from moto_pl.datasets.kitchen.demonstrations import Demonstration, rehearse
+from moto_pl.datasets.kitchen.orders import ORDERS, sequence
 from moto_pl.envs import KITCHEN_OBJECTS
 from moto_pl.envs.kitchen import KitchenEnv
 

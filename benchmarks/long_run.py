@@ -22,8 +22,8 @@ from rich.console import Console
 from rich.table import Table
 
 from moto_pl.callbacks.progress import RunProgress
-from moto_pl.configs import config_path
-from moto_pl.training import MotoCLI
+from moto_pl.training.cli import MotoCLI
+from moto_pl.training.configs import config_path
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

@@ -26,8 +26,8 @@ from moto_pl.envs import kitchen_id, make, metaworld_id
 from moto_pl.envs.kitchen import KitchenEnv
 from moto_pl.envs.metaworld import MetaWorldEnv
 from moto_pl.envs.rendering import Quality, select_backend
-from moto_pl.envs.workers import EnvPool
 from moto_pl.files import write_whole
+from moto_pl.rollout.pool import EnvPool
 
 KITCHEN = "kitchen"
 KITCHEN_CAMERA = "paper"

@@ -22,7 +22,7 @@ import lightning as L
 from rich.console import Console
 from rich.table import Table
 
-from moto_pl.configs import config_path
+from moto_pl.training.configs import config_path
 
 SIZES = (
     "--model.init_args.world_model.encoder_channels=[16,32,64,128]",

@@ -156,7 +156,7 @@ def probe(case: str, steps: int) -> dict[str, Any]:
     from moto_pl.ops import Key
 
     try:
-        from moto_pl.memory import keep_freed_memory
+        from moto_pl.training.memory import keep_freed_memory
     except ImportError:
         pass
     else:

@@ -24,12 +24,12 @@ PARTS = {
     "reward": ("moto_pl.nn.world_model.WorldModel.predict_reward",),
     "imagine": ("moto_pl.agents.moto.imagine",),
     "critics": (
-        "moto_pl.behaviour.critic.QEnsemble.forward",
-        "moto_pl.behaviour.critic.QEnsemble.target_value",
-        "moto_pl.behaviour.critic.QEnsemble.actor_value",
+        "moto_pl.nn.critic.QEnsemble.forward",
+        "moto_pl.nn.critic.QEnsemble.target_value",
+        "moto_pl.nn.critic.QEnsemble.actor_value",
         "moto_pl.agents.model_free.TwinCritic.forward",
     ),
-    "actor": ("moto_pl.behaviour.actor.Actor.dist", "moto_pl.agents.model_free.Head.forward"),
+    "actor": ("moto_pl.nn.actor.Actor.dist", "moto_pl.agents.model_free.Head.forward"),
     "shifts": ("moto_pl.agents.model_free.random_shift",),
 }
 _PREFIX, _BACKWARD = "part: ", "autograd::engine::evaluate_function: "

@@ -33,15 +33,15 @@ from benchmarks.step_profile import print_parts, profile_parts
 from moto_pl.agents import Agent, BatchPart
 from moto_pl.agents.latent_replay import LatentReplayAgent
 from moto_pl.agents.loading import build_agent
-from moto_pl.configs import config_path, lineage
 from moto_pl.doctor import environment_summary
 from moto_pl.files import write_whole
-from moto_pl.memory import keep_freed_memory
 from moto_pl.nn import EnsembleMLP
 from moto_pl.ops import Key, PriorWeights
 from moto_pl.replay import EpisodeSet, EpisodeStore, SequenceSampler
 from moto_pl.replay.episode import Episode
 from moto_pl.replay.sampler import SequenceBatch
+from moto_pl.training.configs import config_path, lineage
+from moto_pl.training.memory import keep_freed_memory
 
 ACTIONS = 4
 

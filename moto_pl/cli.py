@@ -10,8 +10,8 @@ from typing import Literal
 
 import moto_pl
 from moto_pl import signals
-from moto_pl.configs import LIGHTNING_VERBS
 from moto_pl.errors import SettingError
+from moto_pl.training.configs import LIGHTNING_VERBS
 from moto_pl.verbs import Verb, choose
 
 # What a verb needs is imported when it runs: a list of verbs should not wait for torch.
@@ -31,7 +31,7 @@ def report(run: Path, against: Sequence[Path] = ()) -> int:
         run: the run's directory (trainer.default_root_dir).
         against: runs to compare it with.
     """
-    from moto_pl.report import write_report
+    from moto_pl.report.page import write_report
 
     print(f"report: {write_report(run, against)}")
     return 0
@@ -50,7 +50,7 @@ def compare(
         metric: what is compared; null is objects where the task has several, else success.
         out: directory to write to.
     """
-    from moto_pl.compare import run_compare
+    from moto_pl.report.compare import run_compare
 
     return run_compare(runs, out, metric)
 
@@ -69,7 +69,7 @@ def reproduce(
         out: directory for results.
         runs: directory of the training run.
     """
-    from moto_pl.reproduce import run_reproduce
+    from moto_pl.analysis.reproduce import run_reproduce
 
     return run_reproduce(target, scale, out, runs)
 
@@ -111,7 +111,7 @@ def campaign(
 
 #: Verbs that have verbs of their own: the module whose ``VERBS`` they are, and what they are for.
 GROUPS = {
-    "data": ("moto_pl.data.commands", "Build, import, render, describe, show and list datasets of demonstrations."),
+    "data": ("moto_pl.datasets.commands", "Build, import, render, describe, show and list datasets of demonstrations."),
     "analyze": ("moto_pl.analysis.commands", "Ask what a model knows, and what it knows that it does not know."),
 }
 #: All verbs, in the order in which they are shown.
@@ -155,7 +155,7 @@ def run(args: Sequence[str]) -> int:
         return 0
     name, rest = choose(VERBS, args, "moto", "MOTO: from image demonstrations to a policy.")
     if name in LIGHTNING_VERBS:
-        from moto_pl.launch import run_lightning
+        from moto_pl.training.launch import run_lightning
 
         run_lightning(args)
         return 0

@@ -8,10 +8,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from moto_pl.analysis.records import read_run
-from moto_pl.analysis.statistics import wilson_interval
-from moto_pl.configs import config_path
-from moto_pl.launch import run_lightning
+from moto_pl.report.records import read_run
+from moto_pl.report.statistics import wilson_interval
+from moto_pl.training.configs import config_path
+from moto_pl.training.launch import run_lightning
 
 #: Phases that the table shows, and what each has had.
 _PHASES = {
@@ -30,7 +30,7 @@ def run_demo(directory: Path) -> int:
     Returns:
         The exit status, 0.
     """
-    from moto_pl.report import write_report
+    from moto_pl.report.page import write_report
 
     console = Console()
     begun = time.monotonic()

@@ -14,7 +14,7 @@ torch.set_num_threads(1)
 @pytest.fixture(scope="session")
 def reach_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Ten scripted demonstrations of the reaching task."""
-    from moto_pl.data.builders import build
+    from moto_pl.datasets.builders import build
 
     path = tmp_path_factory.mktemp("datasets") / "reach"
     build("reach", output=str(path), workers=1)

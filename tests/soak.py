@@ -261,7 +261,7 @@ def main() -> int:
     parser.add_argument("--share", type=float, default=1.0, help="share of each fault's injections")
     parser.add_argument("--only", nargs="*", default=list(FAULTS), choices=list(FAULTS))
     options = parser.parse_args()
-    from moto_pl.data.builders import build
+    from moto_pl.datasets.builders import build
 
     table = Table(title="Faults injected into whole runs")
     for column in ("fault", "injections", "survived", "lost", "what the user sees"):

@@ -17,12 +17,12 @@ import yaml
 
 from moto_pl.agents.loading import load_agent
 from moto_pl.cli import main
-from moto_pl.configs import config_path, expand_configs
-from moto_pl.data.builders import build
-from moto_pl.data.minari_io import open_dataset, write_dataset
+from moto_pl.datasets.builders import build
+from moto_pl.datasets.minari_io import open_dataset, write_dataset
 from moto_pl.errors import SettingError
 from moto_pl.evaluations import read_evaluations
 from moto_pl.files import lock_run
+from moto_pl.training.configs import config_path, expand_configs
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 #: What goes on top of a task's configuration to train another agent, and which.
@@ -150,7 +150,7 @@ def test_bad_input_is_one_clear_line(
 def test_truncated_checkpoint_falls_back_to_the_one_before(
     tmp_path: Path, dataset: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from moto_pl.callbacks.checkpoint import newest_checkpoint
+    from moto_pl.checkpoints import newest_checkpoint
 
     torch.save({"state_dict": {}, "global_step": 3}, tmp_path / "previous.ckpt")
     torch.save({"state_dict": {}, "global_step": 4}, tmp_path / "last.ckpt")
@@ -403,8 +403,9 @@ def test_report_and_compare_need_no_torch(tmp_path: Path) -> None:
 
 
 def test_the_same_choices_as_in_the_functions() -> None:
-    from moto_pl import cli, reproduce
-    from moto_pl.analysis.comparison import Metric
+    from moto_pl import cli
+    from moto_pl.analysis import reproduce
+    from moto_pl.report.comparison import Metric
 
     metric = get_type_hints(cli.compare)["metric"]
     assert set(get_args(get_args(metric)[0])) == set(get_args(Metric))

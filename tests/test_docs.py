@@ -18,10 +18,10 @@ import pytest
 from moto_pl import cli
 from moto_pl.campaigns.check import check
 from moto_pl.campaigns.plan import read_campaign
-from moto_pl.configs import LIGHTNING_VERBS
-from moto_pl.data import commands
+from moto_pl.datasets import commands
 from moto_pl.envs.rendering import select_backend
 from moto_pl.errors import SettingError
+from moto_pl.training.configs import LIGHTNING_VERBS
 from moto_pl.verbs import Verb
 
 ROOT = Path(__file__).parents[1]
@@ -36,17 +36,17 @@ RULES: dict[str, tuple[str, str]] = {
     "moto validate": ("parse", "needs the run; tests/test_cli.py"),
     "moto test": ("parse", "needs the run; tests/test_cli.py"),
     "moto doctor": ("parse", "renders for seconds; tests/test_doctor.py"),
-    "moto data build": ("parse", "renders for minutes; tests/data/test_builders.py"),
+    "moto data build": ("parse", "renders for minutes; tests/datasets/test_builders.py"),
     "moto data info": ("run", ""),
-    "moto data view": ("parse", "needs the dataset; tests/data/test_info_and_view.py"),
-    "moto data import": ("parse", "needs others' files; tests/data/test_npz_import.py"),
-    "moto data render": ("parse", "needs others' data; tests/data/test_kitchen_render.py"),
-    "moto report": ("parse", "needs the run; tests/test_report.py"),
-    "moto compare": ("parse", "needs runs; tests/test_compare.py"),
+    "moto data view": ("parse", "needs the dataset; tests/datasets/test_info_and_view.py"),
+    "moto data import": ("parse", "needs others' files; tests/datasets/test_npz_import.py"),
+    "moto data render": ("parse", "needs others' data; tests/datasets/kitchen/test_kitchen_render.py"),
+    "moto report": ("parse", "needs the run; tests/report/test_report.py"),
+    "moto compare": ("parse", "needs runs; tests/report/test_compare.py"),
     "moto campaign": ("parse", "trains for hours; tests/campaigns/test_campaign.py"),
     "moto analyze": ("parse", "needs a checkpoint; tests/analysis/test_commands.py"),
     "moto reproduce": ("run", ""),
-    "moto reproduce figure5": ("parse", "builds data and trains for minutes; tests/test_reproduce.py"),
+    "moto reproduce figure5": ("parse", "builds data and trains for minutes; tests/analysis/test_reproduce.py"),
     "torchrun": ("parse", "needs two machines; tests/distributed/test_ddp.py"),
     "sbatch scripts/slurm.sh": ("parse", "needs SLURM"),
     "python -m benchmarks": ("benchmark", "measures for minutes"),

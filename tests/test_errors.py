@@ -17,10 +17,10 @@ import pytest
 
 from moto_pl import agents, cli
 from moto_pl.campaigns import clusters, plan
-from moto_pl.data import commands
+from moto_pl.datasets import commands
 from moto_pl.envs import kitchen, metaworld, reach
 from moto_pl.replay.episode import Episode
-from moto_pl.training import MotoCLI
+from moto_pl.training.cli import MotoCLI
 
 PACKAGE = Path(__file__).parents[1] / "moto_pl"
 DEBUG = PACKAGE.parent / "configs/debug.yaml"
@@ -43,8 +43,8 @@ PUT_TOGETHER = {
     ("verbs.py", "bare[1]"): "what the user typed",
     ("verbs.py", "names[0]"): "the verb's own parameter",
     ("verbs.py", "option"): "the verb's own parameter",
-    ("configs.py", "name"): "a place in the user's file",
-    ("data/builders.py", "key"): "an option of moto data build",
+    ("training/configs.py", "name"): "a place in the user's file",
+    ("datasets/builders.py", "key"): "an option of moto data build",
     ("files.py", "setting"): "given by the caller: trainer.default_root_dir, or runs",
     ("campaigns/plan.py", "place"): "a place in the user's file",
     ("campaigns/plan.py", "str(key)"): "a key in the user's file",
@@ -57,26 +57,29 @@ PUT_TOGETHER = {
     ("ops/extension.py", "name"): "an operator's tensor",
     ("ops/lambda_return.py", "name"): "an operator's tensor",
     ("ops/observe.py", "name"): "an operator's tensor",
-    ("data/parallel.py", "*value"): "an error of another process",
-    ("data/recording.py", "plan.env_id"): "an environment",
-    ("data/kitchen_demos.py", "f'kitchen/{plan.kind}'"): "a dataset",
-    **{("data/minari_io.py", expression): "a dataset" for expression in ("label", "self._label")},
-    **{("data/kitchen_states.py", expression): "a dataset" for expression in ("name", "self.name", "self.id")},
-    ("data/raw_episode.py", "self.label"): "a dataset",
-    **{(f"data/{name}.py", "str(path)"): "a file" for name in ("ingest", "kitchen_states", "npz_import")},
+    ("datasets/parallel.py", "*value"): "an error of another process",
+    ("datasets/recording.py", "plan.env_id"): "an environment",
+    ("datasets/kitchen/demonstrations.py", "f'kitchen/{plan.kind}'"): "a dataset",
+    **{("datasets/minari_io.py", expression): "a dataset" for expression in ("label", "self._label")},
+    **{("datasets/kitchen/states.py", expression): "a dataset" for expression in ("name", "self.name", "self.id")},
+    ("datasets/raw_episode.py", "self.label"): "a dataset",
     **{
-        ("data/npz_import.py", f"f'{{path}}: {key}'"): "a file's array"
+        (f"{name}.py", "str(path)"): "a file"
+        for name in ("training/ingest", "datasets/kitchen/states", "datasets/npz_import")
+    },
+    **{
+        ("datasets/npz_import.py", f"f'{{path}}: {key}'"): "a file's array"
         for key in ("image", "is_first", "action", "reward")
     },
-    **{("data/npz_import.py", f"f'{{path}}: {{{key}}}'"): "a file's array" for key in ("key", "error.setting")},
+    **{("datasets/npz_import.py", f"f'{{path}}: {{{key}}}'"): "a file's array" for key in ("key", "error.setting")},
     **{("replay/store.py", expression): "a file or directory" for expression in ("str(path)", "str(self.root)")},
     ("replay/sampler.py", "str(self.store.root)"): "a directory",
     **{("replay/episode.py", expression): "a field of Episode" for expression in ("label", "f'episode.{name}'")},
     ("replay/episode.py", "f'episode.info[{key!r}]'"): "an entry of Episode.info",
-    ("trainer_arguments.py", "f'trainer.{name}'"): "looked at in test_trainer_arguments",
+    ("agents/trainer_arguments.py", "f'trainer.{name}'"): "looked at in test_trainer_arguments",
     ("agents/base.py", "f'{self.optimizer_settings}.{name}'"): "looked at in test_what_agents_name",
-    ("data/datamodule.py", "setting"): "BatchPart's, looked at in test_what_agents_name",
-    ("data/datamodule.py", "f'model.init_args.{setting}'"): "the same",
+    ("training/datamodule.py", "setting"): "BatchPart's, looked at in test_what_agents_name",
+    ("training/datamodule.py", "f'model.init_args.{setting}'"): "the same",
     ("analysis/commands.py", "f'--{name}'"): "looked at in test_what_agents_name",
 }
 

@@ -15,16 +15,16 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from moto_pl.callbacks.checkpoint import load_checkpoint
-from moto_pl.configs import expand_configs
-from moto_pl.data import hdf5_check
-from moto_pl.data.builders import build
-from moto_pl.data.minari_io import open_dataset
-from moto_pl.data.npz_import import read_npz
+from moto_pl.checkpoints import load_checkpoint
+from moto_pl.datasets import hdf5_check
+from moto_pl.datasets.builders import build
+from moto_pl.datasets.minari_io import open_dataset
+from moto_pl.datasets.npz_import import read_npz
 from moto_pl.errors import SettingError
 from moto_pl.evaluations import read_evaluations
 from moto_pl.replay import EpisodeStore
 from moto_pl.replay.episode import Episode
+from moto_pl.training.configs import expand_configs
 
 pytestmark = pytest.mark.slow
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, is_dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import lightning as L
 import numpy as np
@@ -16,13 +16,14 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
-from moto_pl.behaviour.filters import EpisodeFilter
-from moto_pl.data.schedule import Component, Components, Schedule
+from moto_pl.agents.trainer_arguments import check_trainer
 from moto_pl.errors import SettingError
 from moto_pl.ops import Key
 from moto_pl.replay.episode import Episode
+from moto_pl.replay.filters import EpisodeFilter
 from moto_pl.replay.sampler import SequenceBatch, episode_batch
-from moto_pl.trainer_arguments import check_trainer
+from moto_pl.rollout.policy import ActMode
+from moto_pl.schedule import Component, Components, Schedule
 
 from .earlier import complete
 from .metrics import VALUE_FIGURES, EpisodeMetrics, return_to_go
@@ -30,7 +31,6 @@ from .metrics import VALUE_FIGURES, EpisodeMetrics, return_to_go
 Batch = dict[str, SequenceBatch]
 #: Rewards beyond a time limit may be left out of a return-to-go that are discounted to less than this.
 CUT_SHARE = 0.05
-ActMode = Literal["sample", "mode"]
 
 
 @dataclass(frozen=True)

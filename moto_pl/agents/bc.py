@@ -9,10 +9,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from moto_pl.behaviour.filters import EpisodeFilter
-from moto_pl.behaviour.gaussian import BoundedNormal
 from moto_pl.errors import SettingError
+from moto_pl.nn.gaussian import BoundedNormal
 from moto_pl.ops import Key
+from moto_pl.replay.filters import EpisodeFilter
 
 from .base import Batch, ParamGroup
 from .model_free import Head, ModelFreeAgent, PixelConfig, TDConfig, pixel_encoder

@@ -8,8 +8,8 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor
 
-from moto_pl.behaviour.gaussian import BoundedNormal
 from moto_pl.errors import SettingError
+from moto_pl.nn.gaussian import BoundedNormal
 from moto_pl.ops import Key
 
 from .base import Batch, ParamGroup

@@ -17,9 +17,9 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
-from moto_pl.behaviour import QEnsemble
 from moto_pl.errors import SettingError
 from moto_pl.nn import States, WorldModel, WorldModelConfig
+from moto_pl.nn.critic import QEnsemble
 from moto_pl.nn.image import ConvActivation
 from moto_pl.nn.mlp import MLP
 from moto_pl.ops import (

@@ -9,7 +9,7 @@ import torch
 from jsonargparse import ArgumentParser
 
 import moto_pl.agents as agents
-from moto_pl.callbacks.checkpoint import load_checkpoint
+from moto_pl.checkpoints import load_checkpoint
 from moto_pl.errors import SettingError
 
 from .base import Agent

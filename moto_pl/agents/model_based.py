@@ -10,10 +10,10 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
-from moto_pl.data.schedule import Components
 from moto_pl.nn import States, WorldModel, WorldModelConfig
 from moto_pl.ops import Key, Ops
 from moto_pl.ops.extension import compiled_products, status, use_compiled
+from moto_pl.schedule import Components
 
 from .base import ActMode, Agent, Batch, ParamGroup
 

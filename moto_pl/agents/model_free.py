@@ -20,13 +20,13 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from moto_pl.behaviour.critic import track
-from moto_pl.behaviour.filters import EpisodeFilter
-from moto_pl.behaviour.gaussian import BoundedNormal, SquashedNormal
 from moto_pl.errors import SettingError
+from moto_pl.nn.critic import track
+from moto_pl.nn.gaussian import BoundedNormal, SquashedNormal
 from moto_pl.nn.image import PixelEncoder, random_shift
 from moto_pl.nn.mlp import glorot, orthogonal
 from moto_pl.ops import Key, Stream, normal
+from moto_pl.replay.filters import EpisodeFilter
 from moto_pl.replay.sampler import SequenceBatch
 
 from .base import ActMode, Agent, Batch, BatchPart, ParamGroup

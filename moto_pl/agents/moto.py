@@ -9,10 +9,11 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from moto_pl.behaviour import Actor, EpisodeFilter, QEnsemble, ValueCritic, penalise, trajectory_weights
-from moto_pl.behaviour.critic import ActorValue
 from moto_pl.errors import SettingError
 from moto_pl.nn import States, WorldModel, WorldModelConfig
+from moto_pl.nn.actor import Actor
+from moto_pl.nn.critic import ActorValue, QEnsemble, ValueCritic
+from moto_pl.nn.value import penalise, trajectory_weights
 from moto_pl.ops import (
     ActionKind,
     Disagreement,
@@ -27,6 +28,7 @@ from moto_pl.ops import (
     uniform,
 )
 from moto_pl.ops.latent import check_disagreement
+from moto_pl.replay.filters import EpisodeFilter
 from moto_pl.replay.sampler import SequenceBatch
 
 from .base import ActMode, Batch, BatchPart
@@ -64,7 +66,8 @@ class BehaviourConfig:
             cost of imagination is proportional to it.
         imagine_member: one prior head a step for the whole batch (authors' code), or one a row.
         clone_scale: beta_bc, weight of behaviour cloning; 0 turns it off.
-        clone_filter: which data is cloned; see :func:`moto_pl.behaviour.keep_rows`. ``advantage`` clones steps whose
+        clone_filter: which data is cloned; see :func:`moto_pl.replay.filters.keep_rows`. ``advantage`` clones steps
+            whose
             lambda-return is at least the critics' value of the policy's own action.
         clone_top: share of the episodes that ``clone_filter: return`` keeps.
         clone_limit: cloned actions are clipped to [-clone_limit, clone_limit], in (0, 1]. Scripted demonstrations are

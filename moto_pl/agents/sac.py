@@ -9,8 +9,8 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from moto_pl.behaviour.gaussian import SquashedNormal
 from moto_pl.errors import SettingError
+from moto_pl.nn.gaussian import SquashedNormal
 from moto_pl.ops import Key
 
 from .base import Batch, ParamGroup

@@ -13,17 +13,17 @@ from rich.progress import track
 from torch import Tensor
 
 from moto_pl.agents.loading import load_agent
-from moto_pl.analysis.charts import COLOURS, charts_style
 from moto_pl.analysis.episodes import model_based
-from moto_pl.analysis.output import Finding
-from moto_pl.analysis.records import read_run
-from moto_pl.analysis.statistics import Interval, spearman
 from moto_pl.callbacks.snapshots import DIRECTORY
 from moto_pl.errors import SettingError
 from moto_pl.nn import States, WorldModel
 from moto_pl.ops import Disagreement, Key
 from moto_pl.replay.episode import Episode
 from moto_pl.replay.sampler import episode_batch
+from moto_pl.report.charts import COLOURS, charts_style
+from moto_pl.report.output import Finding
+from moto_pl.report.records import read_run
+from moto_pl.report.statistics import Interval, spearman
 
 
 class FixedActions(NamedTuple):
@@ -175,7 +175,7 @@ def find_bound(
     return bound_finding(moments, best, how, run.name, float(alpha) if isinstance(alpha, int | float) else None)
 
 
-#: Evaluations from the end of pre-training on; see :meth:`moto_pl.data.schedule.Schedule.phase`.
+#: Evaluations from the end of pre-training on; see :meth:`moto_pl.schedule.Schedule.phase`.
 ONLINE_PHASES = ("pretrained", "online", "final")
 
 

@@ -10,14 +10,14 @@ import torch
 from matplotlib.figure import Figure
 
 from moto_pl.analysis.bound import fixed_actions
-from moto_pl.analysis.charts import COLOURS, charts_style
-from moto_pl.analysis.output import Finding
-from moto_pl.analysis.statistics import Interval, spearman
 from moto_pl.nn import WorldModel
 from moto_pl.nn.image import to_float
 from moto_pl.ops import Disagreement, Key
 from moto_pl.replay.episode import Episode
 from moto_pl.replay.sampler import episode_batch
+from moto_pl.report.charts import COLOURS, charts_style
+from moto_pl.report.output import Finding
+from moto_pl.report.statistics import Interval, spearman
 
 
 class Predictions(NamedTuple):

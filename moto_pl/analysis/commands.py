@@ -133,8 +133,8 @@ VERBS = {
 
 def _objects(run: Path) -> tuple[str, ...]:
     """Names of the task's objects; of a task without objects, success."""
-    from moto_pl.analysis.records import read_run
     from moto_pl.envs import task_objects
+    from moto_pl.report.records import read_run
 
     record = read_run(run)
     env, options = record.setting("data", "env"), record.setting("data", "env_options")
@@ -146,8 +146,8 @@ def _largest_reward(run: Path, step: int) -> float | None:
 
     A checkpoint of the offline phase has seen the dataset alone, whatever was collected after it.
     """
-    from moto_pl.analysis.records import read_run
     from moto_pl.replay import EpisodeStore
+    from moto_pl.report.records import read_run
 
     if not (run / "replay").is_dir():
         return None
@@ -179,7 +179,7 @@ def _episodes(episodes: str, count: int, steps: int, run: Path, checkpoint: Path
 
 
 def _write(finding: Any, out: Path | None, run: Path) -> int:
-    from moto_pl.analysis.output import DIRECTORY, write_finding
+    from moto_pl.report.output import DIRECTORY, write_finding
 
     paths = write_finding(finding, out or run / DIRECTORY)
     print(finding.caption)

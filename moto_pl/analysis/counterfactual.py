@@ -14,15 +14,15 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from moto_pl.agents.model_based import ModelBasedAgent
-from moto_pl.analysis.charts import COLOURS, METHOD_COLOURS, charts_style
-from moto_pl.analysis.output import Finding
-from moto_pl.analysis.statistics import Interval, bootstrap_interval
 from moto_pl.envs import make
 from moto_pl.errors import SettingError
 from moto_pl.nn import States
 from moto_pl.ops import Disagreement, Key
 from moto_pl.replay.episode import Episode
 from moto_pl.replay.sampler import SequenceBatch, episode_batch
+from moto_pl.report.charts import COLOURS, METHOD_COLOURS, charts_style
+from moto_pl.report.output import Finding
+from moto_pl.report.statistics import Interval, bootstrap_interval
 
 #: What is done from the moment on: the episode's own actions; none; uniform ones; its own with their signs turned; what
 #: the policy does, which sees real frames in the simulator and latent states in the model.

@@ -7,16 +7,16 @@ from typing import Any
 
 from moto_pl.agents.base import Agent
 from moto_pl.agents.model_based import ModelBasedAgent
-from moto_pl.analysis.records import read_run
-from moto_pl.data.collect import TEST_SEEDS, roll_episodes
-from moto_pl.data.ingest import longest_demonstration
-from moto_pl.data.minari_io import open_dataset
+from moto_pl.datasets.minari_io import open_dataset
 from moto_pl.envs.checks import EpisodeLimit
-from moto_pl.envs.workers import EnvPool
 from moto_pl.errors import SettingError
 from moto_pl.nn.image import IMAGE_SIZE
 from moto_pl.ops import Key
 from moto_pl.replay.episode import Episode
+from moto_pl.report.records import read_run
+from moto_pl.rollout.pool import EnvPool
+from moto_pl.rollout.roll import TEST_SEEDS, roll_episodes
+from moto_pl.training.ingest import longest_demonstration
 
 
 def load_episodes(name: str, count: int, least_steps: int = 1) -> list[Episode]:

@@ -12,14 +12,14 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from moto_pl.agents.model_based import ModelBasedAgent
-from moto_pl.analysis.charts import COLOURS, METHOD_COLOURS, charts_style
-from moto_pl.analysis.output import Finding
 from moto_pl.errors import SettingError
 from moto_pl.nn import States, WorldModel
 from moto_pl.nn.image import to_uint8
 from moto_pl.ops import Key
 from moto_pl.replay.episode import Episode
 from moto_pl.replay.sampler import SequenceBatch, episode_batch
+from moto_pl.report.charts import COLOURS, METHOD_COLOURS, charts_style
+from moto_pl.report.output import Finding
 
 FRAMES = 6  # moments that are shown of an episode
 LEAST_CONTEXT = 5

@@ -1,20 +1,17 @@
 """Checkpoints, throughput, evaluation records and videos."""
 
-from .checkpoint import DurableCheckpointIO, RunCheckpoint, load_checkpoint
+from .checkpoint import RunCheckpoint
 from .evaluation import EvaluationRecorder
 from .gradients import ActorGradients
 from .open_loop import OpenLoopVideo
-from .snapshots import ExpertUncertainty, Snapshots
+from .snapshots import Snapshots
 from .throughput import Throughput
 
 __all__ = [
     "ActorGradients",
-    "DurableCheckpointIO",
     "EvaluationRecorder",
-    "ExpertUncertainty",
     "OpenLoopVideo",
     "RunCheckpoint",
     "Snapshots",
     "Throughput",
-    "load_checkpoint",
 ]

@@ -15,7 +15,7 @@ from moto_pl.evaluations import FILE
 
 from .video import side_by_side, write_video
 
-#: What a record says of each episode; see :class:`moto_pl.analysis.records.Evaluation`.
+#: What a record says of each episode; see :class:`moto_pl.report.records.Evaluation`.
 EPISODE_FIELDS = ("seed", "return", "success", "success_last", "success_steps", "length")
 
 

@@ -1,19 +1,13 @@
-"""Weights along a run, and the model's uncertainty about an expert, for the analyses."""
+"""Weights along a run, for the analyses."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import lightning as L
 
-from moto_pl.errors import SettingError
-from moto_pl.ops import Disagreement, Key
-
-from .checkpoint import DurableCheckpointIO
-
-if TYPE_CHECKING:
-    from moto_pl.replay.episode import Episode
+from moto_pl.checkpoints import DurableCheckpointIO
 
 DIRECTORY = "snapshots"
 
@@ -38,49 +32,3 @@ class Snapshots(L.Callback):
         }
         path = Path(trainer.default_root_dir) / DIRECTORY / f"step_{data.trained_steps:07d}.ckpt"
         DurableCheckpointIO().save_checkpoint(content, path)
-
-
-class ExpertUncertainty(L.Callback):
-    """Logs ``bound/expert_uncertainty``, eps_u(pi*) (MOTO, Eq. 12), at each evaluation.
-
-    Args:
-        episodes: a dataset of expert episodes.
-        horizon: H, steps that the expert's actions are rolled.
-        disagreement: the estimator of u.
-        max_episodes: the first so many of them are used.
-    """
-
-    def __init__(
-        self, episodes: str, horizon: int = 15, disagreement: Disagreement = "mean", max_episodes: int = 10
-    ) -> None:
-        if horizon < 1:
-            raise SettingError("horizon", horizon, "Give at least 1 step.")
-        if max_episodes < 1:
-            raise SettingError("max_episodes", max_episodes, "Give at least 1.")
-        self.episodes, self.max_episodes = episodes, max_episodes
-        self.horizon, self.disagreement = horizon, disagreement
-        self._loaded: list[Episode] = []
-
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Reads the episodes before anything expensive starts."""
-        from moto_pl.analysis.episodes import load_episodes
-
-        self._loaded = load_episodes(self.episodes, self.max_episodes, self.horizon + 1)
-
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Refuses an agent without a world model."""
-        if not hasattr(pl_module, "world_model"):
-            fix = "Leave the callback out: this agent has no world model."
-            raise SettingError("trainer.callbacks", f"ExpertUncertainty for {type(pl_module).__name__}", fix)
-
-    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Logs the mean over the episodes."""
-        from moto_pl.analysis.bound import expert_uncertainty
-
-        agent: Any = pl_module
-        with agent.acting_weights():
-            found = [
-                expert_uncertainty(agent.world_model, episode, self.horizon, self.disagreement, Key(0, i))
-                for i, episode in enumerate(self._loaded)
-            ]
-        pl_module.log("bound/expert_uncertainty", sum(found) / len(found), rank_zero_only=True)

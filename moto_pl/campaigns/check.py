@@ -12,13 +12,13 @@ import gymnasium as gym
 import yaml
 
 from moto_pl.campaigns.plan import Campaign, Run, flatten
-from moto_pl.configs import config_path, expand_configs
-from moto_pl.data.datamodule import OfflineToOnlineDataModule
-from moto_pl.data.minari_io import buildable_names, exists, locate, short_name
+from moto_pl.datasets.minari_io import buildable_names, exists, locate, short_name
 from moto_pl.envs import list_envs, unknown_name
 from moto_pl.errors import SettingError
-from moto_pl.launch import one_line_errors
-from moto_pl.training import MotoCLI
+from moto_pl.training.cli import MotoCLI
+from moto_pl.training.configs import config_path, expand_configs
+from moto_pl.training.datamodule import OfflineToOnlineDataModule
+from moto_pl.training.launch import one_line_errors
 
 #: Settings that change nothing about what a run comes to: a finished run may have had others.
 _NO_MATTER = ("seed", "ops", "env_workers", "worker_timeout_s", "prefetch", "residency", "replay_limit_gb")

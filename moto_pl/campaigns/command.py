@@ -39,7 +39,7 @@ def run_campaign(path: Path, dry_run: bool, status: bool, where: Where, retry_fa
     campaign = read_campaign(path, trust)
     if status:
         return show_status(campaign)
-    from moto_pl.launch import quiet
+    from moto_pl.training.launch import quiet
 
     quiet()
     from moto_pl.campaigns.check import check

@@ -13,8 +13,8 @@ from typing import Any
 
 import yaml
 
-from moto_pl.configs import TRUSTED, check_trust, config_path
 from moto_pl.errors import SettingError
+from moto_pl.training.configs import TRUSTED, check_trust, config_path
 
 #: The name of the one setting of a campaign that has no ``settings``.
 DEFAULT = "default"

@@ -66,7 +66,7 @@ def planned_steps(directory: Path) -> tuple[int, bool] | None:
     """Gradient steps of a run and whether it evaluates, as its own ``config.yaml`` says; None where there is none."""
     import yaml
 
-    from moto_pl.data.schedule import Schedule
+    from moto_pl.schedule import Schedule
 
     try:
         data = yaml.safe_load((directory / "config.yaml").read_text())["data"]

@@ -129,7 +129,7 @@ def compare(campaign: Campaign, runs: Iterable[Run]) -> list[str]:
     Returns:
         What kept a task from being compared, a line each.
     """
-    from moto_pl.compare import run_compare
+    from moto_pl.report.compare import run_compare
 
     runs, said = list(runs), []
     for task in campaign.tasks:

@@ -17,7 +17,7 @@ from moto_pl.campaigns.progress import State, is_finished, read_progress
 from moto_pl.campaigns.results import has_rows, keep_campaign, keep_rows
 from moto_pl.campaigns.table import Status, View, steps
 from moto_pl.campaigns.workers import Job, Outcome, Worker, Workers, end, last_error
-from moto_pl.data.minari_io import exists
+from moto_pl.datasets.minari_io import exists
 from moto_pl.errors import SettingError
 
 _POLL_S, _SHOW_S = 0.2, 1.0

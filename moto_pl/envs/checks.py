@@ -7,6 +7,7 @@ import traceback
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -25,9 +26,11 @@ DEMONSTRATIONS = 4
 MOST_STEPS = 10_000
 """Steps of an episode where nothing else says: 123 MB of 64x64 frames."""
 # Files that lie between the loop and the environment.
-_OURS = os.path.dirname(__file__)
+_OURS = Path(__file__).parent
 _PLUMBING = (
-    *(os.path.join(_OURS, name) for name in ("__init__.py", "checks.py", "workers.py")),
+    str(_OURS / "__init__.py"),
+    str(_OURS / "checks.py"),
+    str(_OURS.parent / "rollout" / "pool.py"),
     os.path.dirname(gym.__file__),
 )
 

@@ -13,15 +13,15 @@ import torch
 
 from moto_pl.agents import Agent, BatchPart
 from moto_pl.agents.latent_replay import LatentReplayAgent
-from moto_pl.data.collect import EVALUATION_SEEDS, roll_episodes
-from moto_pl.data.schedule import Schedule
 from moto_pl.envs.reach import ReachEnv
-from moto_pl.envs.workers import EnvPool
 from moto_pl.ops import Key
 from moto_pl.replay import EpisodeSet, EpisodeStore, SequenceSampler
 from moto_pl.replay.episode import Episode
 from moto_pl.replay.latents import whole_episodes
 from moto_pl.replay.sampler import SequenceBatch
+from moto_pl.rollout.pool import EnvPool
+from moto_pl.rollout.roll import EVALUATION_SEEDS, roll_episodes
+from moto_pl.schedule import Schedule
 
 STEPS = 20
 #: A hand anywhere, a goal in the middle, paid by how near it is: what can be learned from pixels in a minute.

@@ -20,14 +20,14 @@ from moto_pl.agents.base import Agent
 from moto_pl.agents.loading import build_agent
 from moto_pl.agents.model_based import ModelBasedAgent
 from moto_pl.analysis.episodes import roll_own
-from moto_pl.data import collector
-from moto_pl.data.collect import roll_episodes
-from moto_pl.data.collector import Job
-from moto_pl.data.datamodule import OfflineToOnlineDataModule
 from moto_pl.envs.checks import NO_LIMIT_SET
-from moto_pl.envs.workers import EnvPool
 from moto_pl.nn.world_model import WorldModel
 from moto_pl.ops import Key
+from moto_pl.rollout import background
+from moto_pl.rollout.background import Job
+from moto_pl.rollout.pool import EnvPool
+from moto_pl.rollout.roll import roll_episodes
+from moto_pl.training.datamodule import OfflineToOnlineDataModule
 
 ENV = "listening_env:Listening-v0"
 OPTIONS = {"episode_steps": 5}
@@ -73,17 +73,17 @@ def collecting_in_the_background(agent: Agent, root: Path) -> None:
     # The process's own function, in a thread: what it rolls is then heard here. A thread has no signals and no parent.
     ours, theirs = multiprocessing.Pipe()
     arguments = (theirs, ENV, OPTIONS, 0, 60.0, NO_LIMIT_SET)
-    thread = threading.Thread(target=collector._serve, args=arguments, daemon=True)
+    thread = threading.Thread(target=background._serve, args=arguments, daemon=True)
     with pytest.MonkeyPatch.context() as patch:
         for name in ("signals.ignore", "signals.end_with", "one_thread"):
-            patch.setattr(f"moto_pl.data.collector.{name}", lambda *_: None)
+            patch.setattr(f"moto_pl.rollout.background.{name}", lambda *_: None)
         thread.start()
         _fetched(agent, ours)
     thread.join(10)
 
 
 def _fetched(agent: Agent, ours: Any) -> None:
-    made = collector.Collector(ENV, OPTIONS, 0, 60.0)
+    made = background.Collector(ENV, OPTIONS, 0, 60.0)
     made._connection = ours
     made.submit(agent, Job([3], "mode", Key(0, 1), NOISE))
     made.fetch()

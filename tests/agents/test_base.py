@@ -17,13 +17,13 @@ from moto_pl.agents.base import check_same_agent
 from moto_pl.agents.latent_replay import LatentModelConfig
 from moto_pl.agents.model_based import ModelBasedAgent, OptimConfig
 from moto_pl.agents.moto import BehaviourConfig
-from moto_pl.data.collect import roll_episodes
-from moto_pl.data.schedule import Schedule
 from moto_pl.errors import SettingError
 from moto_pl.nn.world_model import WorldModelConfig
 from moto_pl.ops import Key
 from moto_pl.ops.extension import available
 from moto_pl.replay.sampler import SequenceBatch
+from moto_pl.rollout.roll import roll_episodes
+from moto_pl.schedule import Schedule
 
 
 def tiny(target_every: int = 100, **optim: Any) -> MOTO:

@@ -22,12 +22,12 @@ from moto_pl.agents.latent_replay import (
     LatentReplayAgent,
 )
 from moto_pl.agents.lompo import PenaltyConfig
-from moto_pl.data.schedule import Schedule
 from moto_pl.errors import SettingError
 from moto_pl.ops import Key, Stream, normal, priors
 from moto_pl.replay import Episode, EpisodeStore
 from moto_pl.replay.latents import LatentTable, LatentTransitions, whole_episodes
 from moto_pl.replay.sampler import SequenceBatch
+from moto_pl.schedule import Schedule
 
 AGENTS = (LOMPO, COMBO)
 

@@ -16,8 +16,8 @@ from moto_pl.agents.cql import ConservatismConfig, conservative_gap
 from moto_pl.agents.iql import AdvantageConfig, advantage_weight, expectile_loss
 from moto_pl.agents.model_free import PixelConfig, TDConfig, td_loss
 from moto_pl.agents.sac import EntropyConfig, temperature_loss
-from moto_pl.behaviour.gaussian import BoundedNormal, SquashedNormal
 from moto_pl.errors import SettingError
+from moto_pl.nn.gaussian import BoundedNormal, SquashedNormal
 from moto_pl.nn.image import random_shift
 from moto_pl.ops import Key
 

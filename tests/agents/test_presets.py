@@ -26,9 +26,9 @@ from moto_pl.agents.model_free import TDConfig
 from moto_pl.agents.presets import Preset, describe, resolve, setting
 from moto_pl.agents.sac import EntropyConfig
 from moto_pl.cli import main
-from moto_pl.data.schedule import Schedule
 from moto_pl.errors import SettingError
 from moto_pl.ops import Key
+from moto_pl.schedule import Schedule
 
 ROOT = Path(__file__).parents[2]
 AGENTS: list[Any] = [BC, SAC, CQL, IQL]

@@ -14,14 +14,14 @@ from test_acting import ENV, OPTIONS, make
 from moto_pl.agents.base import Agent
 from moto_pl.agents.metrics import EpisodeMetrics, return_to_go
 from moto_pl.agents.model_free import TwinCriticAgent
-from moto_pl.data.collect import roll_episodes, roll_on
-from moto_pl.data.datamodule import OfflineToOnlineDataModule
 from moto_pl.envs.reach import ReachEnv
-from moto_pl.envs.workers import EnvPool
 from moto_pl.errors import SettingError
 from moto_pl.ops import Key
 from moto_pl.replay.episode import Episode, rows
 from moto_pl.replay.sampler import SequenceBatch
+from moto_pl.rollout.pool import EnvPool
+from moto_pl.rollout.roll import roll_episodes, roll_on
+from moto_pl.training.datamodule import OfflineToOnlineDataModule
 
 CRITICS = ["MOTO", "DreamerV2", "LOMPO", "COMBO", "SAC", "CQL", "IQL"]
 
@@ -77,7 +77,7 @@ class EndingEnv(ReachEnv):
 
 
 def test_an_end_is_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("moto_pl.envs.workers.make", lambda *_, **options: EndingEnv(**options))
+    monkeypatch.setattr("moto_pl.rollout.pool.make", lambda *_, **options: EndingEnv(**options))
     with EnvPool("moto_pl/Reach-v0", {}, 0) as pool:
         (rolled,) = roll_on(pool, make("BC"), [3], "mode", Key(0, 1), beyond=4)
     assert rolled.episode.length == 3 and rolled.episode.terminated and len(rolled.beyond) == 0

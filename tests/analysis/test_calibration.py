@@ -9,8 +9,8 @@ from planted import PlantedModel, episode
 from scipy.stats import spearmanr
 
 from moto_pl.analysis.calibration import calibration, find_calibration, predictions, risk_coverage
-from moto_pl.analysis.statistics import spearman
 from moto_pl.ops import Key
+from moto_pl.report.statistics import spearman
 
 
 def test_risk_coverage_by_hand() -> None:

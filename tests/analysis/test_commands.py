@@ -10,8 +10,8 @@ import pytest
 import torch
 from runs import final, fit
 
-from moto_pl import reproduce
 from moto_pl.agents.loading import load_agent
+from moto_pl.analysis import reproduce
 from moto_pl.analysis.bound import expert_uncertainty
 from moto_pl.analysis.episodes import load_episodes, model_based
 from moto_pl.analysis.generalization import find_generalization
@@ -29,7 +29,7 @@ def run(reach_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = ("--data.dataset", str(reach_dataset), "--data.build_missing", "false", "--data.eval_every", "10")
     callbacks = (
         "--trainer.callbacks+=moto_pl.callbacks.Snapshots",
-        "--trainer.callbacks+=moto_pl.callbacks.ExpertUncertainty",
+        "--trainer.callbacks+=moto_pl.analysis.expert_uncertainty.ExpertUncertainty",
         f"--trainer.callbacks.episodes={reach_dataset}",
         "--trainer.callbacks.horizon=5",
         "--trainer.callbacks.max_episodes=3",

@@ -23,7 +23,7 @@ from moto_pl.analysis.counterfactual import (
     imagine,
     taken,
 )
-from moto_pl.data.recording import run_scripted
+from moto_pl.datasets.recording import run_scripted
 from moto_pl.envs import make
 from moto_pl.errors import SettingError
 from moto_pl.nn import States, WorldModelConfig

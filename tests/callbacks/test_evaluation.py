@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from moto_pl.analysis.records import read_run
 from moto_pl.callbacks.evaluation import EvaluationRecorder
 from moto_pl.evaluations import read_evaluations
 from moto_pl.replay.episode import Episode
+from moto_pl.report.records import read_run
 
 
 def test_later_records_count_and_broken_lines_do_not(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from campaigns_files import write
 
 from moto_pl.campaigns.plan import KEYS, read_campaign
 from moto_pl.cli import main
-from moto_pl.configs import config_path
 from moto_pl.errors import SettingError
+from moto_pl.training.configs import config_path
 
 
 def test_the_grid(tmp_path: Path) -> None:

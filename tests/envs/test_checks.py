@@ -5,10 +5,10 @@ import warnings
 import numpy as np
 import pytest
 
-from moto_pl.envs import workers
 from moto_pl.envs.checks import EpisodeLimit, as_flag
-from moto_pl.envs.workers import EnvPool
 from moto_pl.errors import EnvironmentRaised, SettingError
+from moto_pl.rollout import pool as pools
+from moto_pl.rollout.pool import EnvPool
 
 ODD = "misbehaving:moto_pl_test/Odd-v0"
 ENDLESS = "misbehaving:moto_pl_test/Endless-v0"
@@ -147,7 +147,7 @@ def test_what_it_raises_is_its_own(count):
     line(caught.value)
     details = caught.value.details
     assert "in step\n    return self._fail()" in details and details.rstrip().endswith("diverged")
-    assert "workers.py" not in details and "checks.py" not in details and "site-packages/gymnasium" not in details
+    assert "pool.py" not in details and "checks.py" not in details and "site-packages/gymnasium" not in details
     with pytest.raises(EnvironmentRaised, match="ValueError: no such robot when it was made"):
         EnvPool(ODD, {"what": "raises when made"}, count)
     with pytest.raises(SettingError, match="nowhere_to_be_found:A-v0.*raised ModuleNotFoundError"):
@@ -170,7 +170,7 @@ def test_no_room_for_the_frames(monkeypatch):
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(workers.os, "posix_fallocate", full)
+    monkeypatch.setattr(pools.os, "posix_fallocate", full)
     with pytest.raises(SettingError, match=r"data\.env_workers: found 1, whose frames take 12288 bytes of .*shm-size"):
         EnvPool("moto_pl/Reach-v0", {}, 1)
 

@@ -9,8 +9,8 @@ from gymnasium.utils.env_checker import check_env
 
 from moto_pl.envs import METAWORLD_TASKS, PAPER_TASKS, make, metaworld_id
 from moto_pl.envs.rendering import Camera
-from moto_pl.envs.workers import EnvPool
 from moto_pl.errors import SettingError
+from moto_pl.rollout.pool import EnvPool
 
 pytestmark = pytest.mark.usefixtures("gl")
 

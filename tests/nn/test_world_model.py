@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.distributions import Bernoulli, Independent, Normal, OneHotCategorical, kl_divergence
 
-from moto_pl.behaviour import Actor
 from moto_pl.callbacks.open_loop import predict_open_loop
 from moto_pl.errors import SettingError
 from moto_pl.nn import States, WorldModel, WorldModelConfig
+from moto_pl.nn.actor import Actor
 from moto_pl.ops import Key, Stream, imagine, integers
 from moto_pl.replay.sampler import SequenceBatch
 

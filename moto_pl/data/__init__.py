@@ -1,1 +1,0 @@
-"""Datasets: reading, recording, describing and showing demonstrations."""

@@ -1,0 +1,152 @@
+"""Datasets by name: ``reach``, ``metaworld/<task>``, ``kitchen/mixed``, ``kitchen/partial`` and ``kitchen/replay``."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+from gymnasium.envs.registration import load_env_creator
+
+from moto_pl.datasets.kitchen.demonstrations import build_kitchen
+from moto_pl.datasets.kitchen.replay import build_replay
+from moto_pl.datasets.metaworld import build_metaworld
+from moto_pl.datasets.minari_io import (
+    buildable_names,
+    default_id,
+    exists,
+    locate,
+    open_dataset,
+    refuse_existing,
+    short_name,
+    write_dataset,
+)
+from moto_pl.datasets.recording import Built, Plan, record, versions
+from moto_pl.envs import kitchen_id, metaworld_id
+from moto_pl.errors import SettingError
+
+REACH_ENV_ID = "moto_pl/Reach-v0"
+
+
+@dataclass(frozen=True)
+class Builder:
+    """What builds a dataset.
+
+    Attributes:
+        function: the builder; its signature is what may be asked of it.
+        fixed: arguments that the dataset's name has settled.
+        environment: the environment's class, whose further arguments the builder passes on.
+    """
+
+    function: Callable[..., Built]
+    fixed: dict[str, str]
+    environment: type
+
+
+def build_reach(
+    episodes: int = 10,
+    steps: int = 30,
+    seed: int = 0,
+    workers: int = 1,
+    image_size: int = 64,
+    noise: float = 0.0,
+    output: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+    **env_options: Any,
+) -> Built:
+    """Record scripted demonstrations of the two-dimensional reaching task; it needs no OpenGL and takes a second.
+
+    The arguments are those of :func:`moto_pl.datasets.metaworld.build_metaworld`.
+
+    Raises:
+        SettingError: bad settings, or a dataset that exists.
+    """
+    target = output or default_id("reach")
+    refuse_existing(target, overwrite)
+    env_kwargs = {"image_size": image_size, "episode_steps": steps, **env_options}
+    plan = Plan(REACH_ENV_ID, env_kwargs, episodes, seed, noise, {"source": "scripted"})
+    recording = record(plan, workers)
+    metadata = {**plan.describe(), "retries": recording.retries, "versions": versions("gymnasium", "minari", "numpy")}
+    path = write_dataset(target, recording.episodes, plan.env_id, metadata, overwrite)
+    return Built(path, recording)
+
+
+def builder(name: str) -> Builder:
+    """What builds the dataset ``name``.
+
+    Raises:
+        SettingError: no such dataset.
+    """
+    names = buildable_names()
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=3) or difflib.get_close_matches(f"metaworld/{name}", names, n=3)
+        guess = f"Did you mean {' or '.join(near)}? " if near else ""
+        kitchen = ", ".join(known for known in names if known.startswith("kitchen/"))
+        fix = f"{guess}Give reach, {kitchen}, or metaworld/ and a task, such as metaworld/door-open."
+        raise SettingError("dataset", repr(name), fix)
+    kind = name.split("/")[-1]
+    if name == "reach":
+        return Builder(build_reach, {}, _environment(REACH_ENV_ID))
+    if name == "kitchen/replay":
+        return Builder(build_replay, {}, _environment(kitchen_id("mixed")))
+    if name.startswith("kitchen/"):
+        return Builder(build_kitchen, {"kind": kind}, _environment(kitchen_id(kind)))
+    return Builder(build_metaworld, {"task": kind}, _environment(metaworld_id(kind)))
+
+
+def _environment(env_id: str) -> type:
+    return load_env_creator(gym.spec(env_id).entry_point)  # type: ignore[arg-type, return-value]
+
+
+def build(name: str, **options: Any) -> Built:
+    """Record scripted demonstrations as a Minari dataset.
+
+    Args:
+        name: ``reach``, ``metaworld/<task>``, ``kitchen/mixed``, ``kitchen/partial`` or ``kitchen/replay``.
+        **options: those of :func:`build_reach`, :func:`moto_pl.datasets.metaworld.build_metaworld`,
+            :func:`moto_pl.datasets.kitchen.demonstrations.build_kitchen` or
+            :func:`moto_pl.datasets.kitchen.replay.build_replay`, and any other argument of the environment.
+
+    Raises:
+        SettingError: unknown name or option, bad settings, or a dataset that exists.
+    """
+    found = builder(name)
+    return found.function(**found.fixed, **options)
+
+
+def ensure(name: str, **options: Any) -> Path:
+    """Build a dataset unless it is there already.
+
+    Args:
+        name: ``reach``, ``metaworld/<task>``, or the id that such a dataset has by default (``moto_pl/reach-v0``). Any
+            other dataset, by id or path, has to be there.
+        **options: those of :func:`build`. One that is there, if it was built here, must have been built with them.
+
+    Returns:
+        The dataset's directory.
+
+    Raises:
+        SettingError: as :func:`build`; or the dataset that is there was built with other options, or is damaged.
+    """
+    target = options.get("output", name)
+    if not exists(target):
+        short = short_name(name)
+        # What cannot be built has to be there: locate says that it is not, and what is near.
+        return build(short, **options).path if short in buildable_names() else locate(name)
+    reader = open_dataset(target)
+    kwargs = reader.own.get("env_kwargs")
+    if kwargs is not None:
+        # Kitchen datasets from before there was a choice of order are free.
+        found = {"order": "free", **reader.own, **kwargs, "steps": kwargs.get("episode_steps")}
+        for key, value in options.items():
+            if key not in ("output", "workers", "overwrite") and found.get(key) != value:
+                fix = (
+                    f"Asked for {value}: build it under another name with `output`, or again with --overwrite; to take "
+                    f"it as it is, leave {key} out (data.build_options)."
+                )
+                raise SettingError(key, f"{found.get(key)} in {reader.id}, which is already there", fix)
+    return reader.path

@@ -1,0 +1,1 @@
+"""Demonstrations of the kitchen: by script, from recorded states, by noisy replay."""

@@ -1,0 +1,305 @@
+"""Scripted Franka Kitchen demonstrations as a dataset: sequences of four objects, for the tasks mixed and partial."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+
+from moto_pl.datasets.kitchen.arm import KitchenArm
+from moto_pl.datasets.kitchen.orders import FREE_TASK_SHARE, Order, sequence
+from moto_pl.datasets.minari_io import DatasetReader, default_id, open_dataset, refuse_existing, write_dataset
+from moto_pl.datasets.parallel import in_processes
+from moto_pl.datasets.recording import MAX_ATTEMPTS, Built, Recording, demonstration_seed, versions
+from moto_pl.envs import KITCHEN_OBJECTS, KITCHEN_TASKS, kitchen_id
+from moto_pl.envs.kitchen import ACTION_SIZE, KitchenEnv
+from moto_pl.envs.rendering import Quality, select_backend
+from moto_pl.errors import SettingError
+from moto_pl.replay.episode import Episode, completion_order, object_extras
+
+KINDS = ("mixed", "partial")
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """One episode to record: the same episode wherever it is recorded.
+
+    Attributes:
+        kind: ``mixed`` or ``partial``.
+        index: its place in the dataset.
+        objects: what to operate, in this order.
+        seed: seed of the whole dataset.
+        noise: standard deviation of the noise on each action.
+        keep_failures: keep the first attempt whatever it reached.
+        order: of the dataset's sequences; see :func:`moto_pl.datasets.kitchen.orders.sequence`.
+        env_kwargs: keyword arguments of the environment.
+    """
+
+    kind: str
+    index: int
+    objects: tuple[str, ...]
+    seed: int
+    noise: float
+    keep_failures: bool
+    order: Order
+    env_kwargs: dict[str, Any]
+
+    def accepts(self, in_place: np.ndarray) -> bool:
+        """Whether an attempt in which these objects were in place after each step, bool ``[T, 7]``, is kept."""
+        partial = KITCHEN_TASKS["partial"]
+        apart = self.objects != partial and (self.order == "canonical" or self.kind == "partial")
+        if apart and in_place[:, _columns(partial)].any(axis=0).all():
+            return False
+        if self.keep_failures:
+            return True
+        if self.order == "free":
+            return bool(in_place[:, _columns(self.objects)].all(axis=1).any())
+        wanted = _columns(self.objects)
+        return [column for column, _ in completion_order(in_place, wanted)] == wanted
+
+
+def _columns(objects: Sequence[str]) -> list[int]:
+    return [KITCHEN_OBJECTS.index(name) for name in objects]
+
+
+def build_kitchen(
+    kind: str,
+    episodes: int = 100,
+    steps: int = 280,
+    seed: int = 0,
+    workers: int = 2,
+    render_quality: Quality = "fast",
+    image_size: int = 64,
+    noise: float = 0.05,
+    order: Order = "canonical",
+    task_share: float | None = None,
+    keep_failures: bool = False,
+    output: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+    **env_options: Any,
+) -> Built:
+    """Record a scripted arm that operates four objects an episode; the reward counts the task's own objects.
+
+    The same arguments give the same dataset on one machine, for any number of workers. Episodes go to the dataset as
+    they are recorded, so that memory holds but a few. In canonical order both tasks have the same episodes: where the
+    other one's dataset is there (``moto_pl/kitchen/<kind>-v0``, or named as ``output`` but for the task), built with
+    the same arguments and versions, they are taken from it, and the reward alone is made anew.
+
+    Args:
+        kind: ``mixed`` or ``partial``: the task whose objects the reward counts.
+        episodes: how many to keep, at least 1.
+        steps: environment steps in an episode.
+        seed: decides the sequences, the approaches and all noise.
+        workers: processes, each with a simulator and a renderer of its own.
+        render_quality: ``fast`` or ``full``.
+        image_size: height and width in pixels.
+        noise: standard deviation of the noise added to each action, 0 to 1, which is then clipped to [-1, 1].
+        order: ``canonical``: combinations of four objects, all in the one order of the recorded demonstrations; an
+            episode ends with its four in place, completed in that order, and no other. ``free``: four objects in any
+            order, in place together at some step. See :func:`moto_pl.datasets.kitchen.orders.sequence`.
+        task_share: share of the episodes that operate the task's own four objects; None is what the order has. 1 makes
+            demonstrations of the whole task, for analyses.
+        keep_failures: keep also the episodes that do not end so; otherwise they are tried again with other noise. What
+            brings all objects of ``partial`` into place by accident is never kept, in canonical order nor for
+            ``partial``.
+        output: dataset id or path; None is ``moto_pl/kitchen/<kind>-v0``.
+        overwrite: replace a dataset that is there already.
+        **env_options: further arguments of the environment, such as ``joint_noise`` and ``camera``.
+
+    Raises:
+        SettingError: bad settings, a dataset that exists, no working OpenGL, or an arm that keeps failing.
+    """
+    _check(kind, episodes, seed, workers, noise, task_share, env_options)
+    sequences = [sequence(kind, index, seed, task_share, order) for index in range(episodes)]
+    target = output or default_id(f"kitchen/{kind}")
+    refuse_existing(target, overwrite)
+    kwargs: dict[str, Any] = {
+        "objects": list(KITCHEN_TASKS[kind]),
+        "image_size": image_size,
+        "render_quality": render_quality,
+        "episode_steps": steps,
+        **env_options,
+    }
+    backend = select_backend()
+    try:
+        KitchenEnv(**kwargs).close()  # refuses bad settings before any process starts
+    except TypeError as error:
+        raise SettingError(
+            "env_options", env_options, f"Leave out what the environment does not take: {error}"
+        ) from None
+    plans = [
+        Demonstration(kind, index, objects, seed, noise, keep_failures, order, kwargs)
+        for index, objects in enumerate(sequences)
+    ]
+    metadata = {
+        "env_kwargs": kwargs,
+        "source": "scripted",
+        "episodes": episodes,
+        "seed": seed,
+        "noise": noise,
+        "order": order,
+        "task_share": FREE_TASK_SHARE[kind] if task_share is None and order == "free" else task_share,
+        "keep_failures": keep_failures,
+        "gl_backend": backend,
+        "versions": versions("mujoco", "gymnasium-robotics", "gymnasium", "minari", "numpy"),
+    }
+    console = Console(stderr=True)
+    if twin := _twin(kind, target, metadata):
+        console.print(f"kitchen/{kind}: the episodes of {twin.id}, with the reward of this task")
+        made: Iterator[Episode] = (relabel(episode, kind) for episode in twin)
+    else:
+        results = in_processes(record_demonstration, plans, min(workers, episodes), timeout_s=1800.0)
+        made = _in_order(track(results, f"kitchen/{kind}", total=episodes, console=console))
+    path = write_dataset(target, made, kitchen_id(kind), metadata, overwrite)
+    recorded = DatasetReader(path)
+    return Built(path, Recording(recorded, sum(int(episode.info["retries"]) for episode in recorded)))
+
+
+def _check(
+    kind: str,
+    episodes: int,
+    seed: int,
+    workers: int,
+    noise: float,
+    task_share: float | None,
+    env_options: Mapping[str, Any],
+) -> None:
+    if kind not in KINDS:
+        raise SettingError(
+            "dataset", f"kitchen/{kind}", f"Use one of {', '.join(f'kitchen/{name}' for name in KINDS)}."
+        )
+    if episodes < 1 or seed < 0 or workers < 1:
+        setting = "episodes" if episodes < 1 else "seed" if seed < 0 else "workers"
+        raise SettingError(setting, min(episodes, seed, workers), "Use 1 or more (a seed may be 0).")
+    for name, value in (("noise", noise), ("task_share", task_share)):
+        if value is not None and not 0.0 <= value <= 1.0:
+            raise SettingError(name, value, "Use a number from 0 to 1.")
+    if "objects" in env_options:
+        raise SettingError("objects", env_options["objects"], f"Leave it out: the objects of {kind} are counted.")
+
+
+def relabel(episode: Episode, kind: str) -> Episode:
+    """A recorded episode with the reward of another task."""
+    completed = episode.extras["in_place"][:, _columns(KITCHEN_TASKS[kind])]
+    return replace(
+        episode,
+        reward=completed.sum(axis=1).astype(np.float32),
+        success=np.asarray(completed.all(axis=1)),
+        extras={**episode.extras, "completed": completed},
+        info={**episode.info, "env_id": kitchen_id(kind)},
+    )
+
+
+def _twin(kind: str, target: str | os.PathLike[str], metadata: Mapping[str, Any]) -> DatasetReader | None:
+    """The other task's dataset, where it holds the episodes that ``metadata`` describes; None where there is none.
+
+    It is looked for under its own name, and under what ``target`` would be called if it were the other task's.
+    """
+    if metadata["order"] != "canonical" or metadata["task_share"] is not None:
+        return None
+    other = next(name for name in KINDS if name != kind)
+    env_kwargs = {**metadata["env_kwargs"], "objects": list(KITCHEN_TASKS[other])}
+    expected = json.loads(json.dumps({**metadata, "env_kwargs": env_kwargs, "env_id": kitchen_id(other)}))
+    for name in (str(target).replace(f"kitchen/{kind}", f"kitchen/{other}"), default_id(f"kitchen/{other}")):
+        try:
+            reader = open_dataset(name)
+        except SettingError:  # not there, or damaged
+            continue
+        if reader.own == expected:
+            return reader
+    return None
+
+
+_open: dict[str, Any] = {}
+
+
+def record_demonstration(plan: Demonstration) -> Episode:
+    """Record one episode, in a worker process that keeps its simulator.
+
+    The simulation runs without images first: an attempt that is thrown away is not drawn.
+
+    Raises:
+        SettingError: the arm failed ``MAX_ATTEMPTS`` times.
+    """
+    if _open.get("kwargs") != plan.env_kwargs:
+        _open.update(kwargs=plan.env_kwargs, env=KitchenEnv(**plan.env_kwargs))
+    env: KitchenEnv = _open["env"]
+    for attempt in range(MAX_ATTEMPTS):
+        seed = demonstration_seed(plan.seed, plan.index, attempt)
+        action, in_place = rehearse(env, plan.objects, seed, plan.noise)
+        if plan.accepts(in_place):
+            break
+    else:
+        found = f"{', '.join(plan.objects)}: not once in {MAX_ATTEMPTS} attempts"
+        raise SettingError(f"kitchen/{plan.kind}", found, "Use less noise, more steps, or keep failures.")
+    observation, _ = env.reset(seed=seed)
+    images, rewards, infos = [observation["image"]], [], []
+    for row in action:
+        observation, reward, _, truncated, info = env.step(row)
+        images.append(observation["image"])
+        rewards.append(reward)
+        infos.append(info)
+        if truncated:
+            break
+    return Episode(
+        image=np.stack(images),
+        action=action[: len(rewards)],
+        reward=np.array(rewards, np.float32),
+        terminated=False,
+        truncated=True,
+        success=np.array([info["success"] for info in infos]),
+        extras=object_extras(infos),
+        info={
+            "source": "scripted",
+            "env_id": kitchen_id(plan.kind),
+            "seed": seed,
+            "sequence": ", ".join(plan.objects),
+            "operated": int(in_place[:, _columns(plan.objects)].any(axis=0).sum()),
+            "retries": attempt,
+            "render_quality": env.render_quality,
+            "gl_renderer": env.gl_renderer,
+        },
+    )
+
+
+def rehearse(env: KitchenEnv, objects: tuple[str, ...], seed: int, noise: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """Simulate an episode of the scripted arm without images.
+
+    Args:
+        env: it is started anew.
+        objects: what to operate, in this order.
+        seed: of the environment, the arm's variants and the noise.
+        noise: standard deviation of the noise on each action.
+
+    Returns:
+        The actions, float32 ``[T, 9]``, and which of all seven objects were in place after each, bool ``[T, 7]``.
+    """
+    rng = np.random.default_rng(seed)
+    env.start(seed)
+    arm = KitchenArm(env, rng)
+    actions, in_place = [], []
+    for scripted in itertools.islice(arm.sequence(objects), env.episode_steps):
+        action = np.clip(scripted + noise * rng.standard_normal(ACTION_SIZE), -1.0, 1.0).astype(np.float32)
+        stable = env.advance(action)
+        actions.append(action)
+        in_place.append(env.all_in_place() & stable)
+        if not stable:
+            break
+    return np.stack(actions), np.stack(in_place)
+
+
+def _in_order(results: Iterable[tuple[int, Episode]]) -> Iterator[Episode]:
+    waiting: dict[int, Episode] = {}
+    following = 0
+    for index, episode in results:
+        waiting[index] = episode
+        while following in waiting:
+            yield waiting.pop(following)
+            following += 1

@@ -1,0 +1,197 @@
+"""More kitchen data from a given episode: its actions with noise, and what each attempt reached."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+
+from moto_pl.datasets.minari_io import default_id, open_dataset, refuse_existing, write_dataset
+from moto_pl.datasets.npz_import import find_npz, read_npz
+from moto_pl.datasets.parallel import in_processes
+from moto_pl.datasets.recording import Built, Recording, demonstration_seed, versions
+from moto_pl.envs import KITCHEN_TASKS, kitchen_id
+from moto_pl.envs.kitchen import ACTION_SIZE, KitchenEnv
+from moto_pl.envs.rendering import Quality, select_backend
+from moto_pl.errors import SettingError
+from moto_pl.replay.episode import Episode, object_extras
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One replay: the actions before the noise [T, 9], and what decides the rest."""
+
+    action: np.ndarray
+    noise: float
+    seed: int
+    least: int
+    env_kwargs: dict[str, Any]
+    info: dict[str, str | int | float | bool]
+
+
+def build_replay(
+    source: str | os.PathLike[str] | None = None,
+    episodes: int = 20,
+    noise: float = 0.05,
+    least: int = 0,
+    task: str = "mixed",
+    seed: int = 0,
+    workers: int = 2,
+    render_quality: Quality = "fast",
+    image_size: int = 64,
+    output: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+    **env_options: Any,
+) -> Built:
+    """Play episodes' actions again with noise, and keep what each attempt reached, success or not.
+
+    The attempts take the source's episodes in turn. The same arguments give the same dataset on one machine, for any
+    number of workers.
+
+    Args:
+        source: an npz file in DreamerV2's layout, a directory of them, or a dataset with nine actions.
+        episodes: attempts to keep, at least 1.
+        noise: standard deviation of the noise added to each action, 0 to 1, which is then clipped to [-1, 1].
+        least: an attempt that brings fewer of the task's objects into place is dropped; 0 keeps all.
+        task: ``mixed``, ``partial`` or ``complete``: whose objects are counted.
+        seed: decides the noise, of actions and of the joints' readings.
+        workers: processes, each with a simulator and a renderer of its own.
+        render_quality: ``fast`` or ``full``.
+        image_size: height and width in pixels.
+        output: dataset id or path; None is ``moto_pl/kitchen/replay-v0``.
+        overwrite: replace a dataset that is there already.
+        **env_options: further arguments of the environment, such as ``joint_noise`` and ``camera``.
+
+    Raises:
+        SettingError: no source or a bad one, bad settings, a dataset that exists, or too few attempts that reach
+            ``least`` objects.
+    """
+    if source is None:
+        raise SettingError("source", "nothing", "Name the episodes to replay: --source, npz files or a dataset.")
+    if task not in KITCHEN_TASKS:
+        raise SettingError("task", repr(task), f"Use one of {', '.join(KITCHEN_TASKS)}.")
+    if episodes < 1 or seed < 0 or workers < 1:
+        setting = "episodes" if episodes < 1 else "seed" if seed < 0 else "workers"
+        raise SettingError(setting, min(episodes, seed, workers), "Use 1 or more (a seed may be 0).")
+    if not 0.0 <= noise <= 1.0:
+        raise SettingError("noise", noise, "Use a standard deviation from 0 to 1.")
+    target = output or default_id("kitchen/replay")
+    refuse_existing(target, overwrite)
+    kwargs = {
+        "objects": list(KITCHEN_TASKS[task]),
+        "image_size": image_size,
+        "render_quality": render_quality,
+        **env_options,
+    }
+    backend = select_backend()
+    try:
+        KitchenEnv(**kwargs).close()  # refuses bad settings before any process starts
+    except TypeError as error:
+        raise SettingError(
+            "env_options", env_options, f"Leave out what the environment does not take: {error}"
+        ) from None
+    if not 0 <= least <= len(kwargs["objects"]):
+        raise SettingError("least", least, f"The task has {len(kwargs['objects'])} objects.")
+    actions = list(_actions(source, kwargs["objects"]))
+    kept: list[Episode] = []
+    dropped = 0
+    # In rounds, because how many attempts reach enough is not known before; the round's size has no say in any attempt.
+    while len(kept) < episodes:
+        first, count = len(kept) + dropped, episodes - len(kept)
+        if dropped > 20 * episodes:
+            found = f"{len(kept)} of {first} attempts with {least} or more objects"
+            raise SettingError("least", found, "Ask for fewer objects, or use less noise.")
+        attempts = [
+            Attempt(
+                actions[index % len(actions)][1],
+                noise,
+                demonstration_seed(seed, index, 0),
+                least,
+                kwargs,
+                {"replayed": actions[index % len(actions)][0], "render_quality": render_quality},
+            )
+            for index in range(first, first + count)
+        ]
+        results = in_processes(play, attempts, min(workers, count))
+        shown = track(results, "replaying", total=count, console=Console(stderr=True))
+        reached = [episode for _, episode in sorted(shown, key=lambda pair: pair[0]) if episode is not None]
+        kept += reached
+        dropped += count - len(reached)
+    metadata = {
+        "env_kwargs": kwargs,
+        "source": str(source),
+        "episodes": episodes,
+        "noise": noise,
+        "least": least,
+        "seed": seed,
+        "retries": dropped,
+        "gl_backend": backend,
+        "versions": versions("mujoco", "gymnasium-robotics", "gymnasium", "minari", "numpy"),
+    }
+    path = write_dataset(target, kept, kitchen_id(task), metadata, overwrite)
+    return Built(path, Recording(kept, dropped))
+
+
+_open: dict[str, Any] = {}
+
+
+def play(attempt: Attempt) -> Episode | None:
+    """One attempt, in a worker process that keeps its simulator; None where too few objects came into place.
+
+    The simulation runs without images first: an attempt that is dropped is not drawn.
+    """
+    key = repr(attempt.env_kwargs)
+    if _open.get("key") != key:
+        _open.update(key=key, env=KitchenEnv(**{**attempt.env_kwargs, "episode_steps": len(attempt.action)}))
+    env: KitchenEnv = _open["env"]
+    env.episode_steps = len(attempt.action)
+    noise = attempt.noise * np.random.default_rng(attempt.seed).standard_normal(attempt.action.shape)
+    action = np.clip(attempt.action + noise, -1.0, 1.0).astype(np.float32)
+    if attempt.least:
+        env.start(attempt.seed)
+        ever = np.zeros(len(env.objects), bool)
+        for row in action:
+            env.advance(row)
+            ever |= env.objects_in_place()
+        if ever.sum() < attempt.least:
+            return None
+    observation, _ = env.reset(seed=attempt.seed)
+    images, rewards, infos = [observation["image"]], [], []
+    for row in action:
+        observation, reward, _, truncated, info = env.step(row)
+        images.append(observation["image"])
+        rewards.append(reward)
+        infos.append(info)
+        if truncated:
+            break
+    return Episode(
+        image=np.stack(images),
+        action=action[: len(rewards)],
+        reward=np.array(rewards, np.float32),
+        terminated=False,
+        truncated=True,
+        success=np.array([info["success"] for info in infos]),
+        extras=object_extras(infos),
+        info={"seed": attempt.seed, **attempt.info},
+    )
+
+
+def _actions(source: str | os.PathLike[str], objects: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:
+    """Names and actions [T, 9] of the source's episodes, of a task with these objects."""
+    path = Path(source).expanduser()
+    if path.suffix == ".npz" or (path.is_dir() and any(path.glob("*.npz"))):
+        files = find_npz([path])
+        episodes: Iterator[tuple[str, np.ndarray]] = ((f.name, read_npz(f, objects=objects).action) for f in files)
+    else:
+        reader = open_dataset(source)
+        episodes = ((f"{reader.id} {index}", episode.action) for index, episode in enumerate(reader))
+    for name, action in episodes:
+        if action.shape[1] != ACTION_SIZE:
+            raise SettingError("source", f"{name} with {action.shape[1]} actions", f"The kitchen has {ACTION_SIZE}.")
+        yield name, action

@@ -1,0 +1,483 @@
+"""Minari datasets in and out: any local one with an image observation is read as episodes; episodes are written as one.
+
+Nothing here uses the network, and nothing in a dataset is executed or unpickled: spaces are JSON, arrays are HDF5.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import os
+import re
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import h5py
+import minari
+import numpy as np
+from gymnasium import spaces
+from minari.dataset.minari_dataset import DATASET_ID_RE
+from minari.dataset.minari_storage import METADATA_FILE_NAME, MinariStorage
+from minari.storage.datasets_root_dir import get_dataset_path
+
+import moto_pl.envs
+from moto_pl.datasets.hdf5_check import check_hdf5
+from moto_pl.datasets.raw_episode import RawEpisode
+from moto_pl.datasets.staging import staged
+from moto_pl.errors import SettingError
+from moto_pl.replay.episode import Episode
+
+NAMESPACE = "moto_pl"
+"""Namespace of the datasets that this package builds, and the key of its own part of a dataset's metadata."""
+DATA_FILE = "main_data.hdf5"
+IMAGE_KEYS = ("image", "pixels", "rgb", "observation/image")
+"""Names preferred, in this order, where a dataset has several images and none was chosen."""
+FRAMES_PER_CHUNK = 16
+
+# All that Minari, h5py, Pillow and json raise on a file that is cut short or damaged.
+_READ_ERRORS = (OSError, KeyError, IndexError, ValueError, TypeError, AttributeError, AssertionError, RuntimeError)
+
+
+def datasets_root() -> Path:
+    """The directory of the local Minari datasets: ``$MINARI_DATASETS_PATH``, else ``~/.minari/datasets``."""
+    return get_dataset_path()
+
+
+def default_id(name: str) -> str:
+    """Dataset id of a buildable name: ``metaworld/door-open`` becomes ``moto_pl/metaworld/door-open-v0``."""
+    return f"{NAMESPACE}/{name}-v0"
+
+
+def buildable_names() -> list[str]:
+    """The names that ``moto data build`` takes: ``reach``, the kitchen's, and ``metaworld/<task>`` for each task."""
+    kitchen = ("kitchen/mixed", "kitchen/partial", "kitchen/replay")
+    return ["reach", *kitchen, *(f"metaworld/{task}" for task in moto_pl.envs.METAWORLD_TASKS)]
+
+
+def short_name(name: str) -> str:
+    """The inverse of ``default_id``; other names stay as they are."""
+    return re.sub(r"-v\d+$", "", name.removeprefix(f"{NAMESPACE}/"))
+
+
+def list_datasets() -> list[str]:
+    """Ids of the local Minari datasets, sorted; directories whose name begins with a dot are skipped."""
+    root = datasets_root()
+    found = (path.parent.parent.relative_to(root) for path in root.rglob(f"data/{METADATA_FILE_NAME}"))
+    return sorted(path.as_posix() for path in found if not any(part.startswith(".") for part in path.parts))
+
+
+class DatasetReader:
+    """A local Minari dataset with an image observation, read one episode at a time.
+
+    Minari stores T+1 observations and T actions, as ``Episode`` does. Success per step is, in this order:
+    ``infos["success"]`` or ``infos["is_success"]`` (one entry stands for the whole episode, and counts for its last
+    step); ``infos["completed"]`` with all objects completed; else a reward greater than zero. Infos may have T rows or,
+    as Minari's collector writes them, T+1 with the reset's first, which is dropped. Flat numeric infos without NaN
+    become ``Episode.extras``; the episode's attributes, ``Episode.info``.
+
+    Args:
+        path: the dataset's directory, holding ``data/metadata.json``, or that ``data`` directory itself.
+        image_key: which observation is the image, ``a/b`` for a nested one; None finds it.
+
+    Raises:
+        SettingError: the dataset has no (or no single) image, no flat action box, no episodes, or cannot be read.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], image_key: str | None = None) -> None:
+        path = Path(path)
+        self.path = path.parent if path.name == "data" and (path / METADATA_FILE_NAME).is_file() else path
+        self.data_path = self.path / "data"
+        self.metadata = _read_metadata(self.data_path / METADATA_FILE_NAME)
+        self.id = str(self.metadata.get("dataset_id", self.path.name))
+        self._label = f"dataset {self.id}"
+        if not self.data_file.exists():
+            raise SettingError(self._label, f"no file {self.data_file}", "Copy or build the dataset again.")
+        try:
+            self._storage = MinariStorage.read(self.data_path)
+        except ImportError as error:
+            found = f"the format {self.metadata['data_format']}"
+            raise SettingError(self._label, found, 'Run: pip install "minari[arrow]".') from error
+        except _READ_ERRORS as error:
+            raise _damaged(self._label, self.data_path / METADATA_FILE_NAME, error) from error
+        self.image_key, image_space = _find_image(self._label, self._storage.observation_space, image_key)
+        self.image_shape: tuple[int, int, int] = (int(image_space.shape[0]), int(image_space.shape[1]), 3)
+        action_space = self._storage.action_space
+        if not isinstance(action_space, spaces.Box) or len(action_space.shape) != 1:
+            raise SettingError(self._label, f"the action space {action_space}", "Use one with a flat Box of actions.")
+        self.action_size = int(action_space.shape[0])
+        self._length: int = self.metadata["total_episodes"]
+        if self._length < 1:
+            raise SettingError(self._label, "no episodes", "Use a dataset with at least one.")
+        self._said_rounded = False
+        self._check_file()
+
+    @property
+    def own(self) -> dict[str, Any]:
+        """What this package wrote about the dataset it built (environment, versions, seed, ...); empty for others."""
+        own = self.metadata.get(NAMESPACE, {})
+        return own if isinstance(own, dict) else {}
+
+    @property
+    def transitions(self) -> int:
+        """Steps in all, as the metadata says."""
+        return int(self.metadata.get("total_steps", 0))
+
+    @property
+    def bytes(self) -> int:
+        """Size on disk."""
+        return sum(path.stat().st_size for path in self.data_path.rglob("*") if path.is_file())
+
+    @property
+    def data_file(self) -> Path:
+        """The file (HDF5) or directory (Arrow) that holds the arrays."""
+        return self.data_path / DATA_FILE if self.metadata.get("data_format") == "hdf5" else self.data_path
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[Episode]:
+        return (self[index] for index in range(len(self)))
+
+    def __getitem__(self, index: int) -> Episode:
+        """Read one episode.
+
+        Raises:
+            IndexError: there is no such episode.
+            SettingError: the file is damaged, the episode goes on after its end, or a value is not finite or out of
+                range (``moto_pl.datasets.raw_episode``).
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        try:
+            raw = next(iter(self._storage.get_episodes([index])))
+            attributes = next(iter(self._storage.get_episode_metadata([index])))
+            image = raw["observations"]
+            for key in self.image_key.split("/") if self.image_key else ():
+                image = image[key]
+            image, action = np.asarray(image), np.asarray(raw["actions"], np.float32)
+            reward = np.asarray(raw["rewards"], np.float32)
+            terminations, truncations = np.asarray(raw["terminations"], bool), np.asarray(raw["truncations"], bool)
+            infos = raw["infos"] or {}
+        except _READ_ERRORS as error:
+            raise _damaged(self._label, self.data_file, error, index) from error
+        raw_episode = RawEpisode(
+            self._label, f"episode {index} of {self.data_file}", image, action, reward, terminations, truncations, infos
+        )
+        if raw_episode.rounded and not self._said_rounded:
+            self._said_rounded = True
+            warnings.warn(f"{self._label}: actions exceed [-1, 1] by rounding and are clipped", stacklevel=2)
+        return raw_episode.episode(self.image_shape, self.action_size, self._info(attributes))
+
+    def fingerprint(self) -> str:
+        """A digest of all that the dataset's files hold: it changes with any byte.
+
+        Reads them once: 3 seconds a gigabyte on a busy core, far less than decoding the images takes.
+        """
+        digest = hashlib.sha256()
+        try:
+            for path in sorted(path for path in self.data_path.rglob("*") if path.is_file()):
+                with open(path, "rb") as file:
+                    content = hashlib.file_digest(file, "sha256").digest()
+                digest.update(path.relative_to(self.data_path).as_posix().encode() + b"\0" + content)
+        except OSError as error:
+            raise _damaged(self._label, self.data_path, error) from error
+        return digest.hexdigest()
+
+    def check(self, image_size: int | None = None, action_size: int | None = None) -> list[int]:
+        """Read the whole dataset and check it against what will be trained, before training.
+
+        Args:
+            image_size: expected height and width in pixels; None takes any.
+            action_size: expected number of action dimensions; None takes any.
+
+        Returns:
+            The length in steps of each episode.
+
+        Raises:
+            SettingError: other image or action size, an action outside [-1, 1] or NaN, or a damaged file.
+        """
+        height, width, _ = self.image_shape
+        if image_size is not None and (height, width) != (image_size, image_size):
+            fix = f"Build or render the dataset at {image_size}x{image_size}."
+            raise SettingError(self._label, f"images of {height}x{width}, not {image_size}x{image_size}", fix)
+        if action_size is not None and self.action_size != action_size:
+            found = f"actions of {self.action_size} dimensions, not {action_size}"
+            raise SettingError(self._label, found, "Use a dataset and an environment of the same task.")
+        return [episode.length for episode in self]
+
+    def _info(self, attributes: Mapping[str, Any]) -> dict[str, str | int | float | bool]:
+        info: dict[str, str | int | float | bool] = {"source": self.id}
+        if "env_id" in self.own:
+            info["env_id"] = str(self.own["env_id"])
+        for key, value in attributes.items():
+            value = value.item() if isinstance(value, np.generic) else value
+            plain = isinstance(value, (str, int, bool)) or (isinstance(value, float) and np.isfinite(value))
+            if key not in ("id", "total_steps") and plain:
+                info[key] = value
+        return info
+
+    def _check_file(self) -> None:
+        """Notice at opening, not in mid-training, that the file is cut short, or is not what it claims to be."""
+        if self.metadata.get("data_format") != "hdf5":
+            return
+        try:
+            check_hdf5(self.data_file)
+            with h5py.File(self.data_file, "r") as file:
+                missing = [i for i in range(len(self)) if f"episode_{i}" not in file]
+        except _READ_ERRORS as error:
+            raise _damaged(self._label, self.data_file, error) from error
+        if missing:
+            found = f"{len(self) - len(missing)} of {len(self)} episodes in {self.data_file}"
+            raise SettingError(self._label, found, "The file is incomplete: copy or build the dataset again.")
+
+
+def open_dataset(name: str | os.PathLike[str], image_key: str | None = None) -> DatasetReader:
+    """Open a local Minari dataset.
+
+    Args:
+        name: a Minari dataset id (``moto_pl/metaworld/door-open-v0``), the short name it was built by
+            (``metaworld/door-open``), or the path of a directory.
+        image_key: which observation is the image; None finds it.
+
+    Raises:
+        SettingError: no such dataset (the message says what is near and how to build it), or it cannot be read.
+    """
+    return DatasetReader(locate(name), image_key)
+
+
+def locate(name: str | os.PathLike[str]) -> Path:
+    """The directory of an existing dataset; see ``open_dataset`` for ``name`` and the error."""
+    path = _find(name)
+    if path is None:
+        raise _unknown(str(name))
+    return path
+
+
+def exists(name: str | os.PathLike[str]) -> bool:
+    """Whether there is a dataset of this name; see ``open_dataset`` for ``name``."""
+    return _find(name) is not None
+
+
+def _find(name: str | os.PathLike[str]) -> Path | None:
+    candidates = [Path(name).expanduser()]
+    if not _is_path(name):
+        root = datasets_root()
+        candidates = [root / str(name), root / default_id(str(name)), *candidates]
+    found = (path for path in candidates if (path / "data").is_dir() or (path.name == "data" and path.is_dir()))
+    return next(found, None)
+
+
+def target_path(target: str | os.PathLike[str]) -> tuple[Path, str]:
+    """Directory and dataset id under which ``write_dataset(target)`` writes.
+
+    Raises:
+        SettingError: ``target`` is no valid Minari id of the form ``namespace/name-v0``, nor a path.
+    """
+    if _is_path(target):
+        path = Path(target).expanduser().absolute()
+        stem = re.sub(r"[^-\w]", "-", path.name)
+        return path, stem if re.search(r"-v\d+$", stem) else f"{stem}-v0"
+    match = DATASET_ID_RE.fullmatch(str(target))
+    if match is None or match.group("version") is None:
+        raise SettingError(
+            "output",
+            repr(str(target)),
+            "Use the form namespace/name-v0 (a namespace of two letters or more), or a path that begins with / or ./.",
+        )
+    return datasets_root() / str(target), str(target)
+
+
+def write_dataset(
+    target: str | os.PathLike[str],
+    episodes: Iterable[Episode],
+    env_id: str | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write episodes as a Minari dataset, which Minari and ``open_dataset`` read.
+
+    Images are stored without loss, compressed and with checksums. Everything is written to a hidden directory beside
+    the target, which is renamed at the end, so that a dataset is there whole or not at all.
+
+    Args:
+        target: a dataset id (``namespace/name-v0``) in the local Minari directory, or a path.
+        episodes: one or more, of one image and one action size; they are taken one at a time.
+        env_id: the gymnasium id that they came from; if registered, the dataset can recover that environment, with the
+            keyword arguments in ``metadata["env_kwargs"]``.
+        metadata: JSON-able; kept under the key ``moto_pl`` of the dataset's metadata.
+        overwrite: replace a dataset that is there already.
+
+    Returns:
+        The dataset's directory.
+
+    Raises:
+        SettingError: the target exists, its name is no id, there are no episodes, or they differ in size.
+    """
+    path, dataset_id = target_path(target)
+    refuse_existing(target, overwrite)
+    with staged(path) as directory:
+        _write(directory / "data", episodes, dataset_id, env_id, dict(metadata or {}))
+    return path
+
+
+def refuse_existing(target: str | os.PathLike[str], overwrite: bool) -> None:
+    """Raise a SettingError if ``target`` exists and may not be replaced, or is a directory that is no dataset."""
+    path, _ = target_path(target)
+    if not path.exists():
+        return
+    if not overwrite:
+        raise SettingError(
+            "dataset", f"{target}, which is already there", "Choose another name, or overwrite it: --overwrite."
+        )
+    if not (path / "data" / METADATA_FILE_NAME).is_file() and (not path.is_dir() or any(path.iterdir())):
+        raise SettingError("dataset", f"{path}, which is not a dataset", "Choose another name: it is not overwritten.")
+
+
+def _write(
+    data_path: Path, episodes: Iterable[Episode], dataset_id: str, env_id: str | None, metadata: dict[str, Any]
+) -> None:
+    storage: MinariStorage | None = None
+    count = steps = 0
+    image_shape, action_size = (0, 0, 3), 0
+    # The file is open only while an episode is added, since Minari's storage creates it and later measures its size.
+    for count, episode in enumerate(episodes, start=1):
+        if storage is None:
+            image_shape, action_size = episode.image.shape[1:], episode.action.shape[1]
+            storage = _new_storage(data_path, image_shape, action_size, env_id, metadata)
+        if episode.image.shape[1:] != image_shape or episode.action.shape[1] != action_size:
+            sizes = (episode.image.shape[1:], episode.action.shape[1])
+            found = f"image and action sizes {sizes} after {(image_shape, action_size)}"
+            raise SettingError("episodes", found, "Write episodes of one image and one action size.")
+        with h5py.File(data_path / DATA_FILE, "a", track_order=True) as file:
+            _add(file.create_group(f"episode_{count - 1}"), episode, count - 1)
+        steps += episode.length
+    if storage is None:
+        raise SettingError("episodes", "none", "Write at least one.")
+    storage.update_metadata(
+        {
+            "dataset_id": dataset_id,
+            "minari_version": minari.__version__,
+            "total_episodes": count,
+            "total_steps": steps,
+            "dataset_size": float(storage.get_size()),
+            NAMESPACE: metadata | ({} if env_id is None else {"env_id": env_id}),
+        }
+    )
+
+
+def _new_storage(
+    data_path: Path, image_shape: tuple[int, ...], action_size: int, env_id: str | None, metadata: dict[str, Any]
+) -> MinariStorage:
+    spec = None
+    if env_id in gym.registry:
+        spec = gym.spec(env_id)
+        spec = type(spec).from_json(spec.to_json())  # a copy: the registry's own must not change
+        spec.kwargs.update(metadata.get("env_kwargs", {}))
+    return MinariStorage.new(
+        data_path,
+        observation_space=spaces.Dict({"image": spaces.Box(0, 255, image_shape, np.uint8)}),
+        action_space=spaces.Box(-1.0, 1.0, (action_size,), np.float32),
+        env_spec=spec,
+        # Minari would write JPEG otherwise, whose artefacts the world model would have to learn.
+        jpeg_encoding=False,
+    )
+
+
+def _add(group: h5py.Group, episode: Episode, index: int) -> None:
+    """One episode in Minari's HDF5 layout; infos get a first row of zeros for the reset, as its collector's do."""
+    group.attrs.update({"id": index, "total_steps": episode.length, **episode.info})
+    chunks = (min(FRAMES_PER_CHUNK, episode.length + 1), *episode.image.shape[1:])
+    group.create_dataset(
+        "observations/image", data=episode.image, chunks=chunks, compression="gzip", compression_opts=4, fletcher32=True
+    )
+    flags = np.zeros((2, episode.length), bool)
+    flags[:, -1] = episode.terminated, episode.truncated
+    arrays = {"actions": episode.action, "rewards": episode.reward, "terminations": flags[0], "truncations": flags[1]}
+    for key, value in {"success": episode.success, **episode.extras}.items():
+        arrays[f"infos/{key}"] = np.concatenate([np.zeros_like(value[:1]), value])
+    for key, value in arrays.items():
+        group.create_dataset(key, data=value, chunks=value.shape, fletcher32=True)
+
+
+def _damaged(label: str, file: Path, error: BaseException, index: int | None = None) -> SettingError:
+    where = "" if index is None else f" at episode {index}"
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return SettingError(label, f"a damaged file {file}{where} ({reason})", "Copy or build the dataset again.")
+
+
+def _read_metadata(path: Path) -> dict[str, Any]:
+    try:
+        metadata = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise SettingError("dataset", f"no file {path}", "Copy or build the dataset again.") from error
+    except (OSError, ValueError) as error:
+        raise _damaged("dataset", path, error) from error
+    # Without its spaces Minari would create the environment that the file names: a dataset could run code.
+    needed = {"observation_space": str, "action_space": str, "data_format": str, "total_episodes": int}
+    wrong = [
+        key for key, kind in needed.items() if not isinstance(metadata, dict) or not isinstance(metadata.get(key), kind)
+    ]
+    if wrong:
+        fix = "Build it again, or write it with Minari 0.5 or newer."
+        raise SettingError("dataset", f"a file {path} without a valid {', '.join(wrong)}", fix)
+    return dict(metadata)
+
+
+def _find_image(label: str, space: gym.Space[Any], image_key: str | None) -> tuple[str, spaces.Box]:
+    """Key (empty where the observation itself is the image) and space of the image observation."""
+    leaves = dict(_leaves(space))
+    images = {
+        key: leaf
+        for key, leaf in leaves.items()
+        if isinstance(leaf, spaces.Box) and leaf.dtype == np.uint8 and len(leaf.shape) == 3 and leaf.shape[2] == 3
+    }
+    described = ", ".join(f"{key or 'observation'} {_describe(leaf)}" for key, leaf in leaves.items())
+    if not images:
+        fix = "Training needs an image, uint8 height x width x 3: render one into the dataset, or use another."
+        raise SettingError(label, f"no image among its observations ({described})", fix)
+    if image_key is not None:
+        if image_key not in images:
+            raise SettingError("image_key", repr(image_key), f"Use one of {label}: {', '.join(images)}.")
+        return image_key, images[image_key]
+    preferred = [key for key in IMAGE_KEYS if key in images]
+    if len(images) > 1 and not preferred:
+        fix = f"Give the one to learn from the name '{IMAGE_KEYS[0]}', or leave the others out."
+        raise SettingError(label, f"several images: {', '.join(images)}", fix)
+    key = preferred[0] if preferred else next(iter(images))
+    return key, images[key]
+
+
+def _leaves(space: gym.Space[Any], prefix: str = "") -> Iterator[tuple[str, gym.Space[Any]]]:
+    if isinstance(space, spaces.Dict):
+        for key, part in space.spaces.items():
+            yield from _leaves(part, f"{prefix}/{key}" if prefix else str(key))
+    else:
+        yield prefix, space
+
+
+def _describe(space: gym.Space[Any]) -> str:
+    return f"{space.dtype} {space.shape}" if isinstance(space, spaces.Box) else type(space).__name__
+
+
+def _is_path(name: str | os.PathLike[str]) -> bool:
+    return not isinstance(name, str) or name.startswith(("/", ".", "~"))
+
+
+def _unknown(name: str) -> SettingError:
+    if _is_path(name):
+        return SettingError("dataset", f"no dataset at {name}", "Give a directory that holds data/metadata.json.")
+    names, short = buildable_names(), short_name(name)
+    local = list_datasets()
+    near = difflib.get_close_matches(name, local, n=3) or difflib.get_close_matches(default_id(short), local, n=3)
+    hint = f"Near it, here: {', '.join(near)}. " if near else ""
+    if short in names:
+        fix = f"Build it with: moto data build {short}"
+    elif guesses := difflib.get_close_matches(short, names, n=1, cutoff=0.75):
+        fix = f"Did you mean to build: moto data build {guesses[0]}"
+    else:
+        fix = "List what is there with: moto data list"
+    return SettingError("dataset", f"{name!r}, which is not in {datasets_root()}", hint + fix)

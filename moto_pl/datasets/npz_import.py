@@ -1,0 +1,210 @@
+"""Episodes in DreamerV2's npz files: one file an episode, one row a frame."""
+
+from __future__ import annotations
+
+import os
+import re
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+
+from moto_pl.datasets.minari_io import default_id, refuse_existing, write_dataset
+from moto_pl.datasets.raw_episode import clip_rounding
+from moto_pl.datasets.recording import versions
+from moto_pl.envs import KITCHEN_OBJECTS, list_envs, task_objects, unknown_name
+from moto_pl.errors import SettingError
+from moto_pl.replay.episode import Episode
+
+KEYS = ("image", "action", "reward", "is_first", "is_last", "is_terminal")
+OBJECT_KEY = re.compile(r"reward[ _/](.+)")
+"""Name of an array that says whether one object of the kitchen is in place, such as ``reward bottom burner``."""
+_READ_ERRORS = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+
+
+def read_npz(
+    path: str | os.PathLike[str],
+    success_reward: float | None = None,
+    objects: Sequence[str] = (),
+    counted_in_order: bool = False,
+) -> Episode:
+    """Read and validate one episode.
+
+    Row t of each array holds the action that led to frame t and the reward received with it; row 0 is the reset.
+
+    Kitchen episodes may hold an array ``reward <object>`` [T + 1] for an object, above 0 in the rows in which it is in
+    place. Those of all seven become the extra ``in_place``; those of the task's objects become ``completed``, and their
+    number is the reward, whatever task ``reward`` was of.
+
+    Args:
+        path: an npz file with ``image`` uint8 [T + 1, H, W, 3], ``action`` float [T + 1, A] in [-1, 1], ``reward``
+            float [T + 1] (unless the task's objects have theirs), and bool ``is_first``, ``is_last``, ``is_terminal``
+            [T + 1]; other arrays are left unread.
+        success_reward: a step with this reward or more is a success; None: any step with a reward above 0.
+        objects: the task's objects in the task's order; none for a task without.
+        counted_in_order: where there is no array for each object, take the task's i-th object to be in place wherever
+            ``reward`` is i or more: right for episodes whose reward counts the task's objects and that complete them in
+            the task's order.
+
+    Raises:
+        SettingError: the file cannot be read, an array is missing or has another shape, type or range, the first row is
+            no reset, there are several episodes in the file, or ``reward`` is no count of the task's objects.
+    """
+    path = Path(path)
+    arrays, of_objects = _read_arrays(path, objects)
+    _check_rows(path, arrays)
+    states = {name: arrays[key][1:] > 0 for name, key in of_objects.items()}
+    if counted_in_order and "reward" in arrays:
+        states = _counted(path, arrays["reward"][1:], objects)
+    extras = {}
+    if set(KITCHEN_OBJECTS) <= states.keys():
+        extras["in_place"] = np.stack([states[name] for name in KITCHEN_OBJECTS], axis=1)
+    if objects and set(objects) <= states.keys():
+        extras["completed"] = np.stack([states[name] for name in objects], axis=1)
+    reward = arrays["reward"][1:] if "reward" in arrays else extras["completed"].sum(axis=1)
+    terminated = bool(arrays["is_terminal"][-1])
+    try:
+        return Episode(
+            image=arrays["image"],
+            action=clip_rounding(arrays["action"][1:].astype(np.float32)),
+            reward=reward.astype(np.float32),
+            terminated=terminated,
+            truncated=not terminated,
+            success=reward > 0 if success_reward is None else reward >= success_reward,
+            extras=extras,
+            info={"source": path.name},
+        )
+    except SettingError as error:
+        raise SettingError(f"{path}: {error.setting}", error.found, error.fix) from error
+
+
+def _read_arrays(path: Path, objects: Sequence[str]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """An episode's arrays, and by object the key of its own; no ``reward`` where all the task's objects have theirs."""
+    try:
+        # Without pickle, an array of objects is refused and nothing in the file is executed.
+        with np.load(path, allow_pickle=False) as file:
+            of_objects = _object_keys(file.files)
+            keys = [key for key in KEYS if key != "reward" or not objects or not set(objects) <= of_objects.keys()]
+            missing = [key for key in keys if key not in file.files]
+            if missing:
+                raise SettingError(str(path), f"no {', '.join(missing)}", f"An episode has {', '.join(KEYS)}.")
+            arrays = {key: file[key] for key in (*keys, *of_objects.values())}
+    except SettingError:
+        raise
+    except FileNotFoundError:
+        raise SettingError(str(path), "no such file", "Give npz files, or a directory that holds some.") from None
+    except _READ_ERRORS as error:
+        found = f"a file that cannot be read ({' '.join(str(error).split())})"
+        raise SettingError(str(path), found, "Copy it again; object arrays are not read.") from error
+    return arrays, of_objects
+
+
+def _object_keys(keys: Iterable[str]) -> dict[str, str]:
+    """By object of the kitchen, the key of the array that says when it is in place."""
+    matches = ((OBJECT_KEY.fullmatch(key), key) for key in keys)
+    named = {match[1].replace("_", " "): key for match, key in matches if match}
+    return {name: key for name, key in named.items() if name in KITCHEN_OBJECTS}
+
+
+def _counted(path: Path, reward: np.ndarray, objects: Sequence[str]) -> dict[str, np.ndarray]:
+    """When each of the task's objects is in place [T], of a reward [T] that counts them in the task's order."""
+    wrong = np.flatnonzero(~np.isin(reward, np.arange(len(objects) + 1)))
+    if len(wrong):
+        fix = f"--counted_in_order is for rewards that count the task's {len(objects)} objects: leave it out."
+        raise SettingError(f"{path}: reward", f"{reward[wrong[0]]} in row {wrong[0] + 1}", fix)
+    return {name: reward > place for place, name in enumerate(objects)}
+
+
+def _check_rows(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    rows = len(arrays["image"]) if arrays["image"].ndim else 0
+    layout = {"image": (4, "u"), "action": (2, "f"), "is_first": (1, "b"), "is_last": (1, "b"), "is_terminal": (1, "b")}
+    for key, array in arrays.items():
+        ndim, kinds = layout.get(key, (1, "fiu" if key == "reward" else "bfiu"))
+        if array.ndim != ndim or len(array) != rows or array.dtype.kind not in kinds:
+            kind = {"u": "uint8", "f": "float", "b": "bool"}.get(kinds, "numbers")
+            fix = f"Expected {kind} with {ndim} dimensions, the first of {rows} as in image."
+            raise SettingError(f"{path}: {key}", f"{array.dtype} {array.shape}", fix)
+        if kinds == "bfiu" and np.isnan(array).any():
+            raise SettingError(f"{path}: {key}", "NaN", "Give 0 in the rows in which the object is not in place.")
+    if rows < 2:
+        raise SettingError(f"{path}: image", f"{rows} frames", "An episode has two or more.")
+    for key, allowed, where in (("is_first", 0, "first"), ("is_last", rows - 1, "last"), ("is_terminal", -1, "last")):
+        wrong = np.flatnonzero(arrays[key])
+        wrong = wrong[wrong != allowed % rows]
+        if len(wrong):
+            raise SettingError(f"{path}: {key}", f"true in row {wrong[0]}", f"Only the {where} row may have it true.")
+    if not arrays["is_first"][0]:
+        raise SettingError(f"{path}: is_first", "false in row 0", "The first row is the reset: write whole episodes.")
+    if np.any(arrays["action"][0] != 0):
+        raise SettingError(
+            f"{path}: action", "an action in row 0", "Row t holds the action that led to frame t; row 0 has none: zero."
+        )
+
+
+def find_npz(sources: Sequence[str | os.PathLike[str]]) -> list[Path]:
+    """The npz files among ``sources`` and in the directories among them, sorted within each.
+
+    Raises:
+        SettingError: a source that is not there, or a directory without an npz file.
+    """
+    found: list[Path] = []
+    for source in map(Path, sources):
+        files = sorted(source.glob("*.npz")) if source.is_dir() else [source]
+        if not files or not files[0].is_file():
+            what = "a directory without npz files" if source.is_dir() else "no such file"
+            raise SettingError("npz", f"{source}: {what}", "Give npz files, or a directory that holds some.")
+        found += files
+    if not found:
+        raise SettingError("npz", "nothing", "Give npz files, or a directory that holds some.")
+    return found
+
+
+def import_npz(
+    sources: Sequence[str | os.PathLike[str]],
+    output: str | os.PathLike[str] | None = None,
+    env_id: str | None = None,
+    success_reward: float | None = None,
+    overwrite: bool = False,
+    counted_in_order: bool = False,
+) -> Path:
+    """Turn DreamerV2's npz episodes into a Minari dataset; every array is validated before anything is in place.
+
+    Args:
+        sources: npz files, and directories of them.
+        output: dataset id or path; None is named after the first source.
+        env_id: the environment that the episodes came from, kept in the dataset; None if unknown.
+        success_reward: as in :func:`read_npz`; None in a kitchen task is the number of its objects.
+        overwrite: replace a dataset that is there already.
+        counted_in_order: as in :func:`read_npz`, of the objects of ``env_id``.
+
+    Returns:
+        The dataset's directory.
+
+    Raises:
+        SettingError: an unknown environment, a bad file, a dataset that exists, or ``counted_in_order`` of a task
+            without objects.
+    """
+    files = find_npz(sources)
+    if env_id is not None and env_id not in gym.registry:
+        raise unknown_name("env", env_id, list_envs())
+    objects = task_objects(env_id, {}) if env_id is not None else ()
+    if counted_in_order and not objects:
+        fix = "Say whose objects the reward counts: --env moto_pl/Kitchen-mixed-v0, for instance."
+        raise SettingError("counted_in_order", f"the environment {env_id}, which has no objects", fix)
+    if success_reward is None and objects:
+        success_reward = float(len(objects))
+    first = Path(sources[0])
+    target = output or default_id(f"import/{first.absolute().stem.replace('.', '-')}")
+    refuse_existing(target, overwrite)
+
+    def episodes() -> Iterator[Episode]:
+        for file in track(files, "importing", transient=True, console=Console(stderr=True)):
+            yield read_npz(file, success_reward, objects, counted_in_order)
+
+    metadata = {"source": "npz", "episodes": len(files), "versions": versions("minari", "numpy"), "env_kwargs": {}}
+    return write_dataset(target, episodes(), env_id, metadata, overwrite)

@@ -1,0 +1,227 @@
+"""Recording scripted demonstrations: the same episodes for a seed, however many processes record them."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.envs.registration import load_env_creator
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+import moto_pl.envs
+from moto_pl.datasets.parallel import in_processes
+from moto_pl.errors import SettingError
+from moto_pl.evaluations import EVALUATION_SEEDS
+from moto_pl.replay.episode import Episode, object_extras
+
+if TYPE_CHECKING:
+    from moto_pl.datasets.minari_io import DatasetReader
+
+TIMEOUT_S = 1800.0
+"""The most that one episode may take, failures included."""
+MAX_ATTEMPTS = 30
+"""Failures in a row after which a scripted policy is taken not to solve its task."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to record; the same plan gives the same episodes, bit for bit, on one machine.
+
+    Attributes:
+        env_id: a registered gymnasium id whose environment has ``scripted_action()`` and ``info["success"]``.
+        env_kwargs: keyword arguments of the environment.
+        episodes: how many successful episodes to keep, at least 1.
+        seed: seed of the whole recording, at least 0.
+        noise: standard deviation of the normal noise added to each action before it is clipped to [-1, 1].
+        info: added to each episode's ``info``.
+    """
+
+    env_id: str
+    env_kwargs: Mapping[str, Any]
+    episodes: int
+    seed: int
+    noise: float
+    info: Mapping[str, str | int | float | bool]
+
+    def __post_init__(self) -> None:
+        if self.episodes < 1:
+            raise SettingError("episodes", self.episodes, "Record 1 or more.")
+        if self.seed < 0:
+            raise SettingError("seed", self.seed, "Use 0 or more.")
+        if not 0.0 <= self.noise <= 1.0:
+            raise SettingError("noise", self.noise, "Use a standard deviation from 0 to 1.")
+
+    def describe(self) -> dict[str, Any]:
+        """The plan as JSON-able metadata of a dataset; the environment's arguments with their defaults filled in."""
+        parameters = inspect.signature(load_env_creator(gym.spec(self.env_id).entry_point)).parameters.values()  # type: ignore[arg-type]
+        defaults = {p.name: p.default for p in parameters if p.default is not p.empty and p.name != "render_mode"}
+        env_kwargs = {**defaults, **self.env_kwargs}
+        return {"env_kwargs": env_kwargs, "episodes": self.episodes, "seed": self.seed, "noise": self.noise}
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Recorded demonstrations.
+
+    Attributes:
+        episodes: as they were recorded, or read from the dataset where memory may not hold them.
+        retries: how many failed episodes were thrown away to get them.
+    """
+
+    episodes: Sequence[Episode] | DatasetReader
+    retries: int
+
+
+@dataclass(frozen=True)
+class Built:
+    """A dataset that was built: its directory, and what was recorded into it."""
+
+    path: Path
+    recording: Recording
+
+
+def demonstration_seed(seed: int, episode: int, attempt: int) -> int:
+    """Environment seed of an attempt at an episode: in [0, 2**30), so never that of an evaluation episode."""
+    return int(np.random.SeedSequence([seed, episode, attempt]).generate_state(1)[0]) % EVALUATION_SEEDS
+
+
+def record(plan: Plan, workers: int = 1, draws: bool = False) -> Recording:
+    """Record the plan's episodes, in this process or in several new ones, with a progress bar.
+
+    Args:
+        plan: what to record.
+        workers: processes, each with an environment and a renderer of its own; 1 records in this process. One that is
+            lost is replaced, and its episode recorded again.
+        draws: whether the environment needs OpenGL.
+
+    Raises:
+        SettingError: bad settings, a scripted policy that keeps failing, or processes that died again and again.
+    """
+    if workers < 1:
+        raise SettingError("workers", workers, "Use 1 or more.")
+    recorded: dict[int, tuple[Episode, int]] = {}
+    with _progress(plan) as advance:
+        for index, episode, retries in _in_turn(plan) if workers == 1 else _in_parallel(plan, workers, draws):
+            recorded[index] = episode, retries
+            advance(retries)
+    return Recording(
+        episodes=[recorded[index][0] for index in range(plan.episodes)],
+        retries=sum(retries for _, retries in recorded.values()),
+    )
+
+
+def run_scripted(env: gym.Env[Any, Any], seed: int, noise: float = 0.0) -> Episode:
+    """Roll the environment's scripted policy for one episode.
+
+    Args:
+        env: its observation has an ``image``; its unwrapped environment has ``scripted_action()``.
+        seed: seed of the reset and of the noise.
+        noise: standard deviation of the noise added to each action.
+    """
+    rng = np.random.default_rng(seed)
+    observation, _ = env.reset(seed=seed)
+    images, actions, rewards, infos = [observation["image"]], [], [], []
+    terminated = truncated = False
+    while not (terminated or truncated):
+        scripted = np.asarray(env.unwrapped.scripted_action())  # type: ignore[attr-defined]
+        action = np.clip(scripted + noise * rng.standard_normal(scripted.shape), -1.0, 1.0).astype(np.float32)
+        observation, reward, terminated, truncated, info = env.step(action)
+        images.append(observation["image"])
+        actions.append(action)
+        rewards.append(reward)
+        infos.append(info)
+    return Episode(
+        image=np.stack(images),
+        action=np.stack(actions),
+        reward=np.asarray(rewards, np.float32),
+        terminated=bool(terminated),
+        truncated=bool(truncated),
+        success=np.array([bool(info["success"]) for info in infos]),
+        extras=object_extras(infos),
+        info={"seed": seed},
+    )
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Installed versions of packages, and of this one."""
+    found = {}
+    for package in (*packages, "moto_pl"):
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def _attempt(env: gym.Env[Any, Any], plan: Plan, index: int) -> tuple[Episode, int]:
+    """Episode ``index``: the first success of its own sequence of seeds, so that no other episode has a say in it."""
+    for attempt in range(MAX_ATTEMPTS):
+        seed = demonstration_seed(plan.seed, index, attempt)
+        episode = run_scripted(env, seed, plan.noise)
+        if episode.succeeded:
+            info = {**plan.info, **episode.info, "env_id": plan.env_id, "retries": attempt}
+            if hasattr(env.unwrapped, "gl_renderer"):
+                info["gl_renderer"] = env.unwrapped.gl_renderer
+            return replace(episode, info=info), attempt
+    found = f"no success in {MAX_ATTEMPTS} scripted episodes"
+    raise SettingError(plan.env_id, found, "Use less noise, or more steps an episode.")
+
+
+def _make(plan: Plan) -> gym.Env[Any, Any]:
+    return moto_pl.envs.make(plan.env_id, **plan.env_kwargs)
+
+
+def _in_turn(plan: Plan) -> Iterator[tuple[int, Episode, int]]:
+    env = _make(plan)
+    try:
+        for index in range(plan.episodes):
+            yield index, *_attempt(env, plan, index)
+    finally:
+        env.close()
+
+
+_worker_env: gym.Env[Any, Any] | None = None
+
+
+def _in_worker(job: tuple[Plan, int]) -> tuple[Episode, int]:
+    global _worker_env
+    plan, index = job
+    if _worker_env is None:
+        _worker_env = _make(plan)
+    return _attempt(_worker_env, plan, index)
+
+
+def _in_parallel(plan: Plan, workers: int, draws: bool) -> Iterator[tuple[int, Episode, int]]:
+    jobs = [(plan, index) for index in range(plan.episodes)]
+    results = in_processes(_in_worker, jobs, min(workers, plan.episodes), TIMEOUT_S, draws)
+    for index, (episode, retries) in results:
+        yield index, episode, retries
+
+
+@contextmanager
+def _progress(plan: Plan) -> Iterator[Any]:
+    columns = [
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("episodes, {task.fields[retries]} retries"),
+        TimeRemainingColumn(),
+    ]
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(plan.env_id.rpartition("/")[2], total=plan.episodes, retries=0)
+        total = 0
+
+        def advance(retries: int) -> None:
+            nonlocal total
+            total += retries
+            progress.update(task, advance=1, retries=total)
+
+        yield advance

@@ -1,0 +1,181 @@
+"""Rolls episodes: the one loop in which a policy meets environments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from moto_pl.evaluations import EVALUATION_SEEDS as EVALUATION_SEEDS
+from moto_pl.evaluations import TEST_SEEDS as TEST_SEEDS
+from moto_pl.ops import Key, Stream
+from moto_pl.ops.philox import normal, uniform
+from moto_pl.replay.episode import OBJECT_EXTRAS, Episode
+from moto_pl.rollout.policy import ActMode, Policy
+from moto_pl.rollout.pool import EnvPool, WorkerRestarted
+
+
+def training_seed(seed: int, index: int) -> int:
+    """The environment seed of online episode ``index`` (over all ranks) of a run: in [0, 2**30)."""
+    return Key(seed, index).fold(0x5EED, seed).offset % EVALUATION_SEEDS
+
+
+def roll_episodes(
+    pool: EnvPool,
+    policy: Policy,
+    seeds: Sequence[int],
+    mode: ActMode,
+    key: Key,
+    noise: tuple[float, float] = (0.0, 0.0),
+) -> list[Episode]:
+    """Rolls one episode a seed, side by side.
+
+    An environment worker that died or hung has been replaced when we hear of it; the episodes are then rolled again
+    from their seeds, which gives what they would have given.
+
+    Args:
+        pool: at least ``len(seeds)`` workers.
+        policy: acts.
+        seeds: one for each environment.
+        mode: ``sample`` to collect, ``mode`` to evaluate.
+        key: names the policy's draws; step t folds t in.
+        noise: each episode draws a std between these two, uniformly; Gaussian noise of that std is added to its
+            actions, which are clipped to [-1, 1] again. The acting state is told what was executed.
+
+    Returns:
+        The episodes, in the order of their seeds.
+    """
+    return [rolled.episode for rolled in roll_on(pool, policy, seeds, mode, key, noise)]
+
+
+class Rolled(NamedTuple):
+    """An episode, and the rewards [up to ``beyond``] of what the policy did after it was truncated."""
+
+    episode: Episode
+    beyond: np.ndarray
+
+
+def roll_on(
+    pool: EnvPool,
+    policy: Policy,
+    seeds: Sequence[int],
+    mode: ActMode,
+    key: Key,
+    noise: tuple[float, float] = (0.0, 0.0),
+    beyond: int = 0,
+) -> list[Rolled]:
+    """As :func:`roll_episodes`, and on for ``beyond`` steps after a truncation, which is no end of the task."""
+    with policy.acting_weights():
+        while True:
+            try:
+                recordings = _roll(pool, policy, seeds, mode, key, noise, beyond)
+            except WorkerRestarted:
+                continue
+            return [
+                Rolled(recording.episode(seed), np.array(recording.beyond, np.float32))
+                for recording, seed in zip(recordings, seeds, strict=True)
+            ]
+
+
+def _roll(
+    pool: EnvPool,
+    policy: Policy,
+    seeds: Sequence[int],
+    mode: ActMode,
+    key: Key,
+    noise: tuple[float, float],
+    beyond: int,
+) -> list[_Recording]:
+    count, device = len(seeds), policy.device
+    stds = noise[0] + (noise[1] - noise[0]) * uniform(key, Stream.NOISE, (count, 1), device)
+    recordings = [_Recording(beyond) for _ in seeds]
+    training = policy.training
+    policy.train(False)
+    try:
+        state = policy.initial_state(count)
+        image = pool.reset(seeds, beyond)
+        is_first = torch.ones(count, dtype=torch.bool, device=device)
+        for recording, frame in zip(recordings, image, strict=True):
+            recording.frames.append(frame.copy())
+        t = 0
+        while not all(recording.done for recording in recordings):
+            frames = torch.from_numpy(np.ascontiguousarray(image.transpose(0, 3, 1, 2))).to(device)
+            step_key = key.fold(t)
+            action, state = policy.act(frames, is_first, state, mode, step_key)
+            action = action.float()
+            if noise[1] > 0:
+                action = action + stds * normal(step_key, Stream.NOISE, tuple(action.shape), device)
+            action = action.clamp(-1, 1)
+            state = policy.executed(state, action)  # the filter hears what the environment gets
+            actions = action.cpu().numpy()
+            image, reward, terminated, truncated, infos = pool.step(actions)
+            for i, recording in enumerate(recordings):
+                if not recording.ended:
+                    recording.add(
+                        actions[i], image[i], float(reward[i]), bool(terminated[i]), bool(truncated[i]), infos[i]
+                    )
+                elif not recording.done:
+                    recording.go_on(float(reward[i]), bool(terminated[i]))
+            is_first = torch.zeros_like(is_first)
+            t += 1
+    finally:
+        policy.train(training)
+    return recordings
+
+
+class _Recording:
+    """An episode while it is rolled, and the rewards of up to ``most_beyond`` steps after a truncation."""
+
+    def __init__(self, most_beyond: int) -> None:
+        self.beyond: list[float] = []
+        self.left = most_beyond
+        self.frames: list[np.ndarray] = []
+        self.actions: list[np.ndarray] = []
+        self.rewards: list[float] = []
+        self.success: list[bool] = []
+        self.objects: dict[str, list[np.ndarray]] = {}
+        self.terminated = self.truncated = False
+
+    @property
+    def ended(self) -> bool:
+        return self.terminated or self.truncated
+
+    @property
+    def done(self) -> bool:
+        return self.ended and (self.terminated or self.left == 0)
+
+    def go_on(self, reward: float, terminated: bool) -> None:
+        self.beyond.append(reward)
+        self.left = 0 if terminated else self.left - 1
+
+    def add(
+        self,
+        action: np.ndarray,
+        frame: np.ndarray,
+        reward: float,
+        terminated: bool,
+        truncated: bool,
+        info: dict[str, Any],
+    ) -> None:
+        self.actions.append(action.copy())
+        self.frames.append(frame.copy())
+        self.rewards.append(reward)
+        self.success.append(bool(info.get("success", False)))
+        for key in OBJECT_EXTRAS:
+            if key in info:
+                self.objects.setdefault(key, []).append(np.array(info[key], dtype=bool))
+        self.terminated, self.truncated = terminated, truncated
+
+    def episode(self, seed: int) -> Episode:
+        return Episode(
+            image=np.stack(self.frames),
+            action=np.stack(self.actions).astype(np.float32),
+            reward=np.array(self.rewards, dtype=np.float32),
+            terminated=self.terminated,
+            truncated=self.truncated,
+            success=np.array(self.success, dtype=bool),
+            extras={key: np.stack(states) for key, states in self.objects.items()},
+            info={"seed": int(seed)},
+        )

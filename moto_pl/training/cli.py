@@ -1,0 +1,250 @@
+"""LightningCLI, set up for runs: derived settings, loggers, callbacks, and resume by the same command."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from jsonargparse import Namespace
+from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from moto_pl.agents import Agent
+from moto_pl.agents.base import check_same_agent
+from moto_pl.agents.trainer_arguments import FIXED, check_arguments, check_trainer
+from moto_pl.callbacks.checkpoint import RunCheckpoint
+from moto_pl.callbacks.evaluation import EvaluationRecorder
+from moto_pl.callbacks.finite import FiniteGuard
+from moto_pl.callbacks.gradients import ActorGradients
+from moto_pl.callbacks.open_loop import OpenLoopVideo
+from moto_pl.callbacks.progress import RunProgress
+from moto_pl.callbacks.throughput import Throughput
+from moto_pl.checkpoints import BEST, DurableCheckpointIO, load_checkpoint, newest_checkpoint
+from moto_pl.errors import SettingError
+from moto_pl.files import lock_run
+from moto_pl.training.configs import LIGHTNING_VERBS
+from moto_pl.training.datamodule import OfflineToOnlineDataModule
+from moto_pl.training.memory import keep_freed_memory
+
+DEFAULT_ROOT = "runs/moto"
+
+
+class MotoCLI(LightningCLI):
+    """``moto fit | validate | test``."""
+
+    @classmethod
+    def run(cls, args: Sequence[str]) -> MotoCLI:
+        """Parses and runs."""
+        return cls(
+            Agent,
+            OfflineToOnlineDataModule,
+            subclass_mode_model=True,
+            save_config_callback=None,
+            seed_everything_default=0,
+            args=list(args),
+            # Errors are raised rather than printed, so that the command line can say the one thing that matters.
+            parser_kwargs={verb: {"exit_on_error": False} for verb in LIGHTNING_VERBS} | {"exit_on_error": False},
+            trainer_defaults={
+                "default_root_dir": DEFAULT_ROOT,
+                "accelerator": "auto",
+                "devices": 1,
+                "log_every_n_steps": 10,
+                "enable_model_summary": False,
+                **{name: value for name, value in FIXED.items() if name != "max_epochs"},
+            },
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Lightning's verbs that mean something here."""
+        return {verb: LightningCLI.subcommands()[verb] for verb in LIGHTNING_VERBS}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Settings of ours, and those that follow from others."""
+        parser.add_argument(
+            "--extends", type=list[str] | str, default=[], help="configurations that this one builds on"
+        )
+        parser.add_argument("--checkpoint_every", type=int, default=1, help="rounds between checkpoints")
+        parser.add_argument("--max_skipped", type=int, default=0, help="steps that may be left out for NaN or infinity")
+        parser.add_argument("--video_episodes", type=int, default=4, help="episodes side by side in a video; 0: none")
+        parser.add_argument(
+            "--actor_gradients_every",
+            type=int,
+            default=200,
+            help="steps between measurements of what pulls at the actor; 0: none",
+        )
+        parser.add_argument(
+            "--keep_memory", type=bool, default=True, help="on a CPU: keep freed memory for the next step"
+        )
+        parser.add_argument("--evaluate_untrained", type=bool, default=True, help="begin a run with an evaluation")
+        parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
+        parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=int)
+
+    def before_instantiate_classes(self) -> None:
+        """Looks at Lightning's arguments before anything is made, and turns a trial into a small run of its own."""
+        trainer = self._get(self.config, "trainer")
+        check_arguments(vars(trainer))  # its items() would go into what is nested
+        self._trial: TemporaryDirectory[str] | None = None
+        if steps := int(trainer.fast_dev_run):
+            if self.subcommand != "fit":
+                fix = "It is for moto fit. Give data.eval_episodes or data.test_episodes."
+                raise SettingError("trainer.fast_dev_run", trainer.fast_dev_run, fix)
+            self._trial = TemporaryDirectory(prefix="moto-")
+            trainer.fast_dev_run, trainer.logger, trainer.default_root_dir = False, False, self._trial.name
+            data = self._get(self.config, "data")
+            short = ("model_steps", "offline_steps", "online_steps")
+            for name, most in (*((name, steps) for name in short), ("eval_episodes", 1)):
+                data[name] = min(most, data[name])
+
+    def instantiate_classes(self) -> None:
+        """Tells the data module what to ask where a length of the agent's does not fit the data."""
+        try:
+            super().instantiate_classes()
+        except BaseException:
+            if self._trial is not None:
+                self._trial.cleanup()
+            raise
+        self.datamodule.given_settings = self.given_settings
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Keeps what was given."""
+        super().parse_arguments(parser, args)
+        self._args = args
+
+    def given_settings(self) -> frozenset[str]:
+        """The agent's settings that stand in a file or on the command line, by their names under ``model.init_args``.
+
+        A second reading without defaults, for the rare case that needs it: what is given may equal its default.
+        """
+        given = self.parser.parse_args(self._args, defaults=False)[str(self.subcommand)]
+        return frozenset(given.get("model.init_args", Namespace()).keys())
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Adds what every run has; users add callbacks and loggers of their own in ``trainer``."""
+        trainer_config = self._get(self.config_init, "trainer")
+        root = Path(str(trainer_config.get("default_root_dir") or DEFAULT_ROOT))
+        own = _as_list(trainer_config.get("callbacks"))
+        extra: list[Any] = [
+            Throughput(),
+            EvaluationRecorder(self._get(self.config_init, "video_episodes")),
+            OpenLoopVideo(sequences=self._get(self.config_init, "video_episodes")),
+            ActorGradients(self._get(self.config_init, "actor_gradients_every")),
+            FiniteGuard(self._get(self.config_init, "max_skipped")),
+            RunCheckpoint(self._get(self.config_init, "checkpoint_every")),
+        ]
+        if trainer_config.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in own):
+            extra.append(RunProgress())
+        settings = {**kwargs, **FIXED, "default_root_dir": str(root)}
+        if trainer_config.get("logger") in (None, True):
+            settings["logger"] = [
+                CSVLogger(root, name="csv", flush_logs_every_n_steps=1),
+                TensorBoardLogger(root, name="tensorboard", version=""),
+            ]
+        settings["plugins"] = [DurableCheckpointIO(), *_as_list(trainer_config.get("plugins"))]
+        config = {**trainer_config, **settings, "callbacks": own}
+        try:
+            trainer = self._instantiate_trainer(config, extra)
+        except SettingError:
+            raise
+        except (MisconfigurationException, ImportError, RuntimeError, TypeError, ValueError) as error:
+            raise SettingError("trainer", " ".join(str(error).split()), "See docs/trainer.md.") from error
+        check_trainer(trainer)
+        if self._trial is not None and trainer.world_size > 1:
+            found = f"true, with {trainer.world_size} processes"
+            raise SettingError("trainer.fast_dev_run", found, "Give trainer.devices: 1 and trainer.num_nodes: 1.")
+        return trainer
+
+    def fit(
+        self, model: Agent, datamodule: OfflineToOnlineDataModule, ckpt_path: str | None = None, **kwargs: Any
+    ) -> None:
+        """Trains, going on from the run's newest checkpoint where there is one."""
+        datamodule.check_pretraining(model)
+        with self._trial or nullcontext():
+            self._fit_locked(model, datamodule, ckpt_path)
+        if self._trial is not None:
+            steps = f"{self.trainer.global_step} gradient steps, the episodes and evaluations around them, checkpoints"
+            self._say(f"trainer.fast_dev_run: all went well ({steps}); nothing is kept.")
+
+    def _fit_locked(self, model: Agent, datamodule: OfflineToOnlineDataModule, ckpt_path: str | None) -> None:
+        root = Path(self.trainer.default_root_dir)
+        if self._get(self.config, "keep_memory") and self.trainer.strategy.root_device.type == "cpu":
+            keep_freed_memory()
+        if not self.trainer.is_global_zero:
+            self._fit(root, model, datamodule, ckpt_path)
+            return
+        with lock_run(root):
+            self._save_config(root)
+            self._fit(root, model, datamodule, ckpt_path)
+
+    def _fit(self, root: Path, model: Agent, datamodule: OfflineToOnlineDataModule, ckpt_path: str | None) -> None:
+        if ckpt_path in (None, "last"):
+            newest = newest_checkpoint(root / "checkpoints")
+            ckpt_path = None if newest is None else str(newest)
+        if ckpt_path is not None:
+            checkpoint = load_checkpoint(ckpt_path)
+            ours = {**model.description(), "action_size": (checkpoint.get("agent") or {}).get("action_size")}
+            check_same_agent(checkpoint.get("agent"), ours)
+            step = int(checkpoint["global_step"])
+            if step >= datamodule.schedule.total_steps:
+                self._say(f"{root}: all {step} gradient steps are taken; raise data.online_steps to go on.")
+                return
+            if 0 <= self.trainer.max_steps <= step:
+                self._say(f"{root}: {step} gradient steps are taken; raise trainer.max_steps or leave it out to go on.")
+                return
+            self._say(f"resuming {root} at gradient step {step} of {datamodule.schedule.total_steps}")
+            del checkpoint
+        elif self._get(self.config, "evaluate_untrained") and datamodule.eval_episodes > 0:
+            datamodule.before_fit = True
+            self.trainer.validate(model, datamodule, verbose=False)
+            datamodule.before_fit = False
+        self.trainer.fit(model, datamodule=datamodule, ckpt_path=ckpt_path)
+        if self.trainer.global_step < datamodule.schedule.total_steps:
+            step, last = self.trainer.global_step, datamodule.schedule.total_steps
+            self._say(
+                f"{root}: told to end at gradient step {step} of {last}; the same command goes on from there without "
+                "trainer.max_steps, trainer.max_time or what else ended it."
+            )
+
+    def _say(self, message: str) -> None:
+        if self.trainer.is_global_zero:
+            print(message, flush=True)
+
+    def validate(
+        self, model: Agent, datamodule: LightningDataModule, ckpt_path: str | None = None, **kwargs: Any
+    ) -> None:
+        """Evaluates a checkpoint (the run's newest by default, or ``best``) on the evaluation seeds."""
+        self.trainer.validate(model, datamodule=datamodule, ckpt_path=self._checkpoint(ckpt_path))
+
+    def test(self, model: Agent, datamodule: LightningDataModule, ckpt_path: str | None = None, **kwargs: Any) -> None:
+        """Evaluates a checkpoint (the run's newest by default, or ``best``) on the test seeds."""
+        self.trainer.test(model, datamodule=datamodule, ckpt_path=self._checkpoint(ckpt_path))
+
+    def _save_config(self, root: Path) -> None:
+        """Writes what was asked for to ``<run>/config.yaml``, whole, then renames."""
+        temporary = root / "config.yaml.tmp"
+        self._parser("fit").save(self.config["fit"], temporary, skip_unset=False, overwrite=True, multifile=False)
+        os.replace(temporary, root / "config.yaml")
+
+    def _checkpoint(self, ckpt_path: str | None) -> str:
+        directory = Path(self.trainer.default_root_dir) / "checkpoints"
+        if ckpt_path == "best":
+            return str(directory / BEST)
+        if ckpt_path not in (None, "last"):
+            return str(ckpt_path)
+        newest = newest_checkpoint(directory)
+        if newest is None:
+            raise SettingError("ckpt_path", f"no checkpoint in {directory}", "Train with moto fit first, or name one.")
+        return str(newest)
+
+
+def _as_list(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]

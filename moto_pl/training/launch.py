@@ -1,0 +1,73 @@
+"""Starting Lightning's verbs: what they say that does not concern a user is kept quiet, and bad input is one line."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from moto_pl.errors import SettingError
+from moto_pl.training.configs import expand_configs
+
+
+def run_lightning(args: Sequence[str]) -> None:
+    """Runs one of Lightning's verbs."""
+    quiet()
+    from moto_pl.training.cli import MotoCLI
+
+    with one_line_errors(args[0]):
+        MotoCLI.run(expand_configs(args))
+
+
+@contextmanager
+def one_line_errors(verb: str) -> Iterator[None]:
+    """What the parser of one of Lightning's verbs says of bad input, as a SettingError."""
+    try:
+        yield
+    except (argparse.ArgumentError, TypeError, ValueError) as error:
+        # The argument parser wraps what a class says of its settings in the history of its attempts.
+        cause = _setting_error(error)
+        if cause is not None:
+            raise cause from None
+        if isinstance(error, argparse.ArgumentError):
+            raise SettingError("arguments", str(error).strip(), f"See moto {verb} --help.") from None
+        raise
+
+
+def _setting_error(error: BaseException | None) -> SettingError | None:
+    """The SettingError in an exception's history, if there is one."""
+    seen: set[int] = set()
+    queue = [error]
+    while queue:
+        error = queue.pop(0)
+        if isinstance(error, SettingError):
+            return error
+        if error is not None and id(error) not in seen:
+            seen.add(id(error))
+            queue += [error.__cause__, error.__context__]
+    return None
+
+
+def quiet() -> None:
+    """Lightning's advertisements and advice that does not apply to rounds as epochs."""
+    import logging
+    import warnings
+
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # Lightning's calls, not ours
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+        lambda record: "litlogger" not in record.getMessage() and "litmodels" not in record.getMessage()
+    )
+    for message in (
+        ".*is smaller than the logging interval.*",
+        ".*does not have many workers.*",
+        ".*Checkpoint directory .* exists and is not empty.*",
+        ".*The `srun` command is available.*",
+        ".*in eval mode at the start of training.*",
+        ".*Please add the following callbacks: .'Timer'..*",  # trainer.max_time, where a run goes on without it
+        ".*Starting from v1.9.0, `tensorboardX`.*",
+        ".*LightningCLI's args parameter is intended.*",
+        ".*isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
+        ".*Total length of `list` across ranks is zero.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)

@@ -1,0 +1,114 @@
+"""Episodes that are rolled elsewhere are those that would have been rolled here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from runs import assert_same_end, fit
+
+from moto_pl.agents import MOTO
+from moto_pl.errors import SettingError
+from moto_pl.nn.world_model import WorldModelConfig
+from moto_pl.ops import Key
+from moto_pl.replay.episode import Episode
+from moto_pl.rollout.background import Collector, Job
+from moto_pl.rollout.pool import EnvPool
+from moto_pl.rollout.roll import roll_episodes
+from moto_pl.threads import ONE_THREAD
+
+pytestmark = pytest.mark.slow
+ENV, OPTIONS = "moto_pl/Reach-v0", {"episode_steps": 6}
+JOB = Job([3], "sample", Key(0, 1), (0.0, 0.2))
+
+
+@pytest.fixture(scope="module")
+def collector() -> Iterator[Collector]:
+    made = Collector(ENV, OPTIONS, 0, 60)
+    yield made
+    made.close()
+
+
+@pytest.fixture()
+def agent() -> MOTO:
+    sizes = {"encoder_channels": (2, 2, 2, 2), "decoder_channels": (2, 2, 2), "ensemble": 2}
+    made = MOTO(WorldModelConfig(deter=8, hidden=8, stoch=2, classes=2, **sizes))
+    torch.manual_seed(0)
+    made.action_size = 2
+    made.build(2)
+    return made
+
+
+def here(agent: MOTO) -> Episode:
+    with EnvPool(ENV, OPTIONS, 0) as pool:
+        return roll_episodes(pool, agent, *JOB)[0]
+
+
+def assert_same(left: Episode, right: Episode) -> None:
+    assert np.array_equal(left.image, right.image) and np.array_equal(left.action, right.action)
+    assert np.array_equal(left.reward, right.reward) and left.info == right.info
+
+
+def test_same_episodes_with_the_weights_of_the_moment(collector: Collector, agent: MOTO) -> None:
+    before = here(agent)
+    collector.submit(agent, JOB)
+    with torch.no_grad():
+        for weight in agent.actor.parameters():
+            weight.add_(1.0)  # what is learned meanwhile changes nothing
+    assert collector.busy
+    assert_same(collector.fetch()[0], before)
+    assert not collector.busy
+    collector.submit(agent, JOB)
+    after = collector.fetch()[0]
+    assert_same(after, here(agent))
+    assert not np.array_equal(after.action, before.action)
+
+
+def test_the_process_has_one_thread(agent: MOTO, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ONE_THREAD:
+        monkeypatch.setenv(name, "3")
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "envs"))
+    made = Collector("busy:moto_pl_test/Busy-v0", OPTIONS, 0, 60)
+    made.submit(agent, JOB)
+    assert (made.fetch()[0].reward == 1).all()
+    made.close()
+
+
+def test_a_process_that_dies_is_replaced(collector: Collector, agent: MOTO) -> None:
+    collector.submit(agent, JOB)
+    collector._process.kill()
+    assert_same(collector.fetch()[0], here(agent))
+
+
+def test_one_that_dies_again_and_again_is_given_up(agent: MOTO, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Collector(ENV, OPTIONS, 0, 60)
+    send = made._send
+
+    def send_and_kill() -> None:
+        send()
+        made._process.kill()
+
+    monkeypatch.setattr(made, "_send", send_and_kill)
+    made.submit(agent, JOB)
+    with pytest.raises(SettingError, match=r"data\.collect"):
+        made.fetch()
+    assert not made.busy
+
+
+def test_an_error_there_is_raised_here(agent: MOTO) -> None:
+    made = Collector("moto_pl/NoSuch-v0", {}, 0, 60)
+    made.submit(agent, JOB)
+    with pytest.raises(SettingError, match="NoSuch"):
+        made.fetch()
+    made.close()
+
+
+def test_two_overlapped_runs_are_the_same(reach_dataset: Path, tmp_path: Path) -> None:
+    data = ("--data.dataset", str(reach_dataset), "--data.build_missing", "false", "--data.collect", "overlap")
+    for name in ("one", "two"):
+        done = fit(tmp_path / name, *data)
+        assert done.returncode == 0, done.stderr
+    assert_same_end(tmp_path / "one", tmp_path / "two")

@@ -1,0 +1,331 @@
+"""The data module: rounds, views, seeds, and what a batch is made of."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from moto_pl.agents.base import BatchPart
+from moto_pl.datasets.builders import build
+from moto_pl.errors import SettingError
+from moto_pl.ops import Key
+from moto_pl.rollout.pool import EnvPool, WorkerRestarted
+from moto_pl.rollout.roll import EVALUATION_SEEDS, TEST_SEEDS, roll_episodes, training_seed
+from moto_pl.training.datamodule import OfflineToOnlineDataModule, SeedBatches
+
+
+class StraightLine:
+    """An agent whose action is its step's key alone: enough to roll episodes with."""
+
+    device = torch.device("cpu")
+    training = True
+    loaded_step = 0
+    has_world_model = True
+
+    def __init__(self, parts: dict[str, BatchPart] | None = None, still: bool = False) -> None:
+        self.still = still  # never moves, so never succeeds
+        self._parts = parts or {"model": BatchPart(4, 8), "clone": BatchPart(4, 8, "success")}
+        self.logged: dict[str, float] = {}
+
+    def parts(self) -> dict[str, BatchPart]:
+        return self._parts
+
+    def acting_weights(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def eval(self) -> None:
+        self.training = False
+
+    def train(self, mode: bool) -> None:
+        self.training = mode
+
+    def initial_state(self, count: int) -> None:
+        return None
+
+    def act(self, image: torch.Tensor, is_first: torch.Tensor, state: Any, mode: str, key: Key) -> tuple[Any, Any]:
+        if self.still:
+            return torch.zeros(len(image), 2), state
+        generator = np.random.default_rng(key.offset % 2**32)
+        return torch.from_numpy(generator.uniform(-1, 1, (len(image), 2)).astype(np.float32)), state
+
+    def executed(self, state: Any, action: torch.Tensor) -> Any:
+        return state
+
+    def log(self, name: str, value: float, **kwargs: Any) -> None:
+        self.logged[name] = value
+
+
+def fake_trainer(root: Path, agent: StraightLine) -> Any:
+    return SimpleNamespace(
+        default_root_dir=str(root),
+        lightning_module=agent,
+        world_size=1,
+        num_devices=1,
+        global_rank=0,
+        global_step=0,
+        accumulate_grad_batches=1,
+        state=SimpleNamespace(fn="fit"),
+        strategy=SimpleNamespace(root_device=torch.device("cpu"), barrier=lambda name=None: None),
+    )
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("datasets") / "reach"
+    build("reach", output=str(path), workers=1)
+    return path
+
+
+def make(
+    root: Path, dataset: Path | None, agent: StraightLine | None = None, **options: Any
+) -> OfflineToOnlineDataModule:
+    settings: dict[str, Any] = {
+        "offline_steps": 4,
+        "offline_round_steps": 2,
+        "online_steps": 6,
+        "updates_per_episode": 3,
+        "env_workers": 0,
+        **options,
+    }
+    data = OfflineToOnlineDataModule("moto_pl/Reach-v0", None if dataset is None else str(dataset), **settings)
+    data.trainer = fake_trainer(root, agent or StraightLine())
+    data.prepare_data()
+    data.setup("fit")
+    return data
+
+
+def test_rounds_collect_once_each_and_only_online(tmp_path: Path, dataset: Path) -> None:
+    data = make(tmp_path, dataset)
+    agent: Any = data.trainer.lightning_module
+    data.begin_round(agent)
+    assert len(data.store) == 10 and data.env_episodes == 0
+    data.trainer.global_step = 4
+    data.begin_round(agent)
+    data.begin_round(agent)  # a resume in the middle of the round asks again
+    assert len(data.store) == 11 and data.env_steps == 30 and data.env_episodes == 1
+    data.trainer.global_step = 7
+    data.begin_round(agent)
+    assert len(data.store) == 12
+    assert agent.logged["online/length"] == 30.0
+
+
+def test_loader_yields_what_is_left_of_the_round(tmp_path: Path, dataset: Path) -> None:
+    data = make(tmp_path, dataset)
+    data.trainer.global_step = 4
+    data.begin_round(data.trainer.lightning_module)  # type: ignore[arg-type]
+    loader = data.train_dataloader()
+    whole = list(loader)
+    assert len(loader) == len(whole) == 3
+    data.trainer.global_step = 6
+    rest = list(data.train_dataloader())
+    assert len(data.train_dataloader()) == 3 and len(rest) == 1
+    for name in ("model", "clone"):
+        assert torch.equal(rest[0][name].image, whole[2][name].image)
+        assert not torch.equal(whole[0][name].image, whole[1][name].image)
+
+
+def test_batches_hold_what_their_step_trains_on(tmp_path: Path, dataset: Path) -> None:
+    parts = {"model": BatchPart(4, 8, component="model"), "clone": BatchPart(4, 8, "success")}
+    apart = make(tmp_path / "apart", dataset, StraightLine(parts), pretrain="model_first", model_steps=3)
+    joint = make(tmp_path / "joint", dataset, StraightLine(parts))
+    names = {step: set(apart.make_batch(step)) for step in (0, 2, 3, 6, 7)}
+    both = {"model", "clone"}
+    assert names == {0: {"model"}, 2: {"model"}, 3: {"clone"}, 6: {"clone"}, 7: both}
+    for name in both:  # what else a batch holds is no concern of a part
+        assert torch.equal(apart.make_batch(7)[name].image, joint.make_batch(7)[name].image)
+        assert set(joint.make_batch(0)) == both
+    apart.trainer.accumulate_grad_batches = 2  # type: ignore[misc]
+    assert set(apart.make_batch(5)) == {"model"} and set(apart.make_batch(6)) == {"clone"}
+
+
+def test_model_first_needs_a_world_model(tmp_path: Path, dataset: Path) -> None:
+    agent = StraightLine()
+    agent.has_world_model = False
+    with pytest.raises(SettingError, match="data.pretrain: found model_first.*StraightLine has no world model"):
+        make(tmp_path / "run", dataset, agent, pretrain="model_first", model_steps=3)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({}, "schedule: 4 gradient steps on 10 demonstrations, then 2 rounds"),
+        (
+            {"pretrain": "model_first", "model_steps": 3},
+            "schedule: 3 gradient steps of the world model, then 4 gradient steps of actor and critics on 10 demon",
+        ),
+    ],
+)
+def test_the_schedule_is_said(
+    settings: dict[str, Any], said: str, tmp_path: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[str] = []
+    monkeypatch.setattr("moto_pl.training.datamodule.rank_zero_info", heard.append)
+    make(tmp_path, dataset, **settings)
+    assert [line for line in heard if line.startswith(said)]
+
+
+def test_cloned_sequences_come_from_successful_episodes_alone(tmp_path: Path, dataset: Path) -> None:
+    data = make(tmp_path, dataset, StraightLine(still=True))
+    data.trainer.global_step = 4
+    data.begin_round(data.trainer.lightning_module)  # type: ignore[arg-type]
+    assert not data.store[10].success.any()
+    assert data._sets["model"].episodes.tolist() == list(range(11))
+    assert data._sets["clone"].episodes.tolist() == list(range(10))
+
+
+def test_an_empty_filter_falls_back_to_all_data(tmp_path: Path) -> None:
+    agent = StraightLine(still=True)
+    with pytest.warns(UserWarning, match="passes the filter 'success'"):
+        data = make(tmp_path, None, agent, offline_steps=0)
+        data.begin_round(agent)  # type: ignore[arg-type]
+    assert data._sets["clone"].episodes.tolist() == [0]
+
+
+def test_state_names_the_episodes_and_later_ones_are_replaced(tmp_path: Path, dataset: Path) -> None:
+    data = make(tmp_path, dataset)
+    agent: Any = data.trainer.lightning_module
+    data.trainer.global_step = 4
+    data.begin_round(agent)
+    state = data.state_dict()
+    first = data.store[10].crc
+    data.trainer.global_step = 7
+    data.begin_round(agent)
+    assert len(list((tmp_path / "replay").glob("*.safetensors"))) == 12
+    resumed = make(tmp_path, dataset)
+    assert len(resumed.store) == 10  # before the checkpoint is read, the demonstrations alone
+    resumed.load_state_dict(state)
+    assert len(resumed.store) == 11 and resumed.store[10].crc == first
+    assert (resumed.env_episodes, resumed.env_steps) == (1, 30)
+
+
+def test_steps_per_episode_are_the_setting_whatever_runs_side_by_side(tmp_path: Path, dataset: Path) -> None:
+    counts = {}
+    for envs in (1, 2, 3):
+        data = make(tmp_path / str(envs), dataset, num_envs=envs, env_workers=envs - 1 and envs, online_steps=18)
+        agent: Any = data.trainer.lightning_module
+        with data.pool:
+            for step in range(data.schedule.total_steps):
+                data.trainer.global_step = step
+                data.begin_round(agent)
+        counts[envs] = data.env_episodes
+    assert counts == {1: 6, 2: 6, 3: 6}
+    described = data.schedule.describe(data.offline_episodes)
+    assert described.endswith("then 2 rounds of 3 episode(s) and 9 steps: 3 steps per episode")
+
+
+def test_more_environments_than_workers_are_refused(tmp_path: Path, dataset: Path) -> None:
+    with pytest.raises(SettingError, match=r"data\.num_envs: found 3, 3 for each process.*data\.env_workers: 3"):
+        make(tmp_path, dataset, num_envs=3, env_workers=2)
+
+
+def _earlier_state(root: Path, dataset: Path) -> dict[str, Any]:
+    """What a run with two environments wrote when six steps were those of a round, and it had taken two rounds."""
+    data = make(root, dataset, num_envs=2, env_workers=2, online_steps=18)
+    with data.pool:
+        for step in (4, 10):
+            data.trainer.global_step = step
+            data.begin_round(data.trainer.lightning_module)  # type: ignore[arg-type]
+    return {**data.state_dict(), "collected_rounds": 2}
+
+
+def test_a_run_from_before_goes_on_or_is_told_the_number(tmp_path: Path, dataset: Path) -> None:
+    state = _earlier_state(tmp_path, dataset)
+    settings = {"num_envs": 2, "env_workers": 2, "online_steps": 18}
+    for step in (13, 16):  # in the second round, and as the third begins
+        same = make(tmp_path, dataset, **settings)
+        same.load_state_dict(state)
+        same.trainer.global_step = step
+        with same.pool:
+            same.begin_round(same.trainer.lightning_module)  # type: ignore[arg-type]
+        assert same.env_episodes == (4 if step == 13 else 6)
+    as_typed = make(tmp_path, dataset, updates_per_episode=6, **settings)
+    as_typed.load_state_dict(state)
+    as_typed.trainer.global_step = 13
+    with pytest.raises(SettingError, match=r"data\.updates_per_episode: found 6.*of 2 episodes.*by 2 and"):
+        as_typed.begin_round(as_typed.trainer.lightning_module)  # type: ignore[arg-type]
+    one_at_a_time = {**state, "collected_rounds": 4}  # then it meant the same
+    data = make(tmp_path, dataset, online_steps=18)
+    data.load_state_dict(one_at_a_time)
+    data.trainer.global_step = 13
+    data.begin_round(data.trainer.lightning_module)  # type: ignore[arg-type]
+    assert data.env_episodes == 4
+
+
+def test_another_dataset_in_the_same_run_is_refused(tmp_path: Path, dataset: Path) -> None:
+    make(tmp_path, dataset)
+    with pytest.raises(SettingError, match="default_root_dir"):
+        make(tmp_path, dataset, val_episodes=2)
+
+
+def test_held_out_episodes_are_not_trained_on(tmp_path: Path, dataset: Path) -> None:
+    data = make(tmp_path, dataset, val_episodes=3)
+    assert len(data.store) == 7 and len(data.held_out) == 3
+    assert not {data.store[i].crc for i in range(7)} & {data.held_out[i].crc for i in range(3)}
+
+
+def test_sequences_longer_than_episodes_are_refused(tmp_path: Path, dataset: Path) -> None:
+    with pytest.raises(SettingError, match="31 rows"):
+        make(tmp_path, dataset, StraightLine({"model": BatchPart(4, 32)}))
+
+
+def test_seeds_of_training_evaluation_and_test_are_apart() -> None:
+    training = {training_seed(seed, index) for seed in range(3) for index in range(500)}
+    assert len(training) > 1490 and max(training) < EVALUATION_SEEDS < TEST_SEEDS
+
+
+def test_seed_batches_cover_every_seed_once() -> None:
+    batches = list(SeedBatches(torch.arange(5, 12), 3))
+    assert [len(batch) for batch in batches] == [3, 3, 1]
+    assert torch.cat(batches).tolist() == list(range(5, 12))
+    assert [len(batch) for batch in SeedBatches(torch.arange(0), 3)] == [0]  # a rank beyond the last seed
+
+
+def test_rolled_episodes_depend_on_seed_and_key_alone() -> None:
+    agent: Any = StraightLine()
+    with EnvPool("moto_pl/Reach-v0", {"episode_steps": 7}, 0) as pool:
+        first = roll_episodes(pool, agent, [3], "sample", Key(0, 1))[0]
+        other = roll_episodes(pool, agent, [4], "sample", Key(0, 1))[0]
+        again = roll_episodes(pool, agent, [3], "sample", Key(0, 1))[0]
+        noisy = roll_episodes(pool, agent, [3], "sample", Key(0, 1), noise=(0.5, 0.5))[0]
+    assert first.length == 7 and first.truncated and not first.terminated and first.info["seed"] == 3
+    assert np.array_equal(first.image, again.image) and np.array_equal(first.action, again.action)
+    assert not np.array_equal(first.image, other.image)
+    assert not np.array_equal(first.action, noisy.action) and np.abs(noisy.action).max() <= 1
+    assert agent.training  # given back as it was
+
+
+def test_each_episode_draws_its_noise_between_the_two() -> None:
+    agent: Any = StraightLine()
+    with EnvPool("moto_pl/Reach-v0", {"episode_steps": 40}, 0) as pool:
+        stds = []
+        for offset in range(12):
+            plain = roll_episodes(pool, agent, [3], "mode", Key(0, offset))[0].action
+            noisy = roll_episodes(pool, agent, [3], "mode", Key(0, offset), noise=(0.0, 0.2))[0].action
+            stds.append(float(np.std(noisy - plain)))
+    assert max(stds) <= 0.25 and min(stds) < 0.08 and max(stds) > 0.12 and len(set(np.round(stds, 4))) > 8
+
+
+def test_a_lost_worker_costs_nothing_but_time() -> None:
+    class Losing(EnvPool):
+        losses = 2
+
+        def step(self, actions: np.ndarray) -> Any:
+            if Losing.losses and actions[0, 0] < 0:
+                Losing.losses -= 1
+                raise WorkerRestarted(0, "died")
+            return super().step(actions)
+
+    agent: Any = StraightLine()
+    with EnvPool("moto_pl/Reach-v0", {"episode_steps": 7}, 0) as pool:
+        expected = roll_episodes(pool, agent, [3], "sample", Key(0, 1))[0]
+    with Losing("moto_pl/Reach-v0", {"episode_steps": 7}, 0) as pool:
+        found = roll_episodes(pool, agent, [3], "sample", Key(0, 1))[0]
+    assert Losing.losses == 0
+    assert np.array_equal(expected.image, found.image) and np.array_equal(expected.action, found.action)
