@@ -35,7 +35,7 @@ lint: setup ## ruff and mypy
 	$(BIN)/mypy
 
 test: lint ## lint, types and all tests
-	$(BIN)/pytest -n 2 --dist worksteal
+	$(BIN)/pytest -n 2 --dist worksteal --durations=20
 
 soak: setup ## faults injected into whole runs, again and again (half an hour on two cores); fails if anything is lost
 	PYTHONPATH=.:tests $(BIN)/python tests/soak.py

@@ -8,6 +8,7 @@ episode that was there before the fault is there after it.
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import subprocess
 import sys
@@ -261,6 +262,7 @@ def main() -> int:
     parser.add_argument("--share", type=float, default=1.0, help="share of each fault's injections")
     parser.add_argument("--only", nargs="*", default=list(FAULTS), choices=list(FAULTS))
     options = parser.parse_args()
+    os.environ["MOTO_TESTS_COLD"] = "1"  # as a user's runs start
     from moto_pl.datasets.builders import build
 
     table = Table(title="Faults injected into whole runs")

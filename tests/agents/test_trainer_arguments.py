@@ -29,7 +29,7 @@ from moto_pl.training.cli import MotoCLI
 from moto_pl.training.datamodule import OfflineToOnlineDataModule
 from moto_pl.training.launch import run_lightning
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 DEBUG = ROOT / "configs/debug.yaml"
 HERE = __name__
 

@@ -17,7 +17,7 @@ from moto_pl.replay.episode import Episode
 from moto_pl.report.page import write_report
 from moto_pl.training.configs import expand_configs
 
-CONFIGS = Path(__file__).parents[1] / "configs" / "kitchen"
+CONFIGS = Path(__file__).parents[2] / "configs" / "kitchen"
 
 
 @pytest.mark.parametrize("task", ["mixed", "partial"])
