@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import imageio_ffmpeg
 import numpy as np
 
-from moto_pl.files import temporary_path, whole
+from moto_pl.datasets.film import write_film
 
 
 def write_video(path: Path, frames: np.ndarray, fps: int = 20, scale: int = 4) -> None:
@@ -24,23 +23,7 @@ def write_video(path: Path, frames: np.ndarray, fps: int = 20, scale: int = 4) -
     height, width = enlarged.shape[1] % 2, enlarged.shape[2] % 2
     if height or width:  # H.264 wants even sides
         enlarged = np.pad(enlarged, ((0, 0), (0, height), (0, width), (0, 0)), mode="edge")
-    size = enlarged.shape[2], enlarged.shape[1]
-    with whole(path):  # ffmpeg opens it by its name, which does not say that it is an mp4
-        writer = imageio_ffmpeg.write_frames(
-            str(temporary_path(path)),
-            size,
-            fps=fps,
-            codec="libx264",
-            pix_fmt_out="yuv420p",
-            macro_block_size=1,
-            output_params=["-f", "mp4"],
-        )
-        writer.send(None)
-        try:
-            for frame in enlarged:
-                writer.send(np.ascontiguousarray(frame))
-        finally:
-            writer.close()
+    write_film(path, enlarged, (enlarged.shape[2], enlarged.shape[1]), fps)
 
 
 def side_by_side(videos: list[np.ndarray], gap: int = 2) -> np.ndarray:

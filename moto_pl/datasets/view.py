@@ -6,13 +6,13 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import imageio_ffmpeg
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from moto_pl.datasets.film import write_film
 from moto_pl.datasets.minari_io import open_dataset
 from moto_pl.errors import SettingError
-from moto_pl.files import temporary_path, whole
+from moto_pl.files import whole
 from moto_pl.replay.episode import Episode
 
 SHEET_TILE, FILM_TILE = 128, 256
@@ -103,23 +103,8 @@ def _save_film(episodes: Sequence[Episode], path: Path, fps: int) -> None:
     columns = min(len(episodes), 5)
     rows = -(-len(episodes) // columns)
     size = (columns * width, rows * (height + LABEL_HEIGHT))
-    with whole(path):  # ffmpeg opens it by its name
-        # Half the colour resolution (yuv420p) and the index in front: what browsers and phones can play.
-        writer = imageio_ffmpeg.write_frames(
-            str(temporary_path(path)),
-            size,
-            fps=fps,
-            codec="libx264",
-            pix_fmt_out="yuv420p",
-            macro_block_size=2,
-            output_params=["-crf", "20", "-movflags", "+faststart", "-f", "mp4"],
-        )
-        writer.send(None)
-        try:
-            for step in range(max(episode.length for episode in episodes) + 1):
-                writer.send(np.asarray(_film_frame(episodes, step, columns, size, scale)).tobytes())
-        finally:
-            writer.close()
+    steps = range(max(episode.length for episode in episodes) + 1)
+    write_film(path, (np.asarray(_film_frame(episodes, step, columns, size, scale)) for step in steps), size, fps)
 
 
 def _film_frame(episodes: Sequence[Episode], step: int, columns: int, size: tuple[int, int], scale: int) -> Image.Image:

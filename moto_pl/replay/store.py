@@ -3,7 +3,8 @@
 An episode is one file in the safetensors layout: the header's length (8 bytes, little-endian), a JSON header that
 names each array's type, shape and place, then the arrays. Frames lie there once, channel-first, and actions and rewards
 in the learner's rows, so that a sequence is one contiguous read. No file is ever changed: it appears whole, under its
-name, or not at all.
+name, or not at all. Written and read by hand, on purpose: a file is held against its checksum and against its own size
+before anything is made of it, and thousands stay mapped without being open.
 """
 
 from __future__ import annotations
