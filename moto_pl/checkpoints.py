@@ -12,6 +12,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_warn
 
 from moto_pl.errors import SettingError
+from moto_pl.files import whole
 
 LAST, PREVIOUS, PRETRAINED, BEST = "last.ckpt", "previous.ckpt", "pretrained.ckpt", "best.ckpt"
 
@@ -51,27 +52,17 @@ class DurableCheckpointIO(TorchCheckpointIO):
         """Saves; the file under ``path`` is the old one or the new one, at any moment."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.tmp")
+        # The one before stays: a disk may lose what it has flushed.
+        previous = path.with_name(PREVIOUS) if path.name == LAST else None
         try:
-            with open(temporary, "wb") as file:
+            with whole(path, previous) as file:
                 torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
         except OSError as error:
-            temporary.unlink(missing_ok=True)
             raise SettingError(
                 "trainer.default_root_dir",
                 f"{path} could not be written ({error.strerror})",
                 "Free disk space and run the same command again: the last checkpoint is whole.",
             ) from error
-        if path.name == LAST and path.exists():
-            os.replace(path, path.with_name(PREVIOUS))
-        os.replace(temporary, path)
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """Loads with ``weights_only=True``, whatever is asked for."""

@@ -7,7 +7,7 @@ import errno
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +59,38 @@ class NaNAt(L.Callback):
                 part.reward.fill_(float("nan"))
 
 
+class WatchedFile:
+    """An open file whose writes are seen by ``wrap``, and reach the system at once.
+
+    Args:
+        file: the file, opened to be written.
+        wrap: makes of the plain write the one that is called.
+    """
+
+    def __init__(self, file: Any, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+        self._file, self.write = file, wrap(self._write)
+
+    def _write(self, data: Any) -> int:
+        count: int = self._file.write(data)
+        self._file.flush()
+        return count
+
+    def writelines(self, parts: Iterable[Any]) -> None:
+        for part in parts:
+            self.write(part)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def __enter__(self) -> WatchedFile:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+
 class AtWrite(L.Callback):
-    """Does something at the n-th of the calls by which files are written whole: ``os.write``, ``fsync``, ``replace``.
+    """Does something at the n-th of the calls by which files are written whole: ``write``, ``fsync``, ``replace``.
 
     Args:
         call: which call, from 1; 0 is none.
@@ -82,7 +112,9 @@ class AtWrite(L.Callback):
 
             return wrapped
 
-        os.write, os.fsync, os.replace = wrap(os.write), wrap(os.fsync), wrap(os.replace)  # type: ignore[assignment]
+        opened: Callable[..., Any] = os.fdopen
+        os.fsync, os.replace = wrap(os.fsync), wrap(os.replace)  # type: ignore[assignment]
+        os.fdopen = lambda *args, **kwargs: WatchedFile(opened(*args, **kwargs), wrap)  # type: ignore[assignment]
         if count is not None:
             atexit.register(lambda: Path(count).write_text(str(self.calls)))
 

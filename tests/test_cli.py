@@ -248,11 +248,11 @@ def test_extends_in_a_circle_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_run_is_held_by_one_process(tmp_path: Path) -> None:
-    held = lock_run(tmp_path)
-    with pytest.raises(SettingError, match="another process"):
-        lock_run(tmp_path)
-    held.close()
-    lock_run(tmp_path).close()
+    with lock_run(tmp_path):
+        with pytest.raises(SettingError, match="another process"), lock_run(tmp_path):
+            pass
+    with lock_run(tmp_path):
+        pass
 
 
 def test_packaged_configurations_are_found() -> None:

@@ -51,6 +51,7 @@ PUT_TOGETHER = {
     ("campaigns/clusters.py", "f'ray.{name}'"): "a key in the user's file",
     ("campaigns/check.py", "error.setting"): "what moto fit's parser names",
     ("campaigns/check.py", "f'{place}: {answer.setting}'"): "a place in the user's file, and the same",
+    ("envs/pixel.py", "name"): "an argument of an environment, given where it is checked",
     ("envs/__init__.py", "setting"): "given by the caller, whose call is looked at too",
     ("envs/__init__.py", "f'env_kwargs of {env_id}'"): "env_kwargs, of make",
     ("ops/latent.py", "setting"): "given by the caller: disagreement, or behaviour.disagreement",

@@ -17,7 +17,8 @@ _SHOWN = ("loss", "online/success", "eval/return", "eval/success", "eval/success
 class RunProgress(ProgressBar):
     """Gradient steps of the run, its phase, and the latest loss, returns and success.
 
-    Where the output is no terminal, a line is printed every ``interval_s`` seconds instead.
+    Where the output is no terminal, a line is printed every ``interval_s`` seconds instead. By hand, on purpose:
+    Lightning's bars count the batches of an epoch, of which a run has many short ones.
 
     Args:
         interval_s: seconds between lines.

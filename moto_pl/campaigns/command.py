@@ -10,7 +10,7 @@ from rich.console import Console
 
 from moto_pl.campaigns.plan import Campaign, read_campaign
 from moto_pl.errors import SettingError
-from moto_pl.files import lock_run
+from moto_pl.files import LOCK, is_held, lock_run
 
 if TYPE_CHECKING:
     from moto_pl.campaigns.check import Settings
@@ -60,10 +60,9 @@ def _run(campaign: Campaign, settings: dict[tuple[str, str, str], Settings], whe
     try:
         campaign.runs.mkdir(parents=True, exist_ok=True)
         campaign.results_dir.mkdir(parents=True, exist_ok=True)
-        lock = lock_run(campaign.runs, "runs", "another campaign is going on")
     except OSError as error:
         raise SettingError("runs", f"{error.filename} ({error.strerror})", "Give directories to write to.") from None
-    with lock:
+    with lock_run(campaign.runs, "runs", "another campaign is going on"):
         runner = Runner(campaign, settings, _workers(campaign, where), again)
         code = runner.run()
         if code <= 1:
@@ -96,19 +95,8 @@ def show_status(campaign: Campaign) -> int:
             found.kind = "done"
         elif note.given_up:
             found.kind = "failed"
-        elif is_held(run.directory):
+        elif is_held(run.directory / LOCK):
             found.kind = "running"
         statuses[run] = found
     Console().print(campaign_table(campaign, statuses))
     return int(any(found.kind != "done" for found in statuses.values()))
-
-
-def is_held(directory: Path) -> bool:
-    """Whether a process is training in a run's directory."""
-    if not (directory / ".lock").exists():
-        return False
-    try:
-        lock_run(directory).close()
-    except SettingError:
-        return True
-    return False

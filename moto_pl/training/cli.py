@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -28,7 +27,7 @@ from moto_pl.callbacks.progress import RunProgress
 from moto_pl.callbacks.throughput import Throughput
 from moto_pl.checkpoints import BEST, DurableCheckpointIO, load_checkpoint, newest_checkpoint
 from moto_pl.errors import SettingError
-from moto_pl.files import lock_run
+from moto_pl.files import lock_run, write_whole
 from moto_pl.training.configs import LIGHTNING_VERBS
 from moto_pl.training.datamodule import OfflineToOnlineDataModule
 from moto_pl.training.memory import keep_freed_memory
@@ -227,10 +226,9 @@ class MotoCLI(LightningCLI):
         self.trainer.test(model, datamodule=datamodule, ckpt_path=self._checkpoint(ckpt_path))
 
     def _save_config(self, root: Path) -> None:
-        """Writes what was asked for to ``<run>/config.yaml``, whole, then renames."""
-        temporary = root / "config.yaml.tmp"
-        self._parser("fit").save(self.config["fit"], temporary, skip_unset=False, overwrite=True, multifile=False)
-        os.replace(temporary, root / "config.yaml")
+        """Writes what was asked for to ``<run>/config.yaml``, whole."""
+        text = self._parser("fit").dump(self.config["fit"], skip_unset=False)
+        write_whole(root / "config.yaml", text.encode())
 
     def _checkpoint(self, ckpt_path: str | None) -> str:
         directory = Path(self.trainer.default_root_dir) / "checkpoints"

@@ -1,4 +1,8 @@
-"""Configurations: where those that come along lie, what they extend, and what code they may name."""
+"""Configurations: where those that come along lie, what they extend, and what code they may name.
+
+``extends`` is by hand, on purpose: jsonargparse takes several files on a command line, but none that names those that
+it builds on.
+"""
 
 from __future__ import annotations
 

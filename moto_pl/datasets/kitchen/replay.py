@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from moto_pl.envs import KITCHEN_TASKS, kitchen_id
 from moto_pl.envs.kitchen import ACTION_SIZE, KitchenEnv
 from moto_pl.envs.rendering import Quality, select_backend
 from moto_pl.errors import SettingError
-from moto_pl.replay.episode import Episode, object_extras
+from moto_pl.replay.episode import Episode, InfoValue, object_extras
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Attempt:
     seed: int
     least: int
     env_kwargs: dict[str, Any]
-    info: dict[str, str | int | float | bool]
+    info: dict[str, InfoValue]
 
 
 def build_replay(
@@ -99,30 +99,13 @@ def build_replay(
     if not 0 <= least <= len(kwargs["objects"]):
         raise SettingError("least", least, f"The task has {len(kwargs['objects'])} objects.")
     actions = list(_actions(source, kwargs["objects"]))
-    kept: list[Episode] = []
-    dropped = 0
-    # In rounds, because how many attempts reach enough is not known before; the round's size has no say in any attempt.
-    while len(kept) < episodes:
-        first, count = len(kept) + dropped, episodes - len(kept)
-        if dropped > 20 * episodes:
-            found = f"{len(kept)} of {first} attempts with {least} or more objects"
-            raise SettingError("least", found, "Ask for fewer objects, or use less noise.")
-        attempts = [
-            Attempt(
-                actions[index % len(actions)][1],
-                noise,
-                demonstration_seed(seed, index, 0),
-                least,
-                kwargs,
-                {"replayed": actions[index % len(actions)][0], "render_quality": render_quality},
-            )
-            for index in range(first, first + count)
-        ]
-        results = in_processes(play, attempts, min(workers, count))
-        shown = track(results, "replaying", total=count, console=Console(stderr=True))
-        reached = [episode for _, episode in sorted(shown, key=lambda pair: pair[0]) if episode is not None]
-        kept += reached
-        dropped += count - len(reached)
+
+    def attempt(index: int) -> Attempt:
+        name, action = actions[index % len(actions)]
+        info: dict[str, InfoValue] = {"replayed": name, "render_quality": render_quality}
+        return Attempt(action, noise, demonstration_seed(seed, index, 0), least, kwargs, info)
+
+    kept, dropped = _reach(attempt, episodes, least, workers)
     metadata = {
         "env_kwargs": kwargs,
         "source": str(source),
@@ -136,6 +119,26 @@ def build_replay(
     }
     path = write_dataset(target, kept, kitchen_id(task), metadata, overwrite)
     return Built(path, Recording(kept, dropped))
+
+
+def _reach(attempt: Callable[[int], Attempt], episodes: int, least: int, workers: int) -> tuple[list[Episode], int]:
+    """The first ``episodes`` attempts that bring ``least`` objects into place, and how many did not.
+
+    In rounds, because how many reach enough is not known before; the round's size has no say in any attempt.
+    """
+    kept: list[Episode] = []
+    dropped = 0
+    while len(kept) < episodes:
+        first, count = len(kept) + dropped, episodes - len(kept)
+        if dropped > 20 * episodes:
+            found = f"{len(kept)} of {first} attempts with {least} or more objects"
+            raise SettingError("least", found, "Ask for fewer objects, or use less noise.")
+        results = in_processes(play, [attempt(index) for index in range(first, first + count)], min(workers, count))
+        shown = track(results, "replaying", total=count, console=Console(stderr=True))
+        reached = [episode for _, episode in sorted(shown, key=lambda pair: pair[0]) if episode is not None]
+        kept += reached
+        dropped += count - len(reached)
+    return kept, dropped
 
 
 _open: dict[str, Any] = {}
