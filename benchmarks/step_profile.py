@@ -19,17 +19,17 @@ PARTS = {
     "encoder": ("moto_pl.nn.image.Encoder.forward", "moto_pl.nn.image.PixelEncoder.forward"),
     "decoder": ("moto_pl.nn.image.Decoder.forward",),
     "image loss": ("moto_pl.nn.world_model.squared_error",),
-    "observe": ("moto_pl.nn.rssm.RSSM.observe",),
-    "priors and KL": ("moto_pl.nn.rssm.RSSM.priors", "moto_pl.nn.world_model.WorldModel._kl"),
+    "observe": ("moto_pl.nn.world_model.RSSM.observe",),
+    "priors and KL": ("moto_pl.nn.world_model.RSSM.priors", "moto_pl.nn.world_model.WorldModel._kl"),
     "reward": ("moto_pl.nn.world_model.WorldModel.predict_reward",),
     "imagine": ("moto_pl.agents.moto.imagine",),
     "critics": (
-        "moto_pl.nn.critic.QEnsemble.forward",
-        "moto_pl.nn.critic.QEnsemble.target_value",
-        "moto_pl.nn.critic.QEnsemble.actor_value",
+        "moto_pl.nn.actor_critic.QEnsemble.forward",
+        "moto_pl.nn.actor_critic.QEnsemble.target_value",
+        "moto_pl.nn.actor_critic.QEnsemble.actor_value",
         "moto_pl.agents.model_free.TwinCritic.forward",
     ),
-    "actor": ("moto_pl.nn.actor.Actor.dist", "moto_pl.agents.model_free.Head.forward"),
+    "actor": ("moto_pl.nn.actor_critic.Actor.dist", "moto_pl.agents.model_free.Head.forward"),
     "shifts": ("moto_pl.agents.model_free.random_shift",),
 }
 _PREFIX, _BACKWARD = "part: ", "autograd::engine::evaluate_function: "

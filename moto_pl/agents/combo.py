@@ -11,13 +11,8 @@ from moto_pl.ops import Key, Ops, Stream, uniform
 from moto_pl.replay.latents import LatentTransitions
 
 from .cql import ConservatismConfig
-from .latent_replay import (
-    LatentBatchConfig,
-    LatentBehaviourConfig,
-    LatentModelConfig,
-    LatentOptimConfig,
-    LatentReplayAgent,
-)
+from .latent_replay import LatentReplayAgent
+from .settings import LatentBatchConfig, LatentBehaviourConfig, LatentModelConfig, LatentOptimConfig
 
 
 @dataclass

@@ -9,7 +9,8 @@ from moto_pl.errors import SettingError
 from moto_pl.nn import WorldModelConfig
 from moto_pl.ops import Ops
 
-from .moto import MOTO, BatchConfig, BehaviourConfig, OptimConfig
+from .moto import MOTO
+from .settings import BatchConfig, BehaviourConfig, OptimConfig
 
 
 @dataclass

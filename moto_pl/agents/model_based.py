@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -16,33 +15,7 @@ from moto_pl.ops.extension import compiled_products, status, use_compiled
 from moto_pl.schedule import Components
 
 from .base import ActMode, Agent, Batch, ParamGroup
-
-
-@dataclass
-class OptimConfig:
-    """Learning rates and clip norms of the components.
-
-    Attributes:
-        model_lr: world model's learning rate.
-        actor_lr: actor's.
-        critic_lr: critics'.
-        clip: largest gradient norm of each component.
-        weight_decay: share of every weight that a gradient step takes away, whatever the learning rate (DreamerV2's):
-            w <- (1 - weight_decay) w.
-        adam_eps: Adam's epsilon.
-        final_lr: share of the learning rates that is left when the online phase ends; they fall linearly over it.
-        ema_decay: decay, a gradient step, of the moving average of the weights that collects and is evaluated; 0 acts
-            with the weights themselves, as the paper does.
-    """
-
-    model_lr: float = 1e-4
-    actor_lr: float = 8e-5
-    critic_lr: float = 8e-5
-    clip: float = 100.0
-    weight_decay: float = 1e-6
-    adam_eps: float = 1e-5
-    final_lr: float = 1.0
-    ema_decay: float = 0.0
+from .settings import OptimConfig
 
 
 class ActingState(NamedTuple):

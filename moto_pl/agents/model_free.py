@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from moto_pl.errors import SettingError
-from moto_pl.nn.critic import track
+from moto_pl.nn.actor_critic import track
 from moto_pl.nn.gaussian import BoundedNormal, SquashedNormal
 from moto_pl.nn.image import PixelEncoder, random_shift
 from moto_pl.nn.mlp import glorot, orthogonal

@@ -14,9 +14,8 @@ import torch
 
 from moto_pl.agents import BC, COMBO, CQL, IQL, LOMPO, MOTO, SAC, DreamerV2
 from moto_pl.agents.base import check_same_agent
-from moto_pl.agents.latent_replay import LatentModelConfig
-from moto_pl.agents.model_based import ModelBasedAgent, OptimConfig
-from moto_pl.agents.moto import BehaviourConfig
+from moto_pl.agents.model_based import ModelBasedAgent
+from moto_pl.agents.settings import BehaviourConfig, LatentModelConfig, OptimConfig
 from moto_pl.errors import SettingError
 from moto_pl.nn.world_model import WorldModelConfig
 from moto_pl.ops import Key

@@ -9,7 +9,7 @@ import torch
 
 from moto_pl.agents import DreamerV2
 from moto_pl.agents.dreamer import DreamerBehaviourConfig
-from moto_pl.agents.moto import BatchConfig
+from moto_pl.agents.settings import BatchConfig
 from moto_pl.errors import SettingError
 from moto_pl.nn import WorldModelConfig
 from moto_pl.ops import Key

@@ -15,13 +15,9 @@ from torch.distributions import Normal
 
 from moto_pl.agents import COMBO, LOMPO
 from moto_pl.agents.combo import LatentConservatismConfig, soft_gap
-from moto_pl.agents.latent_replay import (
-    LatentBatchConfig,
-    LatentBehaviourConfig,
-    LatentModelConfig,
-    LatentReplayAgent,
-)
+from moto_pl.agents.latent_replay import LatentReplayAgent
 from moto_pl.agents.lompo import PenaltyConfig
+from moto_pl.agents.settings import LatentBatchConfig, LatentBehaviourConfig, LatentModelConfig
 from moto_pl.errors import SettingError
 from moto_pl.ops import Key, Stream, normal, priors
 from moto_pl.replay import Episode, EpisodeStore

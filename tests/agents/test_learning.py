@@ -15,12 +15,17 @@ from moto_pl.agents.combo import LatentConservatismConfig
 from moto_pl.agents.cql import ConservatismConfig
 from moto_pl.agents.dreamer import DreamerBehaviourConfig
 from moto_pl.agents.iql import AdvantageConfig
-from moto_pl.agents.latent_replay import LatentBatchConfig, LatentBehaviourConfig, LatentModelConfig, LatentOptimConfig
 from moto_pl.agents.lompo import PenaltyConfig
-from moto_pl.agents.model_based import OptimConfig
 from moto_pl.agents.model_free import PixelConfig, TDConfig
-from moto_pl.agents.moto import BatchConfig
 from moto_pl.agents.sac import EntropyConfig
+from moto_pl.agents.settings import (
+    BatchConfig,
+    LatentBatchConfig,
+    LatentBehaviourConfig,
+    LatentModelConfig,
+    LatentOptimConfig,
+    OptimConfig,
+)
 from moto_pl.nn import WorldModelConfig
 
 pytestmark = pytest.mark.slow

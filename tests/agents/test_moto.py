@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from moto_pl.agents import MOTO
-from moto_pl.agents.model_based import OptimConfig
-from moto_pl.agents.moto import BatchConfig, BehaviourConfig, Starts
+from moto_pl.agents.moto import Starts
+from moto_pl.agents.settings import BatchConfig, BehaviourConfig, OptimConfig
 from moto_pl.envs.reach import ReachEnv
 from moto_pl.errors import SettingError
 from moto_pl.nn import WorldModelConfig

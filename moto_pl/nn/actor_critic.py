@@ -1,4 +1,4 @@
-"""Critics on latent states, each with its slow target copy."""
+"""The policy, the critics with their slow target copies, and small pieces of value expansion; all on latent states."""
 
 from __future__ import annotations
 
@@ -9,8 +9,31 @@ import torch
 from torch import Tensor, nn
 
 from moto_pl.nn.mlp import MLP, EnsembleMLP
+from moto_pl.ops import ActionDist, ActionKind
 
 ActorValue = Literal["min", "mean", "max"]
+
+
+class Actor(nn.Module):
+    """An MLP to the parameters of an :class:`~moto_pl.ops.ActionDist`."""
+
+    def __init__(
+        self,
+        features: int,
+        action: int,
+        layers: int,
+        units: int,
+        kind: ActionKind = "trunc_normal",
+        min_std: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.net = MLP(features, 2 * action, layers, units)
+        self.kind: ActionKind = kind
+        self.min_std = min_std
+
+    def dist(self, features: Tensor) -> ActionDist:
+        """The policy's distribution in states with ``features`` [..., D + Z]."""
+        return ActionDist(self.net(features), self.kind, self.min_std)
 
 
 class QEnsemble(nn.Module):
@@ -71,3 +94,21 @@ def track(source: nn.Module, target: nn.Module, share: float = 1.0) -> None:
     """Moves the target's parameters towards the source's by ``share`` of the difference; 1 copies them."""
     for theirs, ours in zip(source.parameters(), target.parameters(), strict=True):
         ours.lerp_(theirs, share)
+
+
+def penalise(reward: Tensor, disagreement: Tensor, alpha: float) -> Tensor:
+    """r~_{i+1} = r(s_{i+1}) - alpha * u(s_i, a_i) (MOTO, Eq. 2): two [H, B] -> [H, B]."""
+    return reward - alpha * disagreement
+
+
+def trajectory_weights(discount: Tensor, first: Tensor) -> Tensor:
+    """w_i, how much step i of a rollout counts: ``first`` times the product of the discounts before it.
+
+    Args:
+        discount: of each step [H, B].
+        first: [B], 1, or 0 where the rollout starts after an episode's end, so that nothing of it counts.
+
+    Returns:
+        [H + 1, B].
+    """
+    return torch.cat((first.unsqueeze(0), discount)).cumprod(0)
