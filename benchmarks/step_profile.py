@@ -22,7 +22,7 @@ PARTS = {
     "observe": ("moto_pl.nn.world_model.RSSM.observe",),
     "priors and KL": ("moto_pl.nn.world_model.RSSM.priors", "moto_pl.nn.world_model.WorldModel._kl"),
     "reward": ("moto_pl.nn.world_model.WorldModel.predict_reward",),
-    "imagine": ("moto_pl.agents.moto.imagine",),
+    "imagine": ("moto_pl.agents.model_based.imagine",),
     "critics": (
         "moto_pl.nn.actor_critic.QEnsemble.forward",
         "moto_pl.nn.actor_critic.QEnsemble.target_value",

@@ -23,14 +23,15 @@ from moto_pl.nn.mlp import MLP
 from moto_pl.ops import Key, Ops, Stream, integers, normal
 from moto_pl.replay.latents import LatentReplay, LatentTransitions, transition_bytes, whole_episodes
 from moto_pl.replay.sampler import SequenceBatch
+from moto_pl.schedule import Components
 
 from .base import ActMode, Batch, BatchPart
-from .model_based import ModelBasedAgent
+from .model_based import MODEL, ModelBasedAgent, Named, scaled
 from .model_free import td_loss
 from .settings import LatentBatchConfig, LatentBehaviourConfig, LatentModelConfig, LatentOptimConfig
 
 # Purposes that a step's key is folded with: each set of draws has its own.
-_MODEL, _ENCODE, _STARTS, _IMAGINE, _REAL, _IMAGINED, PROPOSALS, _NOISE, _EPISODES = range(9)
+_ENCODE, _STARTS, _IMAGINE, _REAL, _IMAGINED, PROPOSALS, _NOISE, _EPISODES = range(1, 9)  # MODEL is 0
 
 
 class LatentReplayAgent(ModelBasedAgent):
@@ -102,9 +103,7 @@ class LatentReplayAgent(ModelBasedAgent):
         """What imagined rewards are lessened by: members' priors [K, ..., P], the samples [..., Z] -> [...]; zeros."""
         return stoch.new_zeros(stoch.shape[:-1])
 
-    def conservative_losses(
-        self, data: LatentTransitions, q_real: Tensor, key: Key
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def conservative_losses(self, data: LatentTransitions, q_real: Tensor, key: Key) -> tuple[Named, Named]:
         """Further losses of the critics, and metrics: none. ``q_real`` [2, R] is theirs for the real transitions."""
         return {}, {}
 
@@ -283,22 +282,27 @@ class LatentReplayAgent(ModelBasedAgent):
 
     # Losses.
 
-    def model_losses(self, batch: Batch, key: Key) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The world model's on its sequences."""
-        losses, metrics, _ = self.world_model.loss(batch["model"], key.fold(_MODEL))
-        return losses, metrics
+    def behaviour_scales(self) -> dict[str, float]:
+        """See :meth:`ModelBasedAgent.behaviour_scales`."""
+        return {"critic/td": 1.0, "actor/value": 1.0}
 
-    def behaviour_losses(self, batch: Batch, key: Key) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Critics' and policy's on this process's share of real and imagined transitions."""
-        size = self.batch.agent_size // (1 if self._trainer is None else self.trainer.world_size)
-        real = self.replay.real.pick(size, key.fold(_REAL), self.device)
-        imagined = self.replay.imagined.pick(size, key.fold(_IMAGINED), self.device)
-        return self.transition_losses(real, imagined, key)
+    def losses_of(self, components: Components, batch: Batch, key: Key) -> tuple[Named, Named]:
+        """The world model's on its sequences; critics' and policy's on this process's share of the latent replay."""
+        losses: Named = {}
+        metrics: Named = {}
+        if components != "behaviour":
+            losses, metrics, _ = self.world_model.loss(batch["model"], key.fold(MODEL))
+        if components != "model":
+            size = self.batch.agent_size // (1 if self._trainer is None else self.trainer.world_size)
+            real = self.replay.real.pick(size, key.fold(_REAL), self.device)
+            imagined = self.replay.imagined.pick(size, key.fold(_IMAGINED), self.device)
+            more, figures = self.transition_losses(real, imagined, key)
+            losses |= more
+            metrics |= figures
+        return scaled(losses, self.scales(components)), metrics
 
-    def transition_losses(
-        self, real: LatentTransitions, imagined: LatentTransitions, key: Key
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Critics' and policy's on these transitions together."""
+    def transition_losses(self, real: LatentTransitions, imagined: LatentTransitions, key: Key) -> tuple[Named, Named]:
+        """Critics' and policy's on these transitions together; not scaled."""
         config, critic = self.config, self.critic
         data = LatentTransitions.join((real, imagined))
         q = critic(data.state, data.action)  # [2, B]

@@ -62,23 +62,15 @@ class BatchConfig:
 
 
 @dataclass
-class BehaviourConfig:
-    """Actor, critics, imagination and cloning. Defaults: the MOTO paper (C.3), and DreamerV2's where it is silent.
+class ImaginationConfig:
+    """Actor, critic and imagination. Defaults: the MOTO paper (C.3), and DreamerV2's where it is silent.
 
     Attributes:
-        horizon: H, states of an imagined rollout, the start included (``q_ensemble``); its steps (``v``).
+        horizon: H, steps of an imagined rollout.
         gamma: discount, in (0, 1].
         lambda_: weight of longer returns, in [0, 1].
-        disagreement_scale: alpha, the penalty's weight; 0 turns it off. The right value depends on the estimator: the
-            logs show ``imagined/reward`` beside ``imagined/penalty``.
-        disagreement: the estimator of u; see :func:`moto_pl.ops.disagreement`.
-        critic: ``q_ensemble``, N critics Q(s, a) with model-based value expansion on imagined and real transitions; the
-            paper's own equations could not be read, so this follows the authors' public code. ``v``: DreamerV2's single
-            V(s), on imagined transitions alone.
-        critics: N.
         critic_layers: hidden layers of a critic.
         critic_units: their width.
-        actor_value: which of the critics' values the actor maximises.
         actor_layers: hidden layers of the actor.
         actor_units: their width.
         action: the actor's distribution.
@@ -88,26 +80,13 @@ class BehaviourConfig:
         imagine_rows: start states of imagination, drawn from the agent sequences' posterior states; null takes all. The
             cost of imagination is proportional to it.
         imagine_member: one prior head a step for the whole batch (authors' code), or one a row.
-        clone_scale: beta_bc, weight of behaviour cloning; 0 turns it off.
-        clone_filter: which data is cloned; see :func:`moto_pl.replay.filters.keep_rows`. ``advantage`` clones steps
-            whose
-            lambda-return is at least the critics' value of the policy's own action.
-        clone_top: share of the episodes that ``clone_filter: return`` keeps.
-        clone_limit: cloned actions are clipped to [-clone_limit, clone_limit], in (0, 1]. Scripted demonstrations are
-            clipped to exactly -1 and 1 at many steps; their likelihood grows without end as the mean is driven to the
-            edge, where the gradient through tanh dies, for all other states too. Below 1 the optimum is inside.
     """
 
     horizon: int = 15
     gamma: float = 0.99
     lambda_: float = 0.95
-    disagreement_scale: float = 10.0
-    disagreement: Disagreement = "mean"
-    critic: Literal["q_ensemble", "v"] = "q_ensemble"
-    critics: int = 5
     critic_layers: int = 4
     critic_units: int = 400
-    actor_value: ActorValue = "min"
     actor_layers: int = 4
     actor_units: int = 400
     action: ActionKind = "trunc_normal"
@@ -116,6 +95,45 @@ class BehaviourConfig:
     target_every: int = 100
     imagine_rows: int | None = 800
     imagine_member: MemberChoice = "step"
+
+    def __post_init__(self) -> None:
+        for name in ("horizon", "target_every"):
+            if getattr(self, name) < 1:
+                raise SettingError(f"behaviour.{name}", getattr(self, name), "Give at least 1.")
+        if not 0 < self.gamma <= 1:
+            raise SettingError("behaviour.gamma", self.gamma, "Give a number in (0, 1].")
+        if not 0 <= self.lambda_ <= 1:
+            raise SettingError("behaviour.lambda_", self.lambda_, "Give a number in [0, 1].")
+
+
+@dataclass
+class BehaviourConfig(ImaginationConfig):
+    """MOTO's actor, critics, imagination and cloning.
+
+    Attributes:
+        horizon: H, states of an imagined rollout, the start included (``q_ensemble``); its steps (``v``).
+        disagreement_scale: alpha, the penalty's weight; 0 turns it off. The right value depends on the estimator: the
+            logs show ``imagined/reward`` beside ``imagined/penalty``.
+        disagreement: the estimator of u; see :func:`moto_pl.ops.disagreement`.
+        critic: ``q_ensemble``, critics Q(s, a) with model-based value expansion on imagined and real transitions; the
+            paper's own equations could not be read, so this follows the authors' public code. ``v``: DreamerV2's single
+            V(s), on imagined transitions alone.
+        critics: how many critics Q(s, a) there are.
+        actor_value: which of the critics' values the actor maximises.
+        clone_scale: beta_bc, weight of behaviour cloning; 0 turns it off.
+        clone_filter: which data is cloned; see :func:`moto_pl.replay.filters.keep_rows`. ``advantage`` clones steps
+            whose lambda-return is at least the critics' value of the policy's own action.
+        clone_top: share of the episodes that ``clone_filter: return`` keeps.
+        clone_limit: cloned actions are clipped to [-clone_limit, clone_limit], in (0, 1]. Scripted demonstrations are
+            clipped to exactly -1 and 1 at many steps; their likelihood grows without end as the mean is driven to the
+            edge, where the gradient through tanh dies, for all other states too. Below 1 the optimum is inside.
+    """
+
+    disagreement_scale: float = 10.0
+    disagreement: Disagreement = "mean"
+    critic: Literal["q_ensemble", "v"] = "q_ensemble"
+    critics: int = 5
+    actor_value: ActorValue = "min"
     clone_scale: float = 10.0
     clone_filter: EpisodeFilter = "auto"
     clone_top: float = 0.1
@@ -124,17 +142,13 @@ class BehaviourConfig:
     def __post_init__(self) -> None:
         if self.horizon < (2 if self.critic == "q_ensemble" else 1):
             raise SettingError("behaviour.horizon", self.horizon, "Give at least 2 (1 with critic: v).")
-        if not 0 < self.gamma <= 1:
-            raise SettingError("behaviour.gamma", self.gamma, "Give a number in (0, 1].")
-        if not 0 <= self.lambda_ <= 1:
-            raise SettingError("behaviour.lambda_", self.lambda_, "Give a number in [0, 1].")
+        super().__post_init__()
         if not 0 < self.clone_top <= 1:
             raise SettingError("behaviour.clone_top", self.clone_top, "Give a share in (0, 1].")
         if not 0 < self.clone_limit <= 1:
             raise SettingError("behaviour.clone_limit", self.clone_limit, "Give a number in (0, 1].")
-        for name in ("critics", "target_every"):
-            if getattr(self, name) < 1:
-                raise SettingError(f"behaviour.{name}", getattr(self, name), "Give at least 1.")
+        if self.critics < 1:
+            raise SettingError("behaviour.critics", self.critics, "Give at least 1.")
         if self.clone_filter == "advantage" and self.critic != "q_ensemble":
             raise SettingError("behaviour.clone_filter", "advantage with critic: v", "It needs critic: q_ensemble.")
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from moto_pl.nn.mlp import MLP, EnsembleMLP
-from moto_pl.ops import ActionDist, ActionKind
+from moto_pl.ops import ActionDist, ActionKind, Ops, lambda_return
 
 ActorValue = Literal["min", "mean", "max"]
 
@@ -96,11 +96,6 @@ def track(source: nn.Module, target: nn.Module, share: float = 1.0) -> None:
         ours.lerp_(theirs, share)
 
 
-def penalise(reward: Tensor, disagreement: Tensor, alpha: float) -> Tensor:
-    """r~_{i+1} = r(s_{i+1}) - alpha * u(s_i, a_i) (MOTO, Eq. 2): two [H, B] -> [H, B]."""
-    return reward - alpha * disagreement
-
-
 def trajectory_weights(discount: Tensor, first: Tensor) -> Tensor:
     """w_i, how much step i of a rollout counts: ``first`` times the product of the discounts before it.
 
@@ -112,3 +107,27 @@ def trajectory_weights(discount: Tensor, first: Tensor) -> Tensor:
         [H + 1, B].
     """
     return torch.cat((first.unsqueeze(0), discount)).cumprod(0)
+
+
+def expand(reward: Tensor, value: Tensor, discount: Tensor, lambda_: float, ops: Ops = "auto") -> tuple[Tensor, Tensor]:
+    """Value expansion along a rollout of H states: what its rewards make of the values at them.
+
+    G_{H-1} = v_{H-1}; G_i = r_{i+1} + d_{i+1} ((1 - lambda) v_{i+1} + lambda G_{i+1}).
+
+    Args:
+        reward: [H - 1, N].
+        value: v_i of each state [H, N].
+        discount: [H - 1, N].
+        lambda_: weight of longer returns, in [0, 1].
+        ops: which operator sums them.
+
+    Returns:
+        G_i, and (1 - lambda) v_i + lambda G_i; both [H, N].
+    """
+    returns = torch.cat((lambda_return(reward, value, discount, lambda_, ops=ops), value[-1:]))
+    return returns, (1 - lambda_) * value + lambda_ * returns
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """The mean of ``values`` [..., *M] where ``mask`` [*M] is 1; 0 where it never is."""
+    return (values * mask).sum() / (values.numel() // mask.numel() * mask.sum().clamp(min=1))

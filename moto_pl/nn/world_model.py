@@ -295,6 +295,13 @@ class WorldModel(nn.Module):
             return torch.ones_like(states.deter[..., 0])
         return torch.sigmoid(self.discount(states.features.detach(), frozen=True).squeeze(-1).float()).detach()
 
+    @property
+    def scales(self) -> dict[str, float]:
+        """What each of :meth:`loss`'s is multiplied with, by its name."""
+        config = self.config
+        scales = {"model/image": config.image_scale, "model/reward": config.reward_scale, "model/kl": config.kl_scale}
+        return scales if self.discount is None else {**scales, "model/discount": config.discount_scale}
+
     def loss(self, batch: SequenceBatch, key: Key) -> tuple[dict[str, Tensor], dict[str, Tensor], Posterior]:
         """The negative evidence lower bound of a batch, by parts.
 
@@ -306,9 +313,8 @@ class WorldModel(nn.Module):
             key: names the draws of latents and members.
 
         Returns:
-            Weighted losses (their sum is the model's loss), metrics to log, and the posterior.
+            Losses, each to be multiplied with its entry in :attr:`scales`, metrics to log, and the posterior.
         """
-        config = self.config
         post = self.observe(batch, key)
         features = post.states.features  # [T, B, D + Z]
         reconstruction = self.decoder(features).float()
@@ -318,14 +324,14 @@ class WorldModel(nn.Module):
         prior = self.rssm.priors(post.states.deter)  # [K, T, B, P]
         divergence, raw_kl = self._kl(post.params, prior, key)
         losses = {
-            "model/image": config.image_scale * image,
-            "model/reward": config.reward_scale * reward,
-            "model/kl": config.kl_scale * divergence,
+            "model/image": image,
+            "model/reward": reward,
+            "model/kl": divergence,
         }
         if self.discount is not None:
             logit = self.discount(features).squeeze(-1).float()
             goes_on = 1 - batch.is_terminal.transpose(0, 1).float()
-            losses["model/discount"] = config.discount_scale * F.binary_cross_entropy_with_logits(logit, goes_on)
+            losses["model/discount"] = F.binary_cross_entropy_with_logits(logit, goes_on)
         with torch.no_grad():
             metrics = {
                 "model/kl_nats": raw_kl,

@@ -165,9 +165,9 @@ def test_idle_components_do_not_move_and_are_not_computed(
     monkeypatch.setattr(agent, "log", lambda *_, **__: None)
     monkeypatch.setattr(agent, "log_dict", lambda *_, **__: None)
     if idle == "behaviour":
-        monkeypatch.setattr(agent, "behaviour_losses", None)
+        monkeypatch.setattr(agent, "imagine", None)
     else:
-        monkeypatch.setattr(agent, "model_losses", None)
+        monkeypatch.setattr(agent.world_model, "loss", None)
     batch = sequences(agent)
     states = []
     for step in range(first, first + 4):
