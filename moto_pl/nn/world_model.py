@@ -47,7 +47,7 @@ class WorldModelConfig:
     Attributes:
         latent: kind of the stochastic latent.
         deter: D, size of the deterministic state.
-        hidden: U, width of the RSSM's dense layers.
+        hidden: E, width of the RSSM's dense layers.
         stoch: S, number of latent variables.
         classes: C, classes of each (categorical latents).
         latent_std: how a Gaussian latent's standard deviation comes from the network; see
@@ -119,16 +119,25 @@ class States(NamedTuple):
     """Latent states s = (h, z) with any leading dimensions."""
 
     deter: Tensor  # [..., D]
-    stoch: Tensor  # [..., Z]
+    stoch: Tensor  # [..., Z], Z = S * C (categorical) or S (Gaussian)
 
     @property
     def features(self) -> Tensor:
-        """[..., D + Z], what heads, actor and critics see."""
+        """[..., F], F = D + Z: what heads, actor and critics see."""
         return torch.cat((self.deter, self.stoch), -1)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> States:
         """The same function on both parts."""
         return States(function(self.deter), function(self.stoch))
+
+
+#: Gives the actions [B, A] of a rollout's step i in its states [B, ...].
+Act = Callable[[int, States], Tensor]
+
+
+def replayed(action: Tensor) -> Act:
+    """Takes recorded actions [H, B, A], whatever the states are."""
+    return lambda step, _: action[step]
 
 
 class Posterior(NamedTuple):
@@ -152,9 +161,9 @@ class RSSM(nn.Module):
     Args:
         latent: kind and sizes of z.
         deter: D.
-        hidden: U, width of the input layer and of the heads' hidden layer.
+        hidden: E, width of the input layer and of the heads' hidden layer.
         action: A.
-        embed: E.
+        embed: width of the frames' embeddings.
         ensemble: K >= 1, number of prior heads.
         ops: which form of ``observe`` runs; see :func:`moto_pl.ops.observe`.
     """
@@ -246,7 +255,9 @@ class WorldModel(nn.Module):
 
     def observe(self, batch: SequenceBatch, key: Key) -> Posterior:
         """Posterior states of a batch of sequences [B, T], in time-first order [T, B]."""
-        embed = self.encoder(batch.image)  # [B, T, E]
+        B, T = batch.is_first.shape
+        assert batch.image.shape == (B, T, 3, 64, 64) and batch.action.shape == (B, T, self.rssm.action)
+        embed = self.encoder(batch.image)  # [B, T, embedding]
         deter, stoch, params = self.rssm.observe(
             batch.action.transpose(0, 1), embed.transpose(0, 1), batch.is_first.transpose(0, 1), key
         )
@@ -264,12 +275,36 @@ class WorldModel(nn.Module):
         return States(deter[0], stoch[0])
 
     @torch.no_grad()
-    def roll(self, start: States, act: Callable[[int, States], Tensor], steps: int, key: Key) -> Rollout:
+    def predict(
+        self, batch: SequenceBatch, context: int, key: Key, act: Act | None = None, steps: int | None = None
+    ) -> States:
+        """Open-loop: filters ``context`` frames, then rolls actions alone through the prior.
+
+        Args:
+            batch: sequences [B, T]; of what follows the first ``context`` rows the actions alone are read.
+            context: frames that are seen, 1 <= context <= T.
+            key: names the draws; each step draws its own member of the ensemble.
+            act: gives the actions, as for :meth:`roll`; None takes the sequences' own.
+            steps: H, steps after the context; None goes to the sequences' end. With ``act`` there may be more.
+
+        Returns:
+            States [context + H, B, ...]; the first ``context`` saw their frames.
+        """
+        ahead = batch.action[:, context:].transpose(0, 1)  # [T - context, B, A]
+        steps = len(ahead) if steps is None else steps
+        seen = self.observe(SequenceBatch(*(part[:, :context] for part in batch)), key).states
+        if steps == 0:
+            return seen
+        rolled = self.roll(seen.map(lambda x: x[-1]), act or replayed(ahead), steps, key.fold(1)).states
+        return States(*(torch.cat((past, new[1:])) for past, new in zip(seen, rolled, strict=True)))
+
+    @torch.no_grad()
+    def roll(self, start: States, act: Act, steps: int, key: Key) -> Rollout:
         """Rolls actions through the prior, for analyses and replays; training uses :func:`moto_pl.ops.imagine`.
 
         Args:
             start: states [B, ...].
-            act: gives the actions [B, A] of step i in its states [B, ...].
+            act: gives the actions.
             steps: H, at least 1.
             key: names the draws: latents, and a member a step for the whole batch.
         """
@@ -316,12 +351,15 @@ class WorldModel(nn.Module):
             Losses, each to be multiplied with its entry in :attr:`scales`, metrics to log, and the posterior.
         """
         post = self.observe(batch, key)
-        features = post.states.features  # [T, B, D + Z]
+        features = post.states.features  # [T, B, F]
+        B, T = batch.is_first.shape
+        assert features.shape == (T, B, self.feature_size) and batch.reward.shape == batch.is_terminal.shape == (B, T)
         reconstruction = self.decoder(features).float()
         image = squared_error(reconstruction, batch.image.transpose(0, 1), self.decoder.ops).mean()
         reward_error = self.predict_reward(post.states) - batch.reward.transpose(0, 1)
         reward = 0.5 * reward_error.square().mean()
         prior = self.rssm.priors(post.states.deter)  # [K, T, B, P]
+        assert prior.shape == (self.rssm.ensemble, *post.params.shape)
         divergence, raw_kl = self._kl(post.params, prior, key)
         losses = {
             "model/image": image,
@@ -341,7 +379,7 @@ class WorldModel(nn.Module):
         return losses, metrics, post
 
     def disagreement(self, prior: Tensor, stoch: Tensor, kind: Disagreement) -> Tensor:
-        """U of the members' predictions [K, ..., P] of the latent ``stoch`` [..., Z]: [...]."""
+        """The spread of the members' predictions [K, ..., P] of the latent ``stoch`` [..., Z]: [...]."""
         return disagreement(self.latent, prior, stoch, kind)
 
     def _kl(self, post: Tensor, prior: Tensor, key: Key) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from torch.distributions import Bernoulli, Independent, Normal, OneHotCategorical, kl_divergence
 
-from moto_pl.callbacks.open_loop import predict_open_loop
 from moto_pl.errors import SettingError
 from moto_pl.nn import RSSM, States, WorldModel, WorldModelConfig
 from moto_pl.nn.actor_critic import Actor
@@ -307,21 +306,37 @@ def test_rolling_given_actions_is_imagining_them(latent: str) -> None:
     torch.testing.assert_close(spread, imagined.disagreement)
 
 
-def test_open_loop_sees_the_context_alone() -> None:
-    model, batch = make(), sequences(3, 6)
+def test_a_prediction_sees_the_context_alone() -> None:
+    model, batch = make(latent="gaussian"), sequences(3, 6)
     changed = SequenceBatch(*(part.clone() for part in batch))
     changed.image[:, 3:] = 0
     changed.reward[:, 3:] = 9
-    images, rewards = predict_open_loop(model, batch, 3, KEY)
-    again, rewards_again = predict_open_loop(model, changed, 3, KEY)
-    assert images.shape == (3, 6, 3, 64, 64) and rewards.shape == (3, 6)
-    assert torch.equal(images, again) and torch.equal(rewards, rewards_again)
+    changed.is_first[:, 3:] = True
+    states, again = model.predict(batch, 3, KEY).features, model.predict(changed, 3, KEY).features
+    assert states.shape == (6, 3, model.feature_size) and torch.equal(states, again) and not states.requires_grad
     changed.action[:, 4] *= -1
-    other, _ = predict_open_loop(model, changed, 3, KEY)
-    assert torch.equal(other[:, :4], images[:, :4]) and not torch.equal(other[:, 4], images[:, 4])
+    other = model.predict(changed, 3, KEY).features
+    assert torch.equal(other[:4], states[:4]) and not torch.isclose(other[4], states[4]).any()
     changed.image[:, 2] = 0
-    assert not torch.equal(predict_open_loop(model, changed, 3, KEY)[0][:, 3], images[:, 3])
-    assert predict_open_loop(model, batch, 6, KEY)[0].shape == images.shape
+    assert not torch.equal(model.predict(changed, 3, KEY).features[3], states[3])
+
+
+def test_a_prediction_is_filtering_and_then_rolling() -> None:
+    model, batch = make(), sequences(3, 6)
+    seen = model.observe(SequenceBatch(*(part[:, :4] for part in batch)), KEY).states
+    found = model.predict(batch, 4, KEY)
+    rolled = model.roll(seen.map(lambda x: x[-1]), lambda i, _: batch.action[:, 4 + i], 2, KEY.fold(1)).states
+    assert torch.equal(found.features, torch.cat((seen.features, rolled.features[1:])))
+    assert torch.equal(model.predict(batch, 6, KEY).features, model.observe(batch, KEY).states.features)
+    # Another's actions, beyond the sequences' end; it is asked in the states that it leads to.
+    asked = []
+
+    def act(step: int, states: States) -> Tensor:
+        asked.append(states.features)
+        return torch.full((3, 2), 0.1 * step)
+
+    longer = model.predict(batch, 4, KEY, act, 5).features
+    assert longer.shape[0] == 4 + 5 and torch.equal(torch.stack(asked), longer[3:8])
 
 
 # The RSSM alone.
