@@ -65,12 +65,12 @@ class COMBO(LatentReplayAgent):
         """Ln-sum-exp of Q over proposed actions, minus Q of the real transitions (COMBO, Eq. 4)."""
         shape = (self.conservatism.actions, *data.action.shape)
         random = 2 * uniform(key, Stream.ACTION, shape, data.action.device) - 1
-        action = torch.cat((random, self.policy(data.state).detach().unsqueeze(0)))  # [n + 1, B, A]
-        q = self.critic(data.state.expand(len(action), *data.state.shape), action)  # [2, n + 1, B]
+        action = torch.cat((random, self.policy(data.state).detach().unsqueeze(0)))  # [n + 1, N, A]
+        q = self.critic(data.state.expand(len(action), *data.state.shape), action)  # [2, n + 1, N]
         gap = soft_gap(q, q_real)
         return {"critic/conservative": gap}, {"critic/gap": gap.detach()}
 
 
 def soft_gap(q: Tensor, q_real: Tensor) -> Tensor:
-    """Mean over states of ln-sum-exp over actions of ``q`` [2, n, B], less the mean of ``q_real`` [2, R]; summed."""
+    """Mean over states of ln-sum-exp over actions of ``q`` [2, n, N], less the mean of ``q_real`` [2, R]; summed."""
     return (torch.logsumexp(q, 1).mean(-1) - q_real.mean(-1)).sum()

@@ -225,16 +225,16 @@ class LatentReplayAgent(ModelBasedAgent):
 
     @torch.no_grad()
     def imagine(self, start: States, key: Key) -> tuple[LatentTransitions, Tensor]:
-        """Rolls the policy, with its noise, ``horizon`` steps through the model from ``start`` [B, ...].
+        """Rolls the policy, with its noise, ``horizon`` steps through the model from ``start`` [N, ...].
 
-        A drawn member makes each step. Returns the transitions and what their rewards were lessened by [N].
+        A drawn member makes each step. Returns the H * N transitions and what their rewards were lessened by [H * N].
         """
         model, config = self.world_model, self.config
         shape = (config.horizon, len(start.deter), cast(int, self.action_size))
         noise = normal(key.fold(_NOISE), Stream.ACTION, shape, start.deter.device)
         act = lambda i, now: self._disturbed(self.policy(now.features), noise[i])  # noqa: E731
         states, action, prior = model.roll(start, act, config.horizon, key)
-        after = states.map(lambda x: x[1:])  # [H, B, ...]
+        after = states.map(lambda x: x[1:])  # [H, N, ...]
         penalty = self.penalty(prior, after.stoch)
         rollout = LatentTransitions(
             state=states.features[:-1],
@@ -305,10 +305,10 @@ class LatentReplayAgent(ModelBasedAgent):
         """Critics' and policy's on these transitions together; not scaled."""
         config, critic = self.config, self.critic
         data = LatentTransitions.join((real, imagined))
-        q = critic(data.state, data.action)  # [2, B]
+        q = critic(data.state, data.action)  # [2, N]
         with torch.no_grad():
             value = critic.target_min(data.next_state, self.policy(data.next_state))
-            target = data.reward + config.gamma * data.goes_on * value  # [B]
+            target = data.reward + config.gamma * data.goes_on * value  # [N]
         further, metrics = self.conservative_losses(data, q[:, : len(real.reward)], key.fold(PROPOSALS))
         gain = critic.actor_value(data.state, self.policy(data.state), "min")
         losses = {"critic/td": td_loss(q, target), "actor/value": -gain.mean(), **further}

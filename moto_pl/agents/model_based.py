@@ -142,7 +142,8 @@ class ModelBasedAgent(Agent):
     ) -> tuple[Tensor, ActingState]:
         """Filters the frame into the latent state and asks the policy there; see :meth:`Agent.act`."""
         states = self.world_model.step(state.states, state.action, image, is_first, key)
-        action = self.latent_action(states.features, mode, key)
+        action = self.latent_action(states.features, mode, key)  # [n, A]
+        assert action.shape == state.action.shape
         return action, ActingState(states, action)
 
     def executed(self, state: ActingState, action: Tensor) -> ActingState:
@@ -152,6 +153,7 @@ class ModelBasedAgent(Agent):
 
 def scaled(losses: Named, scales: dict[str, float]) -> Named:
     """Each loss times its scale; every loss has a scale, and every scale a loss."""
+    assert all(loss.dim() == 0 for loss in losses.values())
     assert set(losses) == set(scales), f"losses without a scale, or scales without a loss: {set(losses) ^ set(scales)}"
     return {name: scales[name] * loss for name, loss in losses.items()}
 
@@ -246,6 +248,7 @@ class ImaginationAgent(ModelBasedAgent):
             rows = uniform(key.fold(ROWS), Stream.ROWS, (count,), device).argsort()[:wanted]
         t, b = rows // B, rows % B
         before = (t - 1).clamp(min=0)
+        assert states.deter.shape[:2] == (T, B) == batch.reward.shape[::-1]
         return Starts(
             states=states.map(lambda x: x[t, b]),
             previous=states.map(lambda x: x[before, b]),

@@ -103,6 +103,7 @@ class MOTO(ImaginationAgent):
         reward, discount = self.earned(rollout)  # [H - 1, N]
         penalised = reward - config.disagreement_scale * rollout.disagreement
         weights = trajectory_weights(discount.detach(), starts.goes_on)  # [H, N]
+        assert weights.shape == features.shape[:2] and penalised.shape == discount.shape == weights[:-1].shape
         metrics |= rollout_metrics(rollout, reward, config.disagreement_scale)
 
         if isinstance(critic, ValueCritic):
@@ -116,6 +117,7 @@ class MOTO(ImaginationAgent):
             imagined = critic(features[:-1].detach(), action[:-1].detach())  # [Q, H - 1, N]
             real = critic(starts.previous.features, starts.action)  # [Q, N]
             real_target = starts.reward + config.gamma * starts.goes_on * bootstrap[0]  # [N]
+            assert imagined.shape[1:] == target[:-1].shape and real.shape[1:] == real_target.shape == starts.valid.shape
             model_loss = (0.5 * (imagined - target[:-1]).square() * weights[:-1]).mean()
             real_loss = masked_mean(0.5 * (real - real_target).square(), starts.valid)
             # The actor: the same expansion of what the critics now say, with the gradient through all of the rollout.
@@ -145,6 +147,7 @@ class MOTO(ImaginationAgent):
         # Row t + 1 holds the action taken in row t's state.
         action = batch.action.transpose(0, 1)[1:].clamp(-config.clone_limit, config.clone_limit)
         log_prob = self.actor.dist(features).log_prob(action)  # [T - 1, B]
+        assert log_prob.shape == features.shape[:2] == action.shape[:2]
         if config.clone_filter != "advantage":
             mean = log_prob.mean()
             return -mean, {"actor/clone_log_prob": mean.detach()}

@@ -160,7 +160,7 @@ class LatentModelConfig(WorldModelConfig):
     Attributes:
         latent: ``gaussian``.
         deter: D, size of the deterministic state.
-        hidden: U, width of the RSSM's dense layers.
+        hidden: E, width of the RSSM's dense layers.
         stoch: S, number of latent variables.
         latent_std: ``softplus``.
         encoder_channels: channels of the encoder's convolutions.

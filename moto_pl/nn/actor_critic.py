@@ -32,12 +32,12 @@ class Actor(nn.Module):
         self.min_std = min_std
 
     def dist(self, features: Tensor) -> ActionDist:
-        """The policy's distribution in states with ``features`` [..., D + Z]."""
+        """The policy's distribution in states with ``features`` [..., F]."""
         return ActionDist(self.net(features), self.kind, self.min_std)
 
 
 class QEnsemble(nn.Module):
-    """N critics Q_n(s, a) and their targets, which are copied from time to time."""
+    """Q critics Q_n(s, a) and their targets, which are copied from time to time."""
 
     def __init__(self, critics: int, features: int, action: int, layers: int, units: int) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class QEnsemble(nn.Module):
         self.target = copy.deepcopy(self.online).requires_grad_(False)
 
     def forward(self, features: Tensor, action: Tensor) -> Tensor:
-        """Q of all critics, for training them: [..., D + Z], [..., A] -> [N, ...]."""
+        """What all critics say, for training them: [..., F], [..., A] -> [Q, ...]."""
         return self.online(torch.cat((features, action), -1)).squeeze(-1).float()
 
     def actor_value(self, features: Tensor, action: Tensor, reduce: ActorValue) -> Tensor:
@@ -77,7 +77,7 @@ class ValueCritic(nn.Module):
         self.target = copy.deepcopy(self.online).requires_grad_(False)
 
     def forward(self, features: Tensor) -> Tensor:
-        """V for training it: [..., D + Z] -> [...]."""
+        """V for training it: [..., F] -> [...]."""
         return self.online(features).squeeze(-1).float()
 
     def target_value(self, features: Tensor) -> Tensor:
