@@ -213,6 +213,14 @@ def test_free_nats_are_counted_on_the_batch_mean_of_each_member() -> None:
     assert (grad[0] != 0).any() and (grad[1:] == 0).all()
 
 
+@pytest.mark.parametrize("part", ["reward", "is_terminal"])
+def test_one_row_for_all_sequences_is_no_batch(part: str) -> None:
+    """It would be broadcast, without a word."""
+    batch = sequences()
+    with pytest.raises(AssertionError):
+        make(discount_head=True).loss(batch._replace(**{part: getattr(batch, part)[:1]}), KEY)
+
+
 @BOTH
 def test_every_parameter_learns(latent: str) -> None:
     model = make(latent=latent, discount_head=True, kl_member="all")
