@@ -186,7 +186,7 @@ def measure(name: str, device: torch.device, rounds: int) -> dict[str, float]:
     def loops() -> None:
         with (
             mock.patch("moto_pl.ops.imagine.priors", looped_priors),
-            mock.patch("moto_pl.nn.rssm.priors", looped_priors),
+            mock.patch("moto_pl.nn.world_model.priors", looped_priors),
             mock.patch.object(EnsembleMLP, "forward", looped_ensemble),
             mock.patch.object(agent, "ops", "reference"),
             mock.patch.object(agent.world_model.rssm, "ops", "reference"),

@@ -97,5 +97,5 @@ def test_an_arrow_upward_is_seen_however_it_is_written() -> None:
         "def f():\n    import moto_pl.agents.moto",
         "from ..agents.base import Agent",
     ):
-        found = set(imports("moto_pl.nn.rssm", line, is_package=False))
-        assert len(upward("moto_pl.nn.rssm", found)) == 1, line
+        found = set(imports("moto_pl.nn.world_model", line, is_package=False))
+        assert len(upward("moto_pl.nn.world_model", found)) == 1, line

@@ -17,6 +17,7 @@ from moto_pl.agents.model_based import ModelBasedAgent
 from moto_pl.envs import make
 from moto_pl.errors import SettingError
 from moto_pl.nn import States
+from moto_pl.nn.world_model import Act, replayed
 from moto_pl.ops import Disagreement, Key
 from moto_pl.replay.episode import Episode
 from moto_pl.replay.sampler import SequenceBatch, episode_batch
@@ -123,13 +124,14 @@ def imagine(
 ) -> tuple[np.ndarray, dict[Disagreement, np.ndarray]]:
     """Rolls the model from ``start`` [n, ...]; rewards and disagreements [H], means over the n samples."""
     model = agent.world_model
-    fixed = None if actions is None else torch.from_numpy(actions).to(start.deter)
 
-    def act(i: int, states: States) -> Tensor:
-        if fixed is None:
-            return agent.latent_action(states.features, "mode", key.fold(i))
-        return fixed[i].expand(len(start.deter), -1)
+    def policy(step: int, states: States) -> Tensor:
+        return agent.latent_action(states.features, "mode", key.fold(step))
 
+    act: Act = policy
+    if actions is not None:
+        fixed = torch.from_numpy(actions).to(start.deter)  # [H, A]
+        act = replayed(fixed.unsqueeze(1).expand(-1, len(start.deter), -1))
     rolled = model.roll(start, act, steps, key)
     after = rolled.states.map(lambda x: x[1:])  # [H, n, ...]
     spread = {kind: model.disagreement(rolled.prior, after.stoch, kind).mean(1).cpu().numpy() for kind in kinds}

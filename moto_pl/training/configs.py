@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 import moto_pl
+from moto_pl.agents.earlier import check_settings
 from moto_pl.errors import SettingError
 
 #: The verbs that configurations tell what to do; the others have a few options each.
@@ -138,6 +139,7 @@ def lineage(path: Path, below: tuple[Path, ...] = (), trusted: tuple[str, ...] =
         raise SettingError("extends", f"a circle through {path}", "Remove one of the links.")
     content = _read_yaml(path)
     check_trust(content, path, trusted)
+    check_settings(content, path)
     parents = (content or {}).get("extends", []) if isinstance(content, dict) else []
     parents = [parents] if isinstance(parents, str) else parents
     if not isinstance(parents, list) or not all(isinstance(parent, str) for parent in parents):

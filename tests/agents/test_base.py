@@ -14,9 +14,8 @@ import torch
 
 from moto_pl.agents import BC, COMBO, CQL, IQL, LOMPO, MOTO, SAC, DreamerV2
 from moto_pl.agents.base import check_same_agent
-from moto_pl.agents.latent_replay import LatentModelConfig
-from moto_pl.agents.model_based import ModelBasedAgent, OptimConfig
-from moto_pl.agents.moto import BehaviourConfig
+from moto_pl.agents.model_based import ModelBasedAgent
+from moto_pl.agents.settings import BehaviourConfig, LatentModelConfig, OptimConfig
 from moto_pl.errors import SettingError
 from moto_pl.nn.world_model import WorldModelConfig
 from moto_pl.ops import Key
@@ -166,9 +165,9 @@ def test_idle_components_do_not_move_and_are_not_computed(
     monkeypatch.setattr(agent, "log", lambda *_, **__: None)
     monkeypatch.setattr(agent, "log_dict", lambda *_, **__: None)
     if idle == "behaviour":
-        monkeypatch.setattr(agent, "behaviour_losses", None)
+        monkeypatch.setattr(agent, "imagine", None)
     else:
-        monkeypatch.setattr(agent, "model_losses", None)
+        monkeypatch.setattr(agent.world_model, "loss", None)
     batch = sequences(agent)
     states = []
     for step in range(first, first + 4):

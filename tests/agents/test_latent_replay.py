@@ -15,13 +15,9 @@ from torch.distributions import Normal
 
 from moto_pl.agents import COMBO, LOMPO
 from moto_pl.agents.combo import LatentConservatismConfig, soft_gap
-from moto_pl.agents.latent_replay import (
-    LatentBatchConfig,
-    LatentBehaviourConfig,
-    LatentModelConfig,
-    LatentReplayAgent,
-)
+from moto_pl.agents.latent_replay import LatentReplayAgent
 from moto_pl.agents.lompo import PenaltyConfig
+from moto_pl.agents.settings import LatentBatchConfig, LatentBehaviourConfig, LatentModelConfig
 from moto_pl.errors import SettingError
 from moto_pl.ops import Key, Stream, normal, priors
 from moto_pl.replay import Episode, EpisodeStore
@@ -400,12 +396,12 @@ def test_a_checkpoint_names_the_replay_and_a_resumed_run_has_it(tmp_path: Path) 
     for table, before in zip((resumed.replay.real, resumed.replay.imagined), kept, strict=True):
         for part, theirs in zip(everything(table), before, strict=True):
             assert torch.equal(part, theirs)
-    drawn = [a.behaviour_losses({}, Key(0, 5))[0]["critic/td"] for a in (agent, resumed)]
+    drawn = [a.losses_of("behaviour", {}, Key(0, 5))[0]["critic/td"] for a in (agent, resumed)]
     begin(resumed, 4)
     assert len(resumed.replay.imagined) == 60 and resumed.replay.manifest() == checkpoint["latent_replay"]["manifest"]
     begin(resumed, 5)
     assert resumed.replay.manifest() == agent.replay.manifest() and not torch.equal(*drawn)
-    assert torch.equal(*(a.behaviour_losses({}, Key(0, 5))[0]["critic/td"] for a in (agent, resumed)))
+    assert torch.equal(*(a.losses_of("behaviour", {}, Key(0, 5))[0]["critic/td"] for a in (agent, resumed)))
 
 
 def test_files_stay_while_a_checkpoint_names_them(tmp_path: Path) -> None:
@@ -443,8 +439,14 @@ def test_processes_share_the_batch(processes: int, fits: bool, tmp_path: Path) -
     agent._trainer = SimpleNamespace(world_size=processes)
     if fits:
         seen = []
-        agent.transition_losses = lambda real, imagined, key: seen.append((len(real.reward), len(imagined.reward)))
-        agent.behaviour_losses({}, Key(0, 0))
+        learn = agent.transition_losses
+
+        def spy(real: LatentTransitions, imagined: LatentTransitions, key: Key) -> Any:
+            seen.append((len(real.reward), len(imagined.reward)))
+            return learn(real, imagined, key)
+
+        agent.transition_losses = spy
+        agent.losses_of("behaviour", {}, Key(0, 0))
         assert seen == [(1, 1)]
         return
     with pytest.raises(SettingError, match="agent_size: found 3. Give a multiple of the 2 processes"):

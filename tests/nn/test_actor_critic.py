@@ -4,8 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from moto_pl.nn import EnsembleMLP
-from moto_pl.nn.actor import Actor
-from moto_pl.nn.critic import QEnsemble, ValueCritic
+from moto_pl.nn.actor_critic import Actor, QEnsemble, ValueCritic, expand, masked_mean, trajectory_weights
 
 
 def scatter(module: torch.nn.Module, seed: int) -> None:
@@ -91,3 +90,38 @@ def test_actor() -> None:
     out = actor.net(features)
     torch.testing.assert_close(dist.mean, 5 * torch.tanh(out[:, :3] / 5))
     torch.testing.assert_close(dist.std, 2 * torch.sigmoid(out[:, 3:] / 2) + 0.7)
+
+
+def test_trajectory_weights_by_hand() -> None:
+    discount = torch.tensor([[0.5, 1.0], [0.25, 0.0], [0.5, 1.0]])
+    found = trajectory_weights(discount, torch.ones(2))
+    assert found.tolist() == [[1.0, 1.0], [0.5, 1.0], [0.125, 0.0], [0.0625, 0.0]]
+    ended = trajectory_weights(discount, torch.tensor([0.0, 1.0]))
+    assert ended.tolist() == [[0.0, 1.0], [0.0, 1.0], [0.0, 0.0], [0.0, 0.0]]
+
+
+def test_constant_discount_gives_powers() -> None:
+    found = trajectory_weights(torch.full((14, 3), 0.99, dtype=torch.float64), torch.ones(3, dtype=torch.float64))
+    for i in range(15):
+        torch.testing.assert_close(found[i], torch.full((3,), 0.99**i, dtype=torch.float64))
+    assert trajectory_weights(torch.zeros(0, 3), torch.ones(3)).tolist() == [[1.0, 1.0, 1.0]]
+
+
+def test_expansion_by_hand() -> None:
+    """Three states, two steps, one row; the second step ends the episode for certain."""
+    reward, discount = torch.tensor([[1.0], [2.0]]), torch.tensor([[0.5], [0.0]])
+    value = torch.tensor([[10.0], [20.0], [40.0]], requires_grad=True)
+    returns, values = expand(reward, value, discount, 0.75)
+    second = 2.0  # whatever comes after is worth nothing
+    first = 1 + 0.5 * (0.25 * 20 + 0.75 * second)
+    assert returns.tolist() == [[first], [second], [40.0]]
+    assert values.tolist() == [[0.25 * 10 + 0.75 * first], [0.25 * 20 + 0.75 * second], [40.0]]
+    values[0].sum().backward()
+    assert value.grad is not None and value.grad.flatten().tolist() == [0.25, 0.75 * 0.5 * 0.25, 0.0]
+
+
+def test_a_mean_over_what_counts() -> None:
+    values = torch.tensor([[1.0, 2.0, 9.0], [3.0, 4.0, 9.0]])
+    assert masked_mean(values, torch.tensor([1.0, 1.0, 0.0])) == 2.5
+    assert masked_mean(values[0], torch.tensor([0.0, 1.0, 1.0])) == 5.5
+    assert masked_mean(values, torch.zeros(3)) == 0
