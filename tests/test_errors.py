@@ -28,6 +28,7 @@ DEBUG = PACKAGE.parent / "configs/debug.yaml"
 #: What is named that is no setting.
 NOT_SETTINGS = {
     "MUJOCO_GL": "an environment variable",
+    "for": "a key of a configuration",
     "arguments": "what a parser says of a whole command line, where it names nothing",
     "gradient": "of the networks; the line names --max_skipped",
     "activation": "an argument of ops.conv",

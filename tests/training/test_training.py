@@ -11,7 +11,7 @@ from runs import AGENTS, command
 from moto_pl.cli import main
 from moto_pl.training.cli import MotoCLI
 
-DEBUG = Path(__file__).parents[1] / "configs/debug.yaml"
+DEBUG = Path(__file__).parents[2] / "configs/debug.yaml"
 
 
 def fit(run: Path, dataset: Path, *args: str) -> list[str]:
