@@ -28,6 +28,7 @@ DEBUG = PACKAGE.parent / "configs/debug.yaml"
 #: What is named that is no setting.
 NOT_SETTINGS = {
     "MUJOCO_GL": "an environment variable",
+    **dict.fromkeys(("extends", "for"), "a key of a configuration"),
     "arguments": "what a parser says of a whole command line, where it names nothing",
     "gradient": "of the networks; the line names --max_skipped",
     "activation": "an argument of ops.conv",
@@ -44,6 +45,7 @@ PUT_TOGETHER = {
     ("verbs.py", "names[0]"): "the verb's own parameter",
     ("verbs.py", "option"): "the verb's own parameter",
     ("training/configs.py", "name"): "a place in the user's file",
+    ("training/configs.py", "f'--{name}'"): "--size or --agent",
     ("datasets/builders.py", "key"): "an option of moto data build",
     ("files.py", "setting"): "given by the caller: trainer.default_root_dir, or runs",
     ("campaigns/plan.py", "place"): "a place in the user's file",

@@ -28,7 +28,7 @@ from moto_pl.callbacks.throughput import Throughput
 from moto_pl.checkpoints import BEST, DurableCheckpointIO, load_checkpoint, newest_checkpoint
 from moto_pl.errors import SettingError
 from moto_pl.files import lock_run, write_whole
-from moto_pl.training.configs import LIGHTNING_VERBS
+from moto_pl.training.configs import LIGHTNING_VERBS, config_names, expand_configs
 from moto_pl.training.datamodule import OfflineToOnlineDataModule
 from moto_pl.training.memory import keep_freed_memory
 
@@ -67,9 +67,9 @@ class MotoCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Settings of ours, and those that follow from others."""
-        parser.add_argument(
-            "--extends", type=list[str] | str, default=[], help="configurations that this one builds on"
-        )
+        for word in ("size", "agent"):
+            names = ", ".join(config_names(f"{word}s"))
+            parser.add_argument(f"--{word}", type=str | None, default=None, help=f"one of {names}: configs/{word}s")
         parser.add_argument("--checkpoint_every", type=int, default=1, help="rounds between checkpoints")
         parser.add_argument("--max_skipped", type=int, default=0, help="steps that may be left out for NaN or infinity")
         parser.add_argument("--video_episodes", type=int, default=4, help="episodes side by side in a video; 0: none")
@@ -113,16 +113,19 @@ class MotoCLI(LightningCLI):
         self.datamodule.given_settings = self.given_settings
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Keeps what was given."""
-        super().parse_arguments(parser, args)
+        """Puts in what configurations are made of, and keeps what was given."""
+        super().parse_arguments(parser, expand_configs(args))
         self._args = args
 
     def given_settings(self) -> frozenset[str]:
         """The agent's settings that stand in a file or on the command line, by their names under ``model.init_args``.
 
-        A second reading without defaults, for the rare case that needs it: what is given may equal its default.
+        A second reading without defaults, for the rare case that needs it: what is given may equal its default. A size
+        is no giving: its lengths are cut to the data as defaults are.
         """
-        given = self.parser.parse_args(self._args, defaults=False)[str(self.subcommand)]
+        verb, *args = expand_configs(self._args, sized=False)
+        # A seed, which others are linked to, has to be there.
+        given = self.parser.parse_args([verb, "--seed_everything=0", *args], defaults=False)[verb]
         return frozenset(given.get("model.init_args", Namespace()).keys())
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from moto_pl.errors import SettingError
-from moto_pl.training.configs import expand_configs
 
 
 def run_lightning(args: Sequence[str]) -> None:
@@ -17,7 +16,7 @@ def run_lightning(args: Sequence[str]) -> None:
     from moto_pl.training.cli import MotoCLI
 
     with one_line_errors(args[0]):
-        MotoCLI.run(expand_configs(args))
+        MotoCLI.run(args)
 
 
 @contextmanager

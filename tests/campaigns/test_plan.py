@@ -19,8 +19,8 @@ def test_the_grid(tmp_path: Path) -> None:
     path = write(
         tmp_path,
         base=("debug", "--data.prefetch=1"),
-        tasks={"a": {"data": {"env": "x/A-v0", "build_options": {"noise": 0.5}}}, "b": "metaworld/hammer"},
-        agents={"MOTO": None, "BC small": ["metaworld/bc", {"model.init_args.td.batch_size": 8}]},
+        tasks={"a": {"data": {"env": "x/A-v0", "build_options": {"noise": 0.5}}}, "b": "tasks/metaworld/hammer"},
+        agents={"MOTO": None, "BC small": ["--agent=bc", {"model.init_args.td.batch_size": 8}]},
         settings={"usual": [], "long": ["--data.online_steps=9"]},
         seeds=[3, 5],
     )
@@ -31,7 +31,7 @@ def test_the_grid(tmp_path: Path) -> None:
     assert one.directory == tmp_path / "runs/a/BC small/long/seed5"
     assert one.arguments == (
         *("--config", str(config_path("debug")), "--data.prefetch=1", "--data.env=x/A-v0"),
-        *("--data.build_options.noise=0.5", "--config", str(config_path("metaworld/bc"))),
+        *("--data.build_options.noise=0.5", "--agent=bc"),
         *("--model.init_args.td.batch_size=8", "--data.online_steps=9"),
         *(f"--trainer.default_root_dir={one.directory}", "--seed_everything=5"),
     )
