@@ -21,7 +21,6 @@ from typing import Any, NamedTuple
 import yaml
 
 import moto_pl
-from moto_pl.agents.earlier import check_settings
 from moto_pl.errors import SettingError
 
 #: The verbs that configurations tell what to do; the others have a few options each.
@@ -340,6 +339,8 @@ def lineage(path: Path, below: tuple[Path, ...] = (), trusted: tuple[str, ...] =
     """
     if path in below:
         raise SettingError("extends", f"a circle through {path}", "Remove one of the links.")
+    from moto_pl.agents.earlier import check_settings  # here: a list of verbs does not wait for torch
+
     content = _read_yaml(path)
     check_trust(content, path, trusted)
     check_settings(content, path)
