@@ -12,6 +12,7 @@ import moto_pl
 from moto_pl import signals
 from moto_pl.errors import SettingError
 from moto_pl.training.configs import LIGHTNING_VERBS
+from moto_pl.trust import gate, split_trust
 from moto_pl.verbs import Verb, choose
 
 # What a verb needs is imported when it runs: a list of verbs should not wait for torch.
@@ -153,6 +154,14 @@ def run(args: Sequence[str]) -> int:
     if args and args[0] == "--version":
         print(f"moto_pl {moto_pl.__version__}")
         return 0
+    if args and args[0] == "campaign":  # it has an option of that name, which it hands on to its runs
+        return _run(args)
+    packages, args = split_trust(args)
+    with gate(packages):
+        return _run(args)
+
+
+def _run(args: Sequence[str]) -> int:
     name, rest = choose(VERBS, args, "moto", "MOTO: from image demonstrations to a policy.")
     if name in LIGHTNING_VERBS:
         from moto_pl.training.launch import run_lightning

@@ -19,6 +19,7 @@ from moto_pl.training.cli import MotoCLI
 from moto_pl.training.configs import config_path, expand_configs
 from moto_pl.training.datamodule import OfflineToOnlineDataModule
 from moto_pl.training.launch import one_line_errors
+from moto_pl.trust import check_classes, check_environment, split_trust
 
 #: Settings that change nothing about what a run comes to: a finished run may have had others.
 _NO_MATTER = ("seed", "ops", "env_workers", "worker_timeout_s", "prefetch", "residency", "replay_limit_gb")
@@ -69,7 +70,8 @@ class Checker:
         """
         try:
             with one_line_errors("fit"):
-                config = self._cli.parser.parse_args(expand_configs(["fit", *arguments]))
+                config = self._cli.parser.parse_args(expand_configs(["fit", *split_trust(arguments)[1]]))
+                check_classes(config)
                 made = self._cli.parser.instantiate_classes(config)["fit"]
         except SettingError as error:
             raise SettingError(error.setting, _innermost(str(error.found)), error.fix) from None
@@ -142,6 +144,7 @@ def _place(checker: Checker, campaign: Campaign, run: Run, said: str) -> str:
 
 
 def _check_env(env: str) -> None:
+    check_environment("data.env", env)
     # "module:id" imports the module: the run itself does that.
     if ":" not in env and env not in gym.registry:
         raise unknown_name("data.env", env, list_envs())

@@ -17,6 +17,7 @@ from typing import NamedTuple, Protocol
 
 from moto_pl.campaigns.plan import Campaign, Run
 from moto_pl.threads import ONE_THREAD
+from moto_pl.trust import TRUSTED, VARIABLE
 
 LOG = "log.txt"
 #: Seconds that a run is given to write a checkpoint before it is killed.
@@ -113,6 +114,8 @@ class Process:
         directory.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "moto_pl.cli", "fit", *job.arguments]
         environment = {**os.environ, **dict.fromkeys(ONE_THREAD, str(job.threads)), "PYTHONUNBUFFERED": "1"}
+        # The file's arguments are not typed: a run trusts no more than its --trust says, wherever it goes on.
+        environment[VARIABLE] = ",".join(TRUSTED)
         with open(directory / LOG, "ab") as log:
             log.write(f"{_ATTEMPT}{time.strftime('%Y-%m-%d %H:%M:%S')} {shlex.join(command)}\n".encode())
             log.flush()

@@ -32,6 +32,7 @@ from moto_pl.files import lock_run
 from moto_pl.training.configs import LIGHTNING_VERBS
 from moto_pl.training.datamodule import OfflineToOnlineDataModule
 from moto_pl.training.memory import keep_freed_memory
+from moto_pl.trust import check_classes
 
 DEFAULT_ROOT = "runs/moto"
 
@@ -89,6 +90,7 @@ class MotoCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Looks at Lightning's arguments before anything is made, and turns a trial into a small run of its own."""
+        check_classes(self.config)
         trainer = self._get(self.config, "trainer")
         check_arguments(vars(trainer))  # its items() would go into what is nested
         self._trial: TemporaryDirectory[str] | None = None
