@@ -27,7 +27,6 @@ from moto_pl.envs import make
 from moto_pl.errors import SettingError
 from moto_pl.evaluations import read_evaluations
 from moto_pl.files import lock_run
-from moto_pl.training.cli import MotoCLI
 from moto_pl.training.configs import config_path, expand_configs
 from moto_pl.trust import TRUSTED, VARIABLE, gate, split_trust
 
