@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from moto_pl.errors import SettingError
 
 LAST, PREVIOUS, PRETRAINED, BEST = "last.ckpt", "previous.ckpt", "pretrained.ckpt", "best.ckpt"
+_NAMES = (LAST, PREVIOUS, BEST, PRETRAINED)
 
 
 def load_checkpoint(path: str | os.PathLike[str], map_location: Any = "cpu") -> dict[str, Any]:
@@ -78,17 +80,43 @@ class DurableCheckpointIO(TorchCheckpointIO):
         return load_checkpoint(path, map_location or "cpu")
 
 
-def newest_checkpoint(directory: Path) -> Path | None:
-    """The newest whole checkpoint of a run: ``last.ckpt``, else (with a warning) the one before it, else None."""
-    for name in (LAST, PREVIOUS):
+def find_checkpoint(directory: Path) -> tuple[Path | None, dict[str, str]]:
+    """The checkpoint that a run goes on from, and what is wrong with those that are damaged.
+
+    That is ``last.ckpt``; where it is damaged or missing, the whole one that is furthest, whatever its name, with a
+    warning.
+    """
+    damaged: dict[str, str] = {}
+    whole: list[tuple[int, Path]] = []
+    others = sorted(path.name for path in directory.glob("*.ckpt") if path.name not in _NAMES)
+    for name in (*_NAMES, *others):
         path = directory / name
-        if path.exists():
-            try:
-                load_checkpoint(path)
-            except SettingError as error:
-                rank_zero_warn(f"{error} Falling back to an older checkpoint.")
-                continue
-            if name == PREVIOUS:
-                rank_zero_warn(f"Resuming from {path}.")
-            return path
-    return None
+        if not path.exists():
+            continue
+        try:
+            checkpoint = load_checkpoint(path)
+        except SettingError as error:
+            damaged[name] = str(error.found)
+            continue
+        if name == LAST:
+            return path, damaged
+        # Weights alone, which a callback of the user's may save, are not gone on from.
+        if name in _NAMES or "loops" in checkpoint:
+            whole.append((checkpoint["global_step"], path))
+    found = max(whole, key=lambda entry: entry[0])[1] if whole else None
+    for reason in damaged.values():
+        rank_zero_warn(f"{reason}: falling back to an older checkpoint.")
+    if found is not None:
+        rank_zero_warn(f"Going on from {found}.")
+    return found, damaged
+
+
+def newest_checkpoint(directory: Path) -> Path | None:
+    """The first of what :func:`find_checkpoint` returns."""
+    return find_checkpoint(directory)[0]
+
+
+def set_aside(directory: Path, damaged: Iterable[str]) -> None:
+    """Renames damaged checkpoints, so that the next one that is written does not push them over a whole one."""
+    for name in damaged:
+        (directory / name).replace(directory / f"{name}.damaged")
