@@ -52,3 +52,16 @@ def lock_run(
             "Wait for it, or use another.",
         ) from None
     return file
+
+
+def on_a_new_line(file: IO[bytes]) -> None:
+    """Ends the line that a killed writer left open, so that it does not swallow what is added to the file next.
+
+    Args:
+        file: open to be read and added to (``"ab+"``).
+    """
+    if file.seek(0, os.SEEK_END) == 0:
+        return
+    file.seek(-1, os.SEEK_END)
+    if file.read(1) != b"\n":
+        file.write(b"\n")

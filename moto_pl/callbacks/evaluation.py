@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from moto_pl.evaluations import FILE
+from moto_pl.files import on_a_new_line
 
 from .video import side_by_side, write_video
 
@@ -113,8 +114,9 @@ class EvaluationRecorder(L.Callback):
             record["objects"] = list(data.objects)
             record["completed"] = [row["completed"] for row in results]
         root.mkdir(parents=True, exist_ok=True)
-        with open(root / FILE, "a") as file:
-            file.write(json.dumps(record) + "\n")
+        with open(root / FILE, "ab+") as file:
+            on_a_new_line(file)
+            file.write(json.dumps(record).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
         if self._videos:
