@@ -55,7 +55,8 @@ class DurableCheckpointIO(TorchCheckpointIO):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.tmp")
         try:
-            with open(temporary, "wb") as file:
+            temporary.unlink(missing_ok=True)  # a link that waits there would have its target overwritten
+            with open(temporary, "xb") as file:
                 torch.save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())

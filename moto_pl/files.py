@@ -18,7 +18,8 @@ def write_whole(path: Path, content: bytes) -> None:
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with open(temporary, "wb") as file:
+        temporary.unlink(missing_ok=True)  # a link that waits there would have its target overwritten
+        with open(temporary, "xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -42,7 +43,10 @@ def lock_run(
         SettingError: where another process has it.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    file = open(directory / ".lock", "w")
+    path = directory / ".lock"
+    if path.is_symlink():
+        raise SettingError(setting, f"{path}, a link that leads elsewhere", "Remove the link.")
+    file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666), "w")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -54,14 +58,15 @@ def lock_run(
     return file
 
 
-def on_a_new_line(file: IO[bytes]) -> None:
-    """Ends the line that a killed writer left open, so that it does not swallow what is added to the file next.
+def open_to_add(path: Path) -> IO[bytes]:
+    """Opens a file to add to it, on a new line: one that a killed writer left open swallows nothing that comes next.
 
-    Args:
-        file: open to be read and added to (``"ab+"``).
+    Raises:
+        OSError: it cannot be written, or is a link.
     """
-    if file.seek(0, os.SEEK_END) == 0:
-        return
-    file.seek(-1, os.SEEK_END)
-    if file.read(1) != b"\n":
-        file.write(b"\n")
+    file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666), "ab+")
+    if file.seek(0, os.SEEK_END) > 0:
+        file.seek(-1, os.SEEK_END)
+        if file.read(1) != b"\n":
+            file.write(b"\n")
+    return file

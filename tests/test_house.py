@@ -15,7 +15,7 @@ ROOT = Path(moto_pl.__file__).parent
 #: From the ground up; rooms of one floor do not know each other. docs/architecture.md shows it.
 FLOORS = (
     ("errors", "signals", "threads"),
-    ("trust",),
+    ("trust", "reading"),
     ("files", "evaluations", "schedule", "checkpoints", "verbs", "ops", "envs"),
     ("replay",),
     ("nn", "rollout", "datasets"),

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from moto_pl.evaluations import FILE
-from moto_pl.files import on_a_new_line
+from moto_pl.files import open_to_add
 
 from .video import side_by_side, write_video
 
@@ -114,8 +114,7 @@ class EvaluationRecorder(L.Callback):
             record["objects"] = list(data.objects)
             record["completed"] = [row["completed"] for row in results]
         root.mkdir(parents=True, exist_ok=True)
-        with open(root / FILE, "ab+") as file:
-            on_a_new_line(file)
+        with open_to_add(root / FILE) as file:
             file.write(json.dumps(record).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())

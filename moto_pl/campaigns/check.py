@@ -15,6 +15,7 @@ from moto_pl.campaigns.plan import Campaign, Run, flatten
 from moto_pl.datasets.minari_io import buildable_names, exists, locate, short_name
 from moto_pl.envs import list_envs, unknown_name
 from moto_pl.errors import SettingError
+from moto_pl.reading import MAX_YAML, parse_yaml, read_text
 from moto_pl.training.cli import MotoCLI
 from moto_pl.training.configs import config_path, expand_configs
 from moto_pl.training.datamodule import OfflineToOnlineDataModule
@@ -115,9 +116,9 @@ def check_finished(run: Run, settings: Settings) -> None:
         SettingError: a setting that differs.
     """
     try:
-        content = yaml.safe_load((run.directory / "config.yaml").read_text())
+        content = parse_yaml(read_text(run.directory / "config.yaml", MAX_YAML))
         then = flatten({name: content[name] for name in ("model", "data")})
-    except (OSError, yaml.YAMLError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError):
         raise SettingError("runs", f"{run.directory}, without its settings", "Use another directory.") from None
     now = settings.model_and_data
     # What either does not have is a default of another version.

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from moto_pl.errors import SettingError
+from moto_pl.reading import MAX_YAML, Loader, parse_yaml, read_text
 from moto_pl.training.configs import config_path
 
 #: The name of the one setting of a campaign that has no ``settings``.
@@ -179,7 +180,7 @@ KEYS = (
 )
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(Loader):
     """Refuses a key that stands twice, of which YAML would keep the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -192,14 +193,12 @@ class _Loader(yaml.SafeLoader):
 
 def _read(path: Path) -> tuple[str, dict[str, Any]]:
     try:
-        text = path.read_text()
-        content = yaml.load(text, _Loader)
+        text = read_text(path, MAX_YAML)
+        content = parse_yaml(text, _Loader)
     except OSError as error:
         raise SettingError("file", path, f"{error.strerror}. Give a campaign's file.") from None
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError, TypeError, RecursionError) as error:
-        raise SettingError(
-            "file", f"{path}, which is not YAML ({' '.join(str(error).split())})", "Correct it."
-        ) from None
+    except ValueError as error:
+        raise SettingError("file", f"{path}, which cannot be read: {error}", "Correct it.") from None
     if not isinstance(content, dict):
         raise SettingError("file", f"{path}, which has no keys", f"Give {', '.join(KEYS)}.")
     for key in content:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from moto_pl.campaigns.plan import Campaign, Run
-from moto_pl.files import on_a_new_line
+from moto_pl.files import open_to_add
 from moto_pl.threads import ONE_THREAD
 from moto_pl.trust import TRUSTED, VARIABLE
 
@@ -117,8 +117,7 @@ class Process:
         environment = {**os.environ, **dict.fromkeys(ONE_THREAD, str(job.threads)), "PYTHONUNBUFFERED": "1"}
         # The file's arguments are not typed: a run trusts no more than its --trust says, wherever it goes on.
         environment[VARIABLE] = ",".join(TRUSTED)
-        with open(directory / LOG, "ab+") as log:
-            on_a_new_line(log)
+        with open_to_add(directory / LOG) as log:
             log.write(f"{_ATTEMPT}{time.strftime('%Y-%m-%d %H:%M:%S')} {shlex.join(command)}\n".encode())
             log.flush()
             self._process = subprocess.Popen(

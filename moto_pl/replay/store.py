@@ -241,7 +241,7 @@ class EpisodeStore:
         temporary = self.root / f"{path.name}.{os.getpid()}{_TEMPORARY}"
         try:
             try:
-                file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+                file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o644)
                 try:
                     # Tells who opens the store meanwhile that the writer lives; the system drops it with the process.
                     fcntl.flock(file, fcntl.LOCK_EX)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import math
 import re
 from collections.abc import Iterable, Sequence
@@ -17,6 +16,7 @@ import numpy as np
 
 from moto_pl.errors import SettingError
 from moto_pl.files import write_whole
+from moto_pl.reading import is_inside, parse_json, read_bytes
 from moto_pl.report.charts import METRIC_LABELS, Curve, comparison_figure, line_chart, thin
 from moto_pl.report.compare import comparison_section
 from moto_pl.report.comparison import Comparison, Metric, compare_runs
@@ -299,9 +299,9 @@ def _analyses(record: RunRecord) -> str:
     for path in sorted((record.root / ANALYSES).glob("*.json")):
         picture = path.with_suffix(".png")
         try:
-            said = json.loads(path.read_text())
+            said = parse_json(read_bytes(path, MAX_VIDEO_BYTES, record.root), dict)
             title, caption, date = (str(said[name]) for name in ("title", "caption", "date"))
-            image = picture.read_bytes()
+            image = read_bytes(picture, MAX_VIDEO_BYTES, record.root)
         except (OSError, ValueError, KeyError, TypeError):
             record.missing.append(f"{path.relative_to(record.root)} is not whole and was left out.")
             continue
@@ -317,7 +317,9 @@ def _analyses(record: RunRecord) -> str:
 
 
 def _videos(record: RunRecord) -> str:
-    paths = sorted(p for p in (record.root / "videos").glob("*.mp4") if p.is_file() and not p.name.startswith("."))
+    found = sorted((record.root / "videos").glob("[!.]*.mp4"))
+    paths = [path for path in found if is_inside(path, record.root)]
+    record.missing += [f"videos/{p.name} is a link, or no file." for p in found if p not in paths]
     if not paths:
         return "<p>There are no videos yet.</p>"
     shown: set[Path] = set()
@@ -367,7 +369,7 @@ def _video(record: RunRecord, path: Path) -> str:
         phase = _phase_at(record, step)
         heading += f", {phase}" if phase else ""
         caption = _caption(record, kind, step)
-    data = base64.b64encode(path.read_bytes()).decode()
+    data = base64.b64encode(read_bytes(path, MAX_VIDEO_BYTES, record.root)).decode()
     alt = escape(f"{heading}. {caption}", quote=True)
     return (
         f"<figure class='video'><video controls loop muted playsinline preload='metadata' aria-label='{alt}' "

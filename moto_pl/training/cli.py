@@ -262,6 +262,7 @@ class MotoCLI(LightningCLI):
     def _save_config(self, root: Path) -> None:
         """Writes what was asked for to ``<run>/config.yaml``, whole, then renames."""
         temporary = root / "config.yaml.tmp"
+        temporary.unlink(missing_ok=True)  # a link that waits there would have its target overwritten
         self._parser("fit").save(self.config["fit"], temporary, skip_unset=False, overwrite=True, multifile=False)
         os.replace(temporary, root / "config.yaml")
 

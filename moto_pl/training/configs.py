@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 import moto_pl
 from moto_pl.errors import SettingError
+from moto_pl.reading import MAX_YAML, parse_yaml, read_text
 
 #: The verbs that configurations tell what to do; the others have a few options each.
 LIGHTNING_VERBS = ("fit", "validate", "test")
@@ -76,9 +75,8 @@ def lineage(path: Path, below: tuple[Path, ...] = ()) -> list[Path]:
 
 def _read_yaml(path: Path) -> Any:
     try:
-        return yaml.safe_load(path.read_text())
+        return parse_yaml(read_text(path, MAX_YAML))
     except OSError as error:
         raise SettingError("--config", path, f"{error.strerror}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise SettingError("--config", f"{path}, which is not YAML ({reason})", "Correct it.") from None
+    except ValueError as error:
+        raise SettingError("--config", f"{path}, which cannot be read: {error}", "Correct it.") from None
