@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,49 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_warn
 
 from moto_pl.errors import SettingError
+from moto_pl.pickled import Claim, read_claims
+from moto_pl.reading import check
 
 LAST, PREVIOUS, PRETRAINED, BEST = "last.ckpt", "previous.ckpt", "pretrained.ckpt", "best.ckpt"
 _NAMES = (LAST, PREVIOUS, BEST, PRETRAINED)
+_PROGRESS = {"total": dict[str, int], "current": dict[str, int]}
+#: What a checkpoint holds where it holds it: weights alone are one too, and other callbacks add what they like.
+_CHECKPOINT: dict[str, Any] = {
+    "state_dict": dict[str, Claim],
+    "average?": dict[str, Claim],
+    "global_step?": int,
+    "epoch?": int,
+    "pytorch-lightning_version?": str,
+    "agent?": {"class_path": str, "init_args": dict[str, Any], "action_size?": int | None},
+    "loops?": {
+        "fit_loop": {
+            "state_dict": dict,
+            "epoch_progress": _PROGRESS,
+            "epoch_loop.state_dict": dict,
+            "epoch_loop.batch_progress": {**_PROGRESS, "is_last_batch": bool},
+            "epoch_loop.scheduler_progress": _PROGRESS,
+            "epoch_loop.automatic_optimization.optim_progress": {"optimizer": {"step": _PROGRESS, "zero_grad": dict}},
+        }
+    },
+    "callbacks?": dict[str, Any],
+    "optimizer_states?": [{"state": dict[int, dict], "param_groups": list[dict]}],
+    "lr_schedulers?": list[dict],
+    "rng?": [
+        {
+            "python": (int, list[int], float | None),
+            "numpy": (str, Claim, int, int, float),
+            "torch": Claim,
+            "cuda": list[Claim],
+        }
+    ],
+    "OfflineToOnlineDataModule?": {
+        "manifest": [{"file": str, "length": int, "crc32": int}],
+        "collected_episodes": int,
+        "env_steps": int,
+        "world_size?": int,
+        "collected_rounds?": int,
+    },
+}
 
 
 def load_checkpoint(path: str | os.PathLike[str], map_location: Any = "cpu") -> dict[str, Any]:
@@ -25,8 +64,13 @@ def load_checkpoint(path: str | os.PathLike[str], map_location: Any = "cpu") -> 
         SettingError: where the file is missing, truncated, or holds anything but tensors and plain types.
     """
     try:
-        _check_sizes(path)
-        checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+        claims = read_claims(Path(path))
+        if not isinstance(claims, dict) or "state_dict" not in claims:
+            raise SettingError("ckpt_path", f"{path}, which is no checkpoint", "Give a checkpoint that moto fit wrote.")
+        check(claims, _CHECKPOINT)
+        checkpoint: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
+    except SettingError:
+        raise
     except FileNotFoundError:
         raise SettingError("ckpt_path", f"no file {path}", "Give the path of a checkpoint.") from None
     except Exception as error:  # torch raises many kinds for a damaged archive
@@ -34,16 +78,7 @@ def load_checkpoint(path: str | os.PathLike[str], map_location: Any = "cpu") -> 
         raise SettingError(
             "ckpt_path", f"{path}, which cannot be read ({reason})", "Give a whole checkpoint."
         ) from None
-    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        raise SettingError("ckpt_path", f"{path}, which is no checkpoint", "Give a checkpoint that moto fit wrote.")
     return checkpoint
-
-
-def _check_sizes(path: str | os.PathLike[str]) -> None:
-    """Refuses an archive that would unpack to more than it is, before any of it is unpacked."""
-    with zipfile.ZipFile(path) as archive:
-        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-            raise ValueError("compressed, which no checkpoint is")
 
 
 class DurableCheckpointIO(TorchCheckpointIO):
@@ -103,7 +138,7 @@ def find_checkpoint(directory: Path) -> tuple[Path | None, dict[str, str]]:
             return path, damaged
         # Weights alone, which a callback of the user's may save, are not gone on from.
         if name in _NAMES or "loops" in checkpoint:
-            whole.append((checkpoint["global_step"], path))
+            whole.append((checkpoint.get("global_step", 0), path))
     found = max(whole, key=lambda entry: entry[0])[1] if whole else None
     for reason in damaged.values():
         rank_zero_warn(f"{reason}: falling back to an older checkpoint.")

@@ -122,8 +122,9 @@ def check(value: Any, shape: Any = Any, place: str = "") -> Any:
 
     Args:
         value: plain values.
-        shape: a type, a union of types, ``list[shape]``, ``dict[str, shape]``, a mapping of names to the shapes of what
-            a dictionary has to hold (a name that ends in ``?`` may be missing, others may be there), or ``Any``.
+        shape: a type, a union of types, ``list[shape]`` or ``[shape]``, ``dict[str, shape]``, a tuple of the shapes of
+            a list's items, a mapping of names to the shapes of what a dictionary has to hold (a name that ends in ``?``
+            may be missing, others may be there), or ``Any``.
         place: what the value is called.
 
     Raises:
@@ -167,7 +168,13 @@ def _match(value: Any, shape: Any, place: str) -> None:
             elif key == name:
                 raise ValueError(f"{place or 'it'} has no {key}")
         return
-    kind, parts = get_origin(shape), get_args(shape)
+    if isinstance(shape, tuple):
+        if not isinstance(value, list | tuple) or len(value) != len(shape):
+            raise ValueError(f"{place or 'it'} is no list of {len(shape)}")
+        for index, part in enumerate(shape):
+            _match(value[index], part, f"{place}[{index}]")
+        return
+    kind, parts = (list, tuple(shape)) if isinstance(shape, list) else (get_origin(shape), get_args(shape))
     if kind in (Union, types.UnionType):
         if not any(_fits(value, part) for part in parts):
             raise ValueError(f"{place or 'it'} is {_kind(value)}")
@@ -175,7 +182,7 @@ def _match(value: Any, shape: Any, place: str) -> None:
     if kind in (list, dict):
         if not isinstance(value, kind):
             raise ValueError(f"{place or 'it'} is {_kind(value)}, not a {kind.__name__}")
-        for key, item in value.items() if kind is dict else enumerate(value):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
             if kind is dict and not isinstance(key, parts[0]):
                 raise ValueError(f"{place or 'it'} has a key that is {_kind(key)}")
             _match(item, parts[-1], f"{place}[{key!r}]" if kind is list else f"{place}.{str(key)[:80]}")

@@ -16,6 +16,7 @@ ROOT = Path(moto_pl.__file__).parent
 FLOORS = (
     ("errors", "signals", "threads"),
     ("trust", "reading"),
+    ("pickled",),
     ("files", "evaluations", "schedule", "checkpoints", "verbs", "ops", "envs"),
     ("replay",),
     ("nn", "rollout", "datasets"),

@@ -319,7 +319,7 @@ def _analyses(record: RunRecord) -> str:
 def _videos(record: RunRecord) -> str:
     found = sorted((record.root / "videos").glob("[!.]*.mp4"))
     paths = [path for path in found if is_inside(path, record.root)]
-    record.missing += [f"videos/{p.name} is a link, or no file." for p in found if p not in paths]
+    record.missing.extend(f"videos/{p.name} is a link, or no file." for p in found if p not in paths)
     if not paths:
         return "<p>There are no videos yet.</p>"
     shown: set[Path] = set()
