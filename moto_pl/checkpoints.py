@@ -95,11 +95,12 @@ class DurableCheckpointIO(TorchCheckpointIO):
                 torch.save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # of a full disk torch's writer says "unexpected pos"
             temporary.unlink(missing_ok=True)
+            reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
             raise SettingError(
                 "trainer.default_root_dir",
-                f"{path} could not be written ({error.strerror})",
+                f"{path} could not be written ({reason})",
                 "Free disk space and run the same command again: the last checkpoint is whole.",
             ) from error
         if path.name == LAST and path.exists():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -110,6 +111,9 @@ def campaign(
     return run_campaign(file, dry_run, status, where, retry_failed, list(trust))
 
 
+_DISK = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE),
+}
 #: Verbs that have verbs of their own: the module whose ``VERBS`` they are, and what they are for.
 GROUPS = {
     "data": ("moto_pl.datasets.commands", "Build, import, render, describe, show and list datasets of demonstrations."),
@@ -139,6 +143,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             return run(args)
     except SettingError as error:
         print(f"{error.details}moto: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        # What a disk or its permissions refuse, wherever it is written; any other is a fault of ours, and shows where.
+        if error.errno not in _DISK:
+            raise
+        where = " to ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
+        fix = "Free space, or use a directory that can be written; a run goes on from its last checkpoint."
+        print(f"moto: {where or 'the disk'}: found {error.strerror}. {fix}", file=sys.stderr)
         return 2
     except signals.Stopped as stopped:
         print(f"moto: ended by {stopped.name}", file=sys.stderr)

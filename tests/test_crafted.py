@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from moto_pl.cli import main
 from moto_pl.datasets import hdf5_check, npz_import
 from moto_pl.datasets.builders import build
 from moto_pl.datasets.minari_io import open_dataset
@@ -155,3 +157,20 @@ def test_a_run_that_is_none_is_shown_in_part(tmp_path: Path) -> None:
     (version / "metrics.csv").write_text("step,loss\n1,2\n1e308,3\n-1e300,2\ninf,1\n2," + "9" * 300_000 + "\n3,4\n")
     page = write_report(tmp_path).read_text()
     assert "is not whole and was left out" in page and "cannot be read" in page
+
+
+@pytest.mark.parametrize("code", ["ENOSPC", "EROFS", "EACCES", "EIO", "ESTALE", "EFBIG"])
+def test_what_a_disk_refuses_is_a_line(
+    code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Wherever it refuses it: here where a report is renamed."""
+    number = getattr(errno, code)
+
+    def replace(source: Any, target: Any) -> None:
+        raise OSError(number, os.strerror(number), str(source), None, str(target))
+
+    monkeypatch.setattr(os, "replace", replace)
+    (tmp_path / "config.yaml").write_text("seed_everything: 0\n")
+    assert main(["report", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and os.strerror(number) in error and "report.html" in error
