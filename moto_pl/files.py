@@ -103,7 +103,9 @@ def remove_leftover(temporary: Path) -> None:
 def _open_held(path: Path) -> int:
     """An empty file that this process alone writes: its descriptor."""
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        if path.is_symlink():
+            path.unlink(missing_ok=True)  # a link that waits there would have its target overwritten
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         try:
             with contextlib.suppress(OSError):  # a file system without locks: nobody can take it for a leftover there
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -133,7 +135,10 @@ def lock_run(
         SettingError: where another process has it, or its file system knows no locks.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(directory / LOCK)
+    path = directory / LOCK
+    if path.is_symlink():
+        raise SettingError(setting, f"{path}, a link that leads elsewhere", "Remove the link.")
+    lock = FileLock(path)
     try:
         lock.acquire(blocking=False)
     except Timeout:
@@ -151,3 +156,17 @@ def bytes_text(count: float) -> str:
     """A size for people, in powers of 1024: ``0 B``, ``1.5 KiB``, ``2.0 GiB``."""
     unit, suffix = pick_unit_and_suffix(int(count), ["B", "KiB", "MiB", "GiB", "TiB"], 1024)
     return f"{count:.0f} B" if unit == 1 else f"{count / unit:.1f} {suffix}"
+
+
+def open_to_add(path: Path) -> IO[bytes]:
+    """Opens a file to add to it, on a new line: one that a killed writer left open swallows nothing that comes next.
+
+    Raises:
+        OSError: it cannot be written, or is a link.
+    """
+    file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666), "ab+")
+    if file.seek(0, os.SEEK_END) > 0:
+        file.seek(-1, os.SEEK_END)
+        if file.read(1) != b"\n":
+            file.write(b"\n")
+    return file

@@ -16,6 +16,7 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from moto_pl.errors import SettingError
+from moto_pl.trust import check_class_path
 
 Fate = Literal["works", "here", "refused"]
 
@@ -74,6 +75,7 @@ def _class_of(value: Any) -> type | None:
     """The class of an object, or the one that a configuration names; None for anything else."""
     path = value.get("class_path") if isinstance(value, Mapping) or hasattr(value, "get") else None
     if path is not None:
+        check_class_path("class_path", str(path))
         module, _, name = str(path).rpartition(".")
         found = getattr(import_module(module), name)
         return found if isinstance(found, type) else None

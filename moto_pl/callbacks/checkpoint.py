@@ -16,6 +16,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from moto_pl import signals
 from moto_pl.checkpoints import BEST, LAST, PRETRAINED
 from moto_pl.errors import SettingError
+from moto_pl.reading import check
 
 
 class RunCheckpoint(Checkpoint):
@@ -55,7 +56,11 @@ class RunCheckpoint(Checkpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on comparing."""
-        self.best = tuple(state_dict["best"])
+        try:
+            self.best = tuple(check(state_dict, {"best": list[float]})["best"])
+        except ValueError as error:
+            fix = "Give another checkpoint of the run."
+            raise SettingError("ckpt_path", f"a checkpoint whose best evaluation is none ({error})", fix) from None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Takes over the signals, after Lightning has set its own handlers."""
@@ -179,7 +184,11 @@ class RunCheckpoint(Checkpoint):
         self._saved = int(checkpoint["global_step"])
         states = checkpoint.get("rng", [])
         if trainer.global_rank < len(states):
-            set_rng_state(states[trainer.global_rank])
+            try:
+                set_rng_state(states[trainer.global_rank])
+            except (ValueError, TypeError, RuntimeError, OverflowError) as error:
+                fix = "Give another checkpoint of the run."
+                raise SettingError("ckpt_path", f"states of random generators that are none ({error})", fix) from None
         if len(states) != trainer.world_size:
             rank_zero_warn(
                 f"The checkpoint was written by {len(states)} processes and is resumed by {trainer.world_size}: "

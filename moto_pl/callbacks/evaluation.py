@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from moto_pl.evaluations import FILE
+from moto_pl.files import open_to_add
 
 from .video import side_by_side, write_video
 
@@ -113,8 +114,8 @@ class EvaluationRecorder(L.Callback):
             record["objects"] = list(data.objects)
             record["completed"] = [row["completed"] for row in results]
         root.mkdir(parents=True, exist_ok=True)
-        with open(root / FILE, "a") as file:
-            file.write(json.dumps(record) + "\n")
+        with open_to_add(root / FILE) as file:
+            file.write(json.dumps(record).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
         if self._videos:

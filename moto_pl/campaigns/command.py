@@ -11,6 +11,7 @@ from rich.console import Console
 from moto_pl.campaigns.plan import Campaign, read_campaign
 from moto_pl.errors import SettingError
 from moto_pl.files import LOCK, is_held, lock_run
+from moto_pl.trust import TRUSTED, gate
 
 if TYPE_CHECKING:
     from moto_pl.campaigns.check import Settings
@@ -37,8 +38,11 @@ def run_campaign(path: Path, dry_run: bool, status: bool, where: Where, retry_fa
         SettingError: bad input, a directory that another campaign is in, or a full disk.
     """
     campaign = read_campaign(path, trust)
-    if status:
-        return show_status(campaign)
+    with gate((*TRUSTED, *trust)):
+        return show_status(campaign) if status else _check_and_run(campaign, dry_run, where, retry_failed)
+
+
+def _check_and_run(campaign: Campaign, dry_run: bool, where: Where, retry_failed: bool) -> int:
     from moto_pl.training.launch import quiet
 
     quiet()

@@ -25,6 +25,7 @@ import torch
 
 from moto_pl.errors import SettingError
 from moto_pl.files import bytes_text, remove_leftover, whole
+from moto_pl.reading import open_regular, parse_json
 from moto_pl.replay.episode import EXTRA_NAME, EXTRA_TYPES, Episode, EpisodeFigures, InfoValue, rows
 
 _ALIGNMENT = 64
@@ -327,14 +328,14 @@ def _mapped(file: int, size: int) -> np.ndarray:
 
 
 def _map(path: Path, check: bool) -> EpisodeView:
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         prefix = file.read(8)
         _need(len(prefix) == 8, f"{size} bytes")
         # Sizes that a file claims are held against its real size before anything of that size is allocated.
         header_size = int.from_bytes(prefix, "little")
         _need(2 <= header_size <= min(size - 8, _MAX_HEADER), f"a header of {header_size} bytes in a file of {size}")
-        header = json.loads(file.read(header_size))
+        header = parse_json(file.read(header_size), dict)
         data = _mapped(file.fileno(), size)[8 + header_size :]
     _need(isinstance(header, dict), "a header that is no object")
     metadata = header.pop("__metadata__", None)
@@ -363,7 +364,11 @@ def _map(path: Path, check: bool) -> EpisodeView:
     _need(arrays["image"].shape[1] == 3, f"image: shape {arrays['image'].shape}")
     steps = (len(array) if array.ndim else 0 for array in (arrays["success"], *extras.values()))
     _need(all(n == count - 1 for n in steps), "arrays of different lengths")
-    info, terminated, truncated = (json.loads(metadata[name]) for name in ("info", "terminated", "truncated"))
+    info, terminated, truncated = (parse_json(metadata[name]) for name in ("info", "terminated", "truncated"))
+    _need(
+        isinstance(info, dict) and all(isinstance(v, str | int | float) for v in info.values()),
+        "info that is not plain",
+    )
     _need(isinstance(info, dict) and isinstance(terminated, bool) and isinstance(truncated, bool), "unknown metadata")
     if check:
         _need(_crc(header, metadata, [data.data]) == crc, "its checksum does not match its content")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import math
 from collections.abc import Sequence
 from datetime import datetime
@@ -14,6 +13,7 @@ import numpy as np
 
 from moto_pl.errors import SettingError
 from moto_pl.files import bytes_text, write_whole
+from moto_pl.reading import parse_json, read_bytes
 from moto_pl.report.charts import comparison_figure
 from moto_pl.report.compare import comparison_view
 from moto_pl.report.comparison import Comparison, compare_runs
@@ -22,7 +22,7 @@ from moto_pl.report.metric_charts import WINDOW, online_charts, parallel_envs, s
 from moto_pl.report.output import DIRECTORY as ANALYSES
 from moto_pl.report.records import RunRecord, read_run
 from moto_pl.report.results import PHASES, evaluation_curves, results, staying
-from moto_pl.report.videos import videos
+from moto_pl.report.videos import MAX_VIDEO_BYTES, videos
 
 FILE = "report.html"
 
@@ -52,6 +52,7 @@ def write_report(run: Path, against: Sequence[Path] = ()) -> Path:
 def render(record: RunRecord, comparison: Comparison | None = None) -> str:
     """The page as a string; with a ``comparison``, that is a section of it."""
     analyses, broken = _analyses(record)
+    films = videos(record)  # first, as it may find some missing
     seed = record.setting("seed_everything")
     return render_page(
         "report.html",
@@ -66,7 +67,7 @@ def render(record: RunRecord, comparison: Comparison | None = None) -> str:
         comparison=comparison and comparison_view(comparison, comparison_figure(comparison)),
         training=training_charts(record),
         analyses=analyses,
-        videos=videos(record),
+        videos=films,
         data=_data(record),
         speeds=_speeds(record),
         speed_charts=speed_charts(record),
@@ -149,9 +150,9 @@ def _analyses(record: RunRecord) -> tuple[list[Analysis], list[str]]:
     found, broken = [], []
     for path in sorted((record.root / ANALYSES).glob("*.json")):
         try:
-            said = json.loads(path.read_text())
+            said = parse_json(read_bytes(path, MAX_VIDEO_BYTES, record.root), dict)
             title, caption, date = (str(said[name]) for name in ("title", "caption", "date"))
-            image = base64.b64encode(path.with_suffix(".png").read_bytes()).decode()
+            image = base64.b64encode(read_bytes(path.with_suffix(".png"), MAX_VIDEO_BYTES, record.root)).decode()
         except (OSError, ValueError, KeyError, TypeError):
             broken.append(f"{path.relative_to(record.root)} is not whole and was left out.")
             continue

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from moto_pl.reading import is_inside, read_bytes
 from moto_pl.report.records import RunRecord
 from moto_pl.report.results import PHASES, staying
 
@@ -40,7 +41,9 @@ class Videos(NamedTuple):
 
 def videos(record: RunRecord) -> Videos:
     """Those that tell most, as far as there is room; the world model's predictions come last."""
-    paths = sorted(p for p in (record.root / "videos").glob("*.mp4") if p.is_file() and not p.name.startswith("."))
+    found = sorted((record.root / "videos").glob("[!.]*.mp4"))
+    paths = [path for path in found if is_inside(path, record.root)]
+    record.missing.extend(f"videos/{p.name} is a link, or no file." for p in found if p not in paths)
     shown: set[Path] = set()
     room = float(MAX_VIDEO_BYTES)
     for path in _by_interest(record, paths):
@@ -80,7 +83,8 @@ def _video(record: RunRecord, path: Path) -> Video:
         phase = _phase_at(record, step)
         title += f", {phase}" if phase else ""
         caption = _caption(record, kind, step)
-    return Video(title, caption, _file(record, path), base64.b64encode(path.read_bytes()).decode())
+    content = base64.b64encode(read_bytes(path, MAX_VIDEO_BYTES, record.root)).decode()
+    return Video(title, caption, _file(record, path), content)
 
 
 def _file(record: RunRecord, path: Path) -> str:

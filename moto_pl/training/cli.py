@@ -25,12 +25,22 @@ from moto_pl.callbacks.gradients import ActorGradients
 from moto_pl.callbacks.open_loop import OpenLoopVideo
 from moto_pl.callbacks.progress import RunProgress
 from moto_pl.callbacks.throughput import Throughput
-from moto_pl.checkpoints import BEST, DurableCheckpointIO, load_checkpoint, newest_checkpoint
+from moto_pl.checkpoints import (
+    BEST,
+    DurableCheckpointIO,
+    find_checkpoint,
+    load_checkpoint,
+    newest_checkpoint,
+    set_aside,
+)
 from moto_pl.errors import SettingError
 from moto_pl.files import lock_run, write_whole
+from moto_pl.schedule import Schedule
 from moto_pl.training.configs import LIGHTNING_VERBS, config_names, expand_configs
 from moto_pl.training.datamodule import OfflineToOnlineDataModule
 from moto_pl.training.memory import keep_freed_memory
+from moto_pl.training.restart import move_aside, refuse_lost_progress
+from moto_pl.trust import check_classes
 
 DEFAULT_ROOT = "runs/moto"
 
@@ -83,11 +93,16 @@ class MotoCLI(LightningCLI):
             "--keep_memory", type=bool, default=True, help="on a CPU: keep freed memory for the next step"
         )
         parser.add_argument("--evaluate_untrained", type=bool, default=True, help="begin a run with an evaluation")
+        parser.add_argument("--restart", action="store_true", help="move what the run has come to aside; begin anew")
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
         parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=int)
 
     def before_instantiate_classes(self) -> None:
         """Looks at Lightning's arguments before anything is made, and turns a trial into a small run of its own."""
+        check_classes(self.config)
+        self._restart = bool(self._get(self.config, "restart"))
+        if self._restart and (self.subcommand != "fit" or self._get(self.config, "ckpt_path") is not None):
+            raise SettingError("--restart", "true", "It is for moto fit without ckpt_path. Leave one of them out.")
         trainer = self._get(self.config, "trainer")
         check_arguments(vars(trainer))  # its items() would go into what is nested
         self._trial: TemporaryDirectory[str] | None = None
@@ -182,13 +197,21 @@ class MotoCLI(LightningCLI):
             self._fit(root, model, datamodule, ckpt_path)
             return
         with lock_run(root):
+            if self._restart:
+                aside = move_aside(root)
+                self._say(
+                    f"restart: {root} was empty" if aside is None else f"restart: what was there is now in {aside}"
+                )
+                # Once: the same configuration, read again, goes on.
+                self.config["fit"]["restart"] = False
             self._save_config(root)
             self._fit(root, model, datamodule, ckpt_path)
 
     def _fit(self, root: Path, model: Agent, datamodule: OfflineToOnlineDataModule, ckpt_path: str | None) -> None:
-        if ckpt_path in (None, "last"):
-            newest = newest_checkpoint(root / "checkpoints")
-            ckpt_path = None if newest is None else str(newest)
+        if self._restart:
+            ckpt_path = None
+        elif ckpt_path in (None, "last"):
+            ckpt_path = self._newest(root, datamodule.schedule)
         if ckpt_path is not None:
             checkpoint = load_checkpoint(ckpt_path)
             ours = {**model.description(), "action_size": (checkpoint.get("agent") or {}).get("action_size")}
@@ -213,6 +236,16 @@ class MotoCLI(LightningCLI):
                 f"{root}: told to end at gradient step {step} of {last}; the same command goes on from there without "
                 "trainer.max_steps, trainer.max_time or what else ended it."
             )
+
+    def _newest(self, root: Path, schedule: Schedule) -> str | None:
+        """The checkpoint that the run goes on from; None where it begins."""
+        newest, damaged = find_checkpoint(root / "checkpoints")
+        if newest is None:
+            refuse_lost_progress(root, damaged, schedule, self._get(self.config, "checkpoint_every"))
+            return None
+        if self.trainer.is_global_zero:
+            set_aside(root / "checkpoints", damaged)
+        return str(newest)
 
     def _say(self, message: str) -> None:
         if self.trainer.is_global_zero:

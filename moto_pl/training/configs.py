@@ -1,4 +1,4 @@
-"""Configurations: where those that come along lie, what they are made of, and what code they may name.
+"""Configurations: where those that come along lie, and what they are made of.
 
 A run is a task, a size and an agent. The last two are words, ``--size cpu --agent bc``, or keys of a configuration.
 Each names a file in ``configs/sizes`` or ``configs/agents``. These files come first, and configurations and settings
@@ -10,9 +10,7 @@ it builds on.
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import re
 import sysconfig
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,19 +20,15 @@ import yaml
 
 import moto_pl
 from moto_pl.errors import SettingError
+from moto_pl.reading import MAX_YAML, parse_yaml, read_text
 
 #: The verbs that configurations tell what to do; the others have a few options each.
 LIGHTNING_VERBS = ("fit", "validate", "test")
 
-#: Packages whose classes a configuration file may name without being trusted by hand.
-TRUSTED = ("moto_pl", "lightning")
-# These call any function that a configuration names.
-_CALLS_ANYTHING = ("LambdaCallback",)
 #: What a run is made of, beside its task: a word each, for which there is a file in the folder.
 FOLDERS = {"size": "sizes", "agent": "agents"}
 # Keys of a configuration that are for us, not for the parser.
 _OURS = ("extends", "for", *FOLDERS)
-_IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 
 
 class Config(NamedTuple):
@@ -73,20 +67,18 @@ def expand_configs(args: Sequence[str], *, sized: bool = True) -> list[str]:
     """What ``moto fit``'s parser is given: every configuration with what it is made of before it.
 
     A configuration ``extends`` others (paths relative to its own), which it overrides. Settings below ``for`` hold for
-    some agents or tasks alone: ``for: {bc iql: {data: ...}, kitchen: ...}``; they override the rest of their file. A
-    file may name classes of ours and of Lightning's alone, because others' files should not run others' code; ``--trust
-    PACKAGE`` allows one more. What the user types is the user's own, and is not looked at.
+    some agents or tasks alone: ``for: {bc iql: {data: ...}, kitchen: ...}``; they override the rest of their file.
+    Whose code a file may name is not decided here, but where names become code: :mod:`moto_pl.trust`.
 
     Args:
         args: as the user typed them.
         sized: whether the size is put in, which gives settings that nobody asked for by name.
 
     Raises:
-        SettingError: a file that cannot be read or must not be trusted; a word that is not known, or given twice.
+        SettingError: a file that cannot be read; a word that is not known, or given twice.
     """
-    trusted, args = _trusted(args)
     typed, args = _typed(args)
-    items = list(_read_configs(args, trusted))
+    items = list(_read_configs(args))
     configs = [item for item in items if isinstance(item, Config)]
     words = {
         **{name: config.content[name] for config in configs for name in FOLDERS if name in config.content},
@@ -149,7 +141,7 @@ def _typed(args: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     return words, others
 
 
-def _read_configs(args: Sequence[str], trusted: tuple[str, ...]) -> Iterator[str | Config]:
+def _read_configs(args: Sequence[str]) -> Iterator[str | Config]:
     """The arguments, each configuration read, after those that it extends."""
     rest = iter(args)
     for arg in rest:
@@ -158,7 +150,7 @@ def _read_configs(args: Sequence[str], trusted: tuple[str, ...]) -> Iterator[str
         if name not in ("--config", "-c") or path is None:
             yield arg
         else:
-            yield from lineage(Path(path), trusted=trusted)
+            yield from lineage(Path(path))
 
 
 def _foundation(words: Mapping[str, Any], typed: Mapping[str, str], named: str | None) -> list[Config]:
@@ -268,81 +260,21 @@ def _inline(content: dict[str, Any]) -> str:
     return yaml.safe_dump(content, default_flow_style=True, width=math.inf).strip()
 
 
-def _trusted(args: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
-    """The packages that may be named, and the arguments without ``--trust``."""
-    trusted, others = list(TRUSTED), []
-    rest = iter(args)
-    for arg in rest:
-        name, given, value = arg.partition("=")
-        if name != "--trust":
-            others.append(arg)
-            continue
-        package = value if given else next(rest, None)
-        if package is None:
-            raise SettingError("--trust", "nothing", "Name a package, such as --trust my_package.")
-        trusted.append(package)
-    return tuple(trusted), others
-
-
-def check_trust(content: Any, path: Path, trusted: tuple[str, ...] = TRUSTED) -> None:
-    """Raises a SettingError where a configuration file names code of a package that is not trusted."""
-    for name, value in _strings(content):
-        if name.split(".")[0] == "extends":
-            continue
-        if value.endswith((".yaml", ".yml", ".json")):  # the argument parser reads a section from a file of its own
-            for nested in {(base / value).resolve() for base in (Path(), path.parent)} - {path.resolve()}:
-                if nested.is_file():
-                    check_trust(_read_yaml(nested), nested, trusted)
-            continue
-        module, colon, _ = value.partition(":")
-        # gymnasium imports the module of "module:id"; the argument parser what an import path names.
-        if not (_IMPORT_PATH.fullmatch(value) or (colon and _IMPORT_PATH.fullmatch(f"{module}.x"))):
-            continue
-        package = module.split(".")[0]
-        if value.split(".")[-1] in _CALLS_ANYTHING or (package not in trusted and _importable(package)):
-            fix = f"If you trust it, say so: --trust {package}. It may then run whatever it likes."
-            if package in trusted:
-                fix = "It calls whatever the file names: write a callback of your own instead."
-            raise SettingError(name, f"{value} in {path}", fix)
-
-
-def _strings(content: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    """Every value of a YAML document that is a string, with its place."""
-    if isinstance(content, str):
-        yield name or "file", content
-    elif isinstance(content, dict):
-        for key, value in content.items():
-            place = f"{name}.{key}" if name else str(key)
-            yield from _strings(value, place)
-    elif isinstance(content, list):
-        for index, value in enumerate(content):
-            yield from _strings(value, f"{name}[{index}]")
-
-
-def _importable(package: str) -> bool:
-    try:
-        return importlib.util.find_spec(package) is not None
-    except (ImportError, ValueError):
-        return False
-
-
-def lineage(path: Path, below: tuple[Path, ...] = (), trusted: tuple[str, ...] = TRUSTED) -> list[Config]:
+def lineage(path: Path, below: tuple[Path, ...] = ()) -> list[Config]:
     """A configuration and what it builds on, the furthest first.
 
     Args:
         path: the configuration.
         below: those that led to it.
-        trusted: packages whose code it may name.
 
     Raises:
-        SettingError: a file that cannot be read, a circle, or code that is not trusted.
+        SettingError: a file that cannot be read, or a circle.
     """
     if path in below:
         raise SettingError("extends", f"a circle through {path}", "Remove one of the links.")
     from moto_pl.agents.earlier import check_settings  # here: a list of verbs does not wait for torch
 
     content = _read_yaml(path)
-    check_trust(content, path, trusted)
     check_settings(content, path)
     parents = (content or {}).get("extends", []) if isinstance(content, dict) else []
     parents = [parents] if isinstance(parents, str) else parents
@@ -350,19 +282,18 @@ def lineage(path: Path, below: tuple[Path, ...] = (), trusted: tuple[str, ...] =
         raise SettingError("extends", f"{parents!r} in {path}", "Give a path, or a list of them.")
     found: list[Config] = []
     for parent in parents:
-        found += lineage((path.parent / parent).resolve(), (*below, path), trusted)
+        found += lineage((path.parent / parent).resolve(), (*below, path))
     return [*found, Config(path, content if isinstance(content, dict) else {})]
 
 
 def _read_yaml(path: Path) -> Any:
     try:
-        return yaml.safe_load(path.read_text())
+        return parse_yaml(read_text(path, MAX_YAML))
     except OSError as error:
         known = [other for other in config_names("").values() if other.name == path.name]
         guess = (
             f" Did you mean {' or '.join(map(str, known))}?" if isinstance(error, FileNotFoundError) and known else ""
         )
         raise SettingError("--config", path, f"{error.strerror}.{guess}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise SettingError("--config", f"{path}, which is not YAML ({reason})", "Correct it.") from None
+    except ValueError as error:
+        raise SettingError("--config", f"{path}, which cannot be read: {error}", "Correct it.") from None

@@ -56,6 +56,7 @@ def test_a_record_says_of_each_episode_how_it_stood_in_success(tmp_path: Path) -
         objects=(),
     )  # fmt: skip
     trainer: Any = SimpleNamespace(datamodule=data, world_size=1, is_global_zero=True, default_root_dir=str(tmp_path))
+    (tmp_path / "evaluations.jsonl").write_text('{"stage": "eval", "st')  # what a power cut left of one before
     recorder = EvaluationRecorder(0)
     recorder.on_validation_start(trainer, None)  # type: ignore[arg-type]
     for first in (0, 2):  # two batches of two environments
@@ -67,6 +68,8 @@ def test_a_record_says_of_each_episode_how_it_stood_in_success(tmp_path: Path) -
     assert record["seed"] == [50, 51, 52, 53] and record["return"] == [6.0, 6.0, 6.0, 1.0]
     assert record["success"] == [True, True, False, True] and record["length"] == [4, 4, 4, 2]
     assert record["success_last"] == [False, True, False, True] and record["success_steps"] == [2, 1, 0, 1]
+    recorder.on_validation_end(trainer, SimpleNamespace(value_figures={}))  # type: ignore[arg-type]
+    assert (tmp_path / "evaluations.jsonl").read_text().count("\n") == 3
     (found,) = read_run(tmp_path).evaluations
     assert found.success_last == (False, True, False, True) and found.success_steps == (2, 1, 0, 1)
     assert found.seed == (50, 51, 52, 53) and found.successes == 3
