@@ -20,7 +20,7 @@ from moto_pl.agents.trainer_arguments import check_trainer
 from moto_pl.errors import SettingError
 from moto_pl.ops import Key
 from moto_pl.replay.episode import Episode
-from moto_pl.replay.filters import EpisodeFilter
+from moto_pl.replay.parts import Batch, BatchPart
 from moto_pl.replay.sampler import SequenceBatch, episode_batch
 from moto_pl.rollout.policy import ActMode
 from moto_pl.schedule import Component, Components, Schedule
@@ -28,34 +28,8 @@ from moto_pl.schedule import Component, Components, Schedule
 from .earlier import complete
 from .metrics import VALUE_FIGURES, EpisodeMetrics, return_to_go
 
-Batch = dict[str, SequenceBatch]
 #: Rewards beyond a time limit may be left out of a return-to-go that are discounted to less than this.
 CUT_SHARE = 0.05
-
-
-@dataclass(frozen=True)
-class BatchPart:
-    """One part of a training batch: what an agent asks of the replay.
-
-    Attributes:
-        size: sequences, over all ranks.
-        length: rows of each sequence.
-        filter: which episodes they come from.
-        top: share of the best episodes for ``filter: return``.
-        history: rows before an episode's start at which sequences may begin; they repeat its first.
-        size_setting: what gives ``size``, under ``model.init_args``; {} is the part's name.
-        length_setting: what gives ``length``, or decides it.
-        component: what is trained on it.
-    """
-
-    size: int
-    length: int
-    filter: EpisodeFilter = "none"
-    top: float = 0.1
-    history: int = 0
-    size_setting: str = "batch.{}_size"
-    length_setting: str = "batch.{}_length"
-    component: Component = "behaviour"
 
 
 @dataclass(frozen=True)

@@ -6,34 +6,35 @@ import signal
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from moto_pl import signals
 from moto_pl.agents.metrics import EpisodeMetrics
-from moto_pl.envs import KITCHEN_OBJECTS, task_objects
+from moto_pl.envs import task_objects
 from moto_pl.envs.checks import EpisodeLimit
 from moto_pl.errors import SettingError
 from moto_pl.nn.image import IMAGE_SIZE
 from moto_pl.ops import Key
-from moto_pl.replay import DeviceMirror, EpisodeSet, EpisodeStore, PrefetchLoader, SequenceBatch, SequenceSampler
+from moto_pl.replay import DeviceMirror, EpisodeSet, EpisodeStore, SequenceBatch, SequenceSampler
 from moto_pl.replay.episode import Episode
-from moto_pl.replay.filters import keep_rows, records_all_objects, return_threshold
+from moto_pl.replay.parts import Batch, BatchPart
 from moto_pl.rollout.background import Collector, Job
 from moto_pl.rollout.pool import EnvPool
 from moto_pl.rollout.roll import EVALUATION_SEEDS, TEST_SEEDS, Rolled, roll_episodes, roll_on, training_seed
 from moto_pl.schedule import Pretrain, Schedule
 from moto_pl.threads import share_cores
 from moto_pl.training.ingest import HELD_OUT, ingest, ingested, longest_demonstration
+from moto_pl.training.loaders import HeldOut, RoundLoader
+from moto_pl.training.views import Views, fitted_parts
 
 if TYPE_CHECKING:
-    from moto_pl.agents.base import Agent, Batch, BatchPart
+    from moto_pl.agents.base import Agent
 
 _COLLECT, _EVALUATE = 0xC011, 0xE7A1
 
@@ -154,7 +155,7 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         self.round: int | None = None  # the round in progress
         self._earlier_round: float | None = None  # episodes a round of a run from before they were in its checkpoint
         self.env_steps = 0
-        self.round_wait_seconds = 0.0
+        self._loader: RoundLoader | None = None
         self.before_fit = False
         self.collect_seconds = 0.0
         self.exchange_seconds = 0.0
@@ -162,12 +163,9 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         self._mirror: DeviceMirror | None = None
         self._pool: EnvPool | None = None
         self._sets: dict[str, EpisodeSet] = {}
-        self._kept: dict[tuple[str, float, int], int] = {}
-        self._left_out: dict[str, int] = {}
         #: The agent's settings that the user has given, by their names under ``model.init_args``; None: all of them.
         self.given_settings: Callable[[], Collection[str]] | None = None
         self._parts: dict[str, BatchPart] = {}
-        self._warned = False
 
     def _check_settings(self) -> None:
         if self.env_workers < 0:
@@ -261,6 +259,7 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
             # Episodes that a killed run collected after its last checkpoint are forgotten, and replaced by later ones;
             # a checkpoint's own are taken back in load_state_dict.
             self.store.restore(self.store.manifest()[: self.offline_episodes])
+            self._views = Views(self.store, self.offline_episodes, self.objects)
             self._report_capacity()
         self._collector.limit = self._limit_of_episodes()
         self.action_size = self._action_size()
@@ -299,6 +298,11 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
     def trained_steps(self) -> int:
         """Gradient steps behind the agent's present weights."""
         return self.trainer.global_step if self._fitting else self._agent.loaded_step
+
+    @property
+    def round_wait_seconds(self) -> float:
+        """Seconds in which the present round's steps have waited for their batches."""
+        return 0.0 if self._loader is None else self._loader.wait_seconds
 
     @property
     def env_episodes(self) -> int:
@@ -470,7 +474,7 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         if not self._parts and len(self.store):
             self._parts = self._fitted_parts()
         for name, part in self.parts.items():
-            self._sets[name] = self._view(name, part)
+            self._sets[name] = self._views.of(name, part)
 
     @property
     def parts(self) -> dict[str, BatchPart]:
@@ -483,51 +487,7 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         longest = max(self.store[i].num_rows for i in range(first))
         if len(self.held_out):
             longest = min(longest, max(self.held_out[i].num_rows for i in range(len(self.held_out))))
-        fitted = self._agent.parts()
-        for name, part in fitted.items():
-            if part.length <= longest:
-                continue
-            setting = part.length_setting.format(name)
-            # Rows that stand for one observation, as those with a history do, cannot be fewer.
-            if part.history or self.given_settings is None or setting in self.given_settings():
-                found = f"sequences of {part.length} rows, and the longest episode has {longest} rows"
-                raise SettingError(f"model.init_args.{setting}", found, "Give less, or longer episodes.")
-            rank_zero_info(
-                f"model.init_args.{setting}: {longest} in place of the default {part.length}, because the longest "
-                f"episode has {longest} rows"
-            )
-            fitted[name] = replace(part, length=longest)
-        return fitted
-
-    def _view(self, name: str, part: BatchPart) -> EpisodeSet:
-        threshold = -float("inf")
-        if part.filter == "return":
-            returns = [float(self.store[i].reward.sum()) for i in range(len(self.store))]
-            threshold = return_threshold(returns, part.top)
-        if part.filter in ("auto", "progress"):
-            self._warn_of_unseen_objects()
-        entries = []
-        for i in range(len(self.store)):
-            episode = self.store[i]
-            kept = (part.filter, threshold, episode.crc)
-            if kept not in self._kept:
-                self._kept[kept] = keep_rows(episode, part.filter, threshold, self.objects)
-            if self._kept[kept]:
-                entries.append((i, self._kept[kept]))
-        if len(self.store) and part.filter != "none" and all(rows < part.length for _, rows in entries):
-            rank_zero_warn(
-                f"No episode of at least {part.length} rows passes the filter '{part.filter}': "
-                f"the '{name}' batches come from all data."
-            )
-            entries = [(i, self.store[i].num_rows) for i in range(len(self.store))]
-        view = EpisodeSet(entries, part.length, self.offline_episodes)
-        if view.left_out and self._left_out.get(name, 0) != view.left_out:
-            self._left_out[name] = view.left_out
-            rank_zero_warn(
-                f"{view.left_out} of {len(entries)} episodes are shorter than the {part.length} rows of a '{name}' "
-                "sequence: they are left out."
-            )
-        return view
+        return fitted_parts(self._agent.parts(), longest, self.given_settings)
 
     def _demonstrations(self, name: str, view: EpisodeSet) -> float:
         """Share of a part's sequences that come from demonstrations."""
@@ -539,20 +499,6 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
     def _online_fraction(self, part: BatchPart) -> float | None:
         # A fraction of online data is for learning from; what is cloned is the filter's choice alone.
         return self.online_fraction if part.filter == "none" else None
-
-    def _warn_of_unseen_objects(self) -> None:
-        """Says once in how many episodes the filter ``progress`` sees but the task's own objects, or none."""
-        if self._warned or not self.objects or not set(self.objects) <= set(KITCHEN_OBJECTS):
-            return
-        episodes = [self.store[i] for i in range(len(self.store))]
-        unseen = sum(not records_all_objects(episode, self.objects) for episode in episodes)
-        if unseen:
-            self._warned = True
-            rank_zero_warn(
-                f"{unseen} of {len(episodes)} episodes do not record which of the kitchen's seven objects are in place "
-                "(in_place): there the filter 'progress' cannot see work on objects that are not the task's. "
-                "docs/kitchen.md says which datasets record them."
-            )
 
     def make_batch(self, index: int) -> Batch:
         """The batch number ``index`` of this process: each part that its step trains on, from its own view and stream.
@@ -598,7 +544,8 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> RoundLoader:
         """The batches of the round that comes next."""
-        return RoundLoader(self)
+        self._loader = RoundLoader(self.make_batch, self.trainer, self.schedule, self.prefetch)
+        return self._loader
 
     def val_dataloader(self) -> list[Any]:
         """Evaluation seeds, and held-out batches; empty in rounds after which no evaluation is due."""
@@ -609,7 +556,7 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
                 return []
         loaders: list[Any] = [self._seed_batches(EVALUATION_SEEDS, self.eval_episodes)]
         if self._fitting and len(self.held_out):
-            loaders.append(HeldOut(self))
+            loaders.append(HeldOut(self.held_out, self.seed, self.parts, self.rank, self.world_size))
         return loaders
 
     def test_dataloader(self) -> SeedBatches:
@@ -664,41 +611,6 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
             self._refresh_sets()
 
 
-class RoundLoader:
-    """The batches of one round. Its length is the round's, so Lightning never looks past it.
-
-    Lightning asks for an iterator before a round's episode is there, so nothing is sampled before the first batch is
-    asked for. On a resume in the middle of a round it yields the steps that are left.
-    """
-
-    def __init__(self, data: OfflineToOnlineDataModule) -> None:
-        self.data, self.trainer = data, data.trainer
-        self.round = data.schedule.round_of(self.trainer.global_step)
-        self.accumulate = self.trainer.accumulate_grad_batches
-
-    def __len__(self) -> int:
-        return self.data.schedule.steps_in(self.round) * self.accumulate
-
-    def __iter__(self) -> Iterator[Batch]:
-        data = self.data
-        first, last = self.trainer.global_step, data.schedule.start_of(self.round + 1)
-        steps = range(first * self.accumulate, last * self.accumulate)
-        loader = PrefetchLoader(data.make_batch, steps, data.prefetch, pin=data._agent.device.type == "cuda")
-        try:
-            yield from loader
-        finally:
-            data.round_wait_seconds = loader.wait_seconds
-            loader.close()
-
-    # Lightning asks for these before it trusts a loader in the middle of an epoch; the position is the trainer's step.
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing: sampling has no state."""
-        return {}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Nothing to load."""
-
-
 class SeedBatches:
     """Environment seeds int64, as many at a time as there are environments, then empty batches up to ``least``."""
 
@@ -711,27 +623,3 @@ class SeedBatches:
 
     def __iter__(self) -> Iterator[Tensor]:
         return iter(self.batches)
-
-
-class HeldOut:
-    """A fixed set of batches from the held-out demonstrations."""
-
-    batches = 4
-
-    def __init__(self, data: OfflineToOnlineDataModule) -> None:
-        self.data = data
-
-    def __len__(self) -> int:
-        return self.batches
-
-    def __iter__(self) -> Iterator[Batch]:
-        data = self.data
-        entries = [(i, data.held_out[i].num_rows) for i in range(len(data.held_out))]
-        for step in range(self.batches):
-            batch = {}
-            for name, part in data.parts.items():
-                sampler = SequenceSampler(data.held_out, data.seed, f"held_out/{name}")
-                view = EpisodeSet(entries, part.length)
-                size = part.size // data.world_size
-                batch[name] = sampler.sample(step, data.rank, data.world_size, size, part.length, view, part.history)
-            yield batch
