@@ -15,7 +15,7 @@ from moto_pl.ops import Key, Ops
 from moto_pl.ops.extension import compiled_products, status, use_compiled
 from moto_pl.schedule import Components
 
-from .base import ActMode, Agent, Batch, ParamGroup
+from .base import ActMode, Agent, Batch, ParamGroup, RoundData
 
 
 @dataclass
@@ -136,10 +136,8 @@ class ModelBasedAgent(Agent):
             self.terminates = decided
             self.build(int(self.action_size or 0))
 
-    def on_train_epoch_start(self) -> None:
-        """Begins the round; warns once of an episode that ended early where nothing predicts ends."""
-        super().on_train_epoch_start()
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+    def begin_round(self, data: RoundData) -> None:
+        """Warns once of an episode that ended early where nothing predicts ends; see :meth:`Agent.begin_round`."""
         if self.world_model.discount is None and not self._warned_of_ends and data.collected_end_early:
             self._warned_of_ends = True
             rank_zero_warn(

@@ -288,7 +288,8 @@ def python(run: Path, dataset: Path, **arguments: Any) -> L.Trainer:
     agent = BC(PixelConfig(channels=(4, 4, 4, 4), units=16), TDConfig(batch_size=8))
     good = {"max_epochs": -1, "inference_mode": False, "accelerator": "cpu", "devices": 1, "logger": False}
     needed = {"reload_dataloaders_every_n_epochs": 1, "num_sanity_val_steps": 0}
-    trainer = L.Trainer(**{**good, **needed, "default_root_dir": str(run), **arguments})  # type: ignore[arg-type]
+    made = {"callbacks": [*data.callbacks()], "default_root_dir": str(run)}
+    trainer = L.Trainer(**{**good, **needed, **made, **arguments})  # type: ignore[arg-type]
     trainer.fit(agent, data)
     return trainer
 
