@@ -50,8 +50,8 @@ _CHECKPOINT: dict[str, Any] = {
     ],
     "OfflineToOnlineDataModule?": {
         "manifest": [{"file": str, "length": int, "crc32": int}],
-        "collected_episodes": int,
-        "env_steps": int,
+        "collected_episodes?": int,
+        "env_steps?": int,
         "world_size?": int,
         "collected_rounds?": int,
     },

@@ -51,3 +51,15 @@ def reach_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("datasets") / "reach"
     build("reach", output=str(path), workers=1)
     return path
+
+
+@pytest.fixture(scope="session")
+def gl() -> str:
+    """The OpenGL backend that answers here; without any, what needs one is skipped."""
+    from moto_pl.envs.rendering import select_backend
+    from moto_pl.errors import SettingError
+
+    try:
+        return select_backend()
+    except SettingError as error:
+        pytest.skip(f"no OpenGL: {error}")

@@ -47,6 +47,12 @@ AGENTS: dict[str, dict[str, str]] = {
 }
 
 
+def small(agent: str) -> list[str]:
+    """Settings that make an agent cheap, its sequences' lengths left out."""
+    sizes = {name: value for name, value in AGENTS[agent].items() if not name.endswith("_length")}
+    return [word for name, value in sizes.items() for word in (f"--model.init_args.{name}", value)]
+
+
 def command(run: Path, *args: str, agent: str = "MOTO") -> list[str]:
     """``moto fit`` of the debug configuration, with one environment in its process."""
     return [sys.executable, "-m", *_words(run, args, agent)]

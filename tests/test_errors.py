@@ -82,7 +82,7 @@ PUT_TOGETHER = {
     ("agents/trainer_arguments.py", "f'trainer.{name}'"): "looked at in test_trainer_arguments",
     ("agents/base.py", "f'{self.optimizer_settings}.{name}'"): "looked at in test_what_agents_name",
     ("training/datamodule.py", "setting"): "BatchPart's, looked at in test_what_agents_name",
-    ("training/datamodule.py", "f'model.init_args.{setting}'"): "the same",
+    ("training/views.py", "f'model.init_args.{setting}'"): "the same",
     ("analysis/commands.py", "f'--{name}'"): "looked at in test_what_agents_name",
 }
 

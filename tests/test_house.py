@@ -20,7 +20,8 @@ FLOORS = (
     ("files",),
     ("evaluations", "schedule", "checkpoints", "verbs", "ops", "envs"),
     ("replay",),
-    ("nn", "rollout", "datasets"),
+    ("rollout",),
+    ("nn", "datasets"),
     ("agents",),
     ("callbacks",),
     ("training", "report"),
@@ -101,3 +102,12 @@ def test_an_arrow_upward_is_seen_however_it_is_written() -> None:
     ):
         found = set(imports("moto_pl.nn.world_model", line, is_package=False))
         assert len(upward("moto_pl.nn.world_model", found)) == 1, line
+
+
+def test_an_agent_knows_no_data_module_and_a_data_module_no_agent() -> None:
+    """Nor is one reached by a way that no import shows."""
+    for name, path in MODULES.items():
+        if name.startswith("moto_pl.agents"):
+            assert "datamodule" not in path.read_text(), name
+        if name in ("moto_pl.training.datamodule", "moto_pl.training.loaders", "moto_pl.training.views"):
+            assert not [target for target in imported(name) if target.startswith("moto_pl.agents")], name

@@ -25,7 +25,7 @@ from moto_pl.replay.latents import LatentReplay, LatentTransitions, transition_b
 from moto_pl.replay.sampler import SequenceBatch
 from moto_pl.schedule import Components
 
-from .base import ActMode, Batch, BatchPart
+from .base import ActMode, Batch, BatchPart, RoundData
 from .model_based import MODEL, ModelBasedAgent, Named, scaled
 from .model_free import td_loss
 from .settings import LatentBatchConfig, LatentBehaviourConfig, LatentModelConfig, LatentOptimConfig
@@ -116,9 +116,8 @@ class LatentReplayAgent(ModelBasedAgent):
             fix = f"Give a multiple of the {self.trainer.world_size} processes."
             raise SettingError("model.init_args.batch.agent_size", self.batch.agent_size, fix)
         config, root = self.config, Path(self.trainer.default_root_dir) / "latent_replay"
-        broadcast = self.trainer.datamodule.exchange == "broadcast"  # type: ignore[attr-defined]
-        writes = self.trainer.local_rank == 0 if broadcast else self.trainer.is_global_zero
-        self.replay = LatentReplay(config.replay_capacity, root, writes)
+        assert self.facts is not None
+        self.replay = LatentReplay(config.replay_capacity, root, self.facts.writes)
         each = transition_bytes(self.world_model.feature_size, cast(int, self.action_size))
         size = 2 * each * config.replay_capacity / 2**30
         rank_zero_info(
@@ -135,22 +134,22 @@ class LatentReplayAgent(ModelBasedAgent):
             self.replay.restore(self._manifest)
             self._manifest = None
 
-    def on_train_epoch_start(self) -> None:
-        """Begins the round and adds to the replay, unless the run was resumed after that."""
-        super().on_train_epoch_start()
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        if self._replay_round == data.round or self.schedule.trains(self.global_step) == "model":
+    def begin_round(self, data: RoundData) -> None:
+        """Adds to the replay, unless the run was resumed after that; see :meth:`Agent.begin_round`."""
+        super().begin_round(data)
+        number = self.schedule.round_of(self.global_step)
+        if self._replay_round == number or self.schedule.trains(self.global_step) == "model":
             return
         sequences = data.common_batch("latent_replay", "model", self.batch.replay_size)
         key = Key(self.seed, self.global_step).fold(0x1A7E)
         if self.config.replay == "fresh":
-            metrics = self.refresh_replay(sequences, key, data.round)
+            metrics = self.refresh_replay(sequences, key, number)
         else:
             frames = self.batch.model_size * self.batch.model_length
             episodes = whole_episodes(data.store, self._encoded, frames)
-            metrics = self.extend_replay(episodes, sequences, key, data.round)
+            metrics = self.extend_replay(episodes, sequences, key, number)
             self._encoded = len(data.store)
-        self._replay_round = data.round
+        self._replay_round = number
         for name, value in metrics.items():
             self.log(name, value, on_step=False, on_epoch=True, sync_dist=True)
         self._prune()

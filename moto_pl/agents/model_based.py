@@ -19,7 +19,7 @@ from moto_pl.ops.extension import compiled_products, status, use_compiled
 from moto_pl.replay.sampler import SequenceBatch
 from moto_pl.schedule import Components
 
-from .base import ActMode, Agent, Batch, BatchPart, ParamGroup
+from .base import ActMode, Agent, Batch, BatchPart, ParamGroup, RoundData
 from .settings import BatchConfig, ImaginationConfig, OptimConfig
 
 #: Losses, or figures to log, by name.
@@ -114,10 +114,8 @@ class ModelBasedAgent(Agent):
             self.terminates = decided
             self.build(int(self.action_size or 0))
 
-    def on_train_epoch_start(self) -> None:
-        """Begins the round; warns once of an episode that ended early where nothing predicts ends."""
-        super().on_train_epoch_start()
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+    def begin_round(self, data: RoundData) -> None:
+        """Warns once of an episode that ended early where nothing predicts ends; see :meth:`Agent.begin_round`."""
         if self.world_model.discount is None and not self._warned_of_ends and data.collected_end_early:
             self._warned_of_ends = True
             rank_zero_warn(

@@ -242,8 +242,7 @@ class ModelFreeAgent(Agent):
     def lr_share(self, group: str, step: int) -> float:
         """See :meth:`Agent.lr_share`; the policy's falls along half a cosine where asked."""
         if group == "actor" and self.td.actor_lr == "cosine":
-            total = self.trainer.datamodule.schedule.total_steps  # type: ignore[attr-defined]
-            return 0.5 * (1 + math.cos(math.pi * min(1.0, step / total)))
+            return 0.5 * (1 + math.cos(math.pi * min(1.0, step / self.schedule.total_steps)))
         return super().lr_share(group, step)
 
     # Acting.

@@ -378,7 +378,7 @@ def check_trainer(trainer: Any) -> None:
     """Refuses the same in a Trainer that is built, by the command line or by a user, before it begins.
 
     Args:
-        trainer: Lightning's Trainer; one that fits has its data module.
+        trainer: Lightning's Trainer.
 
     Raises:
         SettingError: what is refused.
@@ -389,12 +389,6 @@ def check_trainer(trainer: Any) -> None:
         raise SettingError("trainer.fast_dev_run", trainer.fast_dev_run, fix)
     asked = {name: argument for name, argument in ARGUMENTS.items() if fitting or not argument.fit_only}
     check_arguments({name: one.seen(trainer) for name, one in asked.items() if one.seen is not None})
-    if not fitting:
-        return
-    rounds = trainer.datamodule.schedule.rounds
-    if trainer.max_epochs is not None and 0 <= trainer.max_epochs < rounds:
-        found = f"{trainer.max_epochs}, where the schedule has {rounds} rounds"
-        raise SettingError("trainer.max_epochs", found, "Give -1: the schedule ends the run.")
 
 
 def table() -> str:

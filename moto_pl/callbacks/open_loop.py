@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 import numpy as np
@@ -13,6 +12,7 @@ from moto_pl.errors import SettingError
 from moto_pl.nn.image import to_float, to_uint8
 from moto_pl.ops import Key
 
+from .run import run_agent, run_data
 from .video import side_by_side, write_video
 
 
@@ -32,7 +32,7 @@ class OpenLoopVideo(L.Callback):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Predicts sequences of the replay's newest data."""
         model = getattr(pl_module, "world_model", None)
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        data = run_data(trainer)
         if not trainer.is_global_zero or model is None or not self.sequences or not data.can_sample:
             return
         batch = data.preview(self.sequences)
@@ -45,5 +45,5 @@ class OpenLoopVideo(L.Callback):
         for i in range(len(batch.image)):
             stacked = torch.cat((to_uint8(truth[i]), to_uint8(images[i]), to_uint8(error[i])), 2)  # [T, 3, 3 * 64, 64]
             columns.append(np.ascontiguousarray(stacked.permute(0, 2, 3, 1).cpu().numpy()))
-        path = Path(trainer.default_root_dir) / "videos" / f"open_loop_{data.trained_steps:07d}.mp4"
+        path = Path(trainer.default_root_dir) / "videos" / f"open_loop_{run_agent(pl_module).trained_steps:07d}.mp4"
         write_video(path, side_by_side(columns), fps=10)

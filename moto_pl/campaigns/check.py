@@ -77,10 +77,10 @@ class Checker:
         except SettingError as error:
             raise SettingError(error.setting, _innermost(str(error.found)), error.fix) from None
         data: OfflineToOnlineDataModule = made["data"]
-        _check_env(data.env)
+        _check_env(data.collecting.env)
         text = self._cli._parser("fit").dump(config["fit"], skip_unset=False)
         kept = {name: value for name, value in yaml.safe_load(text).items() if name in ("model", "data")}
-        return Settings(data.schedule.total_steps, data.eval_episodes > 0, _dataset(data), flatten(kept))
+        return Settings(data.schedule.total_steps, data.evaluation.eval_episodes > 0, _dataset(data), flatten(kept))
 
     def ask(self, arguments: Sequence[str]) -> Settings | SettingError:
         """What :meth:`settings` returns or raises; an error that is returned is in no other's history."""

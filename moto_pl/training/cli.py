@@ -16,10 +16,9 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from moto_pl.agents import Agent
-from moto_pl.agents.base import check_same_agent
+from moto_pl.agents.description import check_same_agent
 from moto_pl.agents.trainer_arguments import FIXED, check_arguments, check_trainer
 from moto_pl.callbacks.checkpoint import RunCheckpoint
-from moto_pl.callbacks.evaluation import EvaluationRecorder
 from moto_pl.callbacks.finite import FiniteGuard
 from moto_pl.callbacks.gradients import ActorGradients
 from moto_pl.callbacks.open_loop import OpenLoopVideo
@@ -148,9 +147,10 @@ class MotoCLI(LightningCLI):
         trainer_config = self._get(self.config_init, "trainer")
         root = Path(str(trainer_config.get("default_root_dir") or DEFAULT_ROOT))
         own = _as_list(trainer_config.get("callbacks"))
+        evaluate, collect = self.datamodule.callbacks(self._get(self.config_init, "video_episodes"))
         extra: list[Any] = [
             Throughput(),
-            EvaluationRecorder(self._get(self.config_init, "video_episodes")),
+            evaluate,
             OpenLoopVideo(sequences=self._get(self.config_init, "video_episodes")),
             ActorGradients(self._get(self.config_init, "actor_gradients_every")),
             FiniteGuard(self._get(self.config_init, "max_skipped")),
@@ -158,6 +158,7 @@ class MotoCLI(LightningCLI):
         ]
         if trainer_config.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in own):
             extra.append(RunProgress())
+        extra.append(collect)
         settings = {**kwargs, **FIXED, "default_root_dir": str(root)}
         if trainer_config.get("logger") in (None, True):
             settings["logger"] = [
@@ -225,7 +226,7 @@ class MotoCLI(LightningCLI):
                 return
             self._say(f"resuming {root} at gradient step {step} of {datamodule.schedule.total_steps}")
             del checkpoint
-        elif self._get(self.config, "evaluate_untrained") and datamodule.eval_episodes > 0:
+        elif self._get(self.config, "evaluate_untrained") and datamodule.evaluation.eval_episodes > 0:
             datamodule.before_fit = True
             self.trainer.validate(model, datamodule, verbose=False)
             datamodule.before_fit = False

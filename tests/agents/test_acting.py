@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from runs import AGENTS
 
-from moto_pl.agents.base import Agent
+from moto_pl.agents.base import Agent, RunFacts
 from moto_pl.agents.loading import build_agent
 from moto_pl.agents.model_based import ModelBasedAgent
 from moto_pl.analysis.episodes import roll_own
+from moto_pl.callbacks.collect import CollectEpisodes, CollectSettings
+from moto_pl.callbacks.evaluation import EvaluateEpisodes, EvaluationSettings
 from moto_pl.envs.checks import NO_LIMIT_SET
 from moto_pl.nn.world_model import WorldModel
 from moto_pl.ops import Key
@@ -27,7 +28,8 @@ from moto_pl.rollout import background
 from moto_pl.rollout.background import Job
 from moto_pl.rollout.pool import EnvPool
 from moto_pl.rollout.roll import roll_episodes
-from moto_pl.training.datamodule import OfflineToOnlineDataModule
+from moto_pl.schedule import Schedule
+from runs import AGENTS
 
 ENV = "listening_env:Listening-v0"
 OPTIONS = {"episode_steps": 5}
@@ -91,14 +93,12 @@ def _fetched(agent: Agent, ours: Any) -> None:
 
 
 def evaluating(agent: Agent, root: Path) -> None:
-    data = OfflineToOnlineDataModule(ENV, None, env_options=OPTIONS, offline_steps=0, env_workers=0)
-    untrained = SimpleNamespace(loaded_step=0)
-    trainer: Any = SimpleNamespace(
-        default_root_dir=str(root), state=SimpleNamespace(fn="validate"), lightning_module=untrained, world_size=1
-    )
-    data.trainer = trainer
-    data.evaluate(agent, [7])
-    data.pool.close()
+    trainer: Any = SimpleNamespace(state=SimpleNamespace(fn="validate"), world_size=1)
+    agent._trainer = trainer
+    agent.meet(RunFacts(2, False, Schedule(0, 10, 1, 1)))
+    collect = CollectEpisodes(CollectSettings(ENV, OPTIONS, env_workers=0))
+    EvaluateEpisodes(EvaluationSettings(), collect).roll(trainer, agent, [7])
+    collect.pool.close()
 
 
 def analysing(agent: Agent, root: Path) -> None:

@@ -14,6 +14,7 @@ import torch
 from torch.distributions import Normal
 
 from moto_pl.agents import COMBO, LOMPO
+from moto_pl.agents.base import RunFacts
 from moto_pl.agents.combo import LatentConservatismConfig, soft_gap
 from moto_pl.agents.latent_replay import LatentReplayAgent
 from moto_pl.agents.lompo import PenaltyConfig
@@ -333,12 +334,9 @@ def in_a_run(root: Path, agent: Any, store: EpisodeStore, schedule: Schedule) ->
     agent._trainer = SimpleNamespace(
         **{"default_root_dir": str(root), "world_size": 1, "global_rank": 0, "local_rank": 0, "is_global_zero": True},
         global_step=0,
-        datamodule=SimpleNamespace(
-            **{"schedule": schedule, "exchange": "shared", "store": store, "round": 0, "collected_end_early": False},
-            begin_round=lambda _: None,
-            common_batch=lambda *_: rows(),
-        ),
     )
+    agent.data = SimpleNamespace(store=store, collected_end_early=False, common_batch=lambda *_: rows())
+    agent.meet(RunFacts(2, False, schedule))
     agent.logged = {}
     agent.log = lambda name, value, **_: agent.logged.update({name: float(value)})
     agent.on_fit_start()
@@ -346,10 +344,9 @@ def in_a_run(root: Path, agent: Any, store: EpisodeStore, schedule: Schedule) ->
 
 
 def begin(agent: Any, index: int) -> None:
-    """A round, as Lightning begins it."""
-    data = agent.trainer.datamodule
-    data.round, agent.trainer.global_step = index, data.schedule.start_of(index)
-    agent.on_train_epoch_start()
+    """A round, once its episodes are collected."""
+    agent.trainer.global_step = agent.schedule.start_of(index)
+    agent.begin_round(agent.data)
 
 
 SCHEDULE = Schedule(4, 12, 2, 3, 1, "model_first", 4)  # two rounds each of model and behaviour, then four online

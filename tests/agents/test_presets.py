@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import asdict
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, get_args
 
 import numpy as np
@@ -15,9 +14,10 @@ from pixel_agents import batch, tiny
 from torch import nn
 
 from moto_pl.agents import BC, CQL, IQL, SAC
-from moto_pl.agents.base import check_same_agent, plain
+from moto_pl.agents.base import RunFacts
 from moto_pl.agents.bc import NormalConfig
 from moto_pl.agents.cql import ConservatismConfig
+from moto_pl.agents.description import check_same_agent, plain
 from moto_pl.agents.earlier import complete
 from moto_pl.agents.iql import AdvantageConfig
 from moto_pl.agents.loading import build_agent
@@ -246,7 +246,7 @@ SCHEDULE = Schedule(10, 30, 5, 5)
 
 def rates(agent: Any, steps: int, resumed: dict[str, Any] | None = None) -> tuple[dict[str, list[float]], Any]:
     """The learning rate of each group at each of the next steps, and the schedule's state after them."""
-    agent._trainer = SimpleNamespace(datamodule=SimpleNamespace(schedule=SCHEDULE))
+    agent.meet(RunFacts(2, False, SCHEDULE))
     made: Any = agent.configure_optimizers()
     optimizer, scheduler = made["optimizer"], made["lr_scheduler"]["scheduler"]
     assert made["lr_scheduler"]["interval"] == "step"

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from runs import assert_same_end, command, final
 
 from moto_pl.cli import main
 from moto_pl.evaluations import read_evaluations
 from moto_pl.schedule import Schedule
 from moto_pl.training.restart import refuse_lost_progress
+from runs import assert_same_end, command, final
 
 
 def fit(run: Path, dataset: Path, *args: str) -> list[str]:

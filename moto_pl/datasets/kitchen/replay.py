@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from moto_pl.envs import KITCHEN_TASKS, kitchen_id
 from moto_pl.envs.kitchen import ACTION_SIZE, KitchenEnv
 from moto_pl.envs.rendering import Quality, select_backend
 from moto_pl.errors import SettingError
-from moto_pl.replay.episode import Episode, InfoValue, object_extras
+from moto_pl.replay.episode import Episode, InfoValue
+from moto_pl.rollout import play as rollout
 
 
 @dataclass(frozen=True)
@@ -164,25 +165,8 @@ def play(attempt: Attempt) -> Episode | None:
             ever |= env.objects_in_place()
         if ever.sum() < attempt.least:
             return None
-    observation, _ = env.reset(seed=attempt.seed)
-    images, rewards, infos = [observation["image"]], [], []
-    for row in action:
-        observation, reward, _, truncated, info = env.step(row)
-        images.append(observation["image"])
-        rewards.append(reward)
-        infos.append(info)
-        if truncated:
-            break
-    return Episode(
-        image=np.stack(images),
-        action=action[: len(rewards)],
-        reward=np.array(rewards, np.float32),
-        terminated=False,
-        truncated=True,
-        success=np.array([info["success"] for info in infos]),
-        extras=object_extras(infos),
-        info={"seed": attempt.seed, **attempt.info},
-    )
+    episode = rollout.play(env, attempt.seed, rollout.recorded(action))
+    return replace(episode, info={**episode.info, **attempt.info})
 
 
 def _actions(source: str | os.PathLike[str], objects: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:

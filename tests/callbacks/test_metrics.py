@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from moto_pl.agents.metrics import EpisodeMetrics
+from moto_pl.callbacks.metrics import EpisodeMetrics
 from moto_pl.errors import SettingError
 from moto_pl.replay.episode import Episode
 
