@@ -13,10 +13,13 @@ _MODEL = {
     "world_model.latent_std": "sigmoid2",
     "world_model.conv_activation": "elu",
     "world_model.decoder_mlp_layers": None,
+    "world_model.open_loop_steps": 0,
+    "world_model.open_loop_rows": 64,
 }
+_MOTO = {"behaviour.real_return": "imagined", "behaviour.value_scale": 1.0}
 #: What agents had before there was a choice, by class. LOMPO and COMBO are no longer what they were: theirs is refused.
 _BEFORE: dict[str, dict[str, Any]] = {
-    "moto_pl.agents.moto.MOTO": _MODEL,
+    "moto_pl.agents.moto.MOTO": {**_MODEL, **_MOTO},
     "moto_pl.agents.dreamer.DreamerV2": _MODEL,
     "moto_pl.agents.bc.BC": {**_SHARED, **_NORMAL, "pixels.share_encoder": None, "td.target_value": None},
     "moto_pl.agents.iql.IQL": {**_SHARED, **_NORMAL},

@@ -159,6 +159,9 @@ def scaled(losses: Named, scales: dict[str, float]) -> Named:
 class Starts(NamedTuple):
     """Where imagination starts, and the real transition that led there."""
 
+    rows: States  # [T, B, ...] the sequences' states, of which the start states are some
+    t: Tensor  # [N] int64, the start states' places there
+    b: Tensor  # [N]
     states: States  # [N, ...] start states
     previous: States  # [N, ...] the states before them
     action: Tensor  # [N, A] the action taken there
@@ -248,6 +251,9 @@ class ImaginationAgent(ModelBasedAgent):
         before = (t - 1).clamp(min=0)
         assert states.deter.shape[:2] == (T, B) == batch.reward.shape[::-1]
         return Starts(
+            rows=states,
+            t=t,
+            b=b,
             states=states.map(lambda x: x[t, b]),
             previous=states.map(lambda x: x[before, b]),
             action=batch.action[b, t],

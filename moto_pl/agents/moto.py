@@ -17,7 +17,7 @@ from moto_pl.replay.sampler import SequenceBatch
 from moto_pl.schedule import Components
 
 from .base import Batch, BatchPart
-from .model_based import CLONE, MODEL, TARGET, ImaginationAgent, Named, rollout_metrics, scaled
+from .model_based import CLONE, MODEL, TARGET, ImaginationAgent, Named, Starts, rollout_metrics, scaled
 from .settings import BatchConfig, BehaviourConfig, OptimConfig
 
 
@@ -80,7 +80,7 @@ class MOTO(ImaginationAgent):
     def behaviour_scales(self) -> dict[str, float]:
         """See :meth:`ModelBasedAgent.behaviour_scales`."""
         config = self.config
-        scales = {"critic/model": 1.0, "critic/real": 1.0, "actor/value": 1.0}
+        scales = {"critic/model": 1.0, "critic/real": 1.0, "actor/value": config.value_scale}
         scales |= {"actor/entropy_bonus": config.entropy_scale, "actor/clone": config.clone_scale}
         absent = {"critic/real"} if config.critic == "v" else set()
         absent |= {"actor/clone"} if config.clone_scale <= 0 else set()
@@ -116,14 +116,15 @@ class MOTO(ImaginationAgent):
             # Critics, on imagined steps, and on the real ones that led to s_0: their reward, then what s_0 is worth.
             imagined = critic(features[:-1].detach(), action[:-1].detach())  # [Q, H - 1, N]
             real = critic(starts.previous.features, starts.action)  # [Q, N]
-            real_target = starts.reward + config.gamma * starts.goes_on * bootstrap[0]  # [N]
+            value = bootstrap[0] if config.real_return == "imagined" else self.data_value(batch["agent"], starts, key)
+            real_target = starts.reward + config.gamma * starts.goes_on * value  # [N]
             assert imagined.shape[1:] == target[:-1].shape and real.shape[1:] == real_target.shape == starts.valid.shape
             model_loss = (0.5 * (imagined - target[:-1]).square() * weights[:-1]).mean()
             real_loss = masked_mean(0.5 * (real - real_target).square(), starts.valid)
             # The actor: the same expansion of what the critics now say, with the gradient through all of the rollout.
             q = critic.actor_value(features, action, config.actor_value)  # [H, N]
-            returns, value = expand(penalised, q, discount, config.lambda_, self.ops)
-            gain, entropy = (weights * value).mean(), (weights * rollout.entropy).mean()
+            returns, expanded = expand(penalised, q, discount, config.lambda_, self.ops)
+            gain, entropy = (weights * expanded).mean(), (weights * rollout.entropy).mean()
             more = {"critic/model": model_loss, "critic/real": real_loss}
             more |= {"actor/value": -gain, "actor/entropy_bonus": -entropy}
             figures = {"critic/value": q.detach().mean(), "critic/target": target[:-1].mean()}
@@ -138,6 +139,22 @@ class MOTO(ImaginationAgent):
     def imagined_steps(self) -> int:
         """With Q(s, a) the last of the H states closes the return; with V(s) all H steps are taken."""
         return self.config.horizon - 1 if self.config.critic == "q_ensemble" else self.config.horizon
+
+    @torch.no_grad()
+    def data_value(self, batch: SequenceBatch, starts: Starts, key: Key) -> Tensor:
+        """What each start state of sequences [B, T] was worth, by what was earned after it in its sequence: [N]."""
+        config, critic = self.config, self.critic
+        assert isinstance(critic, QEnsemble)
+        features = starts.rows.features  # [T, B, F]
+        dist = self.actor.dist(features)
+        action = dist.sample(uniform(key.fold(TARGET), Stream.ACTION, tuple(dist.mean.shape), features.device))
+        member = integers(key.fold(TARGET), Stream.TARGET, config.critics, (1,), features.device)
+        q = critic.target_value(features, action, member)  # [T, B]
+        # Row t + 1 holds the reward for what was done in row t's state.
+        reward = batch.reward.transpose(0, 1)[1:]
+        goes_on = 1 - batch.is_terminal.transpose(0, 1)[1:].float()
+        _, value = expand(reward, q, config.gamma * goes_on, config.lambda_, self.ops)
+        return value[starts.t, starts.b]
 
     def _clone_loss(self, batch: SequenceBatch, key: Key) -> tuple[Tensor, Named]:
         """The negative mean of ln pi(a_t | s_t) over a batch [B, T], of the steps that the filter keeps; not scaled."""

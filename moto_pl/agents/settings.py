@@ -119,7 +119,11 @@ class BehaviourConfig(ImaginationConfig):
             paper's own equations could not be read, so this follows the authors' public code. ``v``: DreamerV2's single
             V(s), on imagined transitions alone.
         critics: how many critics Q(s, a) there are.
+        real_return: what real transitions teach the critics Q(s, a). ``imagined``: their reward, then the imagined
+            value of the state that they led to (the authors' code). ``data``: their reward, then what was earned after
+            it in the sequence: the lambda-return along its rows, with the critics' value of the policy's action in each.
         actor_value: which of the critics' values the actor maximises.
+        value_scale: weight of the value in the actor's loss; 0 leaves cloning alone.
         clone_scale: beta_bc, weight of behaviour cloning; 0 turns it off.
         clone_filter: which data is cloned; see :func:`moto_pl.replay.filters.keep_rows`. ``advantage`` clones steps
             whose lambda-return is at least the critics' value of the policy's own action.
@@ -133,7 +137,9 @@ class BehaviourConfig(ImaginationConfig):
     disagreement: Disagreement = "mean"
     critic: Literal["q_ensemble", "v"] = "q_ensemble"
     critics: int = 5
+    real_return: Literal["imagined", "data"] = "imagined"
     actor_value: ActorValue = "min"
+    value_scale: float = 1.0
     clone_scale: float = 10.0
     clone_filter: EpisodeFilter = "auto"
     clone_top: float = 0.1
@@ -149,6 +155,10 @@ class BehaviourConfig(ImaginationConfig):
             raise SettingError("behaviour.clone_limit", self.clone_limit, "Give a number in (0, 1].")
         if self.critics < 1:
             raise SettingError("behaviour.critics", self.critics, "Give at least 1.")
+        if self.value_scale < 0:
+            raise SettingError("behaviour.value_scale", self.value_scale, "Give 0 (cloning alone) or more.")
+        if self.real_return != "imagined" and self.critic != "q_ensemble":
+            raise SettingError("behaviour.real_return", "data with critic: v", "It needs critic: q_ensemble.")
         if self.clone_filter == "advantage" and self.critic != "q_ensemble":
             raise SettingError("behaviour.clone_filter", "advantage with critic: v", "It needs critic: q_ensemble.")
 

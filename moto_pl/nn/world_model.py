@@ -39,6 +39,8 @@ from moto_pl.replay.sampler import SequenceBatch
 from .image import ConvActivation, Decoder, Encoder
 from .mlp import MLP, glorot, stacked_glorot
 
+_OPEN_LOOP = 0x09E7  # the open-loop loss has draws of its own
+
 
 @dataclass
 class WorldModelConfig:
@@ -73,6 +75,10 @@ class WorldModelConfig:
             prior and posterior in full.
         free_nats: the KL is not pushed below this, in nats, on the batch mean.
         kl_member: one member drawn per time step (the authors' code), or the sum over all.
+        open_loop_steps: steps over which the model also learns to predict on its own, as imagination has it: from
+            states of its sequences along the recorded actions, the rewards and the posterior states that followed. At
+            most the sequences' length - 1. 0, the papers' loss, leaves this out.
+        open_loop_rows: the states where that begins, drawn anew at each gradient step; its cost is proportional to it.
     """
 
     latent: LatentKind = "categorical"
@@ -100,6 +106,8 @@ class WorldModelConfig:
     kl_balance: float | None = 0.8
     free_nats: float = 1.0
     kl_member: Literal["sampled", "all"] = "sampled"
+    open_loop_steps: int = 0
+    open_loop_rows: int = 64
 
     def __post_init__(self) -> None:
         for name in ("deter", "hidden", "stoch", "ensemble"):
@@ -107,6 +115,10 @@ class WorldModelConfig:
                 raise SettingError(f"world_model.{name}", getattr(self, name), "Give a whole number of at least 1.")
         if self.latent == "categorical" and self.classes < 2:
             raise SettingError("world_model.classes", self.classes, "Give at least 2.")
+        if self.open_loop_steps < 0:
+            raise SettingError("world_model.open_loop_steps", self.open_loop_steps, "Give a number of steps; 0: none.")
+        if self.open_loop_rows < 1:
+            raise SettingError("world_model.open_loop_rows", self.open_loop_rows, "Give at least 1.")
         if self.kl_balance is not None and not 0 <= self.kl_balance <= 1:
             fix = "Give a number in [0, 1], or null for the plain KL."
             raise SettingError("world_model.kl_balance", self.kl_balance, fix)
@@ -335,7 +347,11 @@ class WorldModel(nn.Module):
         """What each of :meth:`loss`'s is multiplied with, by its name."""
         config = self.config
         scales = {"model/image": config.image_scale, "model/reward": config.reward_scale, "model/kl": config.kl_scale}
-        return scales if self.discount is None else {**scales, "model/discount": config.discount_scale}
+        if self.discount is not None:
+            scales["model/discount"] = config.discount_scale
+        if config.open_loop_steps > 0:
+            scales |= {"model/open_loop_reward": config.reward_scale, "model/open_loop_kl": config.kl_scale}
+        return scales
 
     def loss(self, batch: SequenceBatch, key: Key) -> tuple[dict[str, Tensor], dict[str, Tensor], Posterior]:
         """The negative evidence lower bound of a batch, by parts.
@@ -370,6 +386,8 @@ class WorldModel(nn.Module):
             logit = self.discount(features).squeeze(-1).float()
             goes_on = 1 - batch.is_terminal.transpose(0, 1).float()
             losses["model/discount"] = F.binary_cross_entropy_with_logits(logit, goes_on)
+        if self.config.open_loop_steps > 0:
+            losses |= self._open_loop(batch, post, key.fold(_OPEN_LOOP))
         with torch.no_grad():
             metrics = {
                 "model/kl_nats": raw_kl,
@@ -377,6 +395,36 @@ class WorldModel(nn.Module):
                 "model/data_disagreement": self.disagreement(prior, post.states.stoch, "mean").mean(),
             }
         return losses, metrics, post
+
+    def _open_loop(self, batch: SequenceBatch, post: Posterior, key: Key) -> dict[str, Tensor]:
+        """What the prior, rolled along the actions of a batch [B, T], misses of the rewards and states that followed.
+
+        The other losses look one step ahead, from states that have seen every frame. Imagination looks further, from
+        states of its own making, and the actor goes wherever these promise what is not there.
+        """
+        config, rssm, device = self.config, self.rssm, batch.reward.device
+        B, T = batch.is_first.shape
+        steps, count = min(config.open_loop_steps, T - 1), config.open_loop_rows
+        t = integers(key, Stream.ROWS, T - steps, (count,), device)
+        b = integers(key.fold(1), Stream.ROWS, B, (count,), device)
+        member = integers(key, Stream.MEMBER, rssm.ensemble, (steps, count), device)  # one a state: all heads roll
+        noise = draw_noise(self.latent, key, (steps, count), post.params)
+        states = post.states.map(lambda x: x[t, b])  # [N, ...]
+        cell, prior = rssm.cell(), rssm.prior()
+        followed = torch.ones(count, device=device)  # 0 where another episode begins
+        errors, divergences = [], []
+        for i in range(steps):
+            t = t + 1
+            followed = followed * (1 - batch.is_first[b, t].float())
+            deter = transition(*states, batch.action[b, t], cell)
+            params = choose(priors(deter, prior), member[i])  # [N, P]
+            states = States(deter, sample(self.latent, params, noise[i]))
+            errors.append(followed * 0.5 * (self.predict_reward(states) - batch.reward[b, t]).square())
+            divergences.append(followed * kl(self.latent, post.params[t, b].detach(), params))
+        return {
+            "model/open_loop_reward": torch.stack(errors).mean(),
+            "model/open_loop_kl": torch.stack(divergences).mean(),
+        }
 
     def disagreement(self, prior: Tensor, stoch: Tensor, kind: Disagreement) -> Tensor:
         """The spread of the members' predictions [K, ..., P] of the latent ``stoch`` [..., Z]: [...]."""
