@@ -21,6 +21,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+
 from runs import assert_same_end, fault, final, fit, start
 
 TWO = ("--trainer.devices", "2", "--trainer.strategy", "ddp", "--data.num_envs", "2")

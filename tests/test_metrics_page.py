@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import moto_pl
-from moto_pl.agents.metrics import VALUE_FIGURES
+from moto_pl.callbacks.metrics import VALUE_FIGURES
 from moto_pl.cli import main
 
 PACKAGE = Path(moto_pl.__file__).parent

@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from moto_pl.agents import DreamerV2
-from moto_pl.agents.base import check_same_agent
+from moto_pl.agents.description import check_same_agent
 from moto_pl.agents.loading import load_agent
 from moto_pl.agents.settings import BatchConfig, ImaginationConfig
 from moto_pl.errors import SettingError

@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 import math
 import warnings
@@ -11,11 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from moto_pl.agents import MOTO
-from moto_pl.agents.model_based import Starts
+from moto_pl.agents.description import check_same_agent
+from moto_pl.agents.model_based import TARGET, Starts
 from moto_pl.agents.settings import BatchConfig, BehaviourConfig, OptimConfig
 from moto_pl.envs.reach import ReachEnv
 from moto_pl.errors import SettingError
 from moto_pl.nn import WorldModelConfig
+from moto_pl.nn.actor_critic import QEnsemble
 from moto_pl.ops import Imagined, Key, Stream, integers, uniform
 from moto_pl.replay.sampler import SequenceBatch
 
@@ -698,3 +701,69 @@ def test_a_penalty_that_has_no_effect_is_said(ensemble: int, scale: float, said:
     assert any("has no effect" in str(warning.message) for warning in heard) == said
     losses, metrics = agent.losses(batches(), KEY)
     assert (metrics["imagined/penalty"].item() < 1e-5) == (ensemble == 1 or scale == 0)
+
+
+# What the data earned; cloning alone.
+
+
+def test_data_value_by_hand() -> None:
+    """Along each sequence, from its end: the reward, then (1 - lambda) of the value and lambda of what follows."""
+    agent = make(real_return="data", imagine_rows=6)
+    assert isinstance(agent.critic, QEnsemble)
+    batch = sequences(seed=2)
+    starts = agent.draw_starts(batch, KEY)
+    found = agent.data_value(batch, starts, KEY)
+    features = starts.rows.features
+    dist = agent.actor.dist(features)
+    key = KEY.fold(TARGET)
+    action = dist.sample(uniform(key, Stream.ACTION, tuple(dist.mean.shape), features.device))
+    member = integers(key, Stream.TARGET, 3, (1,), features.device)
+    q = agent.critic.target_value(features, action, member)  # [T, B]
+    B, T = batch.reward.shape
+    expected = torch.empty(T, B)
+    for b in range(B):
+        value = expected[T - 1, b] = q[T - 1, b]
+        for t in reversed(range(T - 1)):
+            goes_on = 1 - float(batch.is_terminal[b, t + 1])
+            earned = batch.reward[b, t + 1] + 0.9 * goes_on * value
+            value = expected[t, b] = 0.3 * q[t, b] + 0.7 * earned
+    torch.testing.assert_close(found, expected[starts.t, starts.b])
+    assert not found.requires_grad
+
+
+def test_real_return_changes_the_real_loss_alone() -> None:
+    imagined, _ = make().losses(batches(), KEY)
+    data, _ = make(real_return="data").losses(batches(), KEY)
+    assert {name for name in imagined if not torch.equal(imagined[name], data[name])} == {"critic/real"}
+
+
+def test_without_value_the_actor_clones() -> None:
+    agent = make(value_scale=0.0)
+    losses, _ = agent.losses(batches(), KEY)
+    assert float(losses["actor/value"].detach()) == 0
+    losses["actor/value"].backward()
+    assert not moved(agent.actor)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"value_scale": -1.0}, r"behaviour\.value_scale: found -1"),
+        ({"real_return": "data", "critic": "v"}, r"behaviour\.real_return: found data with critic: v"),
+    ],
+)
+def test_bad_value_settings(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        BehaviourConfig(**settings)
+
+
+def test_a_checkpoint_from_before_these_settings_goes_on() -> None:
+    ours = make().description()
+    before = copy.deepcopy(ours)
+    for name in ("real_return", "value_scale"):
+        del before["init_args"]["behaviour"][name]
+    for name in ("open_loop_steps", "open_loop_rows"):
+        del before["init_args"]["world_model"][name]
+    check_same_agent(before, ours)
+    with pytest.raises(SettingError, match=r"real_return: imagined -> data"):
+        check_same_agent(before, make(real_return="data").description())

@@ -11,7 +11,7 @@ from torch.distributions import Bernoulli, Independent, Normal, OneHotCategorica
 from moto_pl.errors import SettingError
 from moto_pl.nn import RSSM, States, WorldModel, WorldModelConfig
 from moto_pl.nn.actor_critic import Actor
-from moto_pl.ops import Key, LatentSpec, Stream, draw_noise, imagine, integers, observe, priors
+from moto_pl.ops import Key, LatentSpec, Stream, draw_noise, imagine, integers, kl, observe, priors, sample, transition
 from moto_pl.ops.extension import available
 from moto_pl.replay.sampler import SequenceBatch
 
@@ -413,3 +413,66 @@ def test_frozen_weights_have_no_gradient() -> None:
         assert all(w.requires_grad is not frozen for w in (*rssm.cell(frozen), *rssm.prior(frozen)))
     weights = {w.data_ptr() for w in (*rssm.cell(), *rssm.prior(), *rssm.posterior())}
     assert weights == {p.data_ptr() for p in rssm.parameters()}  # nothing is left out
+
+
+# Prediction on its own.
+
+
+@BOTH
+@pytest.mark.parametrize("steps", [1, 3, 9])
+def test_open_loop_losses_by_hand(latent: str, steps: int) -> None:
+    """One state at a time, each with the member and the noise that are its own."""
+    model = make(latent=latent, open_loop_steps=steps, open_loop_rows=7, kl_scale=0.3, reward_scale=2.0)
+    batch = sequences()
+    losses, _, post = model.loss(batch, KEY)
+    key = KEY.fold(0x09E7)
+    B, T = batch.is_first.shape
+    taken = min(steps, T - 1)
+    t0 = integers(key, Stream.ROWS, T - taken, (7,), torch.device("cpu"))
+    b0 = integers(key.fold(1), Stream.ROWS, B, (7,), torch.device("cpu"))
+    member = integers(key, Stream.MEMBER, 3, (taken, 7), torch.device("cpu"))
+    noise = draw_noise(model.latent, key, (taken, 7), post.params)
+    errors, divergences, cut = [], [], 0
+    for n, (t, b) in enumerate(zip(t0.tolist(), b0.tolist(), strict=True)):
+        deter, stoch = post.states.deter[t, b], post.states.stoch[t, b]
+        goes_on = True
+        for i in range(taken):
+            row = t + 1 + i
+            goes_on = goes_on and not bool(batch.is_first[b, row])
+            deter = transition(deter[None], stoch[None], batch.action[b, row][None], model.rssm.cell())[0]
+            params = priors(deter[None], model.rssm.prior())[int(member[i, n]), 0]
+            stoch = sample(model.latent, params, noise[i, n])
+            reward = model.predict_reward(States(deter, stoch))
+            errors.append(0.5 * (reward - batch.reward[b, row]).square() if goes_on else torch.zeros(()))
+            divergences.append(kl(model.latent, post.params[row, b].detach(), params) if goes_on else torch.zeros(()))
+            cut += not goes_on
+    assert cut > 0 or steps == 1  # another episode begins within some of them
+    torch.testing.assert_close(losses["model/open_loop_reward"], torch.stack(errors).mean())
+    torch.testing.assert_close(losses["model/open_loop_kl"], torch.stack(divergences).mean())
+    assert model.scales["model/open_loop_reward"] == 2.0 and model.scales["model/open_loop_kl"] == 0.3
+
+
+def test_open_loop_losses_teach_what_rolls() -> None:
+    """Transition, every head and the reward; not, through its targets, the posterior of what followed."""
+    model = make(open_loop_steps=3, open_loop_rows=32)
+    losses, _, _ = model.loss(sequences(), KEY)
+    (losses["model/open_loop_reward"] + losses["model/open_loop_kl"]).backward()
+    heads = model.rssm.prior_out.grad
+    assert heads is not None and all(bool((head != 0).any()) for head in heads)
+    for module in (model.rssm.gru, model.rssm.input, model.reward):
+        assert any(p.grad is not None and bool((p.grad != 0).any()) for p in module.parameters())
+    assert all(p.grad is None or not p.grad.any() for p in model.decoder.parameters())
+
+
+def test_open_loop_losses_change_no_other_draw() -> None:
+    plain, _, _ = make().loss(sequences(), KEY)
+    more, _, _ = make(open_loop_steps=2).loss(sequences(), KEY)
+    assert more.keys() - plain.keys() == {"model/open_loop_reward", "model/open_loop_kl"}
+    for name, loss in plain.items():
+        assert torch.equal(loss, more[name])
+
+
+@pytest.mark.parametrize(("setting", "value"), [("open_loop_steps", -1), ("open_loop_rows", 0)])
+def test_bad_open_loop_settings(setting: str, value: int) -> None:
+    with pytest.raises(SettingError, match=rf"world_model\.{setting}: found {value}"):
+        WorldModelConfig(**{setting: value})
