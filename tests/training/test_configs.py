@@ -153,7 +153,7 @@ def test_another_agent_on_a_tasks_data(task: str, agent: str) -> None:
         assert data.schedule == usual.schedule
 
 
-@pytest.mark.parametrize("ablation", ["no_penalty", "no_cloning", "single_model", "dv2_sizes"])
+@pytest.mark.parametrize("ablation", ["no_penalty", "no_cloning", "cloning_only", "single_model", "dv2_sizes"])
 @pytest.mark.parametrize("task", ["tasks/metaworld/drawer_open", "tasks/kitchen/partial", "demo"])
 def test_an_ablation_changes_what_it_says(task: str, ablation: str) -> None:
     whole, ablated = (parsed(*config(task), *more)[0] for more in ([], config(f"ablations/{ablation}")))
