@@ -201,7 +201,7 @@ def truncated_checkpoint(bench: Bench, run: Path, rng: random.Random) -> Injecti
     whole = path.read_bytes()
     path.write_bytes(whole[: rng.randint(0, len(whole) - 1)])
     done = fit(run, *bench.data)
-    if "Falling back to an older checkpoint" not in done.stderr:
+    if "falling back to an older checkpoint" not in done.stderr:
         return Injection(last_line(done), survived=False, problem="the fall-back was not announced")
     return _same(bench, run, "Falling back to an older checkpoint.")
 
