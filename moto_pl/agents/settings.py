@@ -121,7 +121,7 @@ class BehaviourConfig(ImaginationConfig):
         critics: how many critics Q(s, a) there are.
         real_return: what real transitions teach the critics Q(s, a). ``imagined``: their reward, then the imagined
             value of the state that they led to (the authors' code). ``data``: their reward, then what was earned after
-            it in the sequence: the lambda-return along its rows, with the critics' value of the policy's action in each.
+            it in the sequence: the lambda-return along its rows, with the value of the policy's action in each.
         actor_value: which of the critics' values the actor maximises.
         value_scale: weight of the value in the actor's loss; 0 leaves cloning alone.
         clone_scale: beta_bc, weight of behaviour cloning; 0 turns it off.

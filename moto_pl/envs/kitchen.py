@@ -6,7 +6,7 @@ import contextlib
 import functools
 import io
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from gymnasium import spaces
@@ -15,9 +15,6 @@ from moto_pl.envs import KITCHEN_OBJECTS, KITCHEN_TASKS, unknown_name
 from moto_pl.envs.pixel import MujocoPixelEnv
 from moto_pl.envs.rendering import Camera, Quality
 from moto_pl.errors import SettingError
-
-if TYPE_CHECKING:
-    import mujoco
 
 PAPER_CAMERA = Camera(distance=1.86, lookat=(-0.3, 0.5, 2.0), azimuth=90.0, elevation=-60.0)
 ACTION_SIZE, POSITIONS, VELOCITIES = 9, 30, 29
@@ -106,12 +103,12 @@ class KitchenEnv(MujocoPixelEnv):
             self.observation_space = spaces.Dict({**self.observation_space.spaces, "state": state_space})
 
     @property
-    def model(self) -> mujoco.MjModel:
+    def model(self) -> Any:
         """The kitchen."""
         return self._robot.model
 
     @property
-    def data(self) -> mujoco.MjData:
+    def data(self) -> Any:
         """The kitchen's present state."""
         return self._robot.data
 

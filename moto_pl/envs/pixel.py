@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -12,9 +12,6 @@ from gymnasium import spaces
 
 from moto_pl.envs.rendering import QUALITIES, Camera, FrameRenderer, Quality, parse_camera, select_backend
 from moto_pl.errors import SettingError
-
-if TYPE_CHECKING:
-    import mujoco
 
 
 class PixelEnv(gym.Env[dict[str, Any], np.ndarray], ABC):
@@ -139,13 +136,13 @@ class MujocoPixelEnv(PixelEnv):
 
     @property
     @abstractmethod
-    def model(self) -> mujoco.MjModel:
-        """The scene."""
+    def model(self) -> Any:
+        """The scene, a ``mujoco.MjModel``: not by type, for which the parser of options would import MuJoCo."""
 
     @property
     @abstractmethod
-    def data(self) -> mujoco.MjData:
-        """The scene's present state."""
+    def data(self) -> Any:
+        """The scene's present state, a ``mujoco.MjData``."""
 
     def render(self) -> np.ndarray:
         """Draw the present state: uint8 ``[image_size, image_size, 3]``."""

@@ -103,7 +103,7 @@ def test_words_are_what_the_parser_takes(size: str) -> None:
         task = TASKS[index * len(TASKS) // len(AGENTS)]
         found, data = parsed(*config(f"tasks/{task}"), "--size", size, "--agent", agent)
         assert found["class_path"].split(".")[-2] == agent
-        assert data.env == settings_of(*config(f"tasks/{task}"))["data"]["env"]
+        assert data.collecting.env == settings_of(*config(f"tasks/{task}"))["data"]["env"]
         assert (data.schedule.pretrain == "model_first") == (agent in ("lompo", "combo"))
 
 
@@ -134,7 +134,7 @@ def test_the_papers_settings() -> None:
         assert found == usual
         name = task.split("/")[1].replace("_", "-")
         assert data.dataset == task.replace("_", "-")
-        assert data.env == (f"moto_pl/Kitchen-{name}-v0" if kitchen else f"moto_pl/MetaWorld-{name}-v0")
+        assert data.collecting.env == (f"moto_pl/Kitchen-{name}-v0" if kitchen else f"moto_pl/MetaWorld-{name}-v0")
 
 
 @pytest.mark.parametrize("agent", AGENTS)
@@ -249,7 +249,9 @@ def test_words_stand_anywhere() -> None:
         expanded = expand_configs(["fit", *(word for part in order for word in part)])
         if not found:
             assert (
-                data.num_envs == 3 and data.schedule.online_steps == 320 and settings["init_args"]["td"]["lr"] == 1e-3
+                data.collecting.num_envs == 3
+                and data.schedule.online_steps == 320
+                and settings["init_args"]["td"]["lr"] == 1e-3
             )
         # Settings on the command line stay where they were among configurations, as ever.
         found.append([word for word in expanded if word not in ("--data.num_envs", "3", "--size=cpu", "--agent=iql")])
@@ -265,7 +267,7 @@ def test_files_and_settings_override_words(tmp_path: Path) -> None:
         assert "num_envs" not in settings["data"]  # cpu's, whose place small has taken
         assert settings["model"]["init_args"]["world_model"]["deter"] == 256
     found, data = parsed("--config", str(mine), "--data.online_steps", "9", "--model.init_args.world_model.deter", "64")
-    assert data.schedule.online_steps == 9 and data.num_envs == 2
+    assert data.schedule.online_steps == 9 and data.collecting.num_envs == 2
     assert found["init_args"]["world_model"]["deter"] == 64 and found["init_args"]["world_model"]["hidden"] == 128
 
 
