@@ -110,4 +110,4 @@ def test_motos_settings_in_a_configuration_are_one_line(name: str, tmp_path: Pat
 def test_other_configurations_are_not_refused(model: Any, tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump({"model": model}))
-    assert lineage(path) == [path]
+    assert [config.path for config in lineage(path)] == [path]
