@@ -129,8 +129,10 @@ def check_classes(config: Any) -> None:
     """Raises a SettingError where a value of a configuration is a function of ours or Lightning's.
 
     A setting names classes, which jsonargparse holds against what the place asks for; a function is held against
-    nothing.
+    nothing. What is no setting but an object, such as a default, nobody has named.
     """
+    from jsonargparse import Namespace  # here: a list of verbs does not wait for it
+
     waiting = [config]
     while waiting:
         value = waiting.pop()
@@ -140,7 +142,7 @@ def check_classes(config: Any) -> None:
                 raise untrusted("class_path", name)
         elif isinstance(value, list | tuple):
             waiting += value
-        elif isinstance(value, dict) or hasattr(value, "__dict__"):
+        elif isinstance(value, dict | Namespace):
             waiting += (value if isinstance(value, dict) else vars(value)).values()
 
 
