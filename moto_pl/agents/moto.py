@@ -11,7 +11,7 @@ from torch import Tensor
 
 from moto_pl.nn import States, WorldModelConfig
 from moto_pl.nn.actor_critic import QEnsemble, ValueCritic, expand, masked_mean, trajectory_weights
-from moto_pl.ops import Key, Ops, Stream, integers, lambda_return, uniform
+from moto_pl.ops import Key, Ops, Stream, integers, lambda_return
 from moto_pl.ops.latent import check_disagreement
 from moto_pl.replay.sampler import SequenceBatch
 from moto_pl.schedule import Components
@@ -116,15 +116,19 @@ class MOTO(ImaginationAgent):
             # Critics, on imagined steps, and on the real ones that led to s_0: their reward, then what s_0 is worth.
             imagined = critic(features[:-1].detach(), action[:-1].detach())  # [Q, H - 1, N]
             real = critic(starts.previous.features, starts.action)  # [Q, N]
-            value = bootstrap[0] if config.real_return == "imagined" else self.data_value(batch["agent"], starts, key)
-            real_target = starts.reward + config.gamma * starts.goes_on * value  # [N]
+            worth = (
+                bootstrap[0]
+                if config.real_return == "imagined"
+                else self.data_value(batch["agent"], starts, member, key)
+            )
+            real_target = starts.reward + config.gamma * starts.goes_on * worth  # [N]
             assert imagined.shape[1:] == target[:-1].shape and real.shape[1:] == real_target.shape == starts.valid.shape
             model_loss = (0.5 * (imagined - target[:-1]).square() * weights[:-1]).mean()
             real_loss = masked_mean(0.5 * (real - real_target).square(), starts.valid)
             # The actor: the same expansion of what the critics now say, with the gradient through all of the rollout.
             q = critic.actor_value(features, action, config.actor_value)  # [H, N]
-            returns, expanded = expand(penalised, q, discount, config.lambda_, self.ops)
-            gain, entropy = (weights * expanded).mean(), (weights * rollout.entropy).mean()
+            returns, value = expand(penalised, q, discount, config.lambda_, self.ops)
+            gain, entropy = (weights * value).mean(), (weights * rollout.entropy).mean()
             more = {"critic/model": model_loss, "critic/real": real_loss}
             more |= {"actor/value": -gain, "actor/entropy_bonus": -entropy}
             figures = {"critic/value": q.detach().mean(), "critic/target": target[:-1].mean()}
@@ -141,15 +145,19 @@ class MOTO(ImaginationAgent):
         return self.config.horizon - 1 if self.config.critic == "q_ensemble" else self.config.horizon
 
     @torch.no_grad()
-    def data_value(self, batch: SequenceBatch, starts: Starts, key: Key) -> Tensor:
-        """What each start state of sequences [B, T] was worth, by what was earned after it in its sequence: [N]."""
+    def data_value(self, batch: SequenceBatch, starts: Starts, member: Tensor, key: Key) -> Tensor:
+        """What each start state of sequences [B, T] was worth, by what was earned after it in its sequence: [N].
+
+        Args:
+            batch: the sequences.
+            starts: drawn from them.
+            member: the target critic that says what a sequence's states were worth to the policy.
+            key: names the policy's draws there.
+        """
         config, critic = self.config, self.critic
         assert isinstance(critic, QEnsemble)
         features = starts.rows.features  # [T, B, F]
-        dist = self.actor.dist(features)
-        action = dist.sample(uniform(key.fold(TARGET), Stream.ACTION, tuple(dist.mean.shape), features.device))
-        member = integers(key.fold(TARGET), Stream.TARGET, config.critics, (1,), features.device)
-        q = critic.target_value(features, action, member)  # [T, B]
+        q = critic.target_value(features, self.latent_action(features, "sample", key.fold(TARGET)), member)  # [T, B]
         # Row t + 1 holds the reward for what was done in row t's state.
         reward = batch.reward.transpose(0, 1)[1:]
         goes_on = 1 - batch.is_terminal.transpose(0, 1)[1:].float()
@@ -177,9 +185,8 @@ class MOTO(ImaginationAgent):
         """1 where the data's lambda-return G_t is at least Q(s_t, a ~ pi), for [B, T] and [T - 1, B, F]: [T - 1, B]."""
         config, critic = self.config, self.critic
         assert isinstance(critic, QEnsemble)
-        dist = self.actor.dist(features)
-        noise = uniform(key.fold(CLONE), Stream.ACTION, tuple(dist.mean.shape), features.device)
-        q = critic.actor_value(features, dist.sample(noise), "mean")  # [T - 1, B]
+        own = self.latent_action(features, "sample", key.fold(CLONE))  # [T - 1, B, A]
+        q = critic.actor_value(features, own, "mean")  # [T - 1, B]
         reward = batch.reward.transpose(0, 1)[1:-1]
         goes_on = 1 - batch.is_terminal.transpose(0, 1)[1:-1].float()
         returns = lambda_return(reward, q, config.gamma * goes_on, config.lambda_, ops=self.ops)

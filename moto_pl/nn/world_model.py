@@ -320,11 +320,15 @@ class WorldModel(nn.Module):
             steps: H, at least 1.
             key: names the draws: latents, and a member a step for the whole batch.
         """
-        rssm, cell, prior = self.rssm, self.rssm.cell(), self.rssm.prior()
         noise = draw_noise(self.latent, key, (steps, len(start.deter)), start.deter)
-        member = integers(key, Stream.MEMBER, rssm.ensemble, (steps,), start.deter.device)
+        member = integers(key, Stream.MEMBER, self.rssm.ensemble, (steps,), start.deter.device)
+        return self._rolled(start, act, member, noise)
+
+    def _rolled(self, start: States, act: Act, member: Tensor, noise: Tensor) -> Rollout:
+        """As :meth:`roll`, with these draws: members [H] or, one a state, [H, B], and noise [H, B, ...]."""
+        cell, prior = self.rssm.cell(), self.rssm.prior()
         states, actions, members = [start], [], []
-        for i in range(steps):
+        for i in range(len(noise)):
             actions.append(act(i, states[-1]))
             deter = transition(*states[-1], actions[-1], cell)
             members.append(priors(deter, prior))  # [K, B, P]
@@ -402,28 +406,21 @@ class WorldModel(nn.Module):
         The other losses look one step ahead, from states that have seen every frame. Imagination looks further, from
         states of its own making, and the actor goes wherever these promise what is not there.
         """
-        config, rssm, device = self.config, self.rssm, batch.reward.device
+        config, ensemble, device = self.config, self.rssm.ensemble, batch.reward.device
         B, T = batch.is_first.shape
         steps, count = min(config.open_loop_steps, T - 1), config.open_loop_rows
         t = integers(key, Stream.ROWS, T - steps, (count,), device)
         b = integers(key.fold(1), Stream.ROWS, B, (count,), device)
-        member = integers(key, Stream.MEMBER, rssm.ensemble, (steps, count), device)  # one a state: all heads roll
+        member = integers(key, Stream.MEMBER, ensemble, (steps, count), device)  # one a state: all heads roll
         noise = draw_noise(self.latent, key, (steps, count), post.params)
-        states = post.states.map(lambda x: x[t, b])  # [N, ...]
-        cell, prior = rssm.cell(), rssm.prior()
-        followed = torch.ones(count, device=device)  # 0 where another episode begins
-        errors, divergences = [], []
-        for i in range(steps):
-            t = t + 1
-            followed = followed * (1 - batch.is_first[b, t].float())
-            deter = transition(*states, batch.action[b, t], cell)
-            params = choose(priors(deter, prior), member[i])  # [N, P]
-            states = States(deter, sample(self.latent, params, noise[i]))
-            errors.append(followed * 0.5 * (self.predict_reward(states) - batch.reward[b, t]).square())
-            divergences.append(followed * kl(self.latent, post.params[t, b].detach(), params))
+        at = t + 1 + torch.arange(steps, device=device).unsqueeze(1)  # [H, N] rows that followed
+        rolled = self._rolled(post.states.map(lambda x: x[t, b]), replayed(batch.action[b, at]), member, noise)
+        params = choose(rolled.prior.flatten(1, 2), member.flatten()).unflatten(0, (steps, count))  # [H, N, P]
+        reward = self.predict_reward(rolled.states.map(lambda x: x[1:]))  # [H, N]
+        followed = (1 - batch.is_first[b, at].float()).cumprod(0)  # 0 from where another episode begins
         return {
-            "model/open_loop_reward": torch.stack(errors).mean(),
-            "model/open_loop_kl": torch.stack(divergences).mean(),
+            "model/open_loop_reward": (followed * 0.5 * (reward - batch.reward[b, at]).square()).mean(),
+            "model/open_loop_kl": (followed * kl(self.latent, post.params[at, b].detach(), params)).mean(),
         }
 
     def disagreement(self, prior: Tensor, stoch: Tensor, kind: Disagreement) -> Tensor:

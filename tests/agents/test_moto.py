@@ -712,12 +712,12 @@ def test_data_value_by_hand() -> None:
     assert isinstance(agent.critic, QEnsemble)
     batch = sequences(seed=2)
     starts = agent.draw_starts(batch, KEY)
-    found = agent.data_value(batch, starts, KEY)
-    features = starts.rows.features
-    dist = agent.actor.dist(features)
     key = KEY.fold(TARGET)
-    action = dist.sample(uniform(key, Stream.ACTION, tuple(dist.mean.shape), features.device))
+    features = starts.rows.features
     member = integers(key, Stream.TARGET, 3, (1,), features.device)
+    found = agent.data_value(batch, starts, member, KEY)
+    dist = agent.actor.dist(features)
+    action = dist.sample(uniform(key, Stream.ACTION, tuple(dist.mean.shape), features.device))
     q = agent.critic.target_value(features, action, member)  # [T, B]
     B, T = batch.reward.shape
     expected = torch.empty(T, B)
