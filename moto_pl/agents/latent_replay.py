@@ -48,6 +48,8 @@ class LatentReplayAgent(ModelBasedAgent):
     """
 
     operators = ("observe",)
+    config: LatentBehaviourConfig
+    batch: LatentBatchConfig
     actor: MLP
     critic: QEnsemble
 
@@ -61,21 +63,18 @@ class LatentReplayAgent(ModelBasedAgent):
         seed: int,
         settings: dict[str, Any],
     ) -> None:
-        super().__init__(optim or LatentOptimConfig(), ops, seed)
-        self.model_config, self.config = world_model or LatentModelConfig(), behaviour or LatentBehaviourConfig()
-        self.batch = batch or LatentBatchConfig()
+        super().__init__(
+            world_model or LatentModelConfig(),
+            behaviour or LatentBehaviourConfig(),
+            batch or LatentBatchConfig(),
+            optim or LatentOptimConfig(),
+            ops,
+            seed,
+        )
+        self.settings |= settings
         self.replay = LatentReplay(self.config.replay_capacity)
         self._replay_round, self._encoded = -1, 0  # the last round that added to it, and episodes that it has seen
         self._manifest: dict[str, Any] | None = None  # of a checkpoint that is to be resumed
-        self.settings = {
-            "world_model": self.model_config,
-            "behaviour": self.config,
-            "batch": self.batch,
-            "optim": self.optim,
-            "ops": ops,
-            "seed": seed,
-            **settings,
-        }
 
     def parts(self) -> dict[str, BatchPart]:
         """The world model's sequences; the rest of a batch comes from the latent replay."""

@@ -40,6 +40,9 @@ class ModelBasedAgent(Agent):
     """An agent with a world model, an actor and a critic on its latent states.
 
     Args:
+        world_model: sizes and losses of the world model.
+        behaviour: the subclass's settings of actor, critics and imagination.
+        batch: the subclass's sizes of a training batch.
         optim: learning rates and clipping.
         ops: which operators imagine and observe.
         seed: keys initial weights and noise.
@@ -53,9 +56,19 @@ class ModelBasedAgent(Agent):
     actor: nn.Module
     critic: nn.Module
 
-    def __init__(self, optim: OptimConfig, ops: Ops, seed: int) -> None:
+    def __init__(
+        self, world_model: WorldModelConfig, behaviour: Any, batch: Any, optim: OptimConfig, ops: Ops, seed: int
+    ) -> None:
         super().__init__(seed, optim.weight_decay, optim.adam_eps, optim.final_lr, optim.ema_decay)
-        self.optim, self.ops = optim, ops
+        self.model_config, self.config, self.batch, self.optim, self.ops = world_model, behaviour, batch, optim, ops
+        self.settings = {
+            "world_model": world_model,
+            "behaviour": behaviour,
+            "batch": batch,
+            "optim": optim,
+            "ops": ops,
+            "seed": seed,
+        }
         self._warned_of_ends = False
 
     def param_groups(self) -> list[ParamGroup]:
@@ -183,6 +196,7 @@ class ImaginationAgent(ModelBasedAgent):
     """
 
     config: ImaginationConfig
+    batch: BatchConfig
     actor: Actor
     critic: QEnsemble | ValueCritic
     #: The estimator of the members' disagreement in rollouts.
@@ -197,17 +211,9 @@ class ImaginationAgent(ModelBasedAgent):
         ops: Ops,
         seed: int,
     ) -> None:
-        super().__init__(optim or OptimConfig(), ops, seed)
-        self.model_config, self.config = world_model or WorldModelConfig(), behaviour
-        self.batch = batch or BatchConfig()
-        self.settings = {
-            "world_model": self.model_config,
-            "behaviour": self.config,
-            "batch": self.batch,
-            "optim": self.optim,
-            "ops": ops,
-            "seed": seed,
-        }
+        super().__init__(
+            world_model or WorldModelConfig(), behaviour, batch or BatchConfig(), optim or OptimConfig(), ops, seed
+        )
 
     def parts(self) -> dict[str, BatchPart]:
         """Model and agent sequences."""
