@@ -89,6 +89,13 @@ class Built:
     recording: Recording
 
 
+def check_counts(episodes: int, seed: int, workers: int) -> None:
+    """Refuses counts below 1 and a seed below 0."""
+    if episodes < 1 or seed < 0 or workers < 1:
+        setting = "episodes" if episodes < 1 else "seed" if seed < 0 else "workers"
+        raise SettingError(setting, min(episodes, seed, workers), "Use 1 or more (a seed may be 0).")
+
+
 def demonstration_seed(seed: int, episode: int, attempt: int) -> int:
     """Environment seed of an attempt at an episode: in [0, 2**30), so never that of an evaluation episode."""
     return int(np.random.SeedSequence([seed, episode, attempt]).generate_state(1)[0]) % EVALUATION_SEEDS

@@ -17,7 +17,7 @@ from moto_pl.datasets.kitchen.arm import KitchenArm
 from moto_pl.datasets.kitchen.orders import FREE_TASK_SHARE, Order, sequence
 from moto_pl.datasets.minari_io import DatasetReader, default_id, open_dataset, refuse_existing, write_dataset
 from moto_pl.datasets.parallel import in_processes
-from moto_pl.datasets.recording import MAX_ATTEMPTS, Built, Recording, demonstration_seed, versions
+from moto_pl.datasets.recording import MAX_ATTEMPTS, Built, Recording, check_counts, demonstration_seed, versions
 from moto_pl.envs import KITCHEN_OBJECTS, KITCHEN_TASKS, kitchen_id
 from moto_pl.envs.kitchen import ACTION_SIZE, KitchenEnv
 from moto_pl.envs.rendering import Quality, select_backend
@@ -176,9 +176,7 @@ def _check(
         raise SettingError(
             "dataset", f"kitchen/{kind}", f"Use one of {', '.join(f'kitchen/{name}' for name in KINDS)}."
         )
-    if episodes < 1 or seed < 0 or workers < 1:
-        setting = "episodes" if episodes < 1 else "seed" if seed < 0 else "workers"
-        raise SettingError(setting, min(episodes, seed, workers), "Use 1 or more (a seed may be 0).")
+    check_counts(episodes, seed, workers)
     for name, value in (("noise", noise), ("task_share", task_share)):
         if value is not None and not 0.0 <= value <= 1.0:
             raise SettingError(name, value, "Use a number from 0 to 1.")

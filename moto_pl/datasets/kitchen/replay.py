@@ -15,7 +15,7 @@ from rich.progress import track
 from moto_pl.datasets.minari_io import default_id, open_dataset, refuse_existing, write_dataset
 from moto_pl.datasets.npz_import import find_npz, read_npz
 from moto_pl.datasets.parallel import in_processes
-from moto_pl.datasets.recording import Built, Recording, demonstration_seed, versions
+from moto_pl.datasets.recording import Built, Recording, check_counts, demonstration_seed, versions
 from moto_pl.envs import KITCHEN_TASKS, kitchen_id
 from moto_pl.envs.kitchen import ACTION_SIZE, KitchenEnv
 from moto_pl.envs.rendering import Quality, select_backend
@@ -77,9 +77,7 @@ def build_replay(
         raise SettingError("source", "nothing", "Name the episodes to replay: --source, npz files or a dataset.")
     if task not in KITCHEN_TASKS:
         raise SettingError("task", repr(task), f"Use one of {', '.join(KITCHEN_TASKS)}.")
-    if episodes < 1 or seed < 0 or workers < 1:
-        setting = "episodes" if episodes < 1 else "seed" if seed < 0 else "workers"
-        raise SettingError(setting, min(episodes, seed, workers), "Use 1 or more (a seed may be 0).")
+    check_counts(episodes, seed, workers)
     if not 0.0 <= noise <= 1.0:
         raise SettingError("noise", noise, "Use a standard deviation from 0 to 1.")
     target = output or default_id("kitchen/replay")
