@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
 from moto_pl.errors import SettingError
 from moto_pl.evaluations import read_evaluations
 from moto_pl.schedule import Schedule
-from moto_pl.training.ingest import MARKER
+from moto_pl.training.ingest import ingested
 
 #: Of a run's directory, what stays where it is: the lock is held, and a campaign is writing its log.
 _STAYS = (".lock", "log.txt")
@@ -51,8 +50,8 @@ def refuse_lost_progress(root: Path, damaged: dict[str, str], schedule: Schedule
 def _online_episodes(replay: Path) -> int:
     """Episodes beyond those of the dataset."""
     try:
-        offline = int(json.loads((replay / MARKER).read_text())["episodes"])
-    except (OSError, ValueError, TypeError, KeyError, RecursionError, OverflowError):
+        offline = ingested(replay)
+    except (SettingError, ValueError, TypeError, KeyError, RecursionError, OverflowError):
         return 0  # the dataset was not taken in whole yet
     return max(0, len(list(replay.glob("*.safetensors"))) - offline)
 
