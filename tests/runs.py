@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import warm
 
+import warm
 from moto_pl.evaluations import read_evaluations
 
 ROOT = Path(__file__).parents[1]

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import lightning as L
 import pytest
-from test_house import FLOORS
 
 from moto_pl import cli
 from moto_pl.campaigns.check import check
@@ -25,6 +24,7 @@ from moto_pl.envs.rendering import select_backend
 from moto_pl.errors import SettingError
 from moto_pl.training.configs import LIGHTNING_VERBS, config_names, config_path, settings_of
 from moto_pl.verbs import Verb
+from test_house import FLOORS
 
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))

@@ -9,12 +9,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import listening_env
 import numpy as np
 import pytest
 import torch
 import yaml
 
+import listening_env
 from moto_pl.agents.base import Agent, RunFacts
 from moto_pl.agents.loading import build_agent
 from moto_pl.agents.model_based import ModelBasedAgent

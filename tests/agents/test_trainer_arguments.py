@@ -14,7 +14,6 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
-from test_errors import MENTIONED, is_known
 
 from moto_pl.agents import BC
 from moto_pl.agents.model_free import PixelConfig, TDConfig
@@ -27,6 +26,7 @@ from moto_pl.training.cli import MotoCLI
 from moto_pl.training.datamodule import OfflineToOnlineDataModule
 from moto_pl.training.launch import run_lightning
 from runs import AGENTS, assert_same_end, assert_same_weights, final, small
+from test_errors import MENTIONED, is_known
 
 ROOT = Path(__file__).parents[2]
 DEBUG = ROOT / "configs/debug.yaml"

@@ -10,13 +10,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 import warm
 from campaigns_files import SHORT, TINY, attempts, command, processes, run, start, wait_for, write
-from runs import assert_same_weights, environment, final
-
 from moto_pl.campaigns.plan import read_campaign
 from moto_pl.campaigns.results import COLUMNS
 from moto_pl.cli import main
+from runs import assert_same_weights, environment, final
 
 #: Long enough to be killed half-way: ten rounds of two steps.
 LONGER = (*SHORT[:2], "--data.online_steps=18", "--data.updates_per_episode=2")

@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 
 import pytest
-from campaigns_files import attempts, processes, write
 from rich.console import Console
 
+from campaigns_files import attempts, processes, write
 from moto_pl.campaigns.plan import read_campaign
 from moto_pl.campaigns.progress import Progress, checkpoint_step, planned_steps, read_progress
 from moto_pl.campaigns.table import Status, campaign_table

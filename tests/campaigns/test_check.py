@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import yaml
-from campaigns_files import write
 
+from campaigns_files import write
 from moto_pl.campaigns.check import Checker, check, check_finished
 from moto_pl.campaigns.plan import read_campaign
 from moto_pl.cli import main

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import yaml
-from campaigns_files import write
 
+from campaigns_files import write
 from moto_pl.campaigns.plan import KEYS, read_campaign
 from moto_pl.cli import main
 from moto_pl.errors import SettingError

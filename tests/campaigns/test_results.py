@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
-from campaigns_files import write
 
+from campaigns_files import write
 from moto_pl.campaigns.plan import Campaign, Run, read_campaign
 from moto_pl.campaigns.results import COLUMNS, has_rows, keep_rows, method, rows_path, wall_seconds
 from moto_pl.errors import SettingError

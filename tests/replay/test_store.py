@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from faults import WatchedFile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from replay_episodes import assert_same, make_episode
 
+from faults import WatchedFile
 from moto_pl.errors import SettingError
 from moto_pl.replay import Episode, EpisodeStore
 

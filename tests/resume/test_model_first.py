@@ -6,6 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
+
 from runs import assert_same_end, fault, final, fit
 
 STRETCHES = ("--data.pretrain", "model_first", "--data.model_steps", "10", "--data.offline_steps", "10")

@@ -6,6 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
+
 from runs import assert_same_end, fault, final
 from runs import cold_fit as fit  # tests/warm.py says why
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from runs import assert_same_end, fit
 
 from moto_pl.agents import MOTO
 from moto_pl.errors import SettingError
@@ -19,6 +18,7 @@ from moto_pl.rollout.background import Collector, Job
 from moto_pl.rollout.pool import EnvPool
 from moto_pl.rollout.roll import roll_episodes
 from moto_pl.threads import ONE_THREAD
+from runs import assert_same_end, fit
 
 pytestmark = pytest.mark.slow
 ENV, OPTIONS = "moto_pl/Reach-v0", {"episode_steps": 6}
