@@ -11,7 +11,7 @@ from moto_pl.errors import SettingError
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file under another name first, flushes it, and renames it.
+    """Writes a file under another name first, flushes it, renames it, and flushes its new name.
 
     Raises:
         OSError: where it cannot be written; nothing is left behind.
@@ -23,9 +23,34 @@ def write_whole(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        sync(path.parent)
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def sync(path: Path) -> None:
+    """Waits until what was done to a file, or to the names in a directory, is on the disk.
+
+    A file's content and its name are two things: a new name lasts when its directory is flushed.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_directory(path: Path) -> None:
+    """Makes a directory, and those above it where they are missing, so that they last.
+
+    Raises:
+        OSError: where that is impossible.
+    """
+    missing = [directory for directory in (path, *path.parents) if not directory.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for directory in reversed(missing):
+        sync(directory.parent)
 
 
 def lock_run(
@@ -41,7 +66,7 @@ def lock_run(
     Raises:
         SettingError: where another process has it.
     """
-    directory.mkdir(parents=True, exist_ok=True)
+    make_directory(directory)
     file = open(directory / ".lock", "w")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -12,6 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+from power import acknowledge
+
+from moto_pl.callbacks.evaluation import EvaluationRecorder
+from moto_pl.checkpoints import DurableCheckpointIO
 
 
 class FaultAt(L.Callback):
@@ -101,3 +105,24 @@ class ClockBack(L.Callback):
                 original = getattr(time, name)
                 begin = original()
                 setattr(time, name, lambda original=original, begin=begin: 2 * begin - original() - 86400.0)
+
+
+class Acknowledge(L.Callback):
+    """Notes in the recording of tests/power.py which checkpoints and evaluations are said to be kept.
+
+    Args:
+        directory: name of the recorded directory.
+    """
+
+    def __init__(self, directory: str) -> None:
+        def noted(owner: type, name: str, what: Callable[..., str]) -> None:
+            original = getattr(owner, name)
+
+            def then_noted(*args: Any, **kwargs: Any) -> None:
+                original(*args, **kwargs)
+                acknowledge(f"{directory}/{what(*args)}")
+
+            setattr(owner, name, then_noted)
+
+        noted(DurableCheckpointIO, "save_checkpoint", lambda io, checkpoint, *rest: f"{checkpoint['global_step']}")
+        noted(EvaluationRecorder, "_write", lambda recorder, trainer, *rest: f"evaluation {trainer.global_step}")

@@ -15,7 +15,8 @@ ROOT = Path(moto_pl.__file__).parent
 #: From the ground up; rooms of one floor do not know each other. docs/architecture.md shows it.
 FLOORS = (
     ("errors", "signals", "threads"),
-    ("files", "evaluations", "schedule", "checkpoints", "verbs", "ops", "envs"),
+    ("files",),
+    ("evaluations", "schedule", "checkpoints", "verbs", "ops", "envs"),
     ("replay",),
     ("nn", "rollout", "datasets"),
     ("agents",),

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from moto_pl.evaluations import FILE
+from moto_pl.files import make_directory, sync
 
 from .video import side_by_side, write_video
 
@@ -112,10 +113,11 @@ class EvaluationRecorder(L.Callback):
         if data.objects:
             record["objects"] = list(data.objects)
             record["completed"] = [row["completed"] for row in results]
-        root.mkdir(parents=True, exist_ok=True)
+        make_directory(root)
         with open(root / FILE, "a") as file:
             file.write(json.dumps(record) + "\n")
             file.flush()
             os.fsync(file.fileno())
+        sync(root)
         if self._videos:
             write_video(root / "videos" / f"{stage}_{step:07d}.mp4", side_by_side(self._videos))

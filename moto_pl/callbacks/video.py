@@ -9,6 +9,8 @@ from typing import Any
 import imageio.v2 as imageio
 import numpy as np
 
+from moto_pl.files import sync
+
 
 def write_video(path: Path, frames: np.ndarray, fps: int = 20, scale: int = 4) -> None:
     """Writes an mp4 (H.264, yuv420p), whole under another name first.
@@ -30,6 +32,7 @@ def write_video(path: Path, frames: np.ndarray, fps: int = 20, scale: int = 4) -
         with writer:
             for frame in enlarged:
                 writer.append_data(frame)
+        sync(temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

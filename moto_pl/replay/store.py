@@ -25,8 +25,13 @@ import numpy as np
 import torch
 
 from moto_pl.errors import SettingError
+from moto_pl.files import make_directory, sync
 from moto_pl.replay.episode import EXTRA_NAME, EXTRA_TYPES, Episode, EpisodeFigures, InfoValue, rows
 
+MARKER = "dataset.json"
+"""In a run's replay: which dataset its first episodes are from. ``episodes`` is there once all are taken in."""
+HELD_OUT = "held_out"
+"""In a run's replay: the dataset's episodes that are not trained on."""
 _ALIGNMENT = 64
 _MAX_HEADER = 2**20
 _TEMPORARY = ".tmp"
@@ -106,7 +111,7 @@ class EpisodeStore:
         if max_bytes is not None and max_bytes < 1:
             raise SettingError("max_bytes", max_bytes, "Give a size in bytes, or None.")
         try:
-            self.root.mkdir(parents=True, exist_ok=True)
+            make_directory(self.root)
         except OSError as error:
             raise SettingError(str(self.root), error.strerror, "Name a directory that can be written.") from error
         #: Changes whenever the list of episodes does.
@@ -253,11 +258,7 @@ class EpisodeStore:
                     os.replace(temporary, path)
                 finally:
                     os.close(file)
-                directory = os.open(self.root, os.O_RDONLY)
-                try:
-                    os.fsync(directory)
-                finally:
-                    os.close(directory)
+                sync(self.root)
             except BaseException:
                 temporary.unlink(missing_ok=True)
                 raise
@@ -279,6 +280,15 @@ class EpisodeStore:
                         path.unlink()
                 except OSError:
                     continue  # its writer is at work, another process removed it, or it is not ours to remove
+
+
+def check_episode(path: Path) -> None:
+    """Reads every byte of an episode's file.
+
+    Raises:
+        SettingError: names the file, and what is wrong with it.
+    """
+    _open(path, check=True)
 
 
 def _encode(episode: Episode) -> tuple[bytes, list[memoryview]]:

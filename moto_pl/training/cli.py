@@ -28,7 +28,7 @@ from moto_pl.callbacks.progress import RunProgress
 from moto_pl.callbacks.throughput import Throughput
 from moto_pl.checkpoints import BEST, DurableCheckpointIO, load_checkpoint, newest_checkpoint
 from moto_pl.errors import SettingError
-from moto_pl.files import lock_run
+from moto_pl.files import lock_run, sync
 from moto_pl.training.configs import LIGHTNING_VERBS
 from moto_pl.training.datamodule import OfflineToOnlineDataModule
 from moto_pl.training.memory import keep_freed_memory
@@ -230,7 +230,9 @@ class MotoCLI(LightningCLI):
         """Writes what was asked for to ``<run>/config.yaml``, whole, then renames."""
         temporary = root / "config.yaml.tmp"
         self._parser("fit").save(self.config["fit"], temporary, skip_unset=False, overwrite=True, multifile=False)
+        sync(temporary)
         os.replace(temporary, root / "config.yaml")
+        sync(root)
 
     def _checkpoint(self, ckpt_path: str | None) -> str:
         directory = Path(self.trainer.default_root_dir) / "checkpoints"

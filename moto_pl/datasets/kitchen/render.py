@@ -25,6 +25,7 @@ from moto_pl.envs import KITCHEN_OBJECTS, KITCHEN_TASKS, kitchen_id
 from moto_pl.envs.kitchen import ACTION_SIZE, KitchenEnv, check_objects, objects_in_place
 from moto_pl.envs.rendering import Quality, select_backend
 from moto_pl.errors import SettingError
+from moto_pl.files import make_directory, sync, write_whole
 from moto_pl.replay.episode import Episode
 
 TOLERANCE = 0.02
@@ -297,8 +298,9 @@ def _begin(parts: Path, settings: Mapping[str, Any]) -> None:
         for left_over in parts.glob(".episode_*"):
             left_over.unlink()
         return
-    parts.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(parts.parent)
     temporary = parts.with_name(f"{parts.name}.{os.getpid()}")
     temporary.mkdir()
-    (temporary / "settings.json").write_text(text)
+    write_whole(temporary / "settings.json", text.encode())
     temporary.rename(parts)
+    sync(parts.parent)
