@@ -137,7 +137,7 @@ def record(
     """Runs a command, which must end with status 0, and records what it does below each of some empty directories."""
     assert not any(path for directory in directories for path in directory.iterdir())
     strace = ["strace", "-f", "--seccomp-bpf", "-y", "-xx", "-s", str(2**26), "-e", f"trace={','.join(CALLS)}"]
-    done = subprocess.run([*strace, "-o", str(log), *command], env=env, capture_output=True, text=True, timeout=280)
+    done = subprocess.run([*strace, "-o", str(log), *command], env=env, capture_output=True, text=True, timeout=1000)
     assert done.returncode == 0, done.stderr[-3000:]
     return [_read(log, directory.resolve()) for directory in directories]
 
