@@ -15,7 +15,7 @@ import lightning as L
 from power import acknowledge
 
 from moto_pl.callbacks.evaluation import EvaluationRecorder
-from moto_pl.checkpoints import DurableCheckpointIO
+from moto_pl.checkpoints import LAST, DurableCheckpointIO
 
 
 class FaultAt(L.Callback):
@@ -124,5 +124,10 @@ class Acknowledge(L.Callback):
 
             setattr(owner, name, then_noted)
 
-        noted(DurableCheckpointIO, "save_checkpoint", lambda io, checkpoint, *rest: f"{checkpoint['global_step']}")
+        def saved(io: Any, checkpoint: dict[str, Any], path: Any, *rest: Any) -> str:
+            # A run goes on from the last one; the best may be ahead of it for a moment.
+            prefix = "" if Path(path).name == LAST else f"{Path(path).name} "
+            return f"{prefix}{checkpoint['global_step']}"
+
+        noted(DurableCheckpointIO, "save_checkpoint", saved)
         noted(EvaluationRecorder, "_write", lambda recorder, trainer, *rest: f"evaluation {trainer.global_step}")

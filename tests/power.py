@@ -410,15 +410,26 @@ class State:
             digest.update(path.encode() + b"\0" + (b"" if content is None else self.recording.digest(content)))
         return digest.digest()
 
-    def write(self, root: Path) -> None:
-        """Makes it so below a directory, in place of what is there."""
+    def write(self, root: Path, pool: Path | None = None) -> None:
+        """Makes it so below a directory, in place of what is there.
+
+        Args:
+            root: the directory.
+            pool: another one, in which what is whole is kept and linked to; only for disks that are read.
+        """
         shutil.rmtree(root, ignore_errors=True)
         root.mkdir(parents=True)
         for path, content in self.tree().items():
             if content is None:
                 (root / path).mkdir()
-            else:
+            elif pool is None or content.kept != content.flushed:
                 (root / path).write_bytes(self.recording.content(content))
+            else:
+                whole = pool / f"{content.node}-{content.kept}"
+                if not whole.exists():
+                    pool.mkdir(exist_ok=True)
+                    whole.write_bytes(self.recording.content(content))
+                os.link(whole, root / path)
 
 
 class _Cut:

@@ -214,13 +214,18 @@ def check_video(root: Path, acknowledged: list[str]) -> None:
         assert content[4:8] == b"ftyp" and b"moov" in content and b"mdat" in content  # its index is written last
 
 
+_LOADED: set[int] = set()
+
+
 def check_run(root: Path, acknowledged: list[str]) -> None:
     """What must hold of a run of the debug configuration in ``root / "run"`` (``faults.Acknowledge``)."""
     run = root / "run"
     if (run / "config.yaml").exists():
         assert yaml.safe_load((run / "config.yaml").read_text())["data"]["online_steps"] > 0
     for path in run.glob("checkpoints/*.ckpt"):
-        load_checkpoint(path)  # whatever has a checkpoint's name is one
+        if (file := path.stat()).st_nlink == 1 or file.st_ino not in _LOADED:  # states link to what they have in common
+            load_checkpoint(path)  # whatever has a checkpoint's name is one
+            _LOADED.add(file.st_ino)
     newest = newest_checkpoint(run / "checkpoints")
     step = 0 if newest is None else int(load_checkpoint(newest)["global_step"])
     assert step >= max(numbers(acknowledged), default=0), f"the newest checkpoint is of step {step}"

@@ -172,7 +172,7 @@ def every_power_cut(bench: Bench, run: Path, rng: random.Random) -> Injection:
     """All disks that power cuts may leave, looked at and not gone on with."""
     problems, count = [], 0
     for how, state in power.states(bench.recording, share=bench.share, seed=rng.randrange(10**6)):
-        state.write(run.parent)
+        state.write(run.parent, bench.root / "pool")
         count += 1
         try:
             check_run(run.parent, state.acknowledged)

@@ -11,7 +11,7 @@ from soak import FAULTS, Bench, inject
 
 @pytest.fixture(scope="session")
 def bench(reach_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return Bench(tmp_path_factory.mktemp("soak"), reach_dataset, share=0.1)
+    return Bench(tmp_path_factory.mktemp("soak"), reach_dataset, share=0.03)
 
 
 @pytest.mark.slow
