@@ -37,8 +37,8 @@ lint: setup ## ruff and mypy
 test: lint ## lint, types and all tests
 	$(BIN)/pytest -n 2 --dist worksteal --durations=20
 
-soak: setup ## faults injected into whole runs, again and again (half an hour on two cores); fails if anything is lost
-	PYTHONPATH=.:tests $(BIN)/python tests/soak.py
+soak: setup ## faults injected into whole runs, again and again (half an hour on two cores); KILLS=1000 make soak: hours of kills alone
+	PYTHONPATH=.:tests $(BIN)/python tests/soak.py $(if $(KILLS),--kills $(KILLS) --out benchmarks/results/soak.json)
 
 demo: setup ## from ten demonstrations to a fine-tuned policy, and a report
 	$(BIN)/moto demo

@@ -12,7 +12,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_warn
 
 from moto_pl.errors import SettingError
-from moto_pl.files import whole
+from moto_pl.files import make_directory, whole
 from moto_pl.pickled import Claim, read_claims
 from moto_pl.reading import check
 
@@ -88,7 +88,7 @@ class DurableCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Saves; the file under ``path`` is the old one or the new one, at any moment."""
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_directory(path.parent)
         # The one before stays: a disk may lose what it has flushed.
         previous = path.with_name(PREVIOUS) if path.name == LAST else None
         try:

@@ -105,7 +105,7 @@ def _open_held(path: Path) -> int:
     while True:
         if path.is_symlink():
             path.unlink(missing_ok=True)  # a link that waits there would have its target overwritten
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         try:
             with contextlib.suppress(OSError):  # a file system without locks: nobody can take it for a leftover there
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -118,6 +118,20 @@ def _open_held(path: Path) -> int:
             os.close(descriptor)
             raise
         os.close(descriptor)
+
+
+def make_directory(path: Path) -> None:
+    """Makes a directory, and those above it where they are missing, so that they last.
+
+    A file's content and its name are two things: a new name lasts when its directory is flushed.
+
+    Raises:
+        OSError: where that is impossible.
+    """
+    missing = [directory for directory in (path, *path.parents) if not directory.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for directory in reversed(missing):
+        sync(directory.parent)
 
 
 @contextmanager
@@ -134,7 +148,7 @@ def lock_run(
     Raises:
         SettingError: where another process has it, or its file system knows no locks.
     """
-    directory.mkdir(parents=True, exist_ok=True)
+    make_directory(directory)
     path = directory / LOCK
     if path.is_symlink():
         raise SettingError(setting, f"{path}, a link that leads elsewhere", "Remove the link.")

@@ -13,6 +13,10 @@ from typing import Any
 
 import lightning as L
 
+from moto_pl.callbacks.evaluation import EvaluateEpisodes
+from moto_pl.checkpoints import LAST, DurableCheckpointIO
+from power import acknowledge
+
 
 class FaultAt(L.Callback):
     """Sends ``signal_name`` to this process when gradient step ``step`` is reached at ``point``.
@@ -133,3 +137,29 @@ class ClockBack(L.Callback):
                 original = getattr(time, name)
                 begin = original()
                 setattr(time, name, lambda original=original, begin=begin: 2 * begin - original() - 86400.0)
+
+
+class Acknowledge(L.Callback):
+    """Notes in the recording of tests/power.py which checkpoints and evaluations are said to be kept.
+
+    Args:
+        directory: name of the recorded directory.
+    """
+
+    def __init__(self, directory: str) -> None:
+        def noted(owner: type, name: str, what: Callable[..., str]) -> None:
+            original = getattr(owner, name)
+
+            def then_noted(*args: Any, **kwargs: Any) -> None:
+                original(*args, **kwargs)
+                acknowledge(f"{directory}/{what(*args)}")
+
+            setattr(owner, name, then_noted)
+
+        def saved(io: Any, checkpoint: dict[str, Any], path: Any, *rest: Any) -> str:
+            # A run goes on from the last one; the best may be ahead of it for a moment.
+            prefix = "" if Path(path).name == LAST else f"{Path(path).name} "
+            return f"{prefix}{checkpoint['global_step']}"
+
+        noted(DurableCheckpointIO, "save_checkpoint", saved)
+        noted(EvaluateEpisodes, "_write", lambda recorder, trainer, *rest: f"evaluation {trainer.global_step}")

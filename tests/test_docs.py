@@ -43,6 +43,7 @@ RULES: dict[str, tuple[str, str]] = {
     "moto data info": ("run", ""),
     "moto data list": ("run", ""),
     "moto data view": ("parse", "needs the dataset; tests/datasets/test_info_and_view.py"),
+    "moto data repair": ("parse", "needs damaged files; tests/datasets/test_repair.py"),
     "moto data import": ("parse", "needs others' files; tests/datasets/test_npz_import.py"),
     "moto data render": ("parse", "needs others' data; tests/datasets/kitchen/test_kitchen_render.py"),
     "moto report": ("parse", "needs the run; tests/report/test_report.py"),

@@ -17,7 +17,7 @@ from torch import Tensor
 from moto_pl.agents.base import Agent
 from moto_pl.errors import SettingError
 from moto_pl.evaluations import FILE
-from moto_pl.files import open_to_add
+from moto_pl.files import make_directory, open_to_add, sync
 from moto_pl.ops import Key
 from moto_pl.replay.episode import Episode
 from moto_pl.replay.sampler import episode_batch
@@ -228,10 +228,11 @@ class EvaluateEpisodes(L.Callback):
         if objects := self.collect.objects:
             record["objects"] = list(objects)
             record["completed"] = [row["completed"] for row in results]
-        root.mkdir(parents=True, exist_ok=True)
+        make_directory(root)
         with open_to_add(root / FILE) as file:
             file.write(json.dumps(record).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
+        sync(root)
         if self._videos:
             write_video(root / "videos" / f"{stage}_{step:07d}.mp4", side_by_side(self._videos))

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from moto_pl.campaigns.plan import Campaign, read_campaign
 from moto_pl.errors import SettingError
-from moto_pl.files import LOCK, is_held, lock_run
+from moto_pl.files import LOCK, is_held, lock_run, make_directory
 from moto_pl.trust import TRUSTED, gate
 
 if TYPE_CHECKING:
@@ -62,8 +62,8 @@ def _run(campaign: Campaign, settings: dict[tuple[str, str, str], Settings], whe
     from moto_pl.campaigns.runner import Runner
 
     try:
-        campaign.runs.mkdir(parents=True, exist_ok=True)
-        campaign.results_dir.mkdir(parents=True, exist_ok=True)
+        make_directory(campaign.runs)
+        make_directory(campaign.results_dir)
     except OSError as error:
         raise SettingError("runs", f"{error.filename} ({error.strerror})", "Give directories to write to.") from None
     with lock_run(campaign.runs, "runs", "another campaign is going on"):

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from moto_pl.files import is_held, sync
+from moto_pl.files import is_held, make_directory, sync
 
 _HIDDEN = r"\.{name}\.[0-9a-f]{{8}}(\.old)?"
 
@@ -22,7 +22,7 @@ def staged(path: Path) -> Iterator[Path]:
 
     What killed writers of the same ``path`` left is removed first; one that is at work keeps its own, by a lock.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(path.parent)
     _sweep(path)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     unlocked = temporary.with_name(f"{temporary.name}.new")
@@ -37,6 +37,8 @@ def staged(path: Path) -> Iterator[Path]:
             replaced = temporary.with_name(f"{temporary.name}.old")
             path.rename(replaced)
             temporary.rename(path)
+            # A power cut may undo renames that are not flushed: until then what is replaced may be needed.
+            sync(path.parent)
             shutil.rmtree(replaced)
         else:
             temporary.rename(path)

@@ -24,10 +24,14 @@ import numpy as np
 import torch
 
 from moto_pl.errors import SettingError
-from moto_pl.files import bytes_text, remove_leftover, whole
+from moto_pl.files import bytes_text, make_directory, remove_leftover, whole
 from moto_pl.reading import open_regular, parse_json
 from moto_pl.replay.episode import EXTRA_NAME, EXTRA_TYPES, Episode, EpisodeFigures, InfoValue, rows
 
+MARKER = "dataset.json"
+"""In a run's replay: which dataset its first episodes are from. ``episodes`` is there once all are taken in."""
+HELD_OUT = "held_out"
+"""In a run's replay: the dataset's episodes that are not trained on."""
 _ALIGNMENT = 64
 _MAX_HEADER = 2**20
 _FIXED = {"image": ("U8", 4), "action": ("F32", 2), "reward": ("F32", 1), "success": ("BOOL", 1)}
@@ -106,7 +110,7 @@ class EpisodeStore:
         if max_bytes is not None and max_bytes < 1:
             raise SettingError("max_bytes", max_bytes, "Give a size in bytes, or None.")
         try:
-            self.root.mkdir(parents=True, exist_ok=True)
+            make_directory(self.root)
         except OSError as error:
             raise SettingError(str(self.root), error.strerror, "Name a directory that can be written.") from error
         #: Changes whenever the list of episodes does.
@@ -253,6 +257,15 @@ class EpisodeStore:
     def _remove_leftovers(self) -> None:
         for path in self.root.glob(".*.safetensors.tmp"):
             remove_leftover(path)
+
+
+def check_episode(path: Path) -> None:
+    """Reads every byte of an episode's file.
+
+    Raises:
+        SettingError: names the file, and what is wrong with it.
+    """
+    _open(path, check=True)
 
 
 def _encode(episode: Episode) -> tuple[bytes, list[memoryview]]:
