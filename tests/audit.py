@@ -197,7 +197,7 @@ MAY_DIFFER = {
     r"callbacks\['CollectEpisodes'\]\.(collect_seconds|exchange_seconds)": "times",
     r"data\._loader\._loader\.wait_seconds": "a time",
     r"data\.store\.generation": "counts changes of the list of episodes, which is the same",
-    r"callbacks\['CollectEpisodes'\]\._pool": "the environment as the last episode left it: every episode begins with a seed of its own",
+    r"callbacks\['CollectEpisodes'\]\._pool": "as the last episode left it: each begins with a seed of its own",
     r"callbacks\['Throughput'\]": "times, and where they were taken",
     r"callbacks\['RunProgress'\]\._printed": "a time",
     r"callbacks\['RunCheckpoint'\]\._saved": "the step of the last checkpoint, for a message",
