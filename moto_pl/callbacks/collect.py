@@ -19,6 +19,7 @@ from moto_pl.ops import Key
 from moto_pl.replay import EpisodeView
 from moto_pl.replay.episode import Episode
 from moto_pl.rollout.background import Collector, Job
+from moto_pl.rollout.explore import Exploration
 from moto_pl.rollout.policy import ActMode
 from moto_pl.rollout.pool import EnvPool
 from moto_pl.rollout.roll import roll_episodes, training_seed
@@ -42,6 +43,7 @@ class CollectSettings:
     max_episode_steps: int | None = None
     collect_mode: ActMode = "sample"
     exploration_noise: tuple[float, float] = (0.0, 0.0)
+    exploration_detours: tuple[float, float] = (0.0, 0.0)
     collect: Literal["alternate", "overlap"] = "alternate"
     exchange: Literal["shared", "broadcast"] = "shared"
     seed: int = 0
@@ -56,6 +58,10 @@ class CollectSettings:
             raise SettingError(
                 "data.exploration_noise", [low, high], "Give a standard deviation, 0 or more, or two: [least, most]."
             )
+        low, high = self.exploration_detours
+        if not 0 <= low <= high <= 0.9:
+            fix = "Give a share of the steps, 0 to 0.9, or two: [least, most]."
+            raise SettingError("data.exploration_detours", [low, high], fix)
         if self.max_episode_steps is not None and self.max_episode_steps < 1:
             raise SettingError("data.max_episode_steps", self.max_episode_steps, "Give at least 1 step, or null.")
 
@@ -217,7 +223,8 @@ class CollectEpisodes(L.Callback):
         indices = [self.collected_episodes + i for i in self._share(trainer)]
         seeds = [training_seed(self.settings.seed, index) for index in indices]
         key = Key(self.settings.seed, indices[0] if indices else 0).fold(_COLLECT)
-        return Job(seeds, self.settings.collect_mode, key, self.settings.exploration_noise)
+        explore = Exploration(self.settings.exploration_noise, self.settings.exploration_detours)
+        return Job(seeds, self.settings.collect_mode, key, explore)
 
     def _share(self, trainer: L.Trainer) -> range:
         """Which of a round's episodes, from 0, this process collects."""

@@ -32,6 +32,7 @@ class Stream(IntEnum):
     ROWS = 3
     TARGET = 4
     NOISE = 5
+    DETOUR = 6
 
 
 class Key(NamedTuple):

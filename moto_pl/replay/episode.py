@@ -27,6 +27,9 @@ OBJECT_EXTRAS = ("completed", "in_place")
 """Infos of an environment with objects that an episode keeps as extras, bool [T, objects]: which of the task's objects
 are in place after each step, in the task's order, and which of all, in that of ``moto_pl.envs.KITCHEN_OBJECTS``."""
 
+DETOUR = "detour"
+"""The extra, bool [T], that says in which steps the policy did not act, of an episode collected with detours."""
+
 InfoValue = str | int | float | bool
 
 

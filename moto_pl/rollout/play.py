@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 import numpy as np
 
-from moto_pl.replay.episode import OBJECT_EXTRAS, Episode
+from moto_pl.replay.episode import DETOUR, OBJECT_EXTRAS, Episode
 
 Script = Callable[[int, np.ndarray], np.ndarray | None]
 """What to do in step t, given the frame uint8 [H, W, 3] that is seen: the action [A], or None to leave off."""
@@ -75,6 +75,7 @@ class Recording:
         self.rewards: list[float] = []
         self.success: list[bool] = []
         self.objects: dict[str, list[np.ndarray]] = {}
+        self.detours: list[bool] = []
         self.terminated = self.truncated = False
 
     @property
@@ -102,6 +103,7 @@ class Recording:
             terminated=self.terminated,
             truncated=self.truncated,
             success=np.array(self.success, dtype=bool),
-            extras={key: np.stack(states) for key, states in self.objects.items()},
+            extras={key: np.stack(states) for key, states in self.objects.items()}
+            | ({DETOUR: np.array(self.detours, dtype=bool)} if self.detours else {}),
             info={"seed": int(seed)},
         )

@@ -13,9 +13,9 @@ import torch
 
 from moto_pl.evaluations import EVALUATION_SEEDS as EVALUATION_SEEDS
 from moto_pl.evaluations import TEST_SEEDS as TEST_SEEDS
-from moto_pl.ops import Key, Stream
-from moto_pl.ops.philox import normal, uniform
+from moto_pl.ops import Key
 from moto_pl.replay.episode import Episode
+from moto_pl.rollout.explore import NO_EXPLORATION, Exploration, Explorer
 from moto_pl.rollout.play import Played, Recording
 from moto_pl.rollout.policy import ActMode, Policy
 from moto_pl.rollout.pool import EnvPool, WorkerRestarted
@@ -32,7 +32,7 @@ def roll_episodes(
     seeds: Sequence[int],
     mode: ActMode,
     key: Key,
-    noise: tuple[float, float] = (0.0, 0.0),
+    explore: Exploration = NO_EXPLORATION,
 ) -> list[Episode]:
     """Rolls one episode a seed, side by side.
 
@@ -45,13 +45,12 @@ def roll_episodes(
         seeds: one for each environment.
         mode: ``sample`` to collect, ``mode`` to evaluate.
         key: names the policy's draws; step t folds t in.
-        noise: each episode draws a std between these two, uniformly; Gaussian noise of that std is added to its
-            actions, which are clipped to [-1, 1] again. The acting state is told what was executed.
+        explore: how far actions depart from the policy's. The acting state is told what was executed.
 
     Returns:
         The episodes, in the order of their seeds.
     """
-    return [rolled.episode for rolled in roll_on(pool, policy, seeds, mode, key, noise)]
+    return [rolled.episode for rolled in roll_on(pool, policy, seeds, mode, key, explore)]
 
 
 class Rolled(NamedTuple):
@@ -67,14 +66,14 @@ def roll_on(
     seeds: Sequence[int],
     mode: ActMode,
     key: Key,
-    noise: tuple[float, float] = (0.0, 0.0),
+    explore: Exploration = NO_EXPLORATION,
     beyond: int = 0,
 ) -> list[Rolled]:
     """As :func:`roll_episodes`, and on for ``beyond`` steps after a truncation, which is no end of the task."""
     with policy.acting_weights():
         while True:
             try:
-                recordings = _roll(pool, policy, seeds, mode, key, noise, beyond)
+                recordings = _roll(pool, policy, seeds, mode, key, explore, beyond)
             except WorkerRestarted:
                 continue
             return [
@@ -89,11 +88,11 @@ def _roll(
     seeds: Sequence[int],
     mode: ActMode,
     key: Key,
-    noise: tuple[float, float],
+    explore: Exploration,
     beyond: int,
 ) -> list[_Rolling]:
     count, device = len(seeds), policy.device
-    stds = noise[0] + (noise[1] - noise[0]) * uniform(key, Stream.NOISE, (count, 1), device)
+    explorer = Explorer(explore, count, key, device)
     training = policy.training
     policy.train(False)
     try:
@@ -106,10 +105,7 @@ def _roll(
             frames = torch.from_numpy(np.ascontiguousarray(image.transpose(0, 3, 1, 2))).to(device)
             step_key = key.fold(t)
             action, state = policy.act(frames, is_first, state, mode, step_key)
-            action = action.float()
-            if noise[1] > 0:
-                action = action + stds * normal(step_key, Stream.NOISE, tuple(action.shape), device)
-            action = action.clamp(-1, 1)
+            action, on_detour = explorer(action.float(), step_key)
             state = policy.executed(state, action)  # the filter hears what the environment gets
             actions = action.cpu().numpy()
             image, reward, terminated, truncated, infos = pool.step(actions)
@@ -117,6 +113,8 @@ def _roll(
                 ends = bool(terminated[i]), bool(truncated[i])
                 if not recording.ended:
                     recording.add(Played(actions[i], image[i], float(reward[i]), *ends, infos[i]))
+                    if on_detour is not None:
+                        recording.detours.append(bool(on_detour[i]))
                 elif not recording.done:
                     recording.go_on(float(reward[i]), ends[0])
             is_first = torch.zeros_like(is_first)

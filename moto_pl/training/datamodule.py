@@ -56,6 +56,9 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
             evaluated; give the mode some ``exploration_noise``.
         exploration_noise: std of Gaussian noise on collected actions; of two numbers, each episode draws its own std
             between them, so that the policy also learns from what it does undisturbed.
+        exploration_detours: share of the collected steps, 0 to 0.9, in which the policy does not act and one action is
+            held instead, for some 15 steps at a time, which shows a world model what comes of it; of two numbers, each
+            episode draws its own share between them. Cloning leaves episodes with a detour out.
         collect: ``alternate`` collects, then learns, as the paper does. ``overlap`` collects the next round's episodes
             in a process of its own while this round's steps are taken, with the policy as it was before them.
         exchange: how processes learn from each other's episodes. ``shared``: through the run's directory, which all of
@@ -98,6 +101,7 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         max_episode_steps: int | None = None,
         collect_mode: Literal["sample", "mode"] = "sample",
         exploration_noise: float | tuple[float, float] = 0.0,
+        exploration_detours: float | tuple[float, float] = 0.0,
         collect: Literal["alternate", "overlap"] = "alternate",
         exchange: Literal["shared", "broadcast"] = "shared",
         online_fraction: float | None = None,
@@ -116,10 +120,9 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         self.dataset, self.build_missing, self.build_options = dataset, build_missing, dict(build_options or {})
         self.online_fraction, self.val_episodes, self.residency = online_fraction, val_episodes, residency
         self.replay_limit_gb, self.prefetch, self.seed = replay_limit_gb, prefetch, seed
-        low, high = exploration_noise if isinstance(exploration_noise, tuple | list) else (exploration_noise,) * 2
         self.collecting = CollectSettings(
             env, dict(env_options or {}), num_envs, env_workers, worker_timeout_s, max_episode_steps, collect_mode,
-            (low, high), collect, exchange, seed,
+            _range(exploration_noise), _range(exploration_detours), collect, exchange, seed,
         )  # fmt: skip
         self.evaluation = EvaluationSettings(eval_episodes, eval_every, value_steps, value_every, test_episodes, seed)
         self.schedule = Schedule(
@@ -396,3 +399,9 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         if self._fitting:
             self.store.restore(state_dict["manifest"])
             self.refresh()
+
+
+def _range(setting: float | tuple[float, float]) -> tuple[float, float]:
+    """A setting of one number or two: least and most."""
+    low, high = setting if isinstance(setting, tuple | list) else (setting, setting)
+    return low, high

@@ -26,6 +26,7 @@ from moto_pl.nn.world_model import WorldModel
 from moto_pl.ops import Key
 from moto_pl.rollout import background
 from moto_pl.rollout.background import Job
+from moto_pl.rollout.explore import Exploration
 from moto_pl.rollout.pool import EnvPool
 from moto_pl.rollout.roll import roll_episodes
 from moto_pl.schedule import Schedule
@@ -33,7 +34,7 @@ from runs import AGENTS
 
 ENV = "listening_env:Listening-v0"
 OPTIONS = {"episode_steps": 5}
-NOISE = (0.3, 0.3)
+EXPLORE = Exploration(noise=(0.3, 0.3), detours=(0.3, 0.3))
 
 
 def make(name: str) -> Agent:
@@ -68,7 +69,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
 
 def collecting(agent: Agent, root: Path) -> None:
     with EnvPool(ENV, OPTIONS, 0) as pool:
-        roll_episodes(pool, agent, [3], "sample", Key(0, 1), NOISE)
+        roll_episodes(pool, agent, [3], "sample", Key(0, 1), EXPLORE)
 
 
 def collecting_in_the_background(agent: Agent, root: Path) -> None:
@@ -87,7 +88,7 @@ def collecting_in_the_background(agent: Agent, root: Path) -> None:
 def _fetched(agent: Agent, ours: Any) -> None:
     made = background.Collector(ENV, OPTIONS, 0, 60.0)
     made._connection = ours
-    made.submit(agent, Job([3], "mode", Key(0, 1), NOISE))
+    made.submit(agent, Job([3], "mode", Key(0, 1), EXPLORE))
     made.fetch()
     made.close()
 
@@ -141,7 +142,7 @@ def test_noise_and_clipping_reach_the_filter(
 
     monkeypatch.setattr(agent, "act", listening)
     with EnvPool(ENV, OPTIONS, 0) as pool:
-        roll_episodes(pool, agent, [3], "mode", Key(0, 1), (2.0, 2.0))
+        roll_episodes(pool, agent, [3], "mode", Key(0, 1), Exploration(noise=(2.0, 2.0)))
     heard = torch.cat(told[1:])
     assert (heard.abs() == 1).any()  # clipped somewhere, at so much noise
     assert ((heard - torch.cat(asked[:-1])).abs() > 0.1).any(1).all()  # and never what was asked

@@ -18,6 +18,7 @@ from moto_pl.datasets.builders import build
 from moto_pl.errors import SettingError
 from moto_pl.ops import Key
 from moto_pl.replay.parts import BatchPart
+from moto_pl.rollout.explore import Exploration
 from moto_pl.rollout.pool import EnvPool, WorkerRestarted
 from moto_pl.rollout.roll import EVALUATION_SEEDS, TEST_SEEDS, roll_episodes, training_seed
 from moto_pl.training.datamodule import OfflineToOnlineDataModule
@@ -346,7 +347,7 @@ def test_rolled_episodes_depend_on_seed_and_key_alone() -> None:
         first = roll_episodes(pool, agent, [3], "sample", Key(0, 1))[0]
         other = roll_episodes(pool, agent, [4], "sample", Key(0, 1))[0]
         again = roll_episodes(pool, agent, [3], "sample", Key(0, 1))[0]
-        noisy = roll_episodes(pool, agent, [3], "sample", Key(0, 1), noise=(0.5, 0.5))[0]
+        noisy = roll_episodes(pool, agent, [3], "sample", Key(0, 1), Exploration(noise=(0.5, 0.5)))[0]
     assert first.length == 7 and first.truncated and not first.terminated and first.info["seed"] == 3
     assert np.array_equal(first.image, again.image) and np.array_equal(first.action, again.action)
     assert not np.array_equal(first.image, other.image)
@@ -360,7 +361,7 @@ def test_each_episode_draws_its_noise_between_the_two() -> None:
         stds = []
         for offset in range(12):
             plain = roll_episodes(pool, agent, [3], "mode", Key(0, offset))[0].action
-            noisy = roll_episodes(pool, agent, [3], "mode", Key(0, offset), noise=(0.0, 0.2))[0].action
+            noisy = roll_episodes(pool, agent, [3], "mode", Key(0, offset), Exploration(noise=(0.0, 0.2)))[0].action
             stds.append(float(np.std(noisy - plain)))
     assert max(stds) <= 0.25 and min(stds) < 0.08 and max(stds) > 0.12 and len(set(np.round(stds, 4))) > 8
 
