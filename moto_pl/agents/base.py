@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -16,12 +16,14 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from moto_pl.agents.trainer_arguments import check_trainer
+from moto_pl.envs.checks import KEY
 from moto_pl.errors import SettingError
+from moto_pl.nn.image import IMAGE_SIZE
 from moto_pl.ops import Key
 from moto_pl.replay.parts import Batch, BatchPart
 from moto_pl.replay.sampler import SequenceBatch
 from moto_pl.replay.store import EpisodeStore
-from moto_pl.rollout.policy import ActMode
+from moto_pl.rollout.policy import ActMode, ArraySpec
 from moto_pl.schedule import Component, Components, Schedule
 
 from .description import check_same_agent, plain
@@ -161,6 +163,11 @@ class Agent(L.LightningModule):
         An agent without a world model is all behaviour, and has no losses of a model.
         """
         return ({}, {}) if components == "model" else self.losses(batch, key)
+
+    @property
+    def observes(self) -> Mapping[str, ArraySpec]:
+        """The arrays of an observation that it acts from, by their names in the environment's."""
+        return {KEY: ArraySpec((IMAGE_SIZE, IMAGE_SIZE, 3), "uint8")}
 
     @abstractmethod
     def initial_state(self, count: int) -> Any:

@@ -11,13 +11,14 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from moto_pl.envs.checks import KEY
 from moto_pl.evaluations import EVALUATION_SEEDS as EVALUATION_SEEDS
 from moto_pl.evaluations import TEST_SEEDS as TEST_SEEDS
 from moto_pl.ops import Key, Stream
 from moto_pl.ops.philox import normal, uniform
 from moto_pl.replay.episode import Episode
 from moto_pl.rollout.play import Played, Recording
-from moto_pl.rollout.policy import ActMode, Policy
+from moto_pl.rollout.policy import Acting, ActMode, Policy
 from moto_pl.rollout.pool import EnvPool, WorkerRestarted
 
 
@@ -28,7 +29,7 @@ def training_seed(seed: int, index: int) -> int:
 
 def roll_episodes(
     pool: EnvPool,
-    policy: Policy,
+    agent: Acting,
     seeds: Sequence[int],
     mode: ActMode,
     key: Key,
@@ -41,7 +42,7 @@ def roll_episodes(
 
     Args:
         pool: at least ``len(seeds)`` workers.
-        policy: acts.
+        agent: acts.
         seeds: one for each environment.
         mode: ``sample`` to collect, ``mode`` to evaluate.
         key: names the policy's draws; step t folds t in.
@@ -51,7 +52,7 @@ def roll_episodes(
     Returns:
         The episodes, in the order of their seeds.
     """
-    return [rolled.episode for rolled in roll_on(pool, policy, seeds, mode, key, noise)]
+    return [rolled.episode for rolled in roll_on(pool, agent, seeds, mode, key, noise)]
 
 
 class Rolled(NamedTuple):
@@ -63,7 +64,7 @@ class Rolled(NamedTuple):
 
 def roll_on(
     pool: EnvPool,
-    policy: Policy,
+    agent: Acting,
     seeds: Sequence[int],
     mode: ActMode,
     key: Key,
@@ -71,10 +72,10 @@ def roll_on(
     beyond: int = 0,
 ) -> list[Rolled]:
     """As :func:`roll_episodes`, and on for ``beyond`` steps after a truncation, which is no end of the task."""
-    with policy.acting_weights():
+    with agent.acting_weights():
         while True:
             try:
-                recordings = _roll(pool, policy, seeds, mode, key, noise, beyond)
+                recordings = _roll(pool, agent, seeds, mode, key, noise, beyond)
             except WorkerRestarted:
                 continue
             return [
@@ -85,32 +86,28 @@ def roll_on(
 
 def _roll(
     pool: EnvPool,
-    policy: Policy,
+    agent: Acting,
     seeds: Sequence[int],
     mode: ActMode,
     key: Key,
     noise: tuple[float, float],
     beyond: int,
 ) -> list[_Rolling]:
-    count, device = len(seeds), policy.device
+    count, device = len(seeds), agent.device
     stds = noise[0] + (noise[1] - noise[0]) * uniform(key, Stream.NOISE, (count, 1), device)
-    training = policy.training
-    policy.train(False)
+    training = agent.training
+    agent.train(False)
+    policy = Policy(agent, mode, key)
     try:
-        state = policy.initial_state(count)
         image = pool.reset(seeds, beyond)
-        is_first = torch.ones(count, dtype=torch.bool, device=device)
         recordings = [_Rolling(frame, beyond) for frame in image]
         t = 0
         while not all(recording.done for recording in recordings):
-            frames = torch.from_numpy(np.ascontiguousarray(image.transpose(0, 3, 1, 2))).to(device)
-            step_key = key.fold(t)
-            action, state = policy.act(frames, is_first, state, mode, step_key)
-            action = action.float()
+            action = policy.act({KEY: torch.from_numpy(image).to(device)})
             if noise[1] > 0:
-                action = action + stds * normal(step_key, Stream.NOISE, tuple(action.shape), device)
-            action = action.clamp(-1, 1)
-            state = policy.executed(state, action)  # the filter hears what the environment gets
+                action = action + stds * normal(key.fold(t), Stream.NOISE, tuple(action.shape), device)
+                action = action.clamp(-1, 1)
+                policy.executed(action)  # the filter hears what the environment gets
             actions = action.cpu().numpy()
             image, reward, terminated, truncated, infos = pool.step(actions)
             for i, recording in enumerate(recordings):
@@ -119,10 +116,9 @@ def _roll(
                     recording.add(Played(actions[i], image[i], float(reward[i]), *ends, infos[i]))
                 elif not recording.done:
                     recording.go_on(float(reward[i]), ends[0])
-            is_first = torch.zeros_like(is_first)
             t += 1
     finally:
-        policy.train(training)
+        agent.train(training)
     return recordings
 
 
