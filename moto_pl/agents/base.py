@@ -27,6 +27,7 @@ from moto_pl.rollout.policy import ActMode, ArraySpec
 from moto_pl.schedule import Component, Components, Schedule
 
 from .description import check_same_agent, plain
+from .initial import InitialWeights, take
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,7 @@ class Agent(L.LightningModule):
         self.action_size: int | None = None
         self.terminates = False  # whether demonstrations end early; known before networks are made
         self.facts: RunFacts | None = None
+        self.initial: InitialWeights | None = None  # what a new run begins with, in place of the seed's weights
         self.settings: dict[str, Any] = {}
         self.loaded_step = 0  # gradient steps behind weights that were loaded to be evaluated
         self.step_losses: dict[str, Tensor] = {}  # of the step in progress, until its backward pass is done
@@ -268,13 +270,16 @@ class Agent(L.LightningModule):
         return []
 
     def configure_model(self) -> None:
-        """Makes the networks once, from the seed alone."""
+        """Makes the networks once, from the seed alone, then takes the initial weights that fit, if there are any."""
         if self.action_size is None:
             assert self.facts is not None, "tell an agent of its run first: Agent.meet"
             self.action_size, self.terminates = self.facts.action_size, self.facts.terminates
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.seed)
                 self.build(self.action_size)
+            if self.initial is not None:
+                take(self, self.initial)
+                self.initial = None
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW with a group for each component, and the learning rates' schedule where they are to fall."""
