@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,7 @@ import torch
 
 import moto_pl
 from moto_pl.agents.base import Agent
-from moto_pl.agents.loading import load_agent
+from moto_pl.agents.loading import load_agent, load_policy
 from moto_pl.envs import make as make_env
 from moto_pl.errors import SettingError
 from moto_pl.ops import Key
@@ -124,9 +122,8 @@ def test_the_averaged_weights_act(tmp_path: Path) -> None:
     np.testing.assert_array_equal(moto_pl.load_policy(path).act(FRAMES[0]), by_hand(average, FRAMES[:1], "mode", 0)[0])
 
 
-def test_importing_the_package_imports_no_torch() -> None:
-    code = "import sys, moto_pl; assert 'torch' not in sys.modules; assert callable(moto_pl.load_policy)"
-    assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
+def test_the_package_has_no_other_name() -> None:
+    assert moto_pl.load_policy is load_policy  # imported when it is asked for; tests/envs looks at what that costs
     with pytest.raises(AttributeError, match="load_policies"):
         getattr(moto_pl, "load_policies")  # noqa: B009
 
