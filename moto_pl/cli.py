@@ -12,6 +12,7 @@ from typing import Literal
 import moto_pl
 from moto_pl import signals
 from moto_pl.errors import SettingError
+from moto_pl.evaluations import TEST_SEEDS
 from moto_pl.training.configs import LIGHTNING_VERBS
 from moto_pl.trust import gate, split_trust
 from moto_pl.verbs import Verb, choose
@@ -111,6 +112,68 @@ def campaign(
     return run_campaign(file, dry_run, status, where, retry_failed, list(trust))
 
 
+def play(
+    checkpoint: Path,
+    *,
+    episodes: int = 4,
+    mode: Literal["mode", "sample"] = "mode",
+    seed: int = TEST_SEEDS,
+    out: Path | None = None,
+    device: str = "cpu",
+) -> int:
+    """Roll a checkpoint's policy in its environment; print what it came to, and film it.
+
+    Args:
+        checkpoint: in its run's directory, whose config.yaml names the environment.
+        episodes: how many; they stand side by side in the film.
+        mode: the likeliest action, or a draw.
+        seed: of the environment in the first episode; the default is the first of the test seeds.
+        out: the film, which ends in .mp4; null is videos/ in the run.
+        device: where the policy computes, such as cpu or cuda.
+    """
+    from moto_pl.deploy.play import run_play
+
+    return run_play(checkpoint, episodes, mode, seed, out, device)
+
+
+def export(checkpoint: Path, out: Path, *, control_rate: float | None = None, steps: int = 1000) -> int:
+    """Write a policy's step as ONNX or as a torch.export archive, which run without this package.
+
+    Args:
+        checkpoint: of any agent.
+        out: the file: NAME.onnx, or NAME.pt2; what goes in and comes out is written to OUT.json.
+        control_rate: actions a second that the policy was trained at, for whoever runs it; null is not known.
+        steps: in which the file is compared with the agent before it is written.
+    """
+    from moto_pl.deploy.export import run_export
+
+    return run_export(checkpoint, out, control_rate, steps)
+
+
+def serve(
+    checkpoint: Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8765,
+    mode: Literal["mode", "sample"] = "mode",
+    device: str = "cpu",
+    seed: int = 0,
+) -> int:
+    """Answer observations with a policy's actions over HTTP, for a control loop in another process.
+
+    Args:
+        checkpoint: of any agent.
+        host: an address of this machine; the default can be reached from this machine alone.
+        port: where to listen; 0 takes a free one.
+        mode: the likeliest action, or a draw.
+        device: where the policy computes, such as cpu or cuda.
+        seed: names the draws.
+    """
+    from moto_pl.deploy.serve import run_serve
+
+    return run_serve(checkpoint, host, port, mode, device, seed)
+
+
 _DISK = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE),
 }
@@ -129,6 +192,9 @@ VERBS: dict[str, Verb | str] = {
     "report": Verb(report),
     "compare": Verb(compare),
     "analyze": GROUPS["analyze"][1],
+    "play": Verb(play),
+    "export": Verb(export),
+    "serve": Verb(serve),
     "reproduce": Verb(reproduce, positional=("target",)),
     "demo": Verb(demo),
     "campaign": Verb(campaign),

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import lightning as L
 import pytest
 
+import small_agents
 from moto_pl import cli
 from moto_pl.campaigns.check import check
 from moto_pl.campaigns.plan import read_campaign
@@ -50,6 +51,9 @@ RULES: dict[str, tuple[str, str]] = {
     "moto compare": ("parse", "needs runs; tests/report/test_compare.py"),
     "moto campaign": ("parse", "trains for hours; tests/campaigns/test_campaign.py"),
     "moto analyze": ("parse", "needs a checkpoint; tests/analysis/test_commands.py"),
+    "moto play": ("parse", "needs a run; tests/deploy/test_play_command.py"),
+    "moto export": ("parse", "needs a checkpoint; tests/deploy/test_export.py"),
+    "moto serve": ("parse", "needs a checkpoint, and does not end; tests/deploy/test_serve.py"),
     "moto reproduce": ("run", ""),
     "moto reproduce figure5": ("parse", "builds data and trains for minutes; tests/analysis/test_reproduce.py"),
     "torchrun": ("parse", "needs two machines; tests/distributed/test_ddp.py"),
@@ -248,6 +252,11 @@ def test_python(block: Code, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
             select_backend()
         except SettingError as error:
             pytest.skip(f"no OpenGL: {error}")
+    if block.page == "policy.md":
+        checkpoint = small_agents.save(small_agents.make("MOTO"), tmp_path / "runs/debug/checkpoints/best.ckpt")
+        if "onnxruntime" in block.text:
+            pytest.importorskip("onnxruntime", reason="ONNX is an extra")
+            assert cli.main(["export", str(checkpoint), "policy.onnx", "--steps", "1"]) == 0
     seen: list[tuple[Any, ...]] = []
     if block.page in NOTED:
         owner, name, _ = NOTED[block.page]
@@ -266,7 +275,7 @@ def test_yaml(block: Code, tmp_path: Path) -> None:
 
 
 def test_a_command_without_a_rule_fails() -> None:
-    for text in ("motor fit", "pip install x", "moto play", "moto data push", "./train"):
+    for text in ("motor fit", "pip install x", "moto dance", "moto data push", "./train"):
         with pytest.raises(AssertionError, match="no rule"):
             rule(text)
 

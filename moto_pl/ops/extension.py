@@ -96,7 +96,7 @@ def use_compiled(ops: Ops, device: torch.device) -> bool:
     Raises:
         SettingError: naming ``ops``, where it is none of the three, or ``compiled`` is not possible here.
     """
-    if ops == "reference":
+    if ops == "reference" or torch.compiler.is_exporting():  # what is exported runs where our operators are not
         return False
     if ops not in ("auto", "compiled"):
         raise SettingError("ops", repr(ops), "Use auto, compiled or reference.")
