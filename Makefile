@@ -5,9 +5,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 IMPORTS := import torch._dynamo, torch.utils.tensorboard, lightning.pytorch.cli, metaworld, minari, matplotlib.pyplot, pytest
 NATIVE := setup.py pyproject.toml CMakeLists.txt $(shell find csrc -type f)
-CODE := moto_pl tests setup.py $(wildcard benchmarks)
+CODE := moto_pl tests setup.py $(wildcard benchmarks scripts)
 
-.PHONY: help setup test lint soak demo cuda-check clean
+.PHONY: help setup test lint soak demo release-check cuda-check clean
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' Makefile
 
@@ -42,6 +42,10 @@ soak: setup ## faults injected into whole runs, again and again (half an hour on
 
 demo: setup ## from ten demonstrations to a fine-tuned policy, and a report
 	$(BIN)/moto demo
+
+release-check: setup ## what a release needs: versions, licences, and wheels that work in bare environments (minutes, gigabytes)
+	$(BIN)/python scripts/check_release.py
+	$(BIN)/python scripts/check_wheel.py $(foreach name,python3.11 python3.12 python3.13,$(shell command -v $(name)))
 
 NVCC ?= $(firstword $(shell command -v nvcc) $(wildcard /usr/local/cuda/bin/nvcc))
 cuda-check: ## compiles every CUDA kernel for sm_80 and sm_90; needs nvcc, no GPU
