@@ -6,6 +6,9 @@ Importing this registers the environments with gymnasium; neither a simulator no
 import os
 from typing import TYPE_CHECKING, Any
 
+if os.name == "nt":
+    raise ImportError("moto_pl: found Windows. Use WSL 2: files are locked and processes stopped as POSIX has it.")
+
 # OpenMP's threads sleep while they wait for one another, unless the user has said otherwise: where other programs want
 # the cores too, threads that wait at full speed make a small model's step take thirty times as long. Torch reads it as
 # it is imported.

@@ -9,22 +9,25 @@ from importlib import import_module
 from pathlib import Path
 from typing import Literal
 
-import moto_pl
 from moto_pl import signals
 from moto_pl.errors import SettingError
 from moto_pl.evaluations import TEST_SEEDS
 from moto_pl.training.configs import LIGHTNING_VERBS
 from moto_pl.trust import gate, split_trust
-from moto_pl.verbs import Verb, choose
+from moto_pl.verbs import Verb, choose, completion_script
 
 # What a verb needs is imported when it runs: a list of verbs should not wait for torch.
 
 
-def doctor() -> int:
-    """Check rendering, compiled operators, devices and disk."""
+def doctor(*, json: bool = False) -> int:
+    """Check rendering, compiled operators, devices and disk.
+
+    Args:
+        json: print one JSON object in place of the table.
+    """
     from moto_pl.doctor import run_doctor
 
-    return run_doctor()
+    return run_doctor(as_json=json)
 
 
 def report(run: Path, against: Sequence[Path] = ()) -> int:
@@ -174,6 +177,17 @@ def serve(
     return run_serve(checkpoint, host, port, mode, device, seed)
 
 
+def completion(shell: Literal["bash", "zsh"]) -> int:
+    """Print what a shell needs to complete verbs and options: eval "$(moto completion bash)".
+
+    Args:
+        shell: yours.
+    """
+    groups = {name: import_module(module).VERBS for name, (module, _) in GROUPS.items()}
+    print(completion_script("moto", VERBS, groups, {verb: COMMON_OPTIONS for verb in LIGHTNING_VERBS}, shell))
+    return 0
+
+
 _DISK = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE),
 }
@@ -182,6 +196,8 @@ GROUPS = {
     "data": ("moto_pl.datasets.commands", "Build, import, render, describe, show and list datasets of demonstrations."),
     "analyze": ("moto_pl.analysis.commands", "Ask what a model knows, and what it knows that it does not know."),
 }
+#: What is completed of a verb whose options, a thousand and more, only its configuration knows.
+COMMON_OPTIONS = ("--config", "--size", "--agent", "--trust", "--print_config", "--seed_everything", "--help")
 #: All verbs, in the order in which they are shown.
 VERBS: dict[str, Verb | str] = {
     "fit": "Pre-train on demonstrations, then fine-tune online.",
@@ -198,6 +214,7 @@ VERBS: dict[str, Verb | str] = {
     "reproduce": Verb(reproduce, positional=("target",)),
     "demo": Verb(demo),
     "campaign": Verb(campaign),
+    "completion": Verb(completion),
 }
 
 
@@ -230,7 +247,9 @@ def run(args: Sequence[str]) -> int:
         SettingError: bad input.
     """
     if args and args[0] == "--version":
-        print(f"moto_pl {moto_pl.__version__}")
+        from moto_pl.doctor import version_line
+
+        print(version_line())
         return 0
     if args and args[0] == "campaign":  # it has an option of that name, which it hands on to its runs
         return _run(args)

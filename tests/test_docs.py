@@ -49,6 +49,8 @@ RULES: dict[str, tuple[str, str]] = {
     "moto data render": ("parse", "needs others' data; tests/datasets/kitchen/test_kitchen_render.py"),
     "moto report": ("parse", "needs the run; tests/report/test_report.py"),
     "moto compare": ("parse", "needs runs; tests/report/test_compare.py"),
+    "moto --version": ("run", ""),
+    "moto completion": ("run", ""),
     "moto campaign": ("parse", "trains for hours; tests/campaigns/test_campaign.py"),
     "moto analyze": ("parse", "needs a checkpoint; tests/analysis/test_commands.py"),
     "moto play": ("parse", "needs a run; tests/deploy/test_play_command.py"),
