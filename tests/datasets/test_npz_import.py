@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from moto_pl.cli import main
-from moto_pl.datasets.minari_io import list_datasets, open_dataset
 from moto_pl.datasets.formats.importing import import_dataset
+from moto_pl.datasets.minari_io import list_datasets, open_dataset
 from moto_pl.datasets.npz_import import read_npz
 from moto_pl.envs import KITCHEN_OBJECTS, KITCHEN_TASKS
 from moto_pl.envs.kitchen import KitchenEnv

@@ -188,8 +188,9 @@ class LeRobot:
                 raise ValueError("a feature without a dtype")
         except (OSError, ValueError) as error:
             raise damaged(path, error) from error
-        if not re.fullmatch(r"v?(2\.[01]|3\.\d+)(\.\d+)?", info["codebase_version"]):
-            found = f"{path}: version {info['codebase_version'][:20]!r}"
+        version = info["codebase_version"]
+        if not re.fullmatch(r"v?(2\.[01]|3\.\d+)(\.\d+)?", version):
+            found = f"{path}: version {version[:20]!r}"
             raise SettingError(
                 "source", found, "Versions 2.0, 2.1 and 3 are read: convert it with lerobot's own script."
             )

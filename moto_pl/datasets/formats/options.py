@@ -175,7 +175,7 @@ def read_labels(path: Path) -> Labels:
 
 
 def _success(cell: str) -> float:
-    return {"0": 0.0, "1": 1.0, "false": 0.0, "true": 1.0}[cell.strip().lower()] if cell.strip() else float("nan")
+    return {"0": 0.0, "1": 1.0, "false": 0.0, "true": 1.0}.get(cell.strip().lower(), float("nan"))
 
 
 def merged_steps(source: Source, fps: float | None) -> int:

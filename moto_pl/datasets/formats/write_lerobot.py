@@ -24,8 +24,8 @@ VIDEO = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 DATA_MB, VIDEO_MB, FILES_PER_CHUNK = 100, 200, 1000
 """Sizes from which a new file is begun, and files in a folder: lerobot's own."""
 QUANTILES = {"q01": 0.01, "q10": 0.1, "q50": 0.5, "q90": 0.9, "q99": 0.99}
-CRF = "18"
-"""Quality of the frames, x264's constant rate factor."""
+CRF, PIXELS = "18", "yuv444p"
+"""Quality of the frames: x264's constant rate factor; colour at full resolution, whose half costs 64x64 frames 8 dB."""
 
 
 def write_lerobot(root: Path, episodes: Iterable[Episode], fps: int, task: str, lossless: bool) -> int:
@@ -59,6 +59,7 @@ class _Writer:
         self.shape: tuple[int, ...] = ()
         self.action_size = 0
         self._table: Any = None
+        self._table_path = root
         self._video: _Video | None = None
         self._data_file = self._video_file = -1
         self._numbers: dict[str, list[np.ndarray]] = {}
@@ -133,7 +134,7 @@ class _Writer:
         return {"data/chunk_index": _chunk(self._data_file), "data/file_index": self._data_file % FILES_PER_CHUNK}
 
     def _add_frames(self, image: np.ndarray) -> dict[str, Any]:
-        if self._video is None or self._video.path.stat().st_size >= VIDEO_MB << 20:
+        if self._video is None or self._video.bytes >= VIDEO_MB << 20:
             if self._video is not None:
                 self._video.close()
             self._video_file += 1
@@ -170,7 +171,7 @@ class _Writer:
         camera: dict[str, Any] = {"dtype": "image", "shape": list(self.shape), "names": names}
         if not self.lossless:
             video = {"height": self.shape[0], "width": self.shape[1], "channels": 3, "fps": self.fps}
-            video |= {"codec": "h264", "pix_fmt": _pixels(self.shape), "is_depth_map": False, "has_audio": False}
+            video |= {"codec": "h264", "pix_fmt": PIXELS, "is_depth_map": False, "has_audio": False}
             camera |= {"dtype": "video", "info": {f"video.{name}": value for name, value in video.items()}}
         one: dict[str, Any] = {"shape": [1], "names": None}
         types = {"next.reward": "float32", "next.done": "bool", "next.success": "bool", "timestamp": "float32"}
@@ -204,8 +205,13 @@ class _Video:
         # Short groups of pictures: learners read frames here and there.
         self._stream = self._container.add_stream("libx264", rate=fps, options={"g": "2", "crf": CRF})
         self._stream.height, self._stream.width = shape
-        self._stream.pix_fmt = _pixels(shape)
+        self._stream.pix_fmt = PIXELS
         self._stream.thread_count = 1
+
+    @property
+    def bytes(self) -> int:
+        """Written so far; the encoder begins the file when it has seen some frames."""
+        return self.path.stat().st_size if self.path.exists() else 0
 
     def add(self, image: np.ndarray) -> None:
         """Frames uint8 [T, H, W, 3]."""
@@ -217,11 +223,6 @@ class _Video:
         """Ends the file."""
         self._container.mux(self._stream.encode())
         self._container.close()
-
-
-def _pixels(shape: tuple[int, ...]) -> str:
-    """Half the colour resolution, which everything plays, where the size is even."""
-    return "yuv420p" if shape[0] % 2 == shape[1] % 2 == 0 else "yuv444p"
 
 
 def _chunk(file: int) -> int:

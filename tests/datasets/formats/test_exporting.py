@@ -19,7 +19,7 @@ from moto_pl.errors import SettingError
 from moto_pl.replay.episode import Episode
 from moto_pl.replay.store import EpisodeStore
 
-PSNR = 30.0
+PSNR = 36.0
 """Least, in dB, of the frames that are written as video and read back."""
 
 
