@@ -129,7 +129,7 @@ def _reward(
         reward = np.zeros(steps, np.float32)
         reward[-1] = 1.0 if success is None else float(success.any())
         success = reward > 0
-    elif selection.reward in recorded.columns:
+    elif selection.reward is not None and selection.reward in recorded.columns:
         reward = np.asarray(recorded.columns[selection.reward], np.float32)
     else:
         found = f"no column {selection.reward} in {recorded.place}"

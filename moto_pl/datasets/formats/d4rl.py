@@ -50,7 +50,7 @@ class D4RL:
         if steps and (not stops or stops[-1] != steps):
             stops.append(steps)
         self._spans = [range(start, stop) for start, stop in zip([0, *stops], stops, strict=False)]
-        self.columns = ("rewards",)
+        self.columns: tuple[str, ...] = ("rewards",)
         self.reward: str | None = "rewards"
 
     def __len__(self) -> int:

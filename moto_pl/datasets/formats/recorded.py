@@ -33,8 +33,9 @@ class Damaged(SettingError):
     ) -> None:
         super().__init__("source", found, fix)
 
-    def __reduce__(self) -> tuple[type, tuple[str, str]]:
-        return type(self), (str(self.found), self.fix)
+    def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
+        # To another process it is a refusal like any other.
+        return SettingError, (self.setting, str(self.found), self.fix)
 
 
 @dataclass(frozen=True)

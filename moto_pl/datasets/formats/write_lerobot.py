@@ -170,7 +170,7 @@ class _Writer:
         names = ["height", "width", "channels"]
         camera: dict[str, Any] = {"dtype": "image", "shape": list(self.shape), "names": names}
         if not self.lossless:
-            video = {"height": self.shape[0], "width": self.shape[1], "channels": 3, "fps": self.fps}
+            video: dict[str, Any] = {"height": self.shape[0], "width": self.shape[1], "channels": 3, "fps": self.fps}
             video |= {"codec": "h264", "pix_fmt": PIXELS, "is_depth_map": False, "has_audio": False}
             camera |= {"dtype": "video", "info": {f"video.{name}": value for name, value in video.items()}}
         one: dict[str, Any] = {"shape": [1], "names": None}
