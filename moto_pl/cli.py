@@ -193,7 +193,10 @@ _DISK = {
 }
 #: Verbs that have verbs of their own: the module whose ``VERBS`` they are, and what they are for.
 GROUPS = {
-    "data": ("moto_pl.datasets.commands", "Build, import, render, describe, show and list datasets of demonstrations."),
+    "data": (
+        "moto_pl.datasets.commands",
+        "Build, import, export, render, describe, show and list datasets of demonstrations.",
+    ),
     "analyze": ("moto_pl.analysis.commands", "Ask what a model knows, and what it knows that it does not know."),
 }
 #: What is completed of a verb whose options, a thousand and more, only its configuration knows.

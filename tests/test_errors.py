@@ -93,7 +93,10 @@ PUT_TOGETHER = {
 
 #: What an error's text names beside settings.
 NAMES = {
-    **dict.fromkeys(("config.yaml", "moto_pl", "moto_pl.agents", "moto_pl.callbacks", "my_package"), "files, packages"),
+    **dict.fromkeys(
+        ("config.yaml", "huggingface_hub", "moto_pl", "moto_pl.agents", "moto_pl.callbacks", "my_package"),
+        "files, packages",
+    ),
     **dict.fromkeys(("log_prob", "max_var", "q_ensemble", "model_first"), "values of a setting"),
     "--shm-size": "an option of docker run",
     **dict.fromkeys(("class_path", "data_format"), "keys of a checkpoint, of Minari's metadata"),
