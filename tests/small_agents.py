@@ -33,7 +33,7 @@ def make(name: str, actions: int = 2, seed: int = 0, **settings: dict[str, Any])
     return agent.eval()
 
 
-def save(agent: Agent, path: Path, **further: Any) -> Path:
+def save(agent: Agent, path: Path, /, **further: Any) -> Path:
     """A checkpoint of an agent as it is, with the content that ``moto fit`` would write to act from."""
     checkpoint = {"state_dict": agent.state_dict(), "global_step": 7, "agent": agent.description(), "average": {}}
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -100,6 +100,7 @@ class Policy:
         if which is None:
             self.state: Any = None
             self._is_first: Tensor | None = None  # [n]
+            self._asked: torch.Size | None = None  # of the last actions, [n, A]
             return
         begins = torch.as_tensor(which)
         if self._is_first is None:
@@ -136,16 +137,25 @@ class Policy:
         key = self.key.fold(self._calls)
         action, self.state = self.agent.act(frames, self._is_first, self.state, self.mode, key)
         action = action.float().clamp(-1, 1)  # [n, A]
+        self._asked = action.shape
         self.state = self.agent.executed(self.state, action)
         self._is_first = torch.zeros_like(self._is_first)
         self._calls += 1
         return _like(action[0] if alone else action, next(iter(arrays.values())))
 
     def executed(self, action: np.ndarray | Tensor) -> None:
-        """Says that something else was executed than :meth:`act` asked for: ``action`` [A] or [n, A], in [-1, 1]."""
-        assert self._is_first is not None, "nothing was asked for yet: act first"
-        asked = self._tensor(action)
-        self.state = self.agent.executed(self.state, asked.unsqueeze(0) if asked.dim() == 1 else asked)
+        """Says that something else was executed than :meth:`act` asked for: ``action`` [A] or [n, A], in [-1, 1].
+
+        Raises:
+            SettingError: nothing was asked for in this episode yet, or the action has another size.
+        """
+        if self._asked is None:
+            raise SettingError("action", "one before an episode's first", "Call act first.")
+        given = self._tensor(action)
+        given = given.unsqueeze(0) if given.dim() == 1 else given
+        if given.shape != self._asked:
+            raise SettingError("action", f"shape {tuple(action.shape)}", f"Give it as {tuple(self._asked)}, as asked.")
+        self.state = self.agent.executed(self.state, given)
 
     def _tensor(self, array: np.ndarray | Tensor) -> Tensor:
         if isinstance(array, np.ndarray):  # of its own memory in order, which a tensor may be made of

@@ -91,10 +91,14 @@ def test_reset_begins_anew_where_it_is_asked_to(name: str, tmp_path: Path) -> No
 def test_what_was_executed_is_heard(tmp_path: Path) -> None:
     path = save(make("MOTO"), tmp_path / "a.ckpt")
     one, other = moto_pl.load_policy(path), moto_pl.load_policy(path)
+    with pytest.raises(SettingError, match="action: found one before"):
+        one.executed(np.zeros(2, np.float32))
     asked = one.act(FRAMES[0, 0])
     np.testing.assert_array_equal(asked, other.act(FRAMES[0, 0]))
     other.executed(asked)
     np.testing.assert_array_equal(one.act(FRAMES[1, 0]), other.act(FRAMES[1, 0]))
+    with pytest.raises(SettingError, match=r"action: found shape \(3,\)"):
+        other.executed(np.zeros(3, np.float32))
     other.executed(-np.ones(2, np.float32))
     assert not np.array_equal(one.act(FRAMES[2, 0]), other.act(FRAMES[2, 0]))
 

@@ -85,9 +85,9 @@ def rolled(policy: Policy, facts: dict[str, Any], run: Any) -> None:
         image = rng.integers(0, 256, facts["observation"]["image"]["shape"], np.uint8)
         draws = {}
         for name, part in facts["draws"].items():
-            assert part["distribution"] == "uniform in (0, 1)" and part["shape"] == [
-                policy.agent.world_model.latent.stoch
-            ]
+            latent = policy.agent.world_model.latent  # type: ignore[attr-defined]
+            assert part["distribution"].startswith("uniform" if latent.kind == "categorical" else "standard normal")
+            assert part["shape"] == [latent.stoch]
             draws[name] = policy_step(policy.agent).draw(policy.key.fold(t))[0]
         given = {"image": image, "is_first": np.array(t == 0), **state, **draws}
         outputs = dict(zip(facts["outputs"], run([given[name] for name in facts["inputs"]]), strict=True))
