@@ -1,7 +1,7 @@
 """Against the packages whose formats these are: what they write is read, and what is written they read.
 
-Neither is among this project's packages: lerobot 0.6 needs Python 3.12, and an older PyAV (15). By hand, in an environment
-of its own::
+Neither is among this project's packages: lerobot 0.6 needs Python 3.12, and an older PyAV (15). By hand, in an
+environment of its own::
 
     pip install "lerobot[dataset,av-dep]==0.6.1" robomimic pytest && pytest tests/datasets/formats/test_peers.py
 """
