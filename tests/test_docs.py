@@ -234,7 +234,13 @@ def make(words: list[str]) -> None:
         pytest.skip("make is not installed")
     done = subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    ran = {"docs": "mkdocs build", "demo": "moto demo", "test": "bin/pytest", "soak": "tests/soak.py", "setup": ""}  # it may be done already
+    ran = {
+        "docs": "mkdocs build",
+        "demo": "moto demo",
+        "test": "bin/pytest",
+        "soak": "tests/soak.py",
+        "setup": "",
+    }  # it may be done already
     assert ran[words[1]] in done.stdout
 
 
