@@ -63,8 +63,8 @@ def test_the_step_is_the_agent(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["MOTO", "LOMPO", "BC"])
 def test_an_archive_of_torch(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, out = checkpoint(name, tmp_path), tmp_path / "policy.pt2"
-    assert main(["export", str(path), str(out), "--control-rate", "20"]) == 0
-    assert "1,000 steps, largest difference from the agent" in capsys.readouterr().out
+    assert main(["export", str(path), str(out), "--control-rate", "20", "--steps", "100"]) == 0
+    assert "bytes; 100 steps, largest difference from the agent" in capsys.readouterr().out
     facts = json.loads((tmp_path / "policy.pt2.json").read_text())
     inside: dict[str, Any] = {"moto_pl.json": ""}
     program = torch.export.load(out, extra_files=inside)
