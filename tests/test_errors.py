@@ -35,7 +35,6 @@ NOT_SETTINGS = {
     "embed": "an operator's tensor",
     "is_first": "an operator's tensor",
     "confidence": "an argument of the functions of analysis.statistics",
-    "image_key": "an argument of open_dataset",
 }
 #: Names that are put together where they are raised: the file, the expression, and what it comes to.
 PUT_TOGETHER = {
@@ -64,6 +63,7 @@ PUT_TOGETHER = {
     ("datasets/recording.py", "plan.env_id"): "an environment",
     ("datasets/kitchen/demonstrations.py", "f'kitchen/{plan.kind}'"): "a dataset",
     **{("datasets/minari_io.py", expression): "a dataset" for expression in ("label", "self._label")},
+    **{("datasets/offered.py", name): "a dataset; what asked for its image" for name in ("label", "setting")},
     **{("datasets/kitchen/states.py", expression): "a dataset" for expression in ("name", "self.name", "self.id")},
     ("datasets/raw_episode.py", "self.label"): "a dataset",
     **{

@@ -16,6 +16,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from moto_pl.agents.trainer_arguments import check_trainer
+from moto_pl.envs.observation import Observation
 from moto_pl.errors import SettingError
 from moto_pl.ops import Key
 from moto_pl.replay.parts import Batch, BatchPart
@@ -24,7 +25,7 @@ from moto_pl.replay.store import EpisodeStore
 from moto_pl.rollout.policy import ActMode
 from moto_pl.schedule import Component, Components, Schedule
 
-from .description import check_same_agent, plain
+from .description import check_same_agent, observation_of, plain
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,14 @@ class RunFacts:
         terminates: whether a demonstration ends early.
         schedule: of gradient steps.
         writes: whether this process is the one that writes what its machine's disk holds.
+        observation: what it sees.
     """
 
     action_size: int
     terminates: bool
     schedule: Schedule
     writes: bool = True
+    observation: Observation = Observation()
 
 
 class RoundData(Protocol):
@@ -109,6 +112,7 @@ class Agent(L.LightningModule):
         self._average: dict[str, Tensor] = {}  # by parameter name; empty before the first step, and without ema_decay
         self.action_size: int | None = None
         self.terminates = False  # whether demonstrations end early; known before networks are made
+        self.observation = Observation()  # what it sees; the same
         self.facts: RunFacts | None = None
         self.settings: dict[str, Any] = {}
         self.loaded_step = 0  # gradient steps behind weights that were loaded to be evaluated
@@ -167,7 +171,9 @@ class Agent(L.LightningModule):
         """The acting state of ``count`` environments before their first frame."""
 
     @abstractmethod
-    def act(self, image: Tensor, is_first: Tensor, state: Any, mode: ActMode, key: Key) -> tuple[Tensor, Any]:
+    def act(
+        self, image: Tensor, is_first: Tensor, state: Any, mode: ActMode, key: Key, vector: Tensor | None = None
+    ) -> tuple[Tensor, Any]:
         """Acts in n environments.
 
         Args:
@@ -176,6 +182,7 @@ class Agent(L.LightningModule):
             state: from :meth:`initial_state` or the last call.
             mode: ``sample`` to collect, ``mode`` to evaluate.
             key: names the draws.
+            vector: state vectors float32 [n, V], where it sees any.
 
         Returns:
             Actions [n, A] in [-1, 1] and the next state.
@@ -265,6 +272,7 @@ class Agent(L.LightningModule):
         if self.action_size is None:
             assert self.facts is not None, "tell an agent of its run first: Agent.meet"
             self.action_size, self.terminates = self.facts.action_size, self.facts.terminates
+            self.observation = self.facts.observation
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.seed)
                 self.build(self.action_size)
@@ -379,7 +387,13 @@ class Agent(L.LightningModule):
         self._average = checkpoint.get("average", {})
 
     def adopt(self, description: dict[str, Any]) -> None:
-        """Takes from a checkpoint's :meth:`description` what its run found in its data, before weights are loaded."""
+        """Takes from a checkpoint's :meth:`description` what its run found in its data, before weights are loaded.
+
+        The statistics of state vectors are among the weights, which are read next.
+        """
+        saved = observation_of(description)
+        if saved.layout == self.observation.layout:
+            self.observation = saved
 
     # Helpers.
 
@@ -399,9 +413,13 @@ class Agent(L.LightningModule):
         return Key(self.seed, self.global_step).fold(self.global_rank * accumulate + batch_idx % accumulate)
 
     def description(self) -> dict[str, Any]:
-        """Class, settings and action size, as plain types."""
-        name = f"{type(self).__module__}.{type(self).__qualname__}"
-        return {"class_path": name, "init_args": plain(self.settings), "action_size": self.action_size}
+        """Class, settings, action size and what it sees, as plain types."""
+        return {
+            "class_path": f"{type(self).__module__}.{type(self).__qualname__}",
+            "init_args": plain(self.settings),
+            "action_size": self.action_size,
+            "observation": plain(self.observation),
+        }
 
 
 def _copy(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:

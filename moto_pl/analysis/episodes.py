@@ -9,6 +9,7 @@ from moto_pl.agents.base import Agent
 from moto_pl.agents.model_based import ModelBasedAgent
 from moto_pl.datasets.minari_io import open_dataset
 from moto_pl.envs.checks import EpisodeLimit
+from moto_pl.envs.observation import IMAGE_ALONE, ObservationConfig
 from moto_pl.errors import SettingError
 from moto_pl.nn.image import IMAGE_SIZE
 from moto_pl.ops import Key
@@ -19,13 +20,15 @@ from moto_pl.rollout.roll import TEST_SEEDS, roll_episodes
 from moto_pl.training.ingest import longest_demonstration
 
 
-def load_episodes(name: str, count: int, least_steps: int = 1) -> list[Episode]:
-    """The first ``count`` episodes of a dataset, at least ``least_steps`` long.
+def load_episodes(
+    name: str, count: int, least_steps: int = 1, wanted: ObservationConfig = IMAGE_ALONE
+) -> list[Episode]:
+    """The first ``count`` episodes of a dataset, at least ``least_steps`` long, with what is ``wanted`` of them.
 
     Raises:
         SettingError: where there is no such dataset, its images are of another size, or an episode is too short.
     """
-    reader = open_dataset(name)
+    reader = open_dataset(name, wanted=wanted)
     reader.check(image_size=IMAGE_SIZE)
     episodes = [reader[index] for index in range(min(count, len(reader)))]
     short = [episode.length for episode in episodes if episode.length < least_steps]
@@ -46,7 +49,7 @@ def roll_own(agent: Agent, run: Path, count: int) -> list[Episode]:
     data = read_run(run).setting("data")
     limit = EpisodeLimit(data.get("max_episode_steps"), longest_demonstration(run / "replay"))
     timeout_s = float(data.get("worker_timeout_s") or 60)
-    with EnvPool(env, options, 0, timeout_s, limit, image_size=IMAGE_SIZE) as pool:
+    with EnvPool(env, options, 0, timeout_s, limit, IMAGE_SIZE, agent.observation.config) as pool:
         return [roll_episodes(pool, agent, [TEST_SEEDS + i], "mode", Key(agent.seed, i))[0] for i in range(count)]
 
 

@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from moto_pl.agents.base import Agent, RunFacts
 from moto_pl.envs import task_objects
 from moto_pl.envs.checks import NO_LIMIT_SET, EpisodeLimit
+from moto_pl.envs.observation import IMAGE_ALONE, Observation, ObservationConfig
 from moto_pl.errors import SettingError
 from moto_pl.nn.image import IMAGE_SIZE
 from moto_pl.ops import Key
@@ -45,6 +46,7 @@ class CollectSettings:
     collect: Literal["alternate", "overlap"] = "alternate"
     exchange: Literal["shared", "broadcast"] = "shared"
     seed: int = 0
+    observation: ObservationConfig = IMAGE_ALONE
 
     def __post_init__(self) -> None:
         if self.env_workers < 0:
@@ -104,7 +106,9 @@ class CollectEpisodes(L.Callback):
         self._earlier_round: float | None = None  # episodes a round of a run from before they were in its checkpoint
         self._limit = NO_LIMIT_SET
         self._pool: EnvPool | None = None
-        self._collector = Collector(settings.env, settings.env_options, settings.env_workers, settings.worker_timeout_s)
+        self._collector = Collector(
+            settings.env, settings.env_options, settings.env_workers, settings.worker_timeout_s, settings.observation
+        )
 
     @property
     def objects(self) -> tuple[str, ...]:
@@ -117,7 +121,7 @@ class CollectEpisodes(L.Callback):
         if self._pool is None:
             of = self.settings
             self._pool = EnvPool(
-                of.env, of.env_options, of.env_workers, of.worker_timeout_s, self._limit, image_size=IMAGE_SIZE
+                of.env, of.env_options, of.env_workers, of.worker_timeout_s, self._limit, IMAGE_SIZE, of.observation
             )
         return self._pool
 
@@ -132,7 +136,8 @@ class CollectEpisodes(L.Callback):
             # A checkpoint's own are taken back in on_load_checkpoint.
             self.collected_episodes = self.env_steps = 0
         self._limit = self._collector.limit = EpisodeLimit(settings.max_episode_steps, data.longest_demonstration)
-        facts = RunFacts(self._action_size(trainer), data.terminates, data.schedule, data.writes)
+        size, observation = self._action_size(trainer), self._observation(trainer)
+        facts = RunFacts(size, data.terminates, data.schedule, data.writes, observation)
         run_agent(pl_module).meet(facts)
 
     def _action_size(self, trainer: L.Trainer) -> int:
@@ -146,6 +151,22 @@ class CollectEpisodes(L.Callback):
                 f"{self.settings.env} takes actions of size {size}: choose the dataset of that environment.",
             )
         return size
+
+    def _observation(self, trainer: L.Trainer) -> Observation:
+        """What the agent sees: what environment and demonstrations both have, normalised by the latter's statistics."""
+        data, offered = run_data(trainer), self.pool.observation
+        demonstrated = data.demonstrated
+        if demonstrated is None:
+            return offered
+        other = [
+            f"'{name}' of {size} numbers in {self.settings.env} and of {demonstrated.state.get(name)} in {data.dataset}"
+            for name, size in offered.state.items()
+            if demonstrated.state.get(name) != size
+        ]
+        if other:
+            fix = "Choose the dataset of that environment, or observations that both have alike."
+            raise SettingError("data.observation", "; ".join(other), fix)
+        return demonstrated
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Ends the environment workers, unless a fit is to follow (``before_fit``)."""

@@ -11,6 +11,7 @@ import lightning as L
 
 from moto_pl import signals
 from moto_pl.agents.base import Agent, RoundData
+from moto_pl.envs.observation import Observation
 from moto_pl.replay.sampler import SequenceBatch
 from moto_pl.schedule import Schedule
 
@@ -26,6 +27,10 @@ class RunData(RoundData, Protocol):
     @property
     def longest_demonstration(self) -> int | None:
         """Steps of the longest demonstration; None where there is none."""
+
+    @property
+    def demonstrated(self) -> Observation | None:
+        """What demonstrations hold of what is learned from, with its statistics; None where there are none."""
 
     @property
     def terminates(self) -> bool:

@@ -29,6 +29,7 @@ class RawEpisode:
         terminations: bool [T], or [T, 1].
         truncations: bool [T], or [T, 1].
         infos: arrays of T rows, or of T + 1 with the reset's first.
+        vector: state vectors, T + 1 rows float32 [V]; None where none are read.
     """
 
     label: str
@@ -39,6 +40,7 @@ class RawEpisode:
     terminations: np.ndarray
     truncations: np.ndarray
     infos: Mapping[str, Any]
+    vector: np.ndarray | None = None
 
     def episode(self, image_shape: tuple[int, int, int], action_size: int, info: dict[str, InfoValue]) -> Episode:
         """The episode; actions that exceed [-1, 1] by rounding are clipped.
@@ -63,7 +65,7 @@ class RawEpisode:
             raise self._error(f"the reward {reward[step]}", "Rewards must be finite: write it again.", step)
         action, success, extras = self._clipped(), self._success(reward), self._extras(steps)
         try:
-            return Episode(self.image, action, reward, terminated, truncated, success, extras, info)
+            return Episode(self.image, action, reward, terminated, truncated, success, extras, info, self.vector)
         except SettingError as error:
             raise self._error(f"{error.setting}: {error.found}", error.fix) from error
 

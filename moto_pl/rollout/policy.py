@@ -31,8 +31,10 @@ class Policy(Protocol):
     def initial_state(self, count: int) -> Any:
         """The acting state of ``count`` environments before their first frame."""
 
-    def act(self, image: Tensor, is_first: Tensor, state: Any, mode: ActMode, key: Key) -> tuple[Tensor, Any]:
-        """Actions [n, A] for frames uint8 [n, 3, 64, 64], and the next state."""
+    def act(
+        self, image: Tensor, is_first: Tensor, state: Any, mode: ActMode, key: Key, vector: Tensor | None = None
+    ) -> tuple[Tensor, Any]:
+        """Actions [n, A] for frames uint8 [n, 3, 64, 64] and state vectors [n, V], and the next state."""
 
     def executed(self, state: Any, action: Tensor) -> Any:
         """The state that knows what the environments got."""

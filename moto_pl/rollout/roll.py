@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from moto_pl.envs.observation import Seen
 from moto_pl.evaluations import EVALUATION_SEEDS as EVALUATION_SEEDS
 from moto_pl.evaluations import TEST_SEEDS as TEST_SEEDS
 from moto_pl.ops import Key, Stream
@@ -100,12 +101,13 @@ def _roll(
         state = policy.initial_state(count)
         image = pool.reset(seeds, beyond)
         is_first = torch.ones(count, dtype=torch.bool, device=device)
-        recordings = [_Rolling(frame, beyond) for frame in image]
+        recordings = [_Rolling(now, beyond) for now in _seen(image, pool.vector)]
         t = 0
         while not all(recording.done for recording in recordings):
             frames = torch.from_numpy(np.ascontiguousarray(image.transpose(0, 3, 1, 2))).to(device)
             step_key = key.fold(t)
-            action, state = policy.act(frames, is_first, state, mode, step_key)
+            vectors = () if pool.vector is None else (torch.from_numpy(pool.vector).to(device),)
+            action, state = policy.act(frames, is_first, state, mode, step_key, *vectors)
             action = action.float()
             if noise[1] > 0:
                 action = action + stds * normal(step_key, Stream.NOISE, tuple(action.shape), device)
@@ -113,10 +115,10 @@ def _roll(
             state = policy.executed(state, action)  # the filter hears what the environment gets
             actions = action.cpu().numpy()
             image, reward, terminated, truncated, infos = pool.step(actions)
-            for i, recording in enumerate(recordings):
+            for i, (recording, now) in enumerate(zip(recordings, _seen(image, pool.vector), strict=True)):
                 ends = bool(terminated[i]), bool(truncated[i])
                 if not recording.ended:
-                    recording.add(Played(actions[i], image[i], float(reward[i]), *ends, infos[i]))
+                    recording.add(Played(actions[i], now, float(reward[i]), *ends, infos[i]))
                 elif not recording.done:
                     recording.go_on(float(reward[i]), ends[0])
             is_first = torch.zeros_like(is_first)
@@ -126,11 +128,16 @@ def _roll(
     return recordings
 
 
+def _seen(image: np.ndarray, vector: np.ndarray | None) -> list[Seen]:
+    """What each environment shows, of all their images [n, H, W, 3] and vectors [n, V]."""
+    return [Seen(frame, None if vector is None else vector[i]) for i, frame in enumerate(image)]
+
+
 class _Rolling(Recording):
     """An episode while it is rolled, and the rewards of up to ``most_beyond`` steps after a truncation."""
 
-    def __init__(self, frame: np.ndarray, most_beyond: int) -> None:
-        super().__init__(frame)
+    def __init__(self, begin: Seen, most_beyond: int) -> None:
+        super().__init__(begin)
         self.beyond: list[float] = []
         self.left = most_beyond
 

@@ -16,7 +16,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from moto_pl.agents import Agent
-from moto_pl.agents.description import check_same_agent
+from moto_pl.agents.description import check_same_agent, check_same_names
 from moto_pl.agents.trainer_arguments import FIXED, check_arguments, check_trainer
 from moto_pl.callbacks.checkpoint import RunCheckpoint
 from moto_pl.callbacks.finite import FiniteGuard
@@ -215,8 +215,11 @@ class MotoCLI(LightningCLI):
             ckpt_path = self._newest(root, datamodule.schedule)
         if ckpt_path is not None:
             checkpoint = load_checkpoint(ckpt_path)
-            ours = {**model.description(), "action_size": (checkpoint.get("agent") or {}).get("action_size")}
+            saved = checkpoint.get("agent") or {}
+            # What a run finds out is compared when it has.
+            ours = {**model.description(), **{name: saved.get(name) for name in ("action_size", "observation")}}
             check_same_agent(checkpoint.get("agent"), ours)
+            check_same_names(saved, datamodule.collecting.observation)
             step = int(checkpoint["global_step"])
             if step >= datamodule.schedule.total_steps:
                 self._say(f"{root}: all {step} gradient steps are taken; raise data.online_steps to go on.")

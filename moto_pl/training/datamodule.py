@@ -12,11 +12,12 @@ from lightning.pytorch.utilities import rank_zero_info
 from moto_pl.callbacks.collect import CollectEpisodes, CollectSettings
 from moto_pl.callbacks.evaluation import EvaluateEpisodes, EvaluationSettings, SeedBatches
 from moto_pl.envs import task_objects
+from moto_pl.envs.observation import IMAGE_ALONE, Observation, ObservationConfig, env_arguments
 from moto_pl.errors import SettingError
 from moto_pl.replay import DeviceMirror, EpisodeSet, EpisodeStore, SequenceBatch, SequenceSampler
 from moto_pl.replay.parts import Batch, BatchPart, Learner
 from moto_pl.schedule import Pretrain, Schedule
-from moto_pl.training.ingest import HELD_OUT, ingest, ingested, longest_demonstration
+from moto_pl.training.ingest import HELD_OUT, ingest, ingested, longest_demonstration, observed
 from moto_pl.training.loaders import HeldOut, RoundLoader
 from moto_pl.training.views import Views, fitted_parts
 
@@ -37,6 +38,7 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         build_missing: make the dataset with ``moto data build`` where it is absent and can be built.
         build_options: what ``moto data build`` takes besides, such as ``noise`` or ``output``.
         env_options: keyword arguments of the environment.
+        observation: what of the observations is learned from; the image alone by default. See docs/observations.md.
         pretrain: ``joint`` trains world model, actor and critics at each offline step. ``model_first`` trains the world
             model alone for ``model_steps``, then actor and critics alone, on the model as it then stands, for
             ``offline_steps``; it is for agents with a world model. Online steps train everything.
@@ -86,6 +88,7 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         build_missing: bool = False,
         build_options: dict[str, Any] | None = None,
         env_options: dict[str, Any] | None = None,
+        observation: ObservationConfig = IMAGE_ALONE,
         pretrain: Pretrain = "joint",
         model_steps: int = 0,
         offline_steps: int = 1000,
@@ -119,7 +122,7 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         low, high = exploration_noise if isinstance(exploration_noise, tuple | list) else (exploration_noise,) * 2
         self.collecting = CollectSettings(
             env, dict(env_options or {}), num_envs, env_workers, worker_timeout_s, max_episode_steps, collect_mode,
-            (low, high), collect, exchange, seed,
+            (low, high), collect, exchange, seed, observation,
         )  # fmt: skip
         self.evaluation = EvaluationSettings(eval_episodes, eval_every, value_steps, value_every, test_episodes, seed)
         self.schedule = Schedule(
@@ -192,12 +195,19 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         # Imported where they are used: `moto fit --help` should not wait for them.
         from moto_pl.datasets.builders import ensure
         from moto_pl.datasets.minari_io import open_dataset
+        from moto_pl.datasets.offered import check_same_camera
 
         source: str | Path = self.dataset
+        wanted = self.collecting.observation
         if self.build_missing:
-            source = ensure(self.dataset, **{**self.collecting.env_options, **self.build_options})
+            options = env_arguments(self.collecting.env, self.collecting.env_options, wanted)
+            source = ensure(self.dataset, **{**options, **self.build_options})
         names = {"dataset": str(self.dataset), **self.build_options, "val_episodes": self.val_episodes}
-        ingest(open_dataset(source), names, self.replay_dir, self._limit)
+        if wanted != IMAGE_ALONE:
+            names["observation"] = {"cameras": list(wanted.cameras), "state": list(wanted.state)}
+        reader = open_dataset(source, wanted=wanted)
+        check_same_camera(reader.id, reader.own, self.collecting.env, self.collecting.env_options)
+        ingest(reader, names, self.replay_dir, self._limit)
 
     def _check_run(self) -> None:
         """Refuses what does not go together, before anything is built or written."""
@@ -257,6 +267,11 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
     def longest_demonstration(self) -> int | None:
         """Steps of the longest demonstration; None where there is none."""
         return longest_demonstration(self.replay_dir) if self.dataset else None
+
+    @property
+    def demonstrated(self) -> Observation | None:
+        """What demonstrations hold of what is learned from, with its statistics; None where there are none."""
+        return observed(self.replay_dir, self.collecting.observation) if self.dataset else None
 
     @property
     def collected_end_early(self) -> bool:
@@ -354,7 +369,7 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         wanted, device = self.parts[part], self.trainer.strategy.root_device
         sampler = SequenceSampler(self.store, self.seed, name)
         batch = sampler.sample(self.trainer.global_step, 0, 1, count, wanted.length, self._sets[part], wanted.history)
-        return SequenceBatch(*(tensor.to(device) for tensor in batch))
+        return batch.map(lambda part: part.to(device))
 
     # Loaders.
 

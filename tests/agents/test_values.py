@@ -17,8 +17,8 @@ from moto_pl.callbacks.metrics import EpisodeMetrics, return_to_go
 from moto_pl.envs.reach import ReachEnv
 from moto_pl.errors import SettingError
 from moto_pl.ops import Key
-from moto_pl.replay.episode import Episode, rows
-from moto_pl.replay.sampler import SequenceBatch
+from moto_pl.replay.episode import Episode
+from moto_pl.replay.sampler import SequenceBatch, episode_batch
 from moto_pl.rollout.pool import EnvPool
 from moto_pl.rollout.roll import roll_episodes, roll_on
 from moto_pl.training.datamodule import OfflineToOnlineDataModule
@@ -27,7 +27,7 @@ CRITICS = ["MOTO", "DreamerV2", "LOMPO", "COMBO", "SAC", "CQL", "IQL"]
 
 
 def whole(episode: Episode) -> SequenceBatch:
-    return SequenceBatch(*(torch.from_numpy(part).unsqueeze(0) for part in rows(episode)))
+    return episode_batch(episode, torch.device("cpu"))
 
 
 def test_return_to_go_by_hand() -> None:

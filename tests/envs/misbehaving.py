@@ -151,3 +151,34 @@ class EndlessEnv(ReachEnv):
 
 
 gym.register("moto_pl_test/Endless-v0", EndlessEnv)
+
+
+class OddVectorEnv(ReachEnv):
+    """Has a state vector ``joints`` of three numbers, and ``what`` is wrong with it."""
+
+    def __init__(self, what: str = "", **kwargs):
+        super().__init__(observe=("image", "hand"), **kwargs)
+        self._what = what
+        flat = gym.spaces.Box(-np.inf, np.inf, (3,), np.float64)
+        kinds = {"matrix": gym.spaces.Box(-np.inf, np.inf, (2, 2), np.float64), "discrete": gym.spaces.Discrete(3)}
+        found = {**self.observation_space.spaces, "joints": kinds.get(what, flat)}
+        if what == "missing":
+            del found["joints"]
+        if what == "front":
+            found["front"] = found.pop("image")
+        self.observation_space = gym.spaces.Dict(found)
+
+    def observe(self):
+        found = super().observe()
+        if self._what == "front":
+            found["front"] = found.pop("image")
+        wrong = {
+            "returns another": np.zeros(4),
+            "returns nan": np.array([0, np.nan, 1]),
+            "returns vast": np.full(3, 1e300),
+        }
+        joints = wrong.get(self._what, np.arange(3.0))
+        return found if self._what == "returns none" else {**found, "joints": joints}
+
+
+gym.register("moto_pl_test/OddVector-v0", OddVectorEnv)
