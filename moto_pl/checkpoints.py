@@ -30,6 +30,7 @@ _CHECKPOINT: dict[str, Any] = {
         "class_path": str,
         "init_args": dict[str, Any],
         "action_size?": int | None,
+        "action_scale?": Any,
         "observation?": {"cameras": list[str], "state": dict[str, int], "mean": list[float], "std": list[float]},
     },
     "loops?": {

@@ -16,6 +16,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from moto_pl.agents.trainer_arguments import check_trainer
+from moto_pl.envs.actions import ActionScale
 from moto_pl.envs.observation import Observation
 from moto_pl.errors import SettingError
 from moto_pl.ops import Key
@@ -38,6 +39,7 @@ class RunFacts:
         schedule: of gradient steps.
         writes: whether this process is the one that writes what its machine's disk holds.
         observation: what it sees.
+        action_scale: what its actions stand for in the environment; None: themselves.
     """
 
     action_size: int
@@ -45,6 +47,7 @@ class RunFacts:
     schedule: Schedule
     writes: bool = True
     observation: Observation = Observation()
+    action_scale: ActionScale | None = None
 
 
 class RoundData(Protocol):
@@ -113,6 +116,7 @@ class Agent(L.LightningModule):
         self.action_size: int | None = None
         self.terminates = False  # whether demonstrations end early; known before networks are made
         self.observation = Observation()  # what it sees; the same
+        self.action_scale: ActionScale | None = None  # what its actions stand for; None: themselves
         self.facts: RunFacts | None = None
         self.settings: dict[str, Any] = {}
         self.loaded_step = 0  # gradient steps behind weights that were loaded to be evaluated
@@ -272,7 +276,7 @@ class Agent(L.LightningModule):
         if self.action_size is None:
             assert self.facts is not None, "tell an agent of its run first: Agent.meet"
             self.action_size, self.terminates = self.facts.action_size, self.facts.terminates
-            self.observation = self.facts.observation
+            self.observation, self.action_scale = self.facts.observation, self.facts.action_scale
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.seed)
                 self.build(self.action_size)
@@ -413,11 +417,12 @@ class Agent(L.LightningModule):
         return Key(self.seed, self.global_step).fold(self.global_rank * accumulate + batch_idx % accumulate)
 
     def description(self) -> dict[str, Any]:
-        """Class, settings, action size and what it sees, as plain types."""
+        """Class, settings, action size, what its actions stand for and what it sees, as plain types."""
         return {
             "class_path": f"{type(self).__module__}.{type(self).__qualname__}",
             "init_args": plain(self.settings),
             "action_size": self.action_size,
+            "action_scale": plain(self.action_scale),
             "observation": plain(self.observation),
         }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
+from moto_pl.envs.actions import ActionScale
 from moto_pl.envs.observation import Observation, ObservationConfig
 from moto_pl.errors import SettingError
 
@@ -31,6 +32,18 @@ def observation_of(description: dict[str, Any]) -> Observation:
     found = description.get("observation")
     try:
         return Observation() if found is None else Observation.from_plain(found)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise SettingError("ckpt_path", f"a checkpoint with {error}", "Give a whole checkpoint.") from None
+
+
+def scale_of(description: dict[str, Any]) -> ActionScale | None:
+    """What the actions of a checkpoint's agent stand for; None: themselves, as in those of earlier versions.
+
+    Raises:
+        SettingError: it is not what an agent says of that.
+    """
+    try:
+        return ActionScale.from_plain(description.get("action_scale"))
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise SettingError("ckpt_path", f"a checkpoint with {error}", "Give a whole checkpoint.") from None
 

@@ -176,7 +176,7 @@ def _episodes(episodes: str, count: int, steps: int, run: Path, checkpoint: Path
     agent = load_agent(checkpoint)
     if episodes == "rollout":
         return roll_own(agent, run, count), "the policy itself"
-    return load_episodes(episodes, count, steps + 1, agent.observation.config), episodes
+    return load_episodes(episodes, count, steps + 1, agent), episodes
 
 
 def _write(finding: Any, out: Path | None, run: Path) -> int:

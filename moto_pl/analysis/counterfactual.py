@@ -16,6 +16,7 @@ from torch import Tensor
 
 from moto_pl.agents.model_based import ModelBasedAgent
 from moto_pl.envs import make
+from moto_pl.envs.actions import ActionScale, scaled
 from moto_pl.envs.observation import IMAGE_ALONE, ObservationConfig, Seen, env_arguments, seen
 from moto_pl.errors import SettingError
 from moto_pl.nn import States
@@ -66,11 +67,18 @@ class Simulator:
         env_id: as for :func:`moto_pl.envs.make`.
         options: the environment's arguments.
         wanted: what of its observations is seen.
+        scale: what actions in [-1, 1] stand for; None: they span its Box.
     """
 
-    def __init__(self, env_id: str, options: Mapping[str, Any], wanted: ObservationConfig = IMAGE_ALONE) -> None:
+    def __init__(
+        self,
+        env_id: str,
+        options: Mapping[str, Any],
+        wanted: ObservationConfig = IMAGE_ALONE,
+        scale: ActionScale | None = None,
+    ) -> None:
         self.name, self.wanted = env_id, wanted
-        self.env = make(env_id, **env_arguments(env_id, options, wanted))
+        self.env = scaled(make(env_id, **env_arguments(env_id, options, wanted)), scale)
 
     def restore(self, episode: Episode, step: int) -> Seen:
         """Goes to where ``episode`` was after ``step`` steps; returns what is seen there.
@@ -265,7 +273,7 @@ def find_counterfactual(
     estimators: list[Disagreement] = [
         kind for kind in get_args(Disagreement) if kind != ("logit" if gaussian else "max_var")
     ]
-    simulator = Simulator(*env, agent.observation.config)
+    simulator = Simulator(*env, agent.observation.config, agent.action_scale)
     try:
         found = [
             branches(agent, episode, simulator, context, steps, estimators, samples, number)

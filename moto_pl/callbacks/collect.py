@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from moto_pl.agents.base import Agent, RunFacts
 from moto_pl.envs import task_objects
+from moto_pl.envs.actions import ActionScale, ActionScaling
 from moto_pl.envs.checks import NO_LIMIT_SET, EpisodeLimit
 from moto_pl.envs.observation import IMAGE_ALONE, Observation, ObservationConfig
 from moto_pl.errors import SettingError
@@ -47,6 +48,7 @@ class CollectSettings:
     exchange: Literal["shared", "broadcast"] = "shared"
     seed: int = 0
     observation: ObservationConfig = IMAGE_ALONE
+    action_scale: ActionScaling = "bounds"
 
     def __post_init__(self) -> None:
         if self.env_workers < 0:
@@ -105,6 +107,7 @@ class CollectEpisodes(L.Callback):
         self.collect_seconds = self.exchange_seconds = 0.0
         self._earlier_round: float | None = None  # episodes a round of a run from before they were in its checkpoint
         self._limit = NO_LIMIT_SET
+        self._scale: ActionScale | None = None
         self._pool: EnvPool | None = None
         self._collector = Collector(
             settings.env, settings.env_options, settings.env_workers, settings.worker_timeout_s, settings.observation
@@ -121,7 +124,14 @@ class CollectEpisodes(L.Callback):
         if self._pool is None:
             of = self.settings
             self._pool = EnvPool(
-                of.env, of.env_options, of.env_workers, of.worker_timeout_s, self._limit, IMAGE_SIZE, of.observation
+                of.env,
+                of.env_options,
+                of.env_workers,
+                of.worker_timeout_s,
+                self._limit,
+                IMAGE_SIZE,
+                of.observation,
+                self._scale,
             )
         return self._pool
 
@@ -136,8 +146,9 @@ class CollectEpisodes(L.Callback):
             # A checkpoint's own are taken back in on_load_checkpoint.
             self.collected_episodes = self.env_steps = 0
         self._limit = self._collector.limit = EpisodeLimit(settings.max_episode_steps, data.longest_demonstration)
+        self._scale = self._collector.scale = data.demonstrated_scale
         size, observation = self._action_size(trainer), self._observation(trainer)
-        facts = RunFacts(size, data.terminates, data.schedule, data.writes, observation)
+        facts = RunFacts(size, data.terminates, data.schedule, data.writes, observation, self._agreed_scale(trainer))
         run_agent(pl_module).meet(facts)
 
     def _action_size(self, trainer: L.Trainer) -> int:
@@ -151,6 +162,19 @@ class CollectEpisodes(L.Callback):
                 f"{self.settings.env} takes actions of size {size}: choose the dataset of that environment.",
             )
         return size
+
+    def _agreed_scale(self, trainer: L.Trainer) -> ActionScale | None:
+        """What the policy's actions stand for, in the environment and in demonstrations alike; None: themselves."""
+        own = ActionScale.of_box(self.pool.action_space)
+        own = None if own is None or own.identity else own
+        data = run_data(trainer)
+        if data.demonstrated is None:
+            return own
+        if self.settings.action_scale == "bounds" and own != self._scale:
+            found = f"{own or '[-1, 1]'} of {self.settings.env}, and {self._scale or '[-1, 1]'} of {data.dataset}"
+            fix = "Choose the dataset of that environment, or set data.action_scale: percentile."
+            raise SettingError("data.action_scale", f"bounds: {found}", fix)
+        return self._scale
 
     def _observation(self, trainer: L.Trainer) -> Observation:
         """What the agent sees: what environment and demonstrations both have, normalised by the latter's statistics."""

@@ -25,21 +25,19 @@ from minari.storage.datasets_root_dir import get_dataset_path
 
 import moto_pl.envs
 from moto_pl.datasets.hdf5_check import check_hdf5
+from moto_pl.datasets.minari_files import READ_ERRORS, damaged, read_metadata
 from moto_pl.datasets.offered import find_image, observed, vector_sizes
 from moto_pl.datasets.raw_episode import RawEpisode
 from moto_pl.datasets.staging import staged
+from moto_pl.envs.actions import ActionScale
 from moto_pl.envs.observation import IMAGE_ALONE, Observation, ObservationConfig, joined
 from moto_pl.errors import SettingError
-from moto_pl.reading import read_json
 from moto_pl.replay.episode import Episode
 
 NAMESPACE = "moto_pl"
 """Namespace of the datasets that this package builds, and the key of its own part of a dataset's metadata."""
 DATA_FILE = "main_data.hdf5"
 FRAMES_PER_CHUNK = 16
-
-# All that Minari, h5py, Pillow and json raise on a file that is cut short or damaged.
-_READ_ERRORS = (OSError, KeyError, IndexError, ValueError, TypeError, AttributeError, AssertionError, RuntimeError)
 
 
 def datasets_root() -> Path:
@@ -101,7 +99,7 @@ class DatasetReader:
         path = Path(path)
         self.path = path.parent if path.name == "data" and (path / METADATA_FILE_NAME).is_file() else path
         self.data_path = self.path / "data"
-        self.metadata = _read_metadata(self.data_path / METADATA_FILE_NAME)
+        self.metadata = read_metadata(self.data_path / METADATA_FILE_NAME)
         self.id = str(self.metadata.get("dataset_id", self.path.name))
         self._label = f"dataset {self.id}"
         if not self.data_file.exists():
@@ -111,8 +109,8 @@ class DatasetReader:
         except ImportError as error:
             found = f"the format {self.metadata['data_format']}"
             raise SettingError(self._label, found, 'Run: pip install "minari[arrow]".') from error
-        except _READ_ERRORS as error:
-            raise _damaged(self._label, self.data_path / METADATA_FILE_NAME, error) from error
+        except READ_ERRORS as error:
+            raise damaged(self._label, self.data_path / METADATA_FILE_NAME, error) from error
         setting, space = "image_key", self._storage.observation_space
         if wanted.cameras != IMAGE_ALONE.cameras:
             setting, image_key = "data.observation.cameras", wanted.cameras[0]
@@ -123,6 +121,11 @@ class DatasetReader:
         if not isinstance(action_space, spaces.Box) or len(action_space.shape) != 1:
             raise SettingError(self._label, f"the action space {action_space}", "Use one with a flat Box of actions.")
         self.action_size = int(action_space.shape[0])
+        #: What actions in [-1, 1] stand for; of a Box without bounds themselves.
+        ones = np.ones(self.action_size)
+        self.scale = ActionScale.of_box(action_space) or ActionScale.of(-ones, ones)
+        #: Whether an action beyond that counts as its end, rather than being refused.
+        self.clips = False
         self._length: int = self.metadata["total_episodes"]
         if self._length < 1:
             raise SettingError(self._label, "no episodes", "Use a dataset with at least one.")
@@ -176,8 +179,8 @@ class DatasetReader:
             terminations, truncations = np.asarray(raw["terminations"], bool), np.asarray(raw["truncations"], bool)
             infos = raw["infos"] or {}
             vector = joined(vectors)
-        except _READ_ERRORS as error:
-            raise _damaged(self._label, self.data_file, error, index) from error
+        except READ_ERRORS as error:
+            raise damaged(self._label, self.data_file, error, index) from error
         raw_episode = RawEpisode(
             self._label,
             f"episode {index} of {self.data_file}",
@@ -188,11 +191,30 @@ class DatasetReader:
             truncations,
             infos,
             vector,
+            self.scale,
+            self.clips,
         )
         if raw_episode.rounded and not self._said_rounded:
             self._said_rounded = True
             warnings.warn(f"{self._label}: actions exceed [-1, 1] by rounding and are clipped", stacklevel=2)
         return raw_episode.episode(self.image_shape, self.action_size, self._info(attributes))
+
+    def own_actions(self) -> np.ndarray:
+        """All actions in the dataset's own numbers: float32 [steps, A].
+
+        Raises:
+            SettingError: the file is damaged, or a number is not finite.
+        """
+        found = []
+        for index in range(len(self)):
+            try:
+                found.append(np.asarray(next(iter(self._storage.get_episodes([index])))["actions"], np.float32))
+            except READ_ERRORS as error:
+                raise damaged(self._label, self.data_file, error, index) from error
+            if found[-1].ndim != 2 or found[-1].shape[1] != self.action_size or not np.isfinite(found[-1]).all():
+                wrong = f"actions {found[-1].shape}, or one that is not finite, in episode {index} of {self.data_file}"
+                raise SettingError(self._label, wrong, f"Expected finite [steps, {self.action_size}]: build it again.")
+        return np.concatenate(found)
 
     def fingerprint(self) -> str:
         """A digest of all that the dataset's files hold: it changes with any byte.
@@ -206,7 +228,7 @@ class DatasetReader:
                     content = hashlib.file_digest(file, "sha256").digest()
                 digest.update(path.relative_to(self.data_path).as_posix().encode() + b"\0" + content)
         except OSError as error:
-            raise _damaged(self._label, self.data_path, error) from error
+            raise damaged(self._label, self.data_path, error) from error
         return digest.hexdigest()
 
     def check(self, image_size: int | None = None, action_size: int | None = None) -> list[int]:
@@ -254,8 +276,8 @@ class DatasetReader:
                 missing = [i for i in range(len(self)) if f"episode_{i}" not in file]
         except SettingError:
             raise
-        except _READ_ERRORS as error:
-            raise _damaged(self._label, self.data_file, error) from error
+        except READ_ERRORS as error:
+            raise damaged(self._label, self.data_file, error) from error
         if missing:
             found = f"{len(self) - len(missing)} of {len(self)} episodes in {self.data_file}"
             raise SettingError(self._label, found, "The file is incomplete: copy or build the dataset again.")
@@ -455,34 +477,6 @@ def _add(group: h5py.Group, episode: Episode, index: int, observation: Observati
         arrays[f"infos/{key}"] = np.concatenate([np.zeros_like(value[:1]), value])
     for key, value in arrays.items():
         group.create_dataset(key, data=value, chunks=value.shape, fletcher32=True)
-
-
-def _damaged(label: str, file: Path, error: BaseException, index: int | None = None) -> SettingError:
-    where = "" if index is None else f" at episode {index}"
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return SettingError(label, f"a damaged file {file}{where} ({reason})", "Copy or build the dataset again.")
-
-
-#: Bytes of a dataset's metadata.
-MAX_METADATA = 1 << 24
-
-
-def _read_metadata(path: Path) -> dict[str, Any]:
-    try:
-        metadata = read_json(path, dict, MAX_METADATA)
-    except FileNotFoundError as error:
-        raise SettingError("dataset", f"no file {path}", "Copy or build the dataset again.") from error
-    except (OSError, ValueError) as error:
-        raise _damaged("dataset", path, error) from error
-    # Without its spaces Minari would create the environment that the file names: a dataset could run code.
-    needed = {"observation_space": str, "action_space": str, "data_format": str, "total_episodes": int}
-    wrong = [
-        key for key, kind in needed.items() if not isinstance(metadata, dict) or not isinstance(metadata.get(key), kind)
-    ]
-    if wrong:
-        fix = "Build it again, or write it with Minari 0.5 or newer."
-        raise SettingError("dataset", f"a file {path} without a valid {', '.join(wrong)}", fix)
-    return dict(metadata)
 
 
 def _is_path(name: str | os.PathLike[str]) -> bool:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 import numpy as np
 
+from moto_pl.envs.actions import ActionScale
 from moto_pl.envs.observation import IMAGE_ALONE, Observation, ObservationConfig, Seen, entry, joined
 from moto_pl.errors import EnvironmentRaised, SettingError
 
@@ -85,6 +86,7 @@ class Checks:
         name: its id, and which of several it is.
         env: the environment.
         wanted: what of its observations is learned from.
+        scale: what policies' actions stand for; None: they span its Box.
 
     Attributes:
         image_shape: height, width, channels of its image.
@@ -92,16 +94,22 @@ class Checks:
 
     Raises:
         SettingError: it does not declare a uint8 image with three channels in a Dict, flat Boxes for the vectors, and a
-            flat Box of actions in [-1, 1].
+            flat Box of actions that are floating-point numbers, with bounds unless ``scale`` says what they span.
     """
 
-    def __init__(self, name: str, env: gym.Env[Any, Any], wanted: ObservationConfig = IMAGE_ALONE) -> None:
+    def __init__(
+        self,
+        name: str,
+        env: gym.Env[Any, Any],
+        wanted: ObservationConfig = IMAGE_ALONE,
+        scale: ActionScale | None = None,
+    ) -> None:
         self.name, self.wanted = name, wanted
         self.key = wanted.cameras[0]
         self.image_shape = self._image_shape(env.observation_space)
         sizes = {vector: self._vector_size(env.observation_space, vector) for vector in wanted.state}
         self.observation = Observation.of(wanted, sizes)
-        self._check_actions(env.action_space)
+        self._check_actions(env.action_space, scale)
         self._objects: dict[str, tuple[int, ...]] = {}
 
     # What it declares.
@@ -135,17 +143,18 @@ class Checks:
             raise self.error(found, "Flatten it, or name another in data.observation.state.")
         return int(vector.shape[0])
 
-    def _check_actions(self, space: gym.Space[Any]) -> None:
+    def _check_actions(self, space: gym.Space[Any], scale: ActionScale | None) -> None:
         if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
             raise self.error(f"takes actions {space}", "Use an environment with a flat Box of actions.")
-        if np.all(space.low == -1) and np.all(space.high == 1) and np.issubdtype(space.dtype, np.floating):
-            return
-        fix = "Wrap it: gymnasium.wrappers.RescaleAction(env, -1.0, 1.0)."
         if not np.issubdtype(space.dtype, np.floating):
-            fix = "Declare a Box of float32 from -1 to 1."
-        elif not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
-            fix = "Declare the Box of actions that it takes, and " + fix[0].lower() + fix[1:]
-        raise self.error(f"takes actions {space}, where policies act in [-1, 1]", fix)
+            fix = "Declare a Box of float32."
+            raise self.error(f"takes actions {space}, where policies act in [-1, 1]", fix)
+        if scale is None and ActionScale.of_box(space) is None:
+            fix = "Declare the Box of actions that it takes, or set data.action_scale: percentile."
+            raise self.error(f"takes actions {space}, where policies act in [-1, 1]", fix)
+        if scale is not None and len(scale.low) != space.shape[0]:
+            found = f"takes actions of size {space.shape[0]}, and the dataset's have {len(scale.low)}"
+            raise self.error(found, "Choose the dataset of that environment.")
 
     # What it returns.
 

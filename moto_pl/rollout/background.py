@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 from moto_pl import signals
+from moto_pl.envs.actions import ActionScale
 from moto_pl.envs.checks import NO_LIMIT_SET, EpisodeLimit
 from moto_pl.envs.observation import IMAGE_ALONE, ObservationConfig
 from moto_pl.errors import SettingError
@@ -49,6 +50,7 @@ class Collector:
 
     Attributes:
         limit: where an episode is cut off; to be set before the first job.
+        scale: what policies' actions stand for; likewise.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Collector:
     ) -> None:
         self._arguments, self.wanted = (env, env_options, workers, timeout_s), wanted
         self.limit = NO_LIMIT_SET
+        self.scale: ActionScale | None = None
         self._process: Any = None
         self._connection: Connection | None = None
         self._message: tuple[bytes, Job] | None = None
@@ -127,7 +130,7 @@ class Collector:
             self._connection, theirs = context.Pipe()
             # Not a daemon: those may have no environment workers. It ends when our end of the pipe is closed.
             self._process = context.Process(
-                target=_serve, args=(theirs, *self._arguments, self.limit, self.wanted), name="collector"
+                target=_serve, args=(theirs, *self._arguments, self.limit, self.wanted, self.scale), name="collector"
             )
             self._process.start()
             theirs.close()
@@ -144,7 +147,8 @@ def _serve(
     workers: int,
     timeout_s: float,
     limit: EpisodeLimit,
-    wanted: ObservationConfig,
+    wanted: ObservationConfig = IMAGE_ALONE,
+    scale: ActionScale | None = None,
 ) -> None:
     signals.ignore()
     signals.end_with(os.getppid())
@@ -156,7 +160,7 @@ def _serve(
             # Our own learner's bytes, over our own pipe.
             policy = torch.load(io.BytesIO(blob), map_location="cpu", weights_only=False)
             try:
-                pool = pool or EnvPool(env, env_options, workers, timeout_s, limit, wanted=wanted)
+                pool = pool or EnvPool(env, env_options, workers, timeout_s, limit, wanted=wanted, scale=scale)
                 result: Any = roll_episodes(pool, policy, *job)
             except Exception as error:
                 result = error

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from moto_pl.envs import make
+from moto_pl.envs.actions import ActionScale, scaled
 from moto_pl.envs.checks import Checks, EpisodeLimit, Step, named
 from moto_pl.envs.observation import ObservationConfig, env_arguments
 
@@ -20,6 +21,7 @@ class Host:
         env_kwargs: the environment's arguments.
         limit: where an episode is cut off.
         wanted: what of its observations is learned from.
+        scale: what policies' actions stand for; None: they span the environment's Box.
         place: which of several it is, in errors.
     """
 
@@ -29,13 +31,15 @@ class Host:
         env_kwargs: Mapping[str, Any],
         limit: EpisodeLimit,
         wanted: ObservationConfig,
+        scale: ActionScale | None,
         place: str = "",
     ) -> None:
         name = f"{env_id} ({place})" if place else env_id
         with named(name, "when it was made"):
-            self.env = make(env_id, **env_arguments(env_id, env_kwargs, wanted))
-            self.checks = Checks(name, self.env, wanted)
-            self.limit = limit.of(self.env)
+            env = make(env_id, **env_arguments(env_id, env_kwargs, wanted))
+            self.checks = Checks(name, env, wanted, scale)
+            self.limit = limit.of(env)
+        self.action_space, self.env = env.action_space, scaled(env, scale)
         self.image_shape, self.observation = self.checks.image_shape, self.checks.observation
         self._steps = self._beyond = 0
         self._last: Step | None = None

@@ -29,6 +29,7 @@ import gymnasium as gym
 import numpy as np
 
 from moto_pl import signals
+from moto_pl.envs.actions import ActionScale
 from moto_pl.envs.checks import NO_LIMIT_SET, EpisodeLimit, check_image_size, close
 from moto_pl.envs.observation import IMAGE_ALONE, Observation, ObservationConfig
 from moto_pl.envs.rendering import software_fallback
@@ -68,9 +69,10 @@ class EnvPool:
         limit: where an episode is cut off (truncated) that has not ended by itself, with one warning.
         image_size: height and width that images must have; None takes any.
         wanted: what of the environment's observations is learned from.
+        scale: what policies' actions, which are in [-1, 1], stand for; None: they span the environment's Box.
 
     Attributes:
-        action_space: of one environment.
+        action_space: of one environment, in its own numbers.
         observation: what is learned from, with the vectors' sizes.
         vector: the state vectors seen with the images that were last returned, float32 [n, V]; None where none is
             learned from.
@@ -94,6 +96,7 @@ class EnvPool:
         limit: EpisodeLimit = NO_LIMIT_SET,
         image_size: int | None = None,
         wanted: ObservationConfig = IMAGE_ALONE,
+        scale: ActionScale | None = None,
     ) -> None:
         if num_workers < 0:
             raise SettingError("num_workers", num_workers, "Use 0 (in this process) or more.")
@@ -101,7 +104,7 @@ class EnvPool:
             raise SettingError("timeout_s", timeout_s, "Use a number of seconds above 0.")
         self.env_id, self.env_kwargs, self.num_workers = env_id, dict(env_kwargs or {}), num_workers
         self.capacity, self.timeout_s, self.limit, self.wanted = max(num_workers, 1), timeout_s, limit, wanted
-        self.observation = Observation()
+        self.observation, self.scale = Observation(), scale
         self.vector: np.ndarray | None = None
         self._active = 0
         self._restarts = 0
@@ -128,11 +131,11 @@ class EnvPool:
     def _open(self) -> gym.Space[Any]:
         """Makes the environments; returns the space of their actions."""
         if self.num_workers == 0:
-            self._host = Host(self.env_id, self.env_kwargs, self.limit, self.wanted)
+            self._host = Host(self.env_id, self.env_kwargs, self.limit, self.wanted, self.scale)
             self.image_shape, self.max_episode_steps = self._host.image_shape, self._host.limit
             self.observation = self._host.observation
             self._images = np.zeros((1, *self.image_shape), np.uint8)
-            return self._host.env.action_space
+            return self._host.action_space
         self._memory = tempfile.TemporaryFile(dir=_memory_directory())
         self._workers = [self._start(index) for index in range(self.num_workers)]
         for worker in self._workers:
@@ -201,7 +204,7 @@ class EnvPool:
         with reward 0 until the next reset.
 
         Args:
-            actions: float32 ``[n, A]``.
+            actions: float32 ``[n, A]`` in [-1, 1].
 
         Returns:
             Images uint8 ``[n, H, W, 3]`` (a copy), rewards float32 ``[n]``, terminated bool ``[n]``, truncated bool
@@ -296,7 +299,8 @@ class EnvPool:
         return answers
 
     def _start(self, index: int) -> _Worker:
-        return _Worker(index, (self.env_id, self.env_kwargs, self.limit, self.wanted), self._memory.fileno(), self._gl)
+        host = (self.env_id, self.env_kwargs, self.limit, self.wanted, self.scale)
+        return _Worker(index, host, self._memory.fileno(), self._gl)
 
     def _fall_back(self) -> None:
         """Draw with OSMesa from now on, where EGL was used and OSMesa works: replacements alone see the difference."""
@@ -346,7 +350,7 @@ class _Worker:
     def __init__(
         self,
         index: int,
-        host: tuple[str, dict[str, Any], EpisodeLimit, ObservationConfig],
+        host: tuple[str, dict[str, Any], EpisodeLimit, ObservationConfig, ActionScale | None],
         memory: int,
         gl: Mapping[str, str],
     ) -> None:
@@ -444,12 +448,13 @@ def _serve(
     env_kwargs: dict[str, Any],
     limit: EpisodeLimit,
     wanted: ObservationConfig,
+    scale: ActionScale | None,
     place: str,
 ) -> None:
     images = np.zeros(0, np.uint8)
     try:
-        host = Host(env_id, env_kwargs, limit, wanted, place)
-        connection.send(("ready", (host.env.action_space, host.image_shape, host.limit, host.observation)))
+        host = Host(env_id, env_kwargs, limit, wanted, scale, place)
+        connection.send(("ready", (host.action_space, host.image_shape, host.limit, host.observation)))
     except Exception as error:
         connection.send(_report(error))
         return

@@ -217,7 +217,8 @@ class MotoCLI(LightningCLI):
             checkpoint = load_checkpoint(ckpt_path)
             saved = checkpoint.get("agent") or {}
             # What a run finds out is compared when it has.
-            ours = {**model.description(), **{name: saved.get(name) for name in ("action_size", "observation")}}
+            found = {name: saved.get(name) for name in ("action_size", "action_scale", "observation")}
+            ours = {**model.description(), **found}
             check_same_agent(checkpoint.get("agent"), ours)
             check_same_names(saved, datamodule.collecting.observation)
             step = int(checkpoint["global_step"])

@@ -12,12 +12,13 @@ from lightning.pytorch.utilities import rank_zero_info
 from moto_pl.callbacks.collect import CollectEpisodes, CollectSettings
 from moto_pl.callbacks.evaluation import EvaluateEpisodes, EvaluationSettings, SeedBatches
 from moto_pl.envs import task_objects
+from moto_pl.envs.actions import ActionScale, ActionScaling
 from moto_pl.envs.observation import IMAGE_ALONE, Observation, ObservationConfig, env_arguments
 from moto_pl.errors import SettingError
 from moto_pl.replay import DeviceMirror, EpisodeSet, EpisodeStore, SequenceBatch, SequenceSampler
 from moto_pl.replay.parts import Batch, BatchPart, Learner
 from moto_pl.schedule import Pretrain, Schedule
-from moto_pl.training.ingest import HELD_OUT, ingest, ingested, longest_demonstration, observed
+from moto_pl.training.ingest import HELD_OUT, action_scale, ingest, ingested, longest_demonstration, observed
 from moto_pl.training.loaders import HeldOut, RoundLoader
 from moto_pl.training.views import Views, fitted_parts
 
@@ -39,6 +40,9 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         build_options: what ``moto data build`` takes besides, such as ``noise`` or ``output``.
         env_options: keyword arguments of the environment.
         observation: what of the observations is learned from; the image alone by default. See docs/observations.md.
+        action_scale: what the policy's actions, which are in [-1, 1], stand for. ``bounds``: the Box of actions of
+            dataset and environment, which have to be the same. ``percentile``: the first to the 99th percentile of each
+            number in the dataset; demonstrated actions beyond are clipped.
         pretrain: ``joint`` trains world model, actor and critics at each offline step. ``model_first`` trains the world
             model alone for ``model_steps``, then actor and critics alone, on the model as it then stands, for
             ``offline_steps``; it is for agents with a world model. Online steps train everything.
@@ -89,6 +93,7 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         build_options: dict[str, Any] | None = None,
         env_options: dict[str, Any] | None = None,
         observation: ObservationConfig = IMAGE_ALONE,
+        action_scale: ActionScaling = "bounds",
         pretrain: Pretrain = "joint",
         model_steps: int = 0,
         offline_steps: int = 1000,
@@ -122,7 +127,7 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         low, high = exploration_noise if isinstance(exploration_noise, tuple | list) else (exploration_noise,) * 2
         self.collecting = CollectSettings(
             env, dict(env_options or {}), num_envs, env_workers, worker_timeout_s, max_episode_steps, collect_mode,
-            (low, high), collect, exchange, seed, observation,
+            (low, high), collect, exchange, seed, observation, action_scale,
         )  # fmt: skip
         self.evaluation = EvaluationSettings(eval_episodes, eval_every, value_steps, value_every, test_episodes, seed)
         self.schedule = Schedule(
@@ -148,6 +153,9 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
             raise SettingError(
                 "data.dataset", None, "Name a dataset, or set data.offline_steps: 0 and data.pretrain: joint."
             )
+        if self.dataset is None and self.collecting.action_scale != "bounds":
+            fix = "Name the dataset whose actions these are the percentiles of, or set bounds."
+            raise SettingError("data.action_scale", self.collecting.action_scale, fix)
         if self.build_options and not self.build_missing:
             raise SettingError(
                 "data.build_options", self.build_options, "Set data.build_missing: true, or leave them out."
@@ -207,7 +215,10 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
             names["observation"] = {"cameras": list(wanted.cameras), "state": list(wanted.state)}
         reader = open_dataset(source, wanted=wanted)
         check_same_camera(reader.id, reader.own, self.collecting.env, self.collecting.env_options)
-        ingest(reader, names, self.replay_dir, self._limit)
+        scaling = self.collecting.action_scale
+        if scaling != "bounds":
+            names["scaling"] = scaling
+        ingest(reader, names, self.replay_dir, self._limit, scaling)
 
     def _check_run(self) -> None:
         """Refuses what does not go together, before anything is built or written."""
@@ -272,6 +283,11 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
     def demonstrated(self) -> Observation | None:
         """What demonstrations hold of what is learned from, with its statistics; None where there are none."""
         return observed(self.replay_dir, self.collecting.observation) if self.dataset else None
+
+    @property
+    def demonstrated_scale(self) -> ActionScale | None:
+        """What -1 and 1 stand for in demonstrated actions; None: themselves, or there are none."""
+        return action_scale(self.replay_dir) if self.dataset else None
 
     @property
     def collected_end_early(self) -> bool:

@@ -182,3 +182,21 @@ class OddVectorEnv(ReachEnv):
 
 
 gym.register("moto_pl_test/OddVector-v0", OddVectorEnv)
+
+
+class WideEnv(ReachEnv):
+    """The reaching task in other numbers: its first action from -2 to 6, its second from 0 to 0.5."""
+
+    def __init__(self, bounded: bool = True, **kwargs):
+        super().__init__(**kwargs)
+        low, high = np.array([-2, 0], np.float32), np.array([6, 0.5], np.float32)
+        infinite = np.full(2, np.inf, np.float32)
+        self.action_space = gym.spaces.Box(*((low, high) if bounded else (-infinite, infinite)), dtype=np.float32)
+        self._low, self._high = low.astype(float), high.astype(float)
+
+    def step(self, action: np.ndarray):
+        assert self.action_space.contains(action)
+        return super().step(2 * (np.asarray(action, float) - self._low) / (self._high - self._low) - 1)
+
+
+gym.register("moto_pl_test/Wide-v0", WideEnv)
