@@ -77,7 +77,7 @@ class EndingEnv(ReachEnv):
 
 
 def test_an_end_is_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("moto_pl.rollout.pool.make", lambda *_, **options: EndingEnv(**options))
+    monkeypatch.setattr("moto_pl.rollout.host.make", lambda *_, **options: EndingEnv(**options))
     with EnvPool("moto_pl/Reach-v0", {}, 0) as pool:
         (rolled,) = roll_on(pool, make("BC"), [3], "mode", Key(0, 1), beyond=4)
     assert rolled.episode.length == 3 and rolled.episode.terminated and len(rolled.beyond) == 0
