@@ -285,7 +285,7 @@ def _time_agent(agent: Any, store: EpisodeStore, rounds: int) -> dict[str, float
             for name, part in agent.parts().items()
         }
         drawn = time.perf_counter()
-        batch = {name: SequenceBatch(*(x.to(agent.device) for x in part)) for name, part in batch.items()}
+        batch = {name: part.map(lambda x: x.to(agent.device)) for name, part in batch.items()}
         take_step(agent, batch, optimizer)
         if agent.device.type == "cuda":
             torch.cuda.synchronize()

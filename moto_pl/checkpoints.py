@@ -26,7 +26,13 @@ _CHECKPOINT: dict[str, Any] = {
     "global_step?": int,
     "epoch?": int,
     "pytorch-lightning_version?": str,
-    "agent?": {"class_path": str, "init_args": dict[str, Any], "action_size?": int | None},
+    "agent?": {
+        "class_path": str,
+        "init_args": dict[str, Any],
+        "action_size?": int | None,
+        "action_scale?": Any,
+        "observation?": {"cameras": list[str], "state": dict[str, int], "mean": list[float], "std": list[float]},
+    },
     "loops?": {
         "fit_loop": {
             "state_dict": dict,

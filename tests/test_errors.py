@@ -35,7 +35,6 @@ NOT_SETTINGS = {
     "embed": "an operator's tensor",
     "is_first": "an operator's tensor",
     "confidence": "an argument of the functions of analysis.statistics",
-    "image_key": "an argument of open_dataset",
     **dict.fromkeys(("request", "Origin"), "what a client of moto serve sent"),
     **dict.fromkeys(("observation", "first", "executed"), "a key of such a request"),
 }
@@ -65,7 +64,9 @@ PUT_TOGETHER = {
     ("datasets/parallel.py", "*value"): "an error of another process",
     ("datasets/recording.py", "plan.env_id"): "an environment",
     ("datasets/kitchen/demonstrations.py", "f'kitchen/{plan.kind}'"): "a dataset",
-    **{("datasets/minari_io.py", expression): "a dataset" for expression in ("label", "self._label")},
+    ("datasets/minari_io.py", "self._label"): "a dataset",
+    ("datasets/minari_files.py", "label"): "a dataset",
+    **{("datasets/offered.py", name): "a dataset; what asked for its image" for name in ("label", "setting")},
     **{("datasets/kitchen/states.py", expression): "a dataset" for expression in ("name", "self.name", "self.id")},
     ("datasets/raw_episode.py", "self.label"): "a dataset",
     **{

@@ -16,7 +16,8 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from moto_pl.agents.trainer_arguments import check_trainer
-from moto_pl.envs.checks import KEY
+from moto_pl.envs.actions import ActionScale
+from moto_pl.envs.observation import Observation
 from moto_pl.errors import SettingError
 from moto_pl.nn.image import IMAGE_SIZE
 from moto_pl.ops import Key
@@ -26,7 +27,7 @@ from moto_pl.replay.store import EpisodeStore
 from moto_pl.rollout.policy import ActMode, ArraySpec
 from moto_pl.schedule import Component, Components, Schedule
 
-from .description import check_same_agent, plain
+from .description import check_same_agent, observation_of, plain
 from .initial import InitialWeights, take
 
 
@@ -39,12 +40,16 @@ class RunFacts:
         terminates: whether a demonstration ends early.
         schedule: of gradient steps.
         writes: whether this process is the one that writes what its machine's disk holds.
+        observation: what it sees.
+        action_scale: what its actions stand for in the environment; None: themselves.
     """
 
     action_size: int
     terminates: bool
     schedule: Schedule
     writes: bool = True
+    observation: Observation = Observation()
+    action_scale: ActionScale | None = None
 
 
 class RoundData(Protocol):
@@ -112,6 +117,8 @@ class Agent(L.LightningModule):
         self._average: dict[str, Tensor] = {}  # by parameter name; empty before the first step, and without ema_decay
         self.action_size: int | None = None
         self.terminates = False  # whether demonstrations end early; known before networks are made
+        self.observation = Observation()  # what it sees; the same
+        self.action_scale: ActionScale | None = None  # what its actions stand for; None: themselves
         self.facts: RunFacts | None = None
         self.initial: InitialWeights | None = None  # what a new run begins with, in place of the seed's weights
         self.settings: dict[str, Any] = {}
@@ -169,14 +176,17 @@ class Agent(L.LightningModule):
     @property
     def observes(self) -> Mapping[str, ArraySpec]:
         """The arrays of an observation that it acts from, by their names in the environment's."""
-        return {KEY: ArraySpec((IMAGE_SIZE, IMAGE_SIZE, 3), "uint8")}
+        cameras = {name: ArraySpec((IMAGE_SIZE, IMAGE_SIZE, 3), "uint8") for name in self.observation.cameras}
+        return cameras | {name: ArraySpec((size,), "float32") for name, size in self.observation.state.items()}
 
     @abstractmethod
     def initial_state(self, count: int) -> Any:
         """The acting state of ``count`` environments before their first frame."""
 
     @abstractmethod
-    def act(self, image: Tensor, is_first: Tensor, state: Any, mode: ActMode, key: Key) -> tuple[Tensor, Any]:
+    def act(
+        self, image: Tensor, is_first: Tensor, state: Any, mode: ActMode, key: Key, vector: Tensor | None = None
+    ) -> tuple[Tensor, Any]:
         """Acts in n environments.
 
         Args:
@@ -185,6 +195,7 @@ class Agent(L.LightningModule):
             state: from :meth:`initial_state` or the last call.
             mode: ``sample`` to collect, ``mode`` to evaluate.
             key: names the draws.
+            vector: state vectors float32 [n, V], where it sees any.
 
         Returns:
             Actions [n, A] in [-1, 1] and the next state.
@@ -274,6 +285,7 @@ class Agent(L.LightningModule):
         if self.action_size is None:
             assert self.facts is not None, "tell an agent of its run first: Agent.meet"
             self.action_size, self.terminates = self.facts.action_size, self.facts.terminates
+            self.observation, self.action_scale = self.facts.observation, self.facts.action_scale
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.seed)
                 self.build(self.action_size)
@@ -391,7 +403,13 @@ class Agent(L.LightningModule):
         self._average = checkpoint.get("average", {})
 
     def adopt(self, description: dict[str, Any]) -> None:
-        """Takes from a checkpoint's :meth:`description` what its run found in its data, before weights are loaded."""
+        """Takes from a checkpoint's :meth:`description` what its run found in its data, before weights are loaded.
+
+        The statistics of state vectors are among the weights, which are read next.
+        """
+        saved = observation_of(description)
+        if saved.layout == self.observation.layout:
+            self.observation = saved
 
     # Helpers.
 
@@ -411,9 +429,14 @@ class Agent(L.LightningModule):
         return Key(self.seed, self.global_step).fold(self.global_rank * accumulate + batch_idx % accumulate)
 
     def description(self) -> dict[str, Any]:
-        """Class, settings and action size, as plain types."""
-        name = f"{type(self).__module__}.{type(self).__qualname__}"
-        return {"class_path": name, "init_args": plain(self.settings), "action_size": self.action_size}
+        """Class, settings, action size, what its actions stand for and what it sees, as plain types."""
+        return {
+            "class_path": f"{type(self).__module__}.{type(self).__qualname__}",
+            "init_args": plain(self.settings),
+            "action_size": self.action_size,
+            "action_scale": plain(self.action_scale),
+            "observation": plain(self.observation),
+        }
 
 
 def _copy(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:

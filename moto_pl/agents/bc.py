@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from moto_pl.errors import SettingError
 from moto_pl.nn.gaussian import BoundedNormal
+from moto_pl.nn.image import Seen
 from moto_pl.ops import Key
 from moto_pl.replay.filters import EpisodeFilter
 
@@ -77,7 +78,7 @@ class BC(ModelFreeAgent):
 
     def build(self, action_size: int) -> None:
         """Encoder and policy."""
-        self.encoder = pixel_encoder(self.pixels)
+        self.encoder = pixel_encoder(self.pixels, self.observation)
         self.actor = Head(action_size, self.pixels, self.encoder.out_features)
         self.log_std = LogStd(action_size, self.normal)
 
@@ -85,7 +86,7 @@ class BC(ModelFreeAgent):
         """All of it is the policy."""
         return [self.group("actor", self.encoder, self.actor, self.log_std)]
 
-    def policy(self, image: Tensor) -> BoundedNormal:
+    def policy(self, image: Seen) -> BoundedNormal:
         """See :meth:`ModelFreeAgent.policy`."""
         return normal_policy(self.actor(self.encoder(image)), self.log_std, self.normal)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
+from moto_pl.envs.actions import ActionScale
+from moto_pl.envs.observation import Observation, ObservationConfig
 from moto_pl.errors import SettingError
 
 from .earlier import complete
@@ -19,6 +21,31 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     return value
+
+
+def observation_of(description: dict[str, Any]) -> Observation:
+    """What the agent of a checkpoint sees; in those of earlier versions the image alone.
+
+    Raises:
+        SettingError: it is not what an agent says of that.
+    """
+    found = description.get("observation")
+    try:
+        return Observation() if found is None else Observation.from_plain(found)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise SettingError("ckpt_path", f"a checkpoint with {error}", "Give a whole checkpoint.") from None
+
+
+def scale_of(description: dict[str, Any]) -> ActionScale | None:
+    """What the actions of a checkpoint's agent stand for; None: themselves, as in those of earlier versions.
+
+    Raises:
+        SettingError: it is not what an agent says of that.
+    """
+    try:
+        return ActionScale.from_plain(description.get("action_scale"))
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise SettingError("ckpt_path", f"a checkpoint with {error}", "Give a whole checkpoint.") from None
 
 
 #: Settings of an agent that may change on resume: they say how it is computed, not what the weights mean.
@@ -37,7 +64,8 @@ def check_same_agent(found: dict[str, Any] | None, ours: dict[str, Any]) -> None
             f"a checkpoint of {found['class_path']}",
             f"This run trains {ours['class_path']}: use another trainer.default_root_dir.",
         )
-    before, after = _flatten(complete(found)), _flatten(ours)
+    _check_same_observation(found, ours)
+    before, after = (_flatten({**part, "observation": None}) for part in (complete(found), ours))
     changed = [
         f"{name.removeprefix('init_args.')}: {before.get(name)} -> {after.get(name)}"
         for name in sorted(before.keys() | after.keys())
@@ -51,6 +79,24 @@ def check_same_agent(found: dict[str, Any] | None, ours: dict[str, Any]) -> None
             "settings other than the checkpoint's (" + "; ".join(changed) + ")",
             "Restore them, or start a new run in another trainer.default_root_dir.",
         )
+
+
+def check_same_names(found: dict[str, Any], wanted: ObservationConfig) -> None:
+    """Raises a :class:`SettingError` where a checkpoint's agent saw other observations than a run asks for."""
+    saved = observation_of(found)
+    if saved.config != wanted:
+        raise _other_observation(", ".join(wanted.names), saved)
+
+
+def _check_same_observation(found: dict[str, Any], ours: dict[str, Any]) -> None:
+    saved, present = observation_of(found), observation_of(ours)
+    if saved.layout != present.layout:
+        raise _other_observation(str(present), saved)
+
+
+def _other_observation(present: str, saved: Observation) -> SettingError:
+    fix = "Restore data.observation, or start a new run in another trainer.default_root_dir."
+    return SettingError("data.observation", f"{present}, where the checkpoint's agent sees {saved}", fix)
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -7,9 +7,18 @@ from typing import Any
 
 from moto_pl.errors import SettingError
 
-_SHARED = {"pixels.share_encoder": True, "pixels.init": "glorot", "td.actor_lr": "constant", "td.target_value": "min"}
+_PIXELS = {"pixels.vector_layers": 2, "pixels.vector_units": 64}
+_VECTORS = {"world_model.vector_layers": 2, "world_model.vector_units": 128, "world_model.vector_scale": 1.0}
+_SHARED = {
+    **_PIXELS,
+    "pixels.share_encoder": True,
+    "pixels.init": "glorot",
+    "td.actor_lr": "constant",
+    "td.target_value": "min",
+}
 _NORMAL = {"normal.std": "learned", "normal.mean": "tanh"}
 _MODEL = {
+    **_VECTORS,
     "world_model.latent_std": "sigmoid2",
     "world_model.conv_activation": "elu",
     "world_model.decoder_mlp_layers": None,
@@ -25,6 +34,8 @@ _MOTO = {
 _BEFORE: dict[str, dict[str, Any]] = {
     "moto_pl.agents.moto.MOTO": {**_MODEL, **_MOTO},
     "moto_pl.agents.dreamer.DreamerV2": _MODEL,
+    "moto_pl.agents.lompo.LOMPO": _VECTORS,
+    "moto_pl.agents.combo.COMBO": _VECTORS,
     "moto_pl.agents.bc.BC": {**_SHARED, **_NORMAL, "pixels.share_encoder": None, "td.target_value": None},
     "moto_pl.agents.iql.IQL": {**_SHARED, **_NORMAL},
     "moto_pl.agents.sac.SAC": {**_SHARED, "actor_value": "min"},

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from moto_pl.errors import SettingError
 from moto_pl.nn.gaussian import BoundedNormal
+from moto_pl.nn.image import Seen
 from moto_pl.ops import Key
 
 from .base import Batch, ParamGroup
@@ -95,11 +96,11 @@ class IQL(TwinCriticAgent):
             self.group("actor", self.actor, self.log_std),
         ]
 
-    def policy(self, image: Tensor, features: Tensor | None = None) -> BoundedNormal:
+    def policy(self, image: Seen, features: Tensor | None = None) -> BoundedNormal:
         """See :meth:`ModelFreeAgent.policy` and, for ``features``, :meth:`TwinCriticAgent.read`."""
         return normal_policy(self.read(self.actor, image, features), self.log_std, self.normal)
 
-    def state_value(self, image: Tensor, features: Tensor | None = None) -> Tensor:
+    def state_value(self, image: Seen, features: Tensor | None = None) -> Tensor:
         """V of stacked frames: [B]; for ``features`` see :meth:`TwinCriticAgent.read`."""
         return self.read(self.value, image, features).squeeze(-1).float()
 

@@ -83,7 +83,7 @@ class LatentReplayAgent(ModelBasedAgent):
     def build(self, action_size: int) -> None:
         """World model, policy and critics."""
         config = self.config
-        self.world_model = WorldModel(self.model_config, action_size, self.ops, self.terminates)
+        self.world_model = WorldModel(self.model_config, action_size, self.ops, self.terminates, self.observation)
         features = self.world_model.feature_size
         self.actor = MLP(features, action_size, config.actor_layers, config.actor_units)
         self.critic = QEnsemble(2, features, action_size, config.critic_layers, config.critic_units)
@@ -187,8 +187,8 @@ class LatentReplayAgent(ModelBasedAgent):
         """
         new = []
         for first, batch in episodes:
-            batch = SequenceBatch(*(part.to(self.device) for part in batch))
-            new.append(self.encode(batch, key.fold(_EPISODES, first))[0].kept())
+            seen = batch.map(lambda part: part.to(self.device))
+            new.append(self.encode(seen, key.fold(_EPISODES, first))[0].kept())
         if new:
             self.replay.add("real", LatentTransitions.join(new), number)
         _, starts = self.encode(sequences, key.fold(_ENCODE))

@@ -11,20 +11,35 @@ from jsonargparse import ArgumentParser
 
 import moto_pl.agents as agents
 from moto_pl.checkpoints import load_checkpoint
+from moto_pl.envs.actions import ActionScale
+from moto_pl.envs.observation import Observation
 from moto_pl.errors import SettingError
 from moto_pl.ops import Key
 from moto_pl.rollout.policy import ActMode, Policy
 
 from .base import Agent
+from .description import observation_of, scale_of
 from .earlier import complete
 
 
-def build_agent(settings: dict[str, Any], action_size: int) -> Agent:
-    """The agent that a configuration's ``model`` describes (``class_path``, ``init_args``), with its networks."""
+def build_agent(
+    settings: dict[str, Any],
+    action_size: int,
+    observation: Observation | None = None,
+    action_scale: ActionScale | None = None,
+) -> Agent:
+    """The agent that a configuration's ``model`` describes (``class_path``, ``init_args``), with its networks.
+
+    Args:
+        settings: the configuration.
+        action_size: A.
+        observation: what it sees; None is the image alone.
+        action_scale: what its actions stand for; None: themselves.
+    """
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(Agent, "model")
     agent: Agent = parser.instantiate(parser.parse_object({"model": settings})).model
-    agent.action_size = action_size
+    agent.action_size, agent.action_scale, agent.observation = action_size, action_scale, observation or Observation()
     agent.build(action_size)
     return agent
 
@@ -68,6 +83,7 @@ def load_agent(path: Path, device: str | torch.device = "cpu", setting: str = "-
         description, weights = checkpoint["agent"], checkpoint["state_dict"]
         description = complete(description)
         name, settings, action_size = (description[key] for key in ("class_path", "init_args", "action_size"))
+        observation, scale = observation_of(description), scale_of(description)
     except SettingError as error:
         raise SettingError(setting, error.found, f"It is no checkpoint of a run: {error.fix}") from None
     except (KeyError, TypeError):
@@ -76,7 +92,7 @@ def load_agent(path: Path, device: str | torch.device = "cpu", setting: str = "-
     if name not in ours:
         raise SettingError(setting, f"an agent {name} in {path}", "Give a checkpoint of an agent of moto_pl.")
     try:
-        agent = build_agent({"class_path": name, "init_args": settings}, int(action_size))
+        agent = build_agent({"class_path": name, "init_args": settings}, int(action_size), observation, scale)
         agent.load_state_dict({**weights, **checkpoint.get("average", {})})
     except Exception as error:
         raise SettingError(setting, path, f"Its agent cannot be built again ({_line(error)}).") from None

@@ -121,6 +121,7 @@ class ModelBasedAgent(Agent):
 
     def adopt(self, description: dict[str, Any]) -> None:
         """Builds again where the run decided otherwise about the discount head; see :meth:`Agent.adopt`."""
+        super().adopt(description)
         undecided = self.model_config.discount_head == "auto"
         decided = description.get("init_args", {}).get("world_model", {}).get("discount_head")
         if undecided and isinstance(decided, bool) and decided != (self.world_model.discount is not None):
@@ -149,10 +150,16 @@ class ModelBasedAgent(Agent):
 
     @torch.no_grad()
     def act(
-        self, image: Tensor, is_first: Tensor, state: ActingState, mode: ActMode, key: Key
+        self,
+        image: Tensor,
+        is_first: Tensor,
+        state: ActingState,
+        mode: ActMode,
+        key: Key,
+        vector: Tensor | None = None,
     ) -> tuple[Tensor, ActingState]:
-        """Filters the frame into the latent state and asks the policy there; see :meth:`Agent.act`."""
-        states = self.world_model.step(state.states, state.action, image, is_first, key)
+        """Filters what is seen into the latent state and asks the policy there; see :meth:`Agent.act`."""
+        states = self.world_model.step(state.states, state.action, image, is_first, key, vector)
         action = self.latent_action(states.features, mode, key)  # [n, A]
         assert action.shape == state.action.shape
         return action, ActingState(states, action)
@@ -225,7 +232,7 @@ class ImaginationAgent(ModelBasedAgent):
     def build(self, action_size: int) -> None:
         """World model and actor; a subclass adds its critic."""
         config = self.config
-        self.world_model = WorldModel(self.model_config, action_size, self.ops, self.terminates)
+        self.world_model = WorldModel(self.model_config, action_size, self.ops, self.terminates, self.observation)
         self.actor = Actor(
             self.world_model.feature_size,
             action_size,

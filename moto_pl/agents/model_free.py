@@ -20,11 +20,13 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from moto_pl.envs.observation import Observation
 from moto_pl.errors import SettingError
 from moto_pl.nn.actor_critic import track
 from moto_pl.nn.gaussian import BoundedNormal, SquashedNormal
-from moto_pl.nn.image import PixelEncoder, random_shift
+from moto_pl.nn.image import PixelEncoder, Seen, Stacked, random_shift
 from moto_pl.nn.mlp import glorot, orthogonal
+from moto_pl.nn.vector import VectorEncoder
 from moto_pl.ops import Key, Stream, normal
 from moto_pl.replay.filters import EpisodeFilter
 from moto_pl.replay.sampler import SequenceBatch
@@ -50,6 +52,9 @@ class PixelConfig:
         latent: width of each head's bottleneck.
         layers: hidden layers of each head.
         units: their width.
+        vector_layers: dense layers that encode the state vectors, where ``data.observation.state`` names some; their
+            output joins the convolutions'.
+        vector_units: their width.
         share_encoder: whether policy and value read the critics' encoder, without moving it, rather than one each of
             their own.
         init: initial weights: orthogonal, times the square root of 2, in all layers; or Glorot-uniform, but for the
@@ -62,11 +67,21 @@ class PixelConfig:
     latent: int = 50
     layers: int = 2
     units: int = 256
+    vector_layers: int = 2
+    vector_units: int = 64
     share_encoder: bool | None = None
     init: Literal["orthogonal", "glorot"] | None = None
 
     def __post_init__(self) -> None:
-        for name, least in (("frame_stack", 1), ("shift", 0), ("latent", 1), ("layers", 0), ("units", 1)):
+        for name, least in (
+            ("frame_stack", 1),
+            ("shift", 0),
+            ("latent", 1),
+            ("layers", 0),
+            ("units", 1),
+            ("vector_layers", 0),
+            ("vector_units", 1),
+        ):
             if getattr(self, name) < least:
                 raise SettingError(f"pixels.{name}", getattr(self, name), f"Give at least {least}.")
         if not self.channels or min(self.channels) < 1:
@@ -116,18 +131,18 @@ class Transitions(NamedTuple):
     """B steps: what was seen, done, received and seen next.
 
     Attributes:
-        image: uint8 [B, 3 * stack, 64, 64], the oldest frame first.
+        image: uint8 [B, 3 * stack, 64, 64], the oldest frame first; with the vectors beside it where there are any.
         action: [B, A].
         reward: [B].
         goes_on: float [B], 0 where the episode terminated.
-        next_image: uint8 [B, 3 * stack, 64, 64].
+        next_image: the same of what was seen next.
     """
 
-    image: Tensor
+    image: Seen
     action: Tensor
     reward: Tensor
     goes_on: Tensor
-    next_image: Tensor
+    next_image: Seen
 
 
 class Head(nn.Module):
@@ -137,13 +152,16 @@ class Head(nn.Module):
         out: its outputs.
         config: its sizes.
         features: of the encoder that it reads, which is another's; None gives it an ``encoder`` of its own.
+        observation: what that sees.
     """
 
-    def __init__(self, out: int, config: PixelConfig, features: int | None = None) -> None:
+    def __init__(
+        self, out: int, config: PixelConfig, features: int | None = None, observation: Observation | None = None
+    ) -> None:
         super().__init__()
         self.encoder: PixelEncoder | None = None
         if features is None:
-            self.encoder = pixel_encoder(config)
+            self.encoder = pixel_encoder(config, observation)
             features = self.encoder.out_features
         self.bottleneck = _bottleneck(features, config)
         self.mlp = _mlp(config.latent, out, config)
@@ -156,9 +174,9 @@ class Head(nn.Module):
 class TwinCritic(nn.Module):
     """An encoder, one bottleneck, and two critics Q_1(s, a), Q_2(s, a) on it."""
 
-    def __init__(self, config: PixelConfig, action: int) -> None:
+    def __init__(self, config: PixelConfig, action: int, observation: Observation | None = None) -> None:
         super().__init__()
-        self.encoder = pixel_encoder(config)
+        self.encoder = pixel_encoder(config, observation)
         self.bottleneck = _bottleneck(self.encoder.out_features, config)
         self.critics = nn.ModuleList(_mlp(config.latent + action, 1, config) for _ in range(2))
 
@@ -215,14 +233,17 @@ class ModelFreeAgent(Agent):
         return {"transitions": replace(part, size_setting="td.batch_size", length_setting="pixels.frame_stack")}
 
     def transitions(self, batch: Batch, key: Key) -> Transitions:
-        """The batch's transitions, both observations shifted at random, each on its own."""
+        """The batch's transitions, both observations' frames shifted at random, each on its own."""
         rows: SequenceBatch = batch["transitions"]
+        vector = None if rows.vector is None else (rows.vector[:, :-1].flatten(1), rows.vector[:, 1:].flatten(1))
+        image = random_shift(rows.image[:, :-1].flatten(1, 2), self.pixels.shift, key.fold(_SHIFT))
+        next_image = random_shift(rows.image[:, 1:].flatten(1, 2), self.pixels.shift, key.fold(_NEXT_SHIFT))
         return Transitions(
-            image=random_shift(rows.image[:, :-1].flatten(1, 2), self.pixels.shift, key.fold(_SHIFT)),
+            image=image if vector is None else Stacked(image, vector[0]),
             action=rows.action[:, -1],
             reward=rows.reward[:, -1],
             goes_on=1 - rows.is_terminal[:, -1].float(),
-            next_image=random_shift(rows.image[:, 1:].flatten(1, 2), self.pixels.shift, key.fold(_NEXT_SHIFT)),
+            next_image=next_image if vector is None else Stacked(next_image, vector[1]),
         )
 
     def noise(self, like: Tensor, key: Key, count: int | None = None) -> Tensor:
@@ -248,24 +269,37 @@ class ModelFreeAgent(Agent):
     # Acting.
 
     @abstractmethod
-    def policy(self, image: Tensor) -> SquashedNormal | BoundedNormal:
-        """The policy for stacked frames uint8 [n, 3 * stack, 64, 64]."""
+    def policy(self, image: Seen) -> SquashedNormal | BoundedNormal:
+        """The policy for stacked frames uint8 [n, 3 * stack, 64, 64], with the vectors beside them if it sees any."""
 
-    def initial_state(self, count: int) -> Tensor:
-        """No frames yet: zeros, uint8 [count, 3 * stack, 64, 64]."""
-        return torch.zeros(count, 3 * self.pixels.frame_stack, 64, 64, dtype=torch.uint8, device=self.device)
+    def initial_state(self, count: int) -> Seen:
+        """Nothing seen yet: zeros, uint8 [count, 3 * stack, 64, 64]; and float32 [count, stack * V] of V numbers."""
+        stack, size = self.pixels.frame_stack, self.observation.vector_size
+        image = torch.zeros(count, 3 * stack, 64, 64, dtype=torch.uint8, device=self.device)
+        return Stacked(image, torch.zeros(count, stack * size, device=self.device)) if size else image
 
     @torch.no_grad()
-    def act(self, image: Tensor, is_first: Tensor, state: Tensor, mode: ActMode, key: Key) -> tuple[Tensor, Tensor]:
-        """Adds the frame to the stack and asks the policy; see :meth:`Agent.act`."""
-        started = image.repeat(1, self.pixels.frame_stack, 1, 1)
-        moved = torch.cat((state[:, 3:], image), 1)
-        state = torch.where(is_first[:, None, None, None], started, moved)
+    def act(
+        self, image: Tensor, is_first: Tensor, state: Seen, mode: ActMode, key: Key, vector: Tensor | None = None
+    ) -> tuple[Tensor, Seen]:
+        """Adds what is seen to the stack and asks the policy; see :meth:`Agent.act`."""
+        if isinstance(state, Stacked):
+            assert vector is not None
+            state = Stacked(self._stacked(state.image, image, is_first), self._stacked(state.vector, vector, is_first))
+        else:
+            state = self._stacked(state, image, is_first)
         dist = self.policy(state)
         if mode == "mode":
             return dist.mode(), state
         sampled = dist.sample(self.noise(image, key))
         return sampled[0] if isinstance(sampled, tuple) else sampled, state
+
+    def _stacked(self, stack: Tensor, new: Tensor, is_first: Tensor) -> Tensor:
+        """A stack [n, stack * C, ...] that has moved on by ``new`` [n, C, ...], which fills it on a first row."""
+        more = [1] * (new.dim() - 2)
+        started = new.repeat(1, self.pixels.frame_stack, *more)
+        moved = torch.cat((stack[:, new.shape[1] :], new), 1)
+        return torch.where(is_first.reshape(-1, 1, *more), started, moved)
 
 
 class TwinCriticAgent(ModelFreeAgent):
@@ -279,7 +313,7 @@ class TwinCriticAgent(ModelFreeAgent):
 
     def build(self, action_size: int) -> None:
         """Critics and targets; subclasses add their heads."""
-        self.critic = TwinCritic(self.pixels, action_size)
+        self.critic = TwinCritic(self.pixels, action_size, self.observation)
         self.target = copy.deepcopy(self.critic).requires_grad_(False)
 
     def after_step(self, step: int) -> None:
@@ -296,25 +330,30 @@ class TwinCriticAgent(ModelFreeAgent):
         steps, stack = batch.reward.shape[1] - 1, self.pixels.frame_stack
         device = batch.reward.device
         frames = torch.arange(steps, device=device)[:, None] + torch.arange(1 - stack, 1, device=device)  # [T, stack]
-        image = batch.image[0][frames.clamp(min=0)].flatten(1, 2)  # [T, 3 * stack, 64, 64]
-        q = self.critic(self.critic.encoder(image), batch.action[0, 1:])  # [2, T]
+        rows = frames.clamp(min=0)
+        image = batch.image[0][rows].flatten(1, 2)  # [T, 3 * stack, 64, 64]
+        seen: Seen = image
+        if batch.vector is not None:
+            seen = Stacked(image, batch.vector[0][rows].flatten(1))
+        q = self.critic(self.critic.encoder(seen), batch.action[0, 1:])  # [2, T]
         return reduced(q, self.actor_value)
 
     @torch.no_grad()
-    def target_q(self, image: Tensor, action: Tensor) -> Tensor:
+    def target_q(self, image: Seen, action: Tensor) -> Tensor:
         """Of the target critics, by ``td.target_value``: stacked frames and actions [B, A] -> [B]."""
         return reduced(self.target(self.target.encoder(image), action), cast(Reduction, self.td.target_value))
 
     def head(self, out: int) -> Head:
         """A policy or value with this many outputs, which reads the critics' encoder where it is shared."""
-        return Head(out, self.pixels, self.critic.encoder.out_features if self.pixels.share_encoder else None)
+        features = self.critic.encoder.out_features if self.pixels.share_encoder else None
+        return Head(out, self.pixels, features, self.observation)
 
-    def read(self, head: Head, image: Tensor, features: Tensor | None) -> Tensor:
+    def read(self, head: Head, image: Seen, features: Tensor | None) -> Tensor:
         """A head's outputs [B, out] for stacked frames.
 
         Args:
             head: from :meth:`head`.
-            image: uint8 [B, 3 * stack, 64, 64].
+            image: uint8 [B, 3 * stack, 64, 64], with the vectors beside it where there are any.
             features: of the critics' encoder for them [B, F], where they are at hand; a head that shares the encoder
                 passes no gradient to them.
         """
@@ -339,10 +378,15 @@ def td_loss(q: Tensor, target: Tensor) -> Tensor:
     return (q - target).square().mean(-1).sum()
 
 
-def pixel_encoder(config: PixelConfig) -> PixelEncoder:
-    """For stacked frames."""
+def pixel_encoder(config: PixelConfig, observation: Observation | None = None) -> PixelEncoder:
+    """For stacked frames, and the state vectors that come with them."""
     init = orthogonal if config.init == "orthogonal" else glorot
-    return PixelEncoder(3 * config.frame_stack, config.channels, init)
+    stack, vectors = config.frame_stack, None
+    if observation is not None and observation.vector_size:
+        vectors = VectorEncoder(
+            observation.mean * stack, observation.std * stack, config.vector_layers, config.vector_units
+        )
+    return PixelEncoder(3 * stack, config.channels, init, vectors)
 
 
 def _bottleneck(features: int, config: PixelConfig) -> nn.Sequential:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from moto_pl.errors import SettingError
 from moto_pl.nn.gaussian import SquashedNormal
+from moto_pl.nn.image import Seen
 from moto_pl.ops import Key
 
 from .base import Batch, ParamGroup
@@ -123,7 +124,7 @@ class SAC(TwinCriticAgent):
             self.group("temperature", self.temperature),
         ]
 
-    def policy(self, image: Tensor, features: Tensor | None = None) -> SquashedNormal:
+    def policy(self, image: Seen, features: Tensor | None = None) -> SquashedNormal:
         """See :meth:`ModelFreeAgent.policy` and, for ``features``, :meth:`TwinCriticAgent.read`."""
         return SquashedNormal(self.read(self.actor, image, features))
 

@@ -172,9 +172,10 @@ def _episodes(episodes: str, count: int, steps: int, run: Path, checkpoint: Path
     from moto_pl.agents.loading import load_agent
     from moto_pl.analysis.episodes import load_episodes, roll_own
 
+    agent = load_agent(checkpoint)
     if episodes == "rollout":
-        return roll_own(load_agent(checkpoint), run, count), "the policy itself"
-    return load_episodes(episodes, count, steps + 1), episodes
+        return roll_own(agent, run, count), "the policy itself"
+    return load_episodes(episodes, count, steps + 1, agent), episodes
 
 
 def _write(finding: Any, out: Path | None, run: Path) -> int:

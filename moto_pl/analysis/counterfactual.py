@@ -16,12 +16,14 @@ from torch import Tensor
 
 from moto_pl.agents.model_based import ModelBasedAgent
 from moto_pl.envs import make
+from moto_pl.envs.actions import ActionScale, scaled
+from moto_pl.envs.observation import IMAGE_ALONE, ObservationConfig, Seen, env_arguments, seen
 from moto_pl.errors import SettingError
 from moto_pl.nn import States
 from moto_pl.nn.world_model import Act, replayed
 from moto_pl.ops import Disagreement, Key
 from moto_pl.replay.episode import Episode
-from moto_pl.replay.sampler import SequenceBatch, episode_batch
+from moto_pl.replay.sampler import episode_batch
 from moto_pl.report.charts import COLOURS, METHOD_COLOURS, charts_style
 from moto_pl.report.output import Finding
 from moto_pl.report.statistics import Interval, bootstrap_interval
@@ -65,13 +67,22 @@ class Simulator:
     Args:
         env_id: as for :func:`moto_pl.envs.make`.
         options: the environment's arguments.
+        wanted: what of its observations is seen.
+        scale: what actions in [-1, 1] stand for; None: they span its Box.
     """
 
-    def __init__(self, env_id: str, options: Mapping[str, Any]) -> None:
-        self.name, self.env = env_id, make(env_id, **options)
+    def __init__(
+        self,
+        env_id: str,
+        options: Mapping[str, Any],
+        wanted: ObservationConfig = IMAGE_ALONE,
+        scale: ActionScale | None = None,
+    ) -> None:
+        self.name, self.wanted = env_id, wanted
+        self.env = scaled(make(env_id, **env_arguments(env_id, options, wanted)), scale)
 
-    def restore(self, episode: Episode, step: int) -> np.ndarray:
-        """Goes to where ``episode`` was after ``step`` steps; returns the frame there, uint8 [H, W, 3].
+    def restore(self, episode: Episode, step: int) -> Seen:
+        """Goes to where ``episode`` was after ``step`` steps; returns what is seen there.
 
         Raises:
             SettingError: where that is another place than the recorded one: another environment, or other settings.
@@ -80,9 +91,10 @@ class Simulator:
             fix = "Give episodes that were recorded here, with the seed that they began with."
             raise SettingError("--episodes", "an episode without a seed", fix)
         observation, _ = self.env.reset(seed=int(episode.info["seed"]))
-        frame: np.ndarray = observation["image"]
-        for played in play_on(self.env, frame, recorded(episode.action[:step])):
-            frame = played.frame
+        now = seen(observation, self.wanted)
+        for played in play_on(self.env, now, recorded(episode.action[:step]), self.wanted):
+            now = played.seen
+        frame = now.image
         error = (
             np.abs(frame.astype(float) - episode.image[step]).mean() if frame.shape == episode.image[0].shape else 255
         )
@@ -92,12 +104,12 @@ class Simulator:
                 f"an episode that {self.name} does not repeat (its frame {step} is {error:.0f} grey levels away)",
                 "Give episodes of the run's own environment, recorded with its settings (data.env, data.env_options).",
             )
-        return frame
+        return now
 
-    def roll(self, act: Script, frame: np.ndarray, steps: int) -> np.ndarray:
-        """Rewards [H] of what ``act`` does from ``frame`` on; a terminated episode earns nothing more."""
+    def roll(self, act: Script, begin: Seen, steps: int) -> np.ndarray:
+        """Rewards [H] of what ``act`` does from what is seen on; a terminated episode earns nothing more."""
         rewards = np.zeros(steps)
-        for i, played in enumerate(islice(play_on(self.env, frame, act), steps)):
+        for i, played in enumerate(islice(play_on(self.env, begin, act, self.wanted), steps)):
             rewards[i] = played.reward
             if played.terminated:
                 break
@@ -155,26 +167,31 @@ def branches(
     """Leaves an episode after ``context`` steps, with each kind of actions, in the model and in the simulator."""
     key, device = Key(0, number), agent.device
     whole = episode_batch(episode, device)
-    seen = SequenceBatch(*(part[:, : context + 1].expand(samples, *part[:, : context + 1].shape[1:]) for part in whole))
-    start = agent.world_model.observe(seen, key).states.map(lambda x: x[-1])  # [n, ...]
+    known = whole.map(lambda part: part[:, : context + 1].expand(samples, *part[:, : context + 1].shape[1:]))
+    start = agent.world_model.observe(known, key).states.map(lambda x: x[-1])  # [n, ...]
     own = episode.action[context : context + steps]
     found = {}
     for kind in KINDS:
         actions = taken(kind, own, number)
         predicted, spread = imagine(agent, start, actions, steps, estimators, key.fold(1))
-        frame = simulator.restore(episode, context)
+        begin = simulator.restore(episode, context)
         act = _policy(agent, episode, context, key.fold(2)) if actions is None else recorded(actions)
-        found[kind] = Branch(predicted, simulator.roll(act, frame, steps), spread)
+        found[kind] = Branch(predicted, simulator.roll(act, begin, steps), spread)
     return found
 
 
 def _policy(agent: ModelBasedAgent, episode: Episode, context: int, key: Key) -> Script:
     """The policy as it acts, its filter brought up to the episode's moment."""
     policy = Policy(agent, "mode", key)
+
+    def act(now: Seen) -> np.ndarray:
+        vector = None if now.vector is None else now.vector[None]
+        return policy.act_seen(Seen(now.image[None], vector))[0].cpu().numpy()
+
     for step in range(context):
-        policy.act(episode.image[step])
+        act(Seen(episode.image[step], None if episode.vector is None else episode.vector[step]))
         policy.executed(episode.action[step])
-    return lambda _, frame: policy.act(frame)
+    return lambda _, now: act(now)
 
 
 def auroc(score: np.ndarray, wrong: np.ndarray) -> float:
@@ -244,7 +261,7 @@ def find_counterfactual(
     estimators: list[Disagreement] = [
         kind for kind in get_args(Disagreement) if kind != ("logit" if gaussian else "max_var")
     ]
-    simulator = Simulator(*env)
+    simulator = Simulator(*env, agent.observation.config, agent.action_scale)
     try:
         found = [
             branches(agent, episode, simulator, context, steps, estimators, samples, number)

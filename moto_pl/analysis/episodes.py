@@ -9,6 +9,7 @@ from moto_pl.agents.base import Agent
 from moto_pl.agents.model_based import ModelBasedAgent
 from moto_pl.datasets.minari_io import open_dataset
 from moto_pl.envs.checks import EpisodeLimit
+from moto_pl.envs.observation import IMAGE_ALONE
 from moto_pl.errors import SettingError
 from moto_pl.nn.image import IMAGE_SIZE
 from moto_pl.ops import Key
@@ -20,13 +21,21 @@ from moto_pl.rollout.roll import TEST_SEEDS, roll_episodes
 from moto_pl.training.ingest import longest_demonstration
 
 
-def load_episodes(name: str, count: int, least_steps: int = 1) -> list[Episode]:
-    """The first ``count`` episodes of a dataset, at least ``least_steps`` long.
+def load_episodes(name: str, count: int, least_steps: int = 1, agent: Agent | None = None) -> list[Episode]:
+    """The first ``count`` episodes of a dataset, at least ``least_steps`` long, as an agent sees them and acts.
+
+    Args:
+        name: of the dataset.
+        count: episodes.
+        least_steps: of each.
+        agent: whose observations and scale of actions these are; None: frames, and the dataset's own Box of actions.
 
     Raises:
         SettingError: where there is no such dataset, its images are of another size, or an episode is too short.
     """
-    reader = open_dataset(name)
+    reader = open_dataset(name, wanted=IMAGE_ALONE if agent is None else agent.observation.config)
+    if agent is not None and agent.action_scale is not None:
+        reader.scale, reader.clips = agent.action_scale, True
     reader.check(image_size=IMAGE_SIZE)
     episodes = [reader[index] for index in range(min(count, len(reader)))]
     short = [episode.length for episode in episodes if episode.length < least_steps]
@@ -57,7 +66,8 @@ def roll_own(
     data = read_run(run).setting("data")
     limit = EpisodeLimit(data.get("max_episode_steps"), longest_demonstration(run / "replay"))
     timeout_s = float(data.get("worker_timeout_s") or 60)
-    with EnvPool(env, options, 0, timeout_s, limit, image_size=IMAGE_SIZE) as pool:
+    seen, scale = agent.observation.config, agent.action_scale
+    with EnvPool(env, options, 0, timeout_s, limit, IMAGE_SIZE, seen, scale) as pool:
         return [roll_episodes(pool, agent, [first_seed + i], mode, Key(agent.seed, i))[0] for i in range(count)]
 
 

@@ -33,6 +33,7 @@ class ExpertUncertainty(L.Callback):
         self.episodes, self.max_episodes = episodes, max_episodes
         self.horizon, self.disagreement = horizon, disagreement
         self._loaded: list[Episode] = []
+        self._as_seen = False  # whether they were read as the agent sees them, which it knows once it is built
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Reads the episodes before anything expensive starts."""
@@ -47,6 +48,9 @@ class ExpertUncertainty(L.Callback):
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Logs the mean over the episodes."""
         agent: Any = pl_module
+        if not self._as_seen:
+            self._loaded = load_episodes(self.episodes, self.max_episodes, self.horizon + 1, agent)
+            self._as_seen = True
         with agent.acting_weights():
             found = [
                 expert_uncertainty(agent.world_model, episode, self.horizon, self.disagreement, Key(0, i))

@@ -63,7 +63,7 @@ def context_of(episode: Episode) -> int | None:
 def open_loop(model: WorldModel, episode: Episode, context: int, samples: int, key: Key) -> OpenLoop:
     """Filters ``context`` frames, then rolls the episode's own actions to its end, ``samples`` times."""
     batch = episode_batch(episode, next(model.parameters()).device)
-    many = SequenceBatch(*(part.expand(samples, *part.shape[1:]) for part in batch))
+    many = batch.map(lambda part: part.expand(samples, *part.shape[1:]))
     states = model.predict(many, context, key)  # [T + 1, samples, ...]
     reward = model.predict_reward(states)[1:].T  # [samples, T]
     image = to_uint8(model.decoder(states.features[:, 0]).float()).permute(0, 2, 3, 1)
@@ -140,10 +140,8 @@ def imagined_rewards(
     """The policy rolled in its own model from the episodes' first frames: rewards predicted [episodes * samples, H]."""
     model = agent.world_model
     device = next(model.parameters()).device
-    first = [
-        SequenceBatch(*(part[:, :1] for part in episode_batch(e, device))) for e in episodes for _ in range(samples)
-    ]
-    batch = SequenceBatch(*(torch.cat(parts) for parts in zip(*first, strict=True)))
+    first = [episode_batch(e, device).map(lambda part: part[:, :1]) for e in episodes for _ in range(samples)]
+    batch = SequenceBatch.join(first)
     states = model.predict(batch, 1, key, lambda _, now: agent.latent_action(now.features, "mode", key), steps)
     return model.predict_reward(states.map(lambda x: x[1:])).T.cpu().numpy()
 

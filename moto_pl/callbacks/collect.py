@@ -12,7 +12,9 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from moto_pl.agents.base import Agent, RunFacts
 from moto_pl.envs import task_objects
+from moto_pl.envs.actions import ActionScale, ActionScaling
 from moto_pl.envs.checks import NO_LIMIT_SET, EpisodeLimit
+from moto_pl.envs.observation import IMAGE_ALONE, Observation, ObservationConfig
 from moto_pl.errors import SettingError
 from moto_pl.nn.image import IMAGE_SIZE
 from moto_pl.ops import Key
@@ -47,6 +49,8 @@ class CollectSettings:
     collect: Literal["alternate", "overlap"] = "alternate"
     exchange: Literal["shared", "broadcast"] = "shared"
     seed: int = 0
+    observation: ObservationConfig = IMAGE_ALONE
+    action_scale: ActionScaling = "bounds"
 
     def __post_init__(self) -> None:
         if self.env_workers < 0:
@@ -109,8 +113,11 @@ class CollectEpisodes(L.Callback):
         self.collect_seconds = self.exchange_seconds = 0.0
         self._earlier_round: float | None = None  # episodes a round of a run from before they were in its checkpoint
         self._limit = NO_LIMIT_SET
+        self._scale: ActionScale | None = None
         self._pool: EnvPool | None = None
-        self._collector = Collector(settings.env, settings.env_options, settings.env_workers, settings.worker_timeout_s)
+        self._collector = Collector(
+            settings.env, settings.env_options, settings.env_workers, settings.worker_timeout_s, settings.observation
+        )
 
     @property
     def objects(self) -> tuple[str, ...]:
@@ -123,7 +130,14 @@ class CollectEpisodes(L.Callback):
         if self._pool is None:
             of = self.settings
             self._pool = EnvPool(
-                of.env, of.env_options, of.env_workers, of.worker_timeout_s, self._limit, image_size=IMAGE_SIZE
+                of.env,
+                of.env_options,
+                of.env_workers,
+                of.worker_timeout_s,
+                self._limit,
+                IMAGE_SIZE,
+                of.observation,
+                self._scale,
             )
         return self._pool
 
@@ -138,7 +152,9 @@ class CollectEpisodes(L.Callback):
             # A checkpoint's own are taken back in on_load_checkpoint.
             self.collected_episodes = self.env_steps = 0
         self._limit = self._collector.limit = EpisodeLimit(settings.max_episode_steps, data.longest_demonstration)
-        facts = RunFacts(self._action_size(trainer), data.terminates, data.schedule, data.writes)
+        self._scale = self._collector.scale = data.demonstrated_scale
+        size, observation = self._action_size(trainer), self._observation(trainer)
+        facts = RunFacts(size, data.terminates, data.schedule, data.writes, observation, self._agreed_scale(trainer))
         run_agent(pl_module).meet(facts)
 
     def _action_size(self, trainer: L.Trainer) -> int:
@@ -152,6 +168,35 @@ class CollectEpisodes(L.Callback):
                 f"{self.settings.env} takes actions of size {size}: choose the dataset of that environment.",
             )
         return size
+
+    def _agreed_scale(self, trainer: L.Trainer) -> ActionScale | None:
+        """What the policy's actions stand for, in the environment and in demonstrations alike; None: themselves."""
+        own = ActionScale.of_box(self.pool.action_space)
+        own = None if own is None or own.identity else own
+        data = run_data(trainer)
+        if data.demonstrated is None:
+            return own
+        if self.settings.action_scale == "bounds" and own != self._scale:
+            found = f"{own or '[-1, 1]'} of {self.settings.env}, and {self._scale or '[-1, 1]'} of {data.dataset}"
+            fix = "Choose the dataset of that environment, or set data.action_scale: percentile."
+            raise SettingError("data.action_scale", f"bounds: {found}", fix)
+        return self._scale
+
+    def _observation(self, trainer: L.Trainer) -> Observation:
+        """What the agent sees: what environment and demonstrations both have, normalised by the latter's statistics."""
+        data, offered = run_data(trainer), self.pool.observation
+        demonstrated = data.demonstrated
+        if demonstrated is None:
+            return offered
+        other = [
+            f"'{name}' of {size} numbers in {self.settings.env} and of {demonstrated.state.get(name)} in {data.dataset}"
+            for name, size in offered.state.items()
+            if demonstrated.state.get(name) != size
+        ]
+        if other:
+            fix = "Choose the dataset of that environment, or observations that both have alike."
+            raise SettingError("data.observation", "; ".join(other), fix)
+        return demonstrated
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Ends the environment workers, unless a fit is to follow (``before_fit``)."""

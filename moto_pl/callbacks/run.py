@@ -11,6 +11,8 @@ import lightning as L
 
 from moto_pl import signals
 from moto_pl.agents.base import Agent, RoundData
+from moto_pl.envs.actions import ActionScale
+from moto_pl.envs.observation import Observation
 from moto_pl.replay.sampler import SequenceBatch
 from moto_pl.schedule import Schedule
 
@@ -26,6 +28,14 @@ class RunData(RoundData, Protocol):
     @property
     def longest_demonstration(self) -> int | None:
         """Steps of the longest demonstration; None where there is none."""
+
+    @property
+    def demonstrated(self) -> Observation | None:
+        """What demonstrations hold of what is learned from, with its statistics; None where there are none."""
+
+    @property
+    def demonstrated_scale(self) -> ActionScale | None:
+        """What -1 and 1 stand for in demonstrated actions; None: themselves, or there are none."""
 
     @property
     def terminates(self) -> bool:

@@ -27,6 +27,7 @@ from moto_pl.datasets.minari_io import (
 )
 from moto_pl.datasets.recording import Built, Plan, record, versions
 from moto_pl.envs import kitchen_id, metaworld_id
+from moto_pl.envs.observation import IMAGE_ALONE
 from moto_pl.errors import SettingError
 
 REACH_ENV_ID = "moto_pl/Reach-v0"
@@ -71,7 +72,7 @@ def build_reach(
     plan = Plan(REACH_ENV_ID, env_kwargs, episodes, seed, noise, {"source": "scripted"})
     recording = record(plan, workers)
     metadata = {**plan.describe(), "retries": recording.retries, "versions": versions("gymnasium", "minari", "numpy")}
-    path = write_dataset(target, recording.episodes, plan.env_id, metadata, overwrite)
+    path = write_dataset(target, recording.episodes, plan.env_id, metadata, overwrite, recording.observation)
     return Built(path, recording)
 
 
@@ -142,6 +143,8 @@ def ensure(name: str, **options: Any) -> Path:
     if kwargs is not None:
         # Kitchen datasets from before there was a choice of order are free.
         found = {"order": "free", **reader.own, **kwargs, "steps": kwargs.get("episode_steps")}
+        observed = set(kwargs.get("observe", IMAGE_ALONE.names))  # more than is asked for does no harm
+        options = {key: value for key, value in options.items() if key != "observe" or not observed >= set(value)}
         for key, value in options.items():
             if key not in ("output", "workers", "overwrite") and found.get(key) != value:
                 fix = (

@@ -68,5 +68,5 @@ def build_metaworld(
         "retries": recording.retries,
         "versions": versions("mujoco", "metaworld", "gymnasium", "minari", "numpy"),
     }
-    path = write_dataset(target, recording.episodes, plan.env_id, metadata, overwrite)
+    path = write_dataset(target, recording.episodes, plan.env_id, metadata, overwrite, recording.observation)
     return Built(path, recording)

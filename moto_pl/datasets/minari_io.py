@@ -25,21 +25,19 @@ from minari.storage.datasets_root_dir import get_dataset_path
 
 import moto_pl.envs
 from moto_pl.datasets.hdf5_check import check_hdf5
+from moto_pl.datasets.minari_files import READ_ERRORS, damaged, read_metadata
+from moto_pl.datasets.offered import find_image, observed, vector_sizes
 from moto_pl.datasets.raw_episode import RawEpisode
 from moto_pl.datasets.staging import staged
+from moto_pl.envs.actions import ActionScale
+from moto_pl.envs.observation import IMAGE_ALONE, Observation, ObservationConfig, joined
 from moto_pl.errors import SettingError
-from moto_pl.reading import read_json
 from moto_pl.replay.episode import Episode
 
 NAMESPACE = "moto_pl"
 """Namespace of the datasets that this package builds, and the key of its own part of a dataset's metadata."""
 DATA_FILE = "main_data.hdf5"
-IMAGE_KEYS = ("image", "pixels", "rgb", "observation/image")
-"""Names preferred, in this order, where a dataset has several images and none was chosen."""
 FRAMES_PER_CHUNK = 16
-
-READ_ERRORS = (OSError, KeyError, IndexError, ValueError, TypeError, AttributeError, AssertionError, RuntimeError)
-"""All that Minari, h5py, Pillow and json raise on a file that is cut short or damaged."""
 
 
 def datasets_root() -> Path:
@@ -82,12 +80,22 @@ class DatasetReader:
     Args:
         path: the dataset's directory, holding ``data/metadata.json``, or that ``data`` directory itself.
         image_key: which observation is the image, ``a/b`` for a nested one; None finds it.
+        wanted: what is read of its observations; a camera other than ``image`` is the ``image_key``.
+
+    Attributes:
+        observation: what is read, with the sizes of state vectors.
 
     Raises:
-        SettingError: the dataset has no (or no single) image, no flat action box, no episodes, or cannot be read.
+        SettingError: the dataset has no (or no single) image, none of the state vectors, no flat action box, no
+            episodes, or cannot be read.
     """
 
-    def __init__(self, path: str | os.PathLike[str], image_key: str | None = None) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        image_key: str | None = None,
+        wanted: ObservationConfig = IMAGE_ALONE,
+    ) -> None:
         path = Path(path)
         self.path = path.parent if path.name == "data" and (path / METADATA_FILE_NAME).is_file() else path
         self.data_path = self.path / "data"
@@ -102,13 +110,22 @@ class DatasetReader:
             found = f"the format {self.metadata['data_format']}"
             raise SettingError(self._label, found, 'Run: pip install "minari[arrow]".') from error
         except READ_ERRORS as error:
-            raise _damaged(self._label, self.data_path / METADATA_FILE_NAME, error) from error
-        self.image_key, image_space = _find_image(self._label, self._storage.observation_space, image_key)
+            raise damaged(self._label, self.data_path / METADATA_FILE_NAME, error) from error
+        setting, space = "image_key", self._storage.observation_space
+        if wanted.cameras != IMAGE_ALONE.cameras:
+            setting, image_key = "data.observation.cameras", wanted.cameras[0]
+        self.image_key, image_space = find_image(self._label, space, image_key, setting)
+        self.observation = Observation.of(wanted, vector_sizes(self._label, space, wanted))
         self.image_shape: tuple[int, int, int] = (int(image_space.shape[0]), int(image_space.shape[1]), 3)
         action_space = self._storage.action_space
         if not isinstance(action_space, spaces.Box) or len(action_space.shape) != 1:
             raise SettingError(self._label, f"the action space {action_space}", "Use one with a flat Box of actions.")
         self.action_size = int(action_space.shape[0])
+        #: What actions in [-1, 1] stand for; of a Box without bounds themselves.
+        ones = np.ones(self.action_size)
+        self.scale = ActionScale.of_box(action_space) or ActionScale.of(-ones, ones)
+        #: Whether an action beyond that counts as its end, rather than being refused.
+        self.clips = False
         self._length: int = self.metadata["total_episodes"]
         if self._length < 1:
             raise SettingError(self._label, "no episodes", "Use a dataset with at least one.")
@@ -155,22 +172,49 @@ class DatasetReader:
         try:
             raw = next(iter(self._storage.get_episodes([index])))
             attributes = next(iter(self._storage.get_episode_metadata([index])))
-            image = raw["observations"]
-            for key in self.image_key.split("/") if self.image_key else ():
-                image = image[key]
+            image = observed(raw["observations"], self.image_key)
+            vectors = [observed(raw["observations"], name) for name in self.observation.state]
             image, action = np.asarray(image), np.asarray(raw["actions"], np.float32)
             reward = np.asarray(raw["rewards"], np.float32)
             terminations, truncations = np.asarray(raw["terminations"], bool), np.asarray(raw["truncations"], bool)
             infos = raw["infos"] or {}
+            vector = joined(vectors)
         except READ_ERRORS as error:
-            raise _damaged(self._label, self.data_file, error, index) from error
+            raise damaged(self._label, self.data_file, error, index) from error
         raw_episode = RawEpisode(
-            self._label, f"episode {index} of {self.data_file}", image, action, reward, terminations, truncations, infos
+            self._label,
+            f"episode {index} of {self.data_file}",
+            image,
+            action,
+            reward,
+            terminations,
+            truncations,
+            infos,
+            vector,
+            self.scale,
+            self.clips,
         )
         if raw_episode.rounded and not self._said_rounded:
             self._said_rounded = True
             warnings.warn(f"{self._label}: actions exceed [-1, 1] by rounding and are clipped", stacklevel=2)
         return raw_episode.episode(self.image_shape, self.action_size, self._info(attributes))
+
+    def own_actions(self) -> np.ndarray:
+        """All actions in the dataset's own numbers: float32 [steps, A].
+
+        Raises:
+            SettingError: the file is damaged, or a number is not finite.
+        """
+        found = []
+        for index in range(len(self)):
+            try:
+                found.append(np.asarray(next(iter(self._storage.get_episodes([index])))["actions"], np.float32))
+            except READ_ERRORS as error:
+                raise damaged(self._label, self.data_file, error, index) from error
+            if found[-1].ndim != 2 or found[-1].shape[1] != self.action_size or not np.isfinite(found[-1]).all():
+                wrong = f"actions {found[-1].shape}, or one that is not finite, in episode {index} of {self.data_file}"
+                raise SettingError(self._label, wrong, f"Expected finite [steps, {self.action_size}]: build it again.")
+        return np.concatenate(found)
 
     def fingerprint(self) -> str:
         """A digest of all that the dataset's files hold: it changes with any byte.
@@ -184,7 +228,7 @@ class DatasetReader:
                     content = hashlib.file_digest(file, "sha256").digest()
                 digest.update(path.relative_to(self.data_path).as_posix().encode() + b"\0" + content)
         except OSError as error:
-            raise _damaged(self._label, self.data_path, error) from error
+            raise damaged(self._label, self.data_path, error) from error
         return digest.hexdigest()
 
     def check(self, image_size: int | None = None, action_size: int | None = None) -> list[int]:
@@ -233,24 +277,27 @@ class DatasetReader:
         except SettingError:
             raise
         except READ_ERRORS as error:
-            raise _damaged(self._label, self.data_file, error) from error
+            raise damaged(self._label, self.data_file, error) from error
         if missing:
             found = f"{len(self) - len(missing)} of {len(self)} episodes in {self.data_file}"
             raise SettingError(self._label, found, "The file is incomplete: copy or build the dataset again.")
 
 
-def open_dataset(name: str | os.PathLike[str], image_key: str | None = None) -> DatasetReader:
+def open_dataset(
+    name: str | os.PathLike[str], image_key: str | None = None, wanted: ObservationConfig = IMAGE_ALONE
+) -> DatasetReader:
     """Open a local Minari dataset.
 
     Args:
         name: a Minari dataset id (``moto_pl/metaworld/door-open-v0``), the short name it was built by
             (``metaworld/door-open``), or the path of a directory.
         image_key: which observation is the image; None finds it.
+        wanted: what is read of its observations.
 
     Raises:
         SettingError: no such dataset (the message says what is near and how to build it), or it cannot be read.
     """
-    return DatasetReader(locate(name), image_key)
+    return DatasetReader(locate(name), image_key, wanted)
 
 
 def locate(name: str | os.PathLike[str]) -> Path:
@@ -301,6 +348,7 @@ def write_dataset(
     env_id: str | None = None,
     metadata: Mapping[str, Any] | None = None,
     overwrite: bool = False,
+    observation: Observation | None = None,
 ) -> Path:
     """Write episodes as a Minari dataset, which Minari and ``open_dataset`` read.
 
@@ -314,6 +362,8 @@ def write_dataset(
             keyword arguments in ``metadata["env_kwargs"]``.
         metadata: JSON-able; kept under the key ``moto_pl`` of the dataset's metadata.
         overwrite: replace a dataset that is there already.
+        observation: which state vectors the episodes' ``vector`` holds, each of which is stored under its own name;
+            None: none.
 
     Returns:
         The dataset's directory.
@@ -324,7 +374,7 @@ def write_dataset(
     path, dataset_id = target_path(target)
     refuse_existing(target, overwrite)
     with staged(path) as directory:
-        _write(directory / "data", episodes, dataset_id, env_id, dict(metadata or {}))
+        _write(directory / "data", episodes, dataset_id, env_id, dict(metadata or {}), observation or Observation())
     return path
 
 
@@ -342,7 +392,12 @@ def refuse_existing(target: str | os.PathLike[str], overwrite: bool) -> None:
 
 
 def _write(
-    data_path: Path, episodes: Iterable[Episode], dataset_id: str, env_id: str | None, metadata: dict[str, Any]
+    data_path: Path,
+    episodes: Iterable[Episode],
+    dataset_id: str,
+    env_id: str | None,
+    metadata: dict[str, Any],
+    observation: Observation,
 ) -> None:
     storage: MinariStorage | None = None
     count = steps = 0
@@ -351,13 +406,16 @@ def _write(
     for count, episode in enumerate(episodes, start=1):
         if storage is None:
             image_shape, action_size = episode.image.shape[1:], episode.action.shape[1]
-            storage = _new_storage(data_path, image_shape, action_size, env_id, metadata)
+            storage = _new_storage(data_path, image_shape, action_size, env_id, metadata, observation)
         if episode.image.shape[1:] != image_shape or episode.action.shape[1] != action_size:
             sizes = (episode.image.shape[1:], episode.action.shape[1])
             found = f"image and action sizes {sizes} after {(image_shape, action_size)}"
             raise SettingError("episodes", found, "Write episodes of one image and one action size.")
+        if (0 if episode.vector is None else episode.vector.shape[1]) != observation.vector_size:
+            found = f"a vector of shape {None if episode.vector is None else episode.vector.shape}"
+            raise SettingError("episodes", found, f"Write episodes that hold {dict(observation.state)}.")
         with h5py.File(data_path / DATA_FILE, "a", track_order=True) as file:
-            _add(file.create_group(f"episode_{count - 1}"), episode, count - 1)
+            _add(file.create_group(f"episode_{count - 1}"), episode, count - 1, observation)
         steps += episode.length
     if storage is None:
         raise SettingError("episodes", "none", "Write at least one.")
@@ -374,7 +432,12 @@ def _write(
 
 
 def _new_storage(
-    data_path: Path, image_shape: tuple[int, ...], action_size: int, env_id: str | None, metadata: dict[str, Any]
+    data_path: Path,
+    image_shape: tuple[int, ...],
+    action_size: int,
+    env_id: str | None,
+    metadata: dict[str, Any],
+    observation: Observation,
 ) -> MinariStorage:
     spec = None
     if env_id in gym.registry:
@@ -383,7 +446,12 @@ def _new_storage(
         spec.kwargs.update(metadata.get("env_kwargs", {}))
     return MinariStorage.new(
         data_path,
-        observation_space=spaces.Dict({"image": spaces.Box(0, 255, image_shape, np.uint8)}),
+        observation_space=spaces.Dict(
+            {
+                "image": spaces.Box(0, 255, image_shape, np.uint8),
+                **{n: spaces.Box(-np.inf, np.inf, (size,), np.float32) for n, size in observation.state.items()},
+            }
+        ),
         action_space=spaces.Box(-1.0, 1.0, (action_size,), np.float32),
         env_spec=spec,
         # Minari would write JPEG otherwise, whose artefacts the world model would have to learn.
@@ -391,7 +459,7 @@ def _new_storage(
     )
 
 
-def _add(group: h5py.Group, episode: Episode, index: int) -> None:
+def _add(group: h5py.Group, episode: Episode, index: int, observation: Observation) -> None:
     """One episode in Minari's HDF5 layout; infos get a first row of zeros for the reset, as its collector's do."""
     group.attrs.update({"id": index, "total_steps": episode.length, **episode.info})
     chunks = (min(FRAMES_PER_CHUNK, episode.length + 1), *episode.image.shape[1:])
@@ -401,76 +469,14 @@ def _add(group: h5py.Group, episode: Episode, index: int) -> None:
     flags = np.zeros((2, episode.length), bool)
     flags[:, -1] = episode.terminated, episode.truncated
     arrays = {"actions": episode.action, "rewards": episode.reward, "terminations": flags[0], "truncations": flags[1]}
+    if episode.vector is not None:
+        ends = np.cumsum(list(observation.state.values()))
+        for name, value in zip(observation.state, np.split(episode.vector, ends[:-1], axis=1), strict=True):
+            arrays[f"observations/{name}"] = value
     for key, value in {"success": episode.success, **episode.extras}.items():
         arrays[f"infos/{key}"] = np.concatenate([np.zeros_like(value[:1]), value])
     for key, value in arrays.items():
         group.create_dataset(key, data=value, chunks=value.shape, fletcher32=True)
-
-
-def _damaged(label: str, file: Path, error: BaseException, index: int | None = None) -> SettingError:
-    where = "" if index is None else f" at episode {index}"
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return SettingError(label, f"a damaged file {file}{where} ({reason})", "Copy or build the dataset again.")
-
-
-#: Bytes of a dataset's metadata.
-MAX_METADATA = 1 << 24
-
-
-def read_metadata(path: Path) -> dict[str, Any]:
-    """A dataset's metadata, with all that opening it needs; raises a SettingError where that is missing."""
-    try:
-        metadata = read_json(path, dict, MAX_METADATA)
-    except FileNotFoundError as error:
-        raise SettingError("dataset", f"no file {path}", "Copy or build the dataset again.") from error
-    except (OSError, ValueError) as error:
-        raise _damaged("dataset", path, error) from error
-    # Without its spaces Minari would create the environment that the file names: a dataset could run code.
-    needed = {"observation_space": str, "action_space": str, "data_format": str, "total_episodes": int}
-    wrong = [
-        key for key, kind in needed.items() if not isinstance(metadata, dict) or not isinstance(metadata.get(key), kind)
-    ]
-    if wrong:
-        fix = "Build it again, or write it with Minari 0.5 or newer."
-        raise SettingError("dataset", f"a file {path} without a valid {', '.join(wrong)}", fix)
-    return dict(metadata)
-
-
-def _find_image(label: str, space: gym.Space[Any], image_key: str | None) -> tuple[str, spaces.Box]:
-    """Key (empty where the observation itself is the image) and space of the image observation."""
-    found = dict(leaves(space))
-    images = {
-        key: leaf
-        for key, leaf in found.items()
-        if isinstance(leaf, spaces.Box) and leaf.dtype == np.uint8 and len(leaf.shape) == 3 and leaf.shape[2] == 3
-    }
-    described = ", ".join(f"{key or 'observation'} {_describe(leaf)}" for key, leaf in found.items())
-    if not images:
-        fix = "Training needs an image, uint8 height x width x 3: render one into the dataset, or use another."
-        raise SettingError(label, f"no image among its observations ({described})", fix)
-    if image_key is not None:
-        if image_key not in images:
-            raise SettingError("image_key", repr(image_key), f"Use one of {label}: {', '.join(images)}.")
-        return image_key, images[image_key]
-    preferred = [key for key in IMAGE_KEYS if key in images]
-    if len(images) > 1 and not preferred:
-        fix = f"Give the one to learn from the name '{IMAGE_KEYS[0]}', or leave the others out."
-        raise SettingError(label, f"several images: {', '.join(images)}", fix)
-    key = preferred[0] if preferred else next(iter(images))
-    return key, images[key]
-
-
-def leaves(space: gym.Space[Any], prefix: str = "") -> Iterator[tuple[str, gym.Space[Any]]]:
-    """The spaces in a space, by name: ``a/b`` for a nested one, empty for the space itself."""
-    if isinstance(space, spaces.Dict):
-        for key, part in space.spaces.items():
-            yield from leaves(part, f"{prefix}/{key}" if prefix else str(key))
-    else:
-        yield prefix, space
-
-
-def _describe(space: gym.Space[Any]) -> str:
-    return f"{space.dtype} {space.shape}" if isinstance(space, spaces.Box) else type(space).__name__
 
 
 def _is_path(name: str | os.PathLike[str]) -> bool:

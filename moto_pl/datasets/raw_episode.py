@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from moto_pl.envs.actions import ActionScale
 from moto_pl.envs.checks import SUCCESS_KEYS
 from moto_pl.errors import SettingError
 from moto_pl.replay.episode import EXTRA_NAME, EXTRA_TYPES, Episode, InfoValue
@@ -29,6 +30,9 @@ class RawEpisode:
         terminations: bool [T], or [T, 1].
         truncations: bool [T], or [T, 1].
         infos: arrays of T rows, or of T + 1 with the reset's first.
+        vector: state vectors, T + 1 rows float32 [V]; None where none are read.
+        scale: what actions in [-1, 1] stand for; None: themselves.
+        clips: an action beyond the scale counts as its end, rather than being refused.
     """
 
     label: str
@@ -39,6 +43,9 @@ class RawEpisode:
     terminations: np.ndarray
     truncations: np.ndarray
     infos: Mapping[str, Any]
+    vector: np.ndarray | None = None
+    scale: ActionScale | None = None
+    clips: bool = False
 
     def episode(self, image_shape: tuple[int, int, int], action_size: int, info: dict[str, InfoValue]) -> Episode:
         """The episode; actions that exceed [-1, 1] by rounding are clipped.
@@ -63,14 +70,14 @@ class RawEpisode:
             raise self._error(f"the reward {reward[step]}", "Rewards must be finite: write it again.", step)
         action, success, extras = self._clipped(), self._success(reward), self._extras(steps)
         try:
-            return Episode(self.image, action, reward, terminated, truncated, success, extras, info)
+            return Episode(self.image, action, reward, terminated, truncated, success, extras, info, self.vector)
         except SettingError as error:
             raise self._error(f"{error.setting}: {error.found}", error.fix) from error
 
     @property
     def rounded(self) -> bool:
         """Whether an action exceeds [-1, 1] by rounding."""
-        size = np.abs(self.action)
+        size = np.abs(self._scaled())
         return bool(((size > 1) & (size <= 1 + ROUNDING)).any())
 
     def _end(self, steps: int) -> tuple[bool, bool]:
@@ -87,14 +94,23 @@ class RawEpisode:
         # An episode that was recorded to its end without a flag was cut off there.
         return terminated, bool(flags["truncation"][-1]) or not terminated
 
+    def _scaled(self) -> np.ndarray:
+        """Actions as policies have them, before they are clipped; of another shape as they are."""
+        if self.scale is None or self.action.shape[-1:] != (len(self.scale.low),):
+            return self.action
+        return self.scale.to_policy(self.action)
+
     def _clipped(self) -> np.ndarray:
-        bad = ~(np.abs(self.action) <= 1 + ROUNDING)  # also true of NaN
+        action = self._scaled()
+        if self.clips:
+            action = np.where(np.isfinite(action), np.clip(action, -1, 1), action)
+        bad = ~(np.abs(action) <= 1 + ROUNDING)  # also true of NaN
         if bad.any():
             step, dimension = np.argwhere(bad)[0]
             found = f"the action {self.action[step, dimension]:g} (dimension {dimension})"
-            fix = "Actions must be finite and in [-1, 1]: scale them and write it again."
+            fix = "Give finite actions in their Box ([-1, 1] without bounds), or set data.action_scale: percentile."
             raise self._error(found, fix, int(step))
-        return clip_rounding(self.action)
+        return clip_rounding(action)
 
     def _success(self, reward: np.ndarray) -> np.ndarray:
         """What the infos say of success, else all objects completed, else a reward greater than zero; bool [T]."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -18,10 +18,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 import moto_pl.envs
 from moto_pl.datasets.parallel import in_processes
+from moto_pl.envs.observation import Observation, Seen
 from moto_pl.errors import SettingError
 from moto_pl.evaluations import EVALUATION_SEEDS
 from moto_pl.replay.episode import Episode
-from moto_pl.rollout.play import play
+from moto_pl.rollout.play import observed, play
 
 if TYPE_CHECKING:
     from moto_pl.datasets.minari_io import DatasetReader
@@ -75,10 +76,12 @@ class Recording:
     Attributes:
         episodes: as they were recorded, or read from the dataset where memory may not hold them.
         retries: how many failed episodes were thrown away to get them.
+        observation: what they hold.
     """
 
     episodes: Sequence[Episode] | DatasetReader
     retries: int
+    observation: Observation = Observation()
 
 
 @dataclass(frozen=True)
@@ -116,13 +119,15 @@ def record(plan: Plan, workers: int = 1, draws: bool = False) -> Recording:
     if workers < 1:
         raise SettingError("workers", workers, "Use 1 or more.")
     recorded: dict[int, tuple[Episode, int]] = {}
+    observation = Observation()
     with _progress(plan) as advance:
-        for index, episode, retries in _in_turn(plan) if workers == 1 else _in_parallel(plan, workers, draws):
-            recorded[index] = episode, retries
-            advance(retries)
+        for index, taken in _in_turn(plan) if workers == 1 else _in_parallel(plan, workers, draws):
+            recorded[index], observation = (taken.episode, taken.retries), taken.observation
+            advance(taken.retries)
     return Recording(
         episodes=[recorded[index][0] for index in range(plan.episodes)],
         retries=sum(retries for _, retries in recorded.values()),
+        observation=observation,
     )
 
 
@@ -136,7 +141,7 @@ def run_scripted(env: gym.Env[Any, Any], seed: int, noise: float = 0.0) -> Episo
     """
     rng = np.random.default_rng(seed)
 
-    def scripted(step: int, frame: np.ndarray) -> np.ndarray:
+    def scripted(step: int, seen: Seen) -> np.ndarray:
         action = np.asarray(env.unwrapped.scripted_action())  # type: ignore[attr-defined]
         return np.clip(action + noise * rng.standard_normal(action.shape), -1.0, 1.0).astype(np.float32)
 
@@ -154,7 +159,15 @@ def versions(*packages: str) -> dict[str, str]:
     return found
 
 
-def _attempt(env: gym.Env[Any, Any], plan: Plan, index: int) -> tuple[Episode, int]:
+class _Taken(NamedTuple):
+    """An episode, the failures before it, and what it holds."""
+
+    episode: Episode
+    retries: int
+    observation: Observation
+
+
+def _attempt(env: gym.Env[Any, Any], plan: Plan, index: int) -> _Taken:
     """Episode ``index``: the first success of its own sequence of seeds, so that no other episode has a say in it."""
     for attempt in range(MAX_ATTEMPTS):
         seed = demonstration_seed(plan.seed, index, attempt)
@@ -163,7 +176,7 @@ def _attempt(env: gym.Env[Any, Any], plan: Plan, index: int) -> tuple[Episode, i
             info = {**plan.info, **episode.info, "env_id": plan.env_id, "retries": attempt}
             if hasattr(env.unwrapped, "gl_renderer"):
                 info["gl_renderer"] = env.unwrapped.gl_renderer
-            return replace(episode, info=info), attempt
+            return _Taken(replace(episode, info=info), attempt, observed(env))
     found = f"no success in {MAX_ATTEMPTS} scripted episodes"
     raise SettingError(plan.env_id, found, "Use less noise, or more steps an episode.")
 
@@ -172,11 +185,11 @@ def _make(plan: Plan) -> gym.Env[Any, Any]:
     return moto_pl.envs.make(plan.env_id, **plan.env_kwargs)
 
 
-def _in_turn(plan: Plan) -> Iterator[tuple[int, Episode, int]]:
+def _in_turn(plan: Plan) -> Iterator[tuple[int, _Taken]]:
     env = _make(plan)
     try:
         for index in range(plan.episodes):
-            yield index, *_attempt(env, plan, index)
+            yield index, _attempt(env, plan, index)
     finally:
         env.close()
 
@@ -184,7 +197,7 @@ def _in_turn(plan: Plan) -> Iterator[tuple[int, Episode, int]]:
 _worker_env: gym.Env[Any, Any] | None = None
 
 
-def _in_worker(job: tuple[Plan, int]) -> tuple[Episode, int]:
+def _in_worker(job: tuple[Plan, int]) -> _Taken:
     global _worker_env
     plan, index = job
     if _worker_env is None:
@@ -192,11 +205,9 @@ def _in_worker(job: tuple[Plan, int]) -> tuple[Episode, int]:
     return _attempt(_worker_env, plan, index)
 
 
-def _in_parallel(plan: Plan, workers: int, draws: bool) -> Iterator[tuple[int, Episode, int]]:
+def _in_parallel(plan: Plan, workers: int, draws: bool) -> Iterator[tuple[int, _Taken]]:
     jobs = [(plan, index) for index in range(plan.episodes)]
-    results = in_processes(_in_worker, jobs, min(workers, plan.episodes), TIMEOUT_S, draws)
-    for index, (episode, retries) in results:
-        yield index, episode, retries
+    yield from in_processes(_in_worker, jobs, min(workers, plan.episodes), TIMEOUT_S, draws)
 
 
 @contextmanager

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 import numpy as np
 
+from moto_pl.envs.actions import ActionScale
+from moto_pl.envs.observation import IMAGE_ALONE, Observation, ObservationConfig, Seen, entry, joined
 from moto_pl.errors import EnvironmentRaised, SettingError
 
-KEY = "image"
-"""The observation that policies see."""
 SUCCESS_KEYS = ("success", "is_success")
 """Infos that say whether a step led to success, by preference."""
 OBJECT_KEYS = ("completed", "in_place")
@@ -30,7 +30,7 @@ _OURS = Path(__file__).parent
 _PLUMBING = (
     str(_OURS / "__init__.py"),
     str(_OURS / "checks.py"),
-    str(_OURS.parent / "rollout" / "pool.py"),
+    *(str(_OURS.parent / "rollout" / name) for name in ("pool.py", "host.py")),
     os.path.dirname(gym.__file__),
 )
 
@@ -61,13 +61,17 @@ NO_LIMIT_SET = EpisodeLimit()
 
 
 class Step(NamedTuple):
-    """What a step came to. ``info`` holds no more than plain values and arrays; ``cut``: the limit truncated it."""
+    """What a step came to. ``info`` holds no more than plain values and arrays; ``cut``: the limit truncated it.
+
+    ``vector``: float32 [V], the state vectors that were seen after it; None where none is learned from.
+    """
 
     reward: float
     terminated: bool
     truncated: bool
     info: dict[str, Any]
     cut: bool = False
+    vector: np.ndarray | None = None
 
     @property
     def ended(self) -> bool:
@@ -81,61 +85,85 @@ class Checks:
     Args:
         name: its id, and which of several it is.
         env: the environment.
+        wanted: what of its observations is learned from.
+        scale: what policies' actions stand for; None: they span its Box.
 
     Attributes:
         image_shape: height, width, channels of its image.
+        observation: what is learned from, with the vectors' sizes.
 
     Raises:
-        SettingError: it does not declare a uint8 image with three channels in a Dict, and a flat Box of actions in
-            [-1, 1].
+        SettingError: it does not declare a uint8 image with three channels in a Dict, flat Boxes for the vectors, and a
+            flat Box of actions that are floating-point numbers, with bounds unless ``scale`` says what they span.
     """
 
-    def __init__(self, name: str, env: gym.Env[Any, Any]) -> None:
-        self.name = name
+    def __init__(
+        self,
+        name: str,
+        env: gym.Env[Any, Any],
+        wanted: ObservationConfig = IMAGE_ALONE,
+        scale: ActionScale | None = None,
+    ) -> None:
+        self.name, self.wanted = name, wanted
+        self.key = wanted.cameras[0]
         self.image_shape = self._image_shape(env.observation_space)
-        self._check_actions(env.action_space)
+        sizes = {vector: self._vector_size(env.observation_space, vector) for vector in wanted.state}
+        self.observation = Observation.of(wanted, sizes)
+        self._check_actions(env.action_space, scale)
         self._objects: dict[str, tuple[int, ...]] = {}
 
     # What it declares.
 
     def _image_shape(self, space: gym.Space[Any]) -> tuple[int, int, int]:
+        key = self.key
         if not isinstance(space, gym.spaces.Dict):
-            found = f"observes {_describe_space(space)}, not a Dict with a key '{KEY}'"
-            raise self.error(found, _wrapped("{'image': o}"))
-        if KEY not in space.spaces:
-            found = f"observes {', '.join(map(repr, space)) or 'nothing'}, and no '{KEY}'"
-            raise self.error(found, _wrapped("{'image': o['the one to learn from']}"))
-        image = space[KEY]
+            found = f"observes {_describe_space(space)}, not a Dict with a key '{key}'"
+            raise self.error(found, _wrapped(f"{{'{key}': o}}"))
+        image = entry(space, key)
+        if image is None:
+            found = f"observes {', '.join(map(repr, space)) or 'nothing'}, and no '{key}'"
+            raise self.error(found, _wrapped(f"{{'{key}': o['the one to learn from']}}"))
         shape = image.shape if isinstance(image, gym.spaces.Box) else ()
         if not isinstance(image, gym.spaces.Box) or len(shape) != 3 or shape[2] != 3 or image.dtype != np.uint8:
             wanted = "where uint8 (height, width, 3) is wanted"
-            found = f"declares its observation '{KEY}' as {_describe_space(image)}, {wanted}"
-            raise self.error(found, _image_fix(image.dtype, shape))
+            found = f"declares its observation '{key}' as {_describe_space(image)}, {wanted}"
+            raise self.error(found, _image_fix(key, image.dtype, shape))
         if np.max(image.high) <= 1:
-            found = f"declares values of its observation '{KEY}' from 0 to {np.max(image.high)}, where 255 is white"
-            raise self.error(found, _wrapped_image("255 * o['image']"))
+            found = f"declares values of its observation '{key}' from 0 to {np.max(image.high)}, where 255 is white"
+            raise self.error(found, _wrapped_image(key, f"255 * o['{key}']"))
         return int(shape[0]), int(shape[1]), 3
 
-    def _check_actions(self, space: gym.Space[Any]) -> None:
+    def _vector_size(self, space: gym.Space[Any], key: str) -> int:
+        vector = entry(space, key)
+        if vector is None:
+            found = f"observes {', '.join(map(repr, space))}, and no '{key}'"  # type: ignore[call-overload]
+            raise self.error(found, "Name what it observes in data.observation.state, or leave that out.")
+        if not isinstance(vector, gym.spaces.Box) or len(vector.shape) != 1 or vector.dtype.kind not in "fiu":
+            found = f"declares its observation '{key}' as {_describe_space(vector)}, where a flat Box is wanted"
+            raise self.error(found, "Flatten it, or name another in data.observation.state.")
+        return int(vector.shape[0])
+
+    def _check_actions(self, space: gym.Space[Any], scale: ActionScale | None) -> None:
         if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
             raise self.error(f"takes actions {space}", "Use an environment with a flat Box of actions.")
-        if np.all(space.low == -1) and np.all(space.high == 1) and np.issubdtype(space.dtype, np.floating):
-            return
-        fix = "Wrap it: gymnasium.wrappers.RescaleAction(env, -1.0, 1.0)."
         if not np.issubdtype(space.dtype, np.floating):
-            fix = "Declare a Box of float32 from -1 to 1."
-        elif not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
-            fix = "Declare the Box of actions that it takes, and " + fix[0].lower() + fix[1:]
-        raise self.error(f"takes actions {space}, where policies act in [-1, 1]", fix)
+            fix = "Declare a Box of float32."
+            raise self.error(f"takes actions {space}, where policies act in [-1, 1]", fix)
+        if scale is None and ActionScale.of_box(space) is None:
+            fix = "Declare the Box of actions that it takes, or set data.action_scale: percentile."
+            raise self.error(f"takes actions {space}, where policies act in [-1, 1]", fix)
+        if scale is not None and len(scale.low) != space.shape[0]:
+            found = f"takes actions of size {space.shape[0]}, and the dataset's have {len(scale.low)}"
+            raise self.error(found, "Choose the dataset of that environment.")
 
     # What it returns.
 
-    def reset(self, result: Any) -> np.ndarray:
-        """The image of a reset's result."""
+    def reset(self, result: Any) -> Seen:
+        """What is seen in a reset's result."""
         if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], Mapping):
             found = f"returned {_describe_result(result)} from reset, where (observation, info) is wanted"
             raise self.error(found, "Write it for the API of gymnasium.")
-        return self.frame(result[0], "at reset")
+        return self.seen(result[0], "at reset")
 
     def step(self, result: Any) -> tuple[np.ndarray, Step]:
         """The image and the rest of a step's result."""
@@ -146,24 +174,46 @@ class Checks:
         observation, reward, terminated, truncated, info = result
         if not isinstance(info, Mapping):
             raise self.error(f"returned {_describe(info)} as a step's info", "Return a dict, empty if need be.")
-        return self.frame(observation, "in a step"), Step(
+        image, vector = self.seen(observation, "in a step")
+        return image, Step(
             self._reward(reward),
             self._flag("terminated", terminated),
             self._flag("truncated", truncated),
             self._info(info),
+            vector=vector,
         )
 
-    def frame(self, observation: Any, moment: str) -> np.ndarray:
-        """The image of an observation, which is what was declared."""
-        image = observation.get(KEY) if isinstance(observation, Mapping) else None
+    def seen(self, observation: Any, moment: str) -> Seen:
+        """Image and vectors of an observation, which are what was declared."""
+        image = self._image(observation, moment)
+        return Seen(image, joined([self._vector(observation, name, moment) for name in self.wanted.state]))
+
+    def _image(self, observation: Any, moment: str) -> np.ndarray:
+        image = entry(observation, self.key) if isinstance(observation, Mapping) else None
         if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.shape == self.image_shape:
             return image
         wanted = f"where it declares uint8 {self.image_shape}"
         if image is None:
             keys = ", ".join(map(repr, observation)) if isinstance(observation, Mapping) else _describe(observation)
-            raise self.error(f"observes {keys} {moment}, and no '{KEY}', {wanted}", "Return what it declares.")
-        fix = _image_fix(image.dtype, image.shape) if isinstance(image, np.ndarray) else "Return a NumPy array."
-        raise self.error(f"observes '{KEY}' as {_describe(image)} {moment}, {wanted}", fix)
+            raise self.error(f"observes {keys} {moment}, and no '{self.key}', {wanted}", "Return what it declares.")
+        fix = (
+            _image_fix(self.key, image.dtype, image.shape) if isinstance(image, np.ndarray) else "Return a NumPy array."
+        )
+        raise self.error(f"observes '{self.key}' as {_describe(image)} {moment}, {wanted}", fix)
+
+    def _vector(self, observation: Any, name: str, moment: str) -> np.ndarray:
+        """One vector, as float32; finite there too."""
+        size = self.observation.state[name]
+        vector = entry(observation, name)
+        if vector is None:
+            found = f"observes {', '.join(map(repr, observation))} {moment}, and no '{name}'"
+            raise self.error(found, "Return what it declares.")
+        if not isinstance(vector, np.ndarray) or vector.shape != (size,) or vector.dtype.kind not in "fiu":
+            found = f"observes '{name}' as {_describe(vector)} {moment}, where it declares {size} numbers"
+            raise self.error(found, "Return what it declares.")
+        if not (np.abs(vector) <= np.finfo(np.float32).max).all():
+            raise self.error(f"observes '{name}' as {_describe(vector)} {moment}", "Return finite numbers.")
+        return vector.astype(np.float32)
 
     def _reward(self, value: Any) -> float:
         number = _single(value)
@@ -235,20 +285,21 @@ def as_flag(value: Any) -> bool | None:
     return bool(number > 0)
 
 
-def check_image_size(env_id: str, shape: tuple[int, int, int], size: int) -> None:
+def check_image_size(env_id: str, key: str, shape: tuple[int, int, int], size: int) -> None:
     """Raises a SettingError where an environment's images are not of the size that is trained on.
 
     Args:
         env_id: its id.
+        key: the image's name.
         shape: of its image: height, width, channels.
         size: wanted height and width, in pixels.
     """
     if shape[:2] != (size, size):
         raise SettingError(
             "data.env",
-            f"{env_id}, whose observation '{KEY}' is uint8 {shape}, where uint8 {(size, size, 3)} is wanted",
+            f"{env_id}, whose observation '{key}' is uint8 {shape}, where uint8 {(size, size, 3)} is wanted",
             f"Make it draw {size}x{size}, or w"
-            + _wrapped_image(f"cv2.resize(o['image'], ({size}, {size}), interpolation=cv2.INTER_AREA)")[1:],
+            + _wrapped_image(key, f"cv2.resize(o['{key}'], ({size}, {size}), interpolation=cv2.INTER_AREA)")[1:],
         )
 
 
@@ -280,20 +331,21 @@ def _wrapped(observation: str) -> str:
     return f"Wrap it: gymnasium.wrappers.TransformObservation(env, lambda o: {observation}, space)."
 
 
-def _wrapped_image(image: str) -> str:
-    return _wrapped(f"{{**o, 'image': {image}}}")
+def _wrapped_image(key: str, image: str) -> str:
+    return _wrapped(f"{{**o, '{key}': {image}}}")
 
 
-def _image_fix(dtype: Any, shape: tuple[int, ...]) -> str:
+def _image_fix(key: str, dtype: Any, shape: tuple[int, ...]) -> str:
     """What makes a frame of this type and shape one that can be used."""
+    image = f"o['{key}']"
     if len(shape) == 3 and shape[0] == 3 and shape[2] != 3:
-        return _wrapped_image("o['image'].transpose(1, 2, 0)")
+        return _wrapped_image(key, f"{image}.transpose(1, 2, 0)")
     if dtype is not None and np.issubdtype(dtype, np.floating):
-        return _wrapped_image("(255 * o['image']).astype('uint8')")  # of values in [0, 1]
+        return _wrapped_image(key, f"(255 * {image}).astype('uint8')")  # of values in [0, 1]
     if dtype is not None and dtype != np.uint8:
-        return _wrapped_image("o['image'].clip(0, 255).astype('uint8')")
+        return _wrapped_image(key, f"{image}.clip(0, 255).astype('uint8')")
     if len(shape) == 3 and shape[2] == 1:
-        return _wrapped_image("o['image'].repeat(3, axis=2)")
+        return _wrapped_image(key, f"{image}.repeat(3, axis=2)")
     return "Return frames as it declares them."
 
 

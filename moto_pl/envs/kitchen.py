@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from gymnasium import spaces
 
 from moto_pl.envs import KITCHEN_OBJECTS, KITCHEN_TASKS, unknown_name
 from moto_pl.envs.pixel import MujocoPixelEnv
@@ -30,12 +29,13 @@ and 20: the kettle is free, with a quaternion in its positions)."""
 class KitchenEnv(MujocoPixelEnv):
     """Franka Kitchen (gymnasium-robotics' FrankaKitchen-v1), seen through a camera.
 
-    Observation: ``{"image": uint8 [image_size, image_size, 3]}``, and with ``state=True`` also ``"state"``: float64
-    ``[59]``, the simulator's positions and velocities. Action: float32 ``[9]`` in [-1, 1]: velocities of the arm's
-    seven joints and two fingers, in units of 2 rad/s and 2 m/s, held for a step of 0.08 s. Reward: the number of the
-    task's objects that are in their right configuration at the step's end. An object counts at every step at which it
-    is in place, and no longer where it is moved away again. An episode is truncated after ``episode_steps`` steps and
-    never terminates.
+    Observation: ``{"image": uint8 [image_size, image_size, 3]}``, and where ``observe`` names them ``"joints"``,
+    float64 ``[9]``, the positions of the arm's seven joints and two fingers (radians and metres), and ``"state"``,
+    float64 ``[59]``, all of the simulator's positions and velocities. Action: float32 ``[9]`` in [-1, 1]: velocities of
+    the arm's seven joints and two fingers, in units of 2 rad/s and 2 m/s, held for a step of 0.08 s. Reward: the number
+    of the task's objects that are in their right configuration at the step's end. An object counts at every step at
+    which it is in place, and no longer where it is moved away again. An episode is truncated after ``episode_steps``
+    steps and never terminates.
 
     ``info["completed"]`` is bool ``[objects]``, which are in place now, in the task's order;
     ``info["completed_ever"]`` the same for any step of the episode so far; ``info["success"]`` whether all are in place
@@ -51,9 +51,10 @@ class KitchenEnv(MujocoPixelEnv):
             (:class:`~moto_pl.envs.rendering.Camera`, or its fields as a mapping).
         render_quality: ``"fast"`` (no shadows, reflections, multisampling) or ``"full"``.
         episode_steps: steps in an episode.
-        state: observe the simulator's state as well, for analysis.
+        state: observe the simulator's state as well, for analysis, as ``observe`` with ``state`` does.
         joint_noise: 0.01 is the simulator's own: uniform within 0.001 rad (and 0.001 m for the fingers); 0 is none.
         render_mode: ``"rgb_array"`` or None.
+        observe: what is observed: ``image``, ``joints`` and ``state``.
 
     Raises:
         SettingError: an unknown object or camera, an argument out of its range, or no working OpenGL.
@@ -61,6 +62,7 @@ class KitchenEnv(MujocoPixelEnv):
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 12}
     paper_camera = PAPER_CAMERA
+    VECTORS = {"joints": ACTION_SIZE, "state": STATE_SIZE}
 
     def __init__(
         self,
@@ -72,11 +74,14 @@ class KitchenEnv(MujocoPixelEnv):
         state: bool = False,
         joint_noise: float = 0.01,
         render_mode: str | None = None,
+        observe: Sequence[str] = ("image",),
     ) -> None:
         self.objects = check_objects(objects)
         if not 0.0 <= joint_noise <= 1.0:
             raise SettingError("joint_noise", joint_noise, "Use a number from 0 to 1.")
-        super().__init__(ACTION_SIZE, image_size, episode_steps, render_mode, camera, render_quality)
+        if state and "state" not in observe:
+            observe = [*observe, "state"]
+        super().__init__(ACTION_SIZE, image_size, episode_steps, render_mode, camera, render_quality, observe)
         import mujoco
 
         kitchen = _simulator()
@@ -96,11 +101,7 @@ class KitchenEnv(MujocoPixelEnv):
         lamp = self.model.light(LAMP)
         self._lamp = lamp.diffuse, lamp.specular, lamp.diffuse.copy(), lamp.specular.copy()
         self._counted = [KITCHEN_OBJECTS.index(name) for name in self.objects]
-        self._observe_state = state
         self._ever = np.zeros(len(self.objects), bool)
-        if state:
-            state_space = spaces.Box(-np.inf, np.inf, (STATE_SIZE,), np.float64)
-            self.observation_space = spaces.Dict({**self.observation_space.spaces, "state": state_space})
 
     @property
     def model(self) -> Any:
@@ -190,10 +191,9 @@ class KitchenEnv(MujocoPixelEnv):
         self._robot.step(self._clipped(action))
         return not any(self.data.warning[kind].number for kind in self._unstable)
 
-    def observe(self) -> dict[str, np.ndarray]:
-        """The observation of the present state."""
-        observation = super().observe()
-        return {**observation, "state": self.state} if self._observe_state else observation
+    def vector(self, name: str) -> np.ndarray:
+        """The arm's joints and fingers, or the simulator's whole state."""
+        return self.state if name == "state" else self.data.qpos[:ACTION_SIZE].copy()
 
     def render(self) -> np.ndarray:
         """Draw the present state: uint8 ``[image_size, image_size, 3]``, which nothing but the state decides."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,7 +28,9 @@ _CONSTANT_ARRAYS = ("mesh_", "tex_", "skin_", "hfield_", "flex", "name", "names"
 class MetaWorldEnv(MujocoPixelEnv):
     """One MetaWorld v3 task, seen through a camera.
 
-    Observation: ``{"image": uint8 [image_size, image_size, 3]}``. Action: float32 ``[4]`` in [-1, 1]: the hand's
+    Observation: ``{"image": uint8 [image_size, image_size, 3]}``, and ``"hand"``, float64 ``[4]``, where ``observe``
+    names it: the hand's position in metres, and how far the gripper is open, 0 to 1: the first four numbers of
+    MetaWorld's own observation, which say nothing of the objects. Action: float32 ``[4]`` in [-1, 1]: the hand's
     displacement along x, y, z (1 is a centimetre a simulator step) and the gripper (1 closes). Reward: 1.0 at each
     step in which the task is solved at the step's end, that is at the last of its ``action_repeat`` simulator steps,
     else 0.0; ``info["success"]`` is the same as a bool. An episode is truncated after ``episode_steps`` steps and
@@ -49,6 +51,7 @@ class MetaWorldEnv(MujocoPixelEnv):
         paper_reset: start the hand at (0.1, 0.5, 0.3) m plus noise of standard deviation 0.02 m, and let the arm
             settle for ten simulator steps with zero action, instead of starting at the task's own hand position.
         render_mode: ``"rgb_array"`` or None.
+        observe: what is observed: ``image`` and ``hand``.
 
     Raises:
         SettingError: an unknown task or camera, an argument out of its range, or no working OpenGL.
@@ -56,6 +59,7 @@ class MetaWorldEnv(MujocoPixelEnv):
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 40}
     paper_camera = PAPER_CAMERA
+    VECTORS = {"hand": 4}
 
     def __init__(
         self,
@@ -67,11 +71,12 @@ class MetaWorldEnv(MujocoPixelEnv):
         episode_steps: int = 101,
         paper_reset: bool = False,
         render_mode: str | None = None,
+        observe: Sequence[str] = ("image",),
     ) -> None:
         if task not in METAWORLD_TASKS:
             raise unknown_name("task", task, METAWORLD_TASKS)
         check_least("action_repeat", action_repeat)
-        super().__init__(4, image_size, episode_steps, render_mode, camera, render_quality)
+        super().__init__(4, image_size, episode_steps, render_mode, camera, render_quality, observe)
         from metaworld.env_dict import ENV_CLS_MAP
         from metaworld.policies import ENV_POLICY_MAP
 
@@ -93,6 +98,10 @@ class MetaWorldEnv(MujocoPixelEnv):
     def state(self) -> np.ndarray:
         """MetaWorld's state observation, goal included, which scripted policies read: float64 ``[39]``."""
         return self._state.copy()
+
+    def vector(self, name: str) -> np.ndarray:
+        """The hand: position and gripper."""
+        return self._state[:4].copy()
 
     @property
     def model(self) -> mujoco.MjModel:

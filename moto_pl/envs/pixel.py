@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
+from moto_pl.envs.observation import Observation, ObservationConfig
 from moto_pl.envs.rendering import QUALITIES, Camera, FrameRenderer, Quality, parse_camera, select_backend
 from moto_pl.errors import SettingError
 
@@ -17,9 +18,10 @@ from moto_pl.errors import SettingError
 class PixelEnv(gym.Env[dict[str, Any], np.ndarray], ABC):
     """An environment from pixels.
 
-    Observation: ``{"image": uint8 [image_size, image_size, 3]}``. Action: float32 ``[action_size]``, clipped to
-    [-1, 1]. An episode is truncated after ``episode_steps`` steps and never terminates; it is a pure function of the
-    seed and the actions. Every ``info`` has ``"success"``, a bool.
+    Observation: a dict of what ``observe`` names: ``"image"``, uint8 ``[image_size, image_size, 3]``, and state vectors
+    float64 ``[n]``. Action: float32 ``[action_size]``, clipped to [-1, 1]. An episode is truncated after
+    ``episode_steps`` steps and never terminates; it is a pure function of the seed and the actions. Every ``info`` has
+    ``"success"``, a bool.
 
     A subclass says how an episode begins, what a step does and how it is drawn.
 
@@ -28,6 +30,11 @@ class PixelEnv(gym.Env[dict[str, Any], np.ndarray], ABC):
         image_size: height and width of the image in pixels, at least ``least_image_size``.
         episode_steps: steps in an episode, at least 1.
         render_mode: ``"rgb_array"`` or None.
+        observe: what is observed: ``image``, and any of ``VECTORS``.
+
+    Attributes:
+        VECTORS: how many numbers each state vector has, by its name.
+        observation: what is observed, with the vectors' sizes.
 
     Raises:
         SettingError: an argument is out of its range.
@@ -35,14 +42,28 @@ class PixelEnv(gym.Env[dict[str, Any], np.ndarray], ABC):
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 20}
     least_image_size: ClassVar[int] = 1
+    VECTORS: ClassVar[Mapping[str, int]] = {}
     observation_space: spaces.Dict
 
-    def __init__(self, action_size: int, image_size: int, episode_steps: int, render_mode: str | None) -> None:
+    def __init__(
+        self,
+        action_size: int,
+        image_size: int,
+        episode_steps: int,
+        render_mode: str | None,
+        observe: Sequence[str] = ("image",),
+    ) -> None:
         check_least("image_size", image_size, self.least_image_size)
         check_least("episode_steps", episode_steps)
         self.action_size = action_size
         self.image_size, self.episode_steps, self.render_mode = image_size, episode_steps, render_mode
-        self.observation_space = spaces.Dict({"image": spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)})
+        self.observation = self._checked(observe)
+        found: dict[str, spaces.Space[Any]] = {}
+        for name in self.observation.cameras:
+            found[name] = spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)
+        for name, size in self.observation.state.items():
+            found[name] = spaces.Box(-np.inf, np.inf, (size,), np.float64)
+        self.observation_space = spaces.Dict(found)
         self.action_space = spaces.Box(-1.0, 1.0, (action_size,), np.float32)
         self._steps = 0
 
@@ -75,7 +96,11 @@ class PixelEnv(gym.Env[dict[str, Any], np.ndarray], ABC):
 
     def observe(self) -> dict[str, np.ndarray]:
         """The observation of the present state."""
-        return {"image": self.render()}
+        return {"image": self.render(), **{name: self.vector(name) for name in self.observation.state}}
+
+    def vector(self, name: str) -> np.ndarray:
+        """One of ``VECTORS`` in the present state: float64 ``[n]``, a copy."""
+        raise NotImplementedError(name)
 
     @abstractmethod
     def render(self) -> np.ndarray:
@@ -91,6 +116,17 @@ class PixelEnv(gym.Env[dict[str, Any], np.ndarray], ABC):
 
     def _first_info(self) -> dict[str, Any]:
         return {"success": False}
+
+    def _checked(self, observe: Sequence[str]) -> Observation:
+        names = [observe] if isinstance(observe, str) else list(observe)
+        known = ("image", *self.VECTORS)
+        for name in names:
+            if name not in known:
+                raise SettingError("observe", name, f"{type(self).__name__} offers {', '.join(known)}.")
+        if "image" not in names or len(set(names)) < len(names):
+            raise SettingError("observe", names, "Name each observation once, and image among them.")
+        state = tuple(name for name in names if name != "image")
+        return Observation.of(ObservationConfig(("image",), state), self.VECTORS)
 
     def _clipped(self, action: np.ndarray) -> np.ndarray:
         action = np.asarray(action, np.float64)
@@ -110,6 +146,7 @@ class MujocoPixelEnv(PixelEnv):
         camera: ``"paper"``, a camera of the scene by name, or a free camera
             (:class:`~moto_pl.envs.rendering.Camera`, or its fields as a mapping).
         render_quality: ``"fast"`` (no shadows, reflections, multisampling) or ``"full"``.
+        observe: what is observed: ``image``, and any of ``VECTORS``.
 
     Raises:
         SettingError: an argument is out of its range, or no OpenGL works.
@@ -125,8 +162,9 @@ class MujocoPixelEnv(PixelEnv):
         render_mode: str | None,
         camera: Camera | Mapping[str, Any] | str,
         render_quality: Quality,
+        observe: Sequence[str] = ("image",),
     ) -> None:
-        super().__init__(action_size, image_size, episode_steps, render_mode)
+        super().__init__(action_size, image_size, episode_steps, render_mode, observe)
         if render_quality not in QUALITIES:
             raise SettingError("render_quality", render_quality, f"Use one of {', '.join(QUALITIES)}.")
         self.camera: Camera | str = self.paper_camera if camera == "paper" else parse_camera(camera)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -18,8 +19,8 @@ SUCCESS_RADIUS = 0.15
 class ReachEnv(PixelEnv):
     """Move a green dot (the hand) onto a red square (the goal).
 
-    Observation: ``{"image": uint8 [image_size, image_size, 3]}``. Action: float32 ``[2]`` in [-1, 1], the hand's
-    velocity.
+    Observation: ``{"image": uint8 [image_size, image_size, 3]}``, and the hand's position ``"hand"``, float64 ``[2]``
+    in [-1, 1], where ``observe`` names it. Action: float32 ``[2]`` in [-1, 1], the hand's velocity.
     Reward: 1.0 at each step that ends with the hand within ``SUCCESS_RADIUS`` of the goal, else 0.0; where it is
     ``dense``, one minus the distance, at least 0. The episode is truncated after ``episode_steps`` steps and never
     terminates. ``info["success"]`` is a bool.
@@ -31,12 +32,14 @@ class ReachEnv(PixelEnv):
         reward: ``sparse`` or ``dense``.
         hand_radius: how large the hand is drawn, above 0, in units of half the arena's width.
         render_mode: ``"rgb_array"`` or None.
+        observe: what is observed: ``image`` and ``hand``.
 
     Raises:
         SettingError: an argument is out of its range.
     """
 
     least_image_size = 16
+    VECTORS = {"hand": 2}
 
     def __init__(
         self,
@@ -46,8 +49,9 @@ class ReachEnv(PixelEnv):
         reward: Literal["sparse", "dense"] = "sparse",
         hand_radius: float = 0.1,
         render_mode: str | None = None,
+        observe: Sequence[str] = ("image",),
     ) -> None:
-        super().__init__(2, image_size, episode_steps, render_mode)
+        super().__init__(2, image_size, episode_steps, render_mode, observe)
         if goal not in ("random", "centre"):
             raise SettingError("goal", goal, "Use random or centre.")
         if reward not in ("sparse", "dense"):
@@ -63,6 +67,10 @@ class ReachEnv(PixelEnv):
     def state(self) -> np.ndarray:
         """Hand and goal position, float64 ``[4]`` in [-1, 1]."""
         return np.concatenate([self._hand, self._goal])
+
+    def vector(self, name: str) -> np.ndarray:
+        """The hand's position."""
+        return self._hand.copy()
 
     def _begin(self) -> None:
         """Place hand and goal at random, apart from each other."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, cast
+from typing import Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from moto_pl.ops.pixels import shift
 from moto_pl.ops.pixels import to_float as to_float  # the inverse of to_uint8 below
 
 from .mlp import MLP, glorot
+from .vector import VectorEncoder
 
 IMAGE_SIZE = 64
 ConvActivation = Literal["elu", "relu"]
@@ -148,6 +149,21 @@ def _channels_last(convs: nn.ModuleList) -> None:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
 
 
+class Stacked(NamedTuple):
+    """Stacked frames uint8 [B, 3 * stack, 64, 64], and the state vectors seen with them [B, stack * V]."""
+
+    image: Tensor
+    vector: Tensor
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Stacked:
+        """The same function on both parts."""
+        return Stacked(function(self.image), function(self.vector))
+
+
+#: Stacked frames, and the vectors beside them where there are any.
+Seen = Tensor | Stacked
+
+
 class PixelEncoder(nn.Module):
     """Convolutions (kernel 3, stride 2, VALID, ReLU) on stacked frames, as in D4PG and JAXRL2.
 
@@ -155,9 +171,16 @@ class PixelEncoder(nn.Module):
         inputs: channels of the stack, three a frame.
         channels: of each convolution.
         init: gives a layer its initial weights.
+        vectors: encodes the state vectors, where there are any; its output joins the convolutions'.
     """
 
-    def __init__(self, inputs: int, channels: tuple[int, ...], init: Callable[[nn.Module], None] = glorot) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        channels: tuple[int, ...],
+        init: Callable[[nn.Module], None] = glorot,
+        vectors: VectorEncoder | None = None,
+    ) -> None:
         super().__init__()
         size, layers = IMAGE_SIZE, []
         for out in channels:
@@ -168,14 +191,19 @@ class PixelEncoder(nn.Module):
         self.convs = nn.ModuleList(layers)
         self.convs.apply(init)
         _channels_last(self.convs)
-        self.out_features = inputs * size * size
+        self.vectors = vectors
+        self.out_features = inputs * size * size + (0 if vectors is None else vectors.out_features)
 
-    def forward(self, image: Tensor) -> Tensor:
-        """uint8 [B, 3 * stack, 64, 64] -> [B, F]."""
-        x = image
+    def forward(self, seen: Seen) -> Tensor:
+        """Stacked frames, and vectors where there are any -> [B, F]."""
+        x, vector = seen if isinstance(seen, Stacked) else (seen, None)
         for weight, bias in _weights(self.convs):
             x = conv(x, weight, bias, "relu", offset=0.0)
-        return x.flatten(1)
+        x = x.flatten(1)
+        if self.vectors is None:
+            return x
+        assert vector is not None
+        return torch.cat((x, self.vectors(vector).to(x.dtype)), -1)
 
 
 def random_shift(image: Tensor, pad: int, key: Key) -> Tensor:

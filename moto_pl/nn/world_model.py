@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from moto_pl.envs.observation import Observation
 from moto_pl.errors import SettingError
 from moto_pl.ops import (
     CellWeights,
@@ -38,6 +39,7 @@ from moto_pl.replay.sampler import SequenceBatch
 
 from .image import ConvActivation, Decoder, Encoder
 from .mlp import MLP, glorot, stacked_glorot
+from .vector import VectorEncoder
 
 _OPEN_LOOP = 0x09E7  # the open-loop loss has draws of its own
 
@@ -63,11 +65,14 @@ class WorldModelConfig:
         mlp_layers: dense layers after the encoder's and before the decoder's convolutions (0 in DreamerV2).
         mlp_units: their width.
         decoder_mlp_layers: dense layers before the decoder's convolutions, where it has others; null is ``mlp_layers``.
-        head_layers: hidden layers of the reward and discount heads.
+        vector_layers: dense layers that encode the state vectors, where ``data.observation.state`` names some.
+        vector_units: their width.
+        head_layers: hidden layers of the heads of reward, discount and state vectors.
         head_units: their width.
         discount_head: predict episode ends, which imagined returns then stop at. ``auto``: where a demonstration ends
             early; where none does there is nothing to learn it from.
         image_scale: weight of the image loss.
+        vector_scale: weight of the state vectors' loss.
         reward_scale: weight of the reward loss.
         discount_scale: weight of the discount loss.
         kl_scale: beta, weight of the KL.
@@ -96,10 +101,13 @@ class WorldModelConfig:
     mlp_layers: int = 4
     mlp_units: int = 400
     decoder_mlp_layers: int | None = None
+    vector_layers: int = 2
+    vector_units: int = 128
     head_layers: int = 4
     head_units: int = 400
     discount_head: bool | Literal["auto"] = "auto"
     image_scale: float = 1.0
+    vector_scale: float = 1.0
     reward_scale: float = 1.0
     discount_scale: float = 1.0
     kl_scale: float = 1.0
@@ -115,6 +123,9 @@ class WorldModelConfig:
                 raise SettingError(f"world_model.{name}", getattr(self, name), "Give a whole number of at least 1.")
         if self.latent == "categorical" and self.classes < 2:
             raise SettingError("world_model.classes", self.classes, "Give at least 2.")
+        for name, least in (("vector_layers", 0), ("vector_units", 1)):
+            if getattr(self, name) < least:
+                raise SettingError(f"world_model.{name}", getattr(self, name), f"Give at least {least}.")
         if self.open_loop_steps < 0:
             raise SettingError("world_model.open_loop_steps", self.open_loop_steps, "Give a number of steps; 0: none.")
         if self.open_loop_rows < 1:
@@ -175,7 +186,7 @@ class RSSM(nn.Module):
         deter: D.
         hidden: E, width of the input layer and of the heads' hidden layer.
         action: A.
-        embed: width of the frames' embeddings.
+        embed: width of the embeddings of what is seen.
         ensemble: K >= 1, number of prior heads.
         ops: which form of ``observe`` runs; see :func:`moto_pl.ops.observe`.
     """
@@ -238,9 +249,18 @@ class WorldModel(nn.Module):
         action: A.
         ops: which operators observe.
         terminates: whether demonstrations end early, for ``discount_head: auto``.
+        observation: what is seen. State vectors have an encoder, whose output joins the image's, and a head; without
+            any there is neither.
     """
 
-    def __init__(self, config: WorldModelConfig, action: int, ops: Ops = "auto", terminates: bool = False) -> None:
+    def __init__(
+        self,
+        config: WorldModelConfig,
+        action: int,
+        ops: Ops = "auto",
+        terminates: bool = False,
+        observation: Observation | None = None,
+    ) -> None:
         super().__init__()
         self.config = config
         self.latent = LatentSpec(config.latent, config.stoch, config.classes, config.latent_std)
@@ -248,7 +268,11 @@ class WorldModel(nn.Module):
         self.encoder = Encoder(
             config.encoder_channels, config.encoder_kernels, config.mlp_layers, config.mlp_units, activation, ops
         )
-        embed = self.encoder.out_features
+        embed, seen = self.encoder.out_features, observation or Observation()
+        self.vector_encoder: VectorEncoder | None = None
+        if seen.vector_size:
+            self.vector_encoder = VectorEncoder(seen.mean, seen.std, config.vector_layers, config.vector_units)
+            embed += self.vector_encoder.out_features
         self.rssm = RSSM(self.latent, config.deter, config.hidden, action, embed, config.ensemble, ops)
         self.feature_size = config.deter + self.latent.size
         self.decoder = Decoder(
@@ -264,22 +288,37 @@ class WorldModel(nn.Module):
         self.reward = MLP(self.feature_size, 1, config.head_layers, config.head_units)
         ends = terminates if config.discount_head == "auto" else config.discount_head
         self.discount = MLP(self.feature_size, 1, config.head_layers, config.head_units) if ends else None
+        self.vector: MLP | None = None
+        if seen.vector_size:
+            self.vector = MLP(self.feature_size, seen.vector_size, config.head_layers, config.head_units)
+
+    def embed(self, image: Tensor, vector: Tensor | None) -> Tensor:
+        """What is seen, as the posterior takes it: uint8 [..., 3, 64, 64] and [..., V] -> [..., E]."""
+        embed: Tensor = self.encoder(image)
+        if self.vector_encoder is None:
+            return embed
+        assert vector is not None and vector.shape[:-1] == embed.shape[:-1]
+        return torch.cat((embed, self.vector_encoder(vector).to(embed.dtype)), -1)
 
     def observe(self, batch: SequenceBatch, key: Key) -> Posterior:
         """Posterior states of a batch of sequences [B, T], in time-first order [T, B]."""
         B, T = batch.is_first.shape
         assert batch.image.shape == (B, T, 3, 64, 64) and batch.action.shape == (B, T, self.rssm.action)
-        embed = self.encoder(batch.image)  # [B, T, embedding]
+        embed = self.embed(batch.image, batch.vector)  # [B, T, E]
         deter, stoch, params = self.rssm.observe(
             batch.action.transpose(0, 1), embed.transpose(0, 1), batch.is_first.transpose(0, 1), key
         )
         return Posterior(States(deter, stoch), params)
 
-    def step(self, state: States, action: Tensor, image: Tensor, is_first: Tensor, key: Key) -> States:
-        """One step of acting: the posterior after ``action`` [n, A] led to ``image`` uint8 [n, 3, 64, 64]."""
+    def step(
+        self, state: States, action: Tensor, image: Tensor, is_first: Tensor, key: Key, vector: Tensor | None = None
+    ) -> States:
+        """One step of acting: the posterior after ``action`` [n, A] led to ``image`` uint8 [n, 3, 64, 64], ``vector``
+        [n, V].
+        """
         deter, stoch, _ = self.rssm.observe(
             action.unsqueeze(0),
-            self.encoder(image).unsqueeze(0),
+            self.embed(image, vector).unsqueeze(0),
             is_first.unsqueeze(0),
             key,
             (state.deter, state.stoch),
@@ -304,7 +343,7 @@ class WorldModel(nn.Module):
         """
         ahead = batch.action[:, context:].transpose(0, 1)  # [T - context, B, A]
         steps = len(ahead) if steps is None else steps
-        seen = self.observe(SequenceBatch(*(part[:, :context] for part in batch)), key).states
+        seen = self.observe(batch.map(lambda part: part[:, :context]), key).states
         if steps == 0:
             return seen
         rolled = self.roll(seen.map(lambda x: x[-1]), act or replayed(ahead), steps, key.fold(1)).states
@@ -351,6 +390,8 @@ class WorldModel(nn.Module):
         """What each of :meth:`loss`'s is multiplied with, by its name."""
         config = self.config
         scales = {"model/image": config.image_scale, "model/reward": config.reward_scale, "model/kl": config.kl_scale}
+        if self.vector is not None:
+            scales["model/vector"] = config.vector_scale
         if self.discount is not None:
             scales["model/discount"] = config.discount_scale
         if config.open_loop_steps > 0:
@@ -360,8 +401,8 @@ class WorldModel(nn.Module):
     def loss(self, batch: SequenceBatch, key: Key) -> tuple[dict[str, Tensor], dict[str, Tensor], Posterior]:
         """The negative evidence lower bound of a batch, by parts.
 
-        Additive constants of the Gaussian log-likelihoods are left out; image and latent terms are sums over their
-        dimensions and means over batch and time.
+        Additive constants of the Gaussian log-likelihoods are left out; image, vector and latent terms are sums over
+        their dimensions and means over batch and time. Vectors are predicted as they are normalised.
 
         Args:
             batch: sequences [B, T].
@@ -386,6 +427,8 @@ class WorldModel(nn.Module):
             "model/reward": reward,
             "model/kl": divergence,
         }
+        if self.vector is not None:
+            losses["model/vector"] = self._vector_loss(batch, features)
         if self.discount is not None:
             logit = self.discount(features).squeeze(-1).float()
             goes_on = 1 - batch.is_terminal.transpose(0, 1).float()
@@ -399,6 +442,13 @@ class WorldModel(nn.Module):
                 "model/data_disagreement": self.disagreement(prior, post.states.stoch, "mean").mean(),
             }
         return losses, metrics, post
+
+    def _vector_loss(self, batch: SequenceBatch, features: Tensor) -> Tensor:
+        """Half the squared error of the normalised vectors [T, B, V], summed over V: a Gaussian of unit variance."""
+        assert self.vector is not None and self.vector_encoder is not None and batch.vector is not None
+        target = self.vector_encoder.normalised(batch.vector).transpose(0, 1)
+        error = self.vector(features).float() - target
+        return 0.5 * error.square().sum(-1).mean()
 
     def _open_loop(self, batch: SequenceBatch, post: Posterior, key: Key) -> dict[str, Tensor]:
         """What the prior, rolled along the actions of a batch [B, T], misses of the rewards and states that followed.

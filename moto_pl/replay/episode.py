@@ -85,6 +85,8 @@ class Episode(EpisodeFigures):
         success: bool [T], whether step t led to success.
         extras: further arrays with leading dimension T, such as those of ``OBJECT_EXTRAS``; numbers are not NaN.
         info: where it came from (seed, environment, render quality, ...): plain finite values.
+        vector: float32 [T + 1, V], finite: the state vectors seen with each frame, one after another; None where none
+            are learned from.
 
     Raises:
         SettingError: an array has another shape, type or range.
@@ -98,6 +100,7 @@ class Episode(EpisodeFigures):
     success: np.ndarray
     extras: dict[str, np.ndarray] = field(default_factory=dict)
     info: dict[str, InfoValue] = field(default_factory=dict)
+    vector: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         _check("image", self.image, np.uint8, "[T + 1, H, W, 3]", ndim=4)
@@ -109,6 +112,11 @@ class Episode(EpisodeFigures):
         _check("action", self.action, np.float32, f"[{steps}, A], one fewer than the frames", steps, 2)
         _check("reward", self.reward, np.float32, f"[{steps}], one fewer than the frames", steps, 1)
         _check("success", self.success, np.bool_, f"[{steps}], one fewer than the frames", steps, 1)
+        if self.vector is not None:
+            _check("vector", self.vector, np.float32, f"[{steps + 1}, V], one row a frame", steps + 1, 2)
+            if not np.isfinite(self.vector).all():
+                row, place = np.argwhere(~np.isfinite(self.vector))[0]
+                raise SettingError("episode.vector", f"{self.vector[row, place]} in row {row}", "Give finite numbers.")
         outside = ~(np.abs(self.action) <= 1)  # true of NaN as well
         if outside.any():
             step = int(outside.any(axis=1).argmax())
@@ -165,6 +173,7 @@ class Rows(NamedTuple):
         reward: float32 [T + 1]; row 0 is zero.
         is_first: bool [T + 1], true in row 0.
         is_terminal: bool [T + 1], true in the last row of an episode that terminated.
+        vector: float32 [T + 1, V]; None where no vectors are learned from.
     """
 
     image: np.ndarray
@@ -172,6 +181,7 @@ class Rows(NamedTuple):
     reward: np.ndarray
     is_first: np.ndarray
     is_terminal: np.ndarray
+    vector: np.ndarray | None = None
 
 
 def rows(episode: Episode) -> Rows:
@@ -182,7 +192,8 @@ def rows(episode: Episode) -> Rows:
     action[1:], reward[1:] = episode.action, episode.reward
     is_first, is_terminal = np.zeros(count, np.bool_), np.zeros(count, np.bool_)
     is_first[0], is_terminal[-1] = True, episode.terminated
-    return Rows(np.ascontiguousarray(episode.image.transpose(0, 3, 1, 2)), action, reward, is_first, is_terminal)
+    image = np.ascontiguousarray(episode.image.transpose(0, 3, 1, 2))
+    return Rows(image, action, reward, is_first, is_terminal, episode.vector)
 
 
 def _check(name: str, array: np.ndarray, dtype: type, shape: str, steps: int | None = None, ndim: int = 1) -> None:

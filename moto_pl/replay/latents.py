@@ -238,13 +238,17 @@ def _padded(store: EpisodeStore, episodes: range, length: int) -> SequenceBatch:
     image = np.zeros((*shape, *example.image_rows.shape[1:]), np.uint8)
     action, reward = np.zeros((*shape, example.action_rows.shape[1]), np.float32), np.zeros(shape, np.float32)
     is_first, is_terminal = np.ones(shape, np.bool_), np.zeros(shape, np.bool_)
+    vector = None if example.vector is None else np.zeros((*shape, example.vector.shape[1]), np.float32)
     for b, index in enumerate(episodes):
         episode = store[index]
         rows = episode.num_rows
         image[b, :rows], action[b, :rows] = episode.image_rows, episode.action_rows
         reward[b, :rows] = episode.reward_rows
         is_first[b, 1:rows], is_terminal[b, rows - 1] = False, episode.terminated
-    return SequenceBatch(*(torch.from_numpy(array) for array in (image, action, reward, is_first, is_terminal)))
+        if vector is not None:
+            vector[b, :rows] = episode.vector
+    parts = (torch.from_numpy(array) for array in (image, action, reward, is_first, is_terminal))
+    return SequenceBatch(*parts)._replace(vector=None if vector is None else torch.from_numpy(vector))
 
 
 def _encode(transitions: LatentTransitions) -> bytes:

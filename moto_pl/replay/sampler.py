@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -30,6 +30,7 @@ class SequenceBatch(NamedTuple):
         reward: float32 [B, T]; zero where ``is_first``.
         is_first: bool [B, T], true on the first row of an episode alone, and on what repeats it before its start.
         is_terminal: bool [B, T], true on the last row of an episode that terminated.
+        vector: float32 [B, T, V], the state vectors as they were seen; None where none are learned from.
     """
 
     image: Tensor
@@ -37,11 +38,23 @@ class SequenceBatch(NamedTuple):
     reward: Tensor
     is_first: Tensor
     is_terminal: Tensor
+    vector: Tensor | None = None
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> SequenceBatch:
+        """The same function on every part that there is."""
+        return SequenceBatch(*(None if part is None else function(part) for part in self))  # type: ignore[arg-type]
+
+    @classmethod
+    def join(cls, batches: Sequence[SequenceBatch]) -> SequenceBatch:
+        """One after another."""
+        joined = (None if parts[0] is None else torch.cat(parts) for parts in zip(*batches, strict=True))
+        return cls(*joined)  # type: ignore[arg-type]
 
 
 def episode_batch(episode: Episode, device: torch.device) -> SequenceBatch:
     """One whole episode of T steps as a batch of a sequence of T + 1 rows."""
-    return SequenceBatch(*(torch.from_numpy(part).unsqueeze(0).to(device) for part in rows(episode)))
+    parts = (None if part is None else torch.from_numpy(part) for part in rows(episode))
+    return SequenceBatch(*parts).map(lambda part: part.unsqueeze(0).to(device))  # type: ignore[arg-type]
 
 
 class EpisodeSet:
@@ -106,7 +119,7 @@ class DeviceMirror:
         self._generation: int | None = None
         self._crcs: list[int] = []
         self._starts: list[int] = [0]
-        self._rows: tuple[Tensor, Tensor, Tensor] | None = None
+        self._rows: tuple[Tensor, ...] | None = None
 
     @classmethod
     def choose(
@@ -131,17 +144,16 @@ class DeviceMirror:
             return cls(store, device) if max(expected_bytes, store.nbytes) <= free * _DEVICE_SHARE else None
         return cls(store, device) if residency == "device" else None
 
-    def gather(self, episodes: np.ndarray, starts: np.ndarray, length: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Image, action and reward [B, length, ...] of the rows from ``starts`` on in ``episodes``, on the device."""
+    def gather(self, episodes: np.ndarray, starts: np.ndarray, length: int) -> tuple[Tensor, ...]:
+        """The rows from ``starts`` on in ``episodes``, on the device: image, action, reward and, if there are any,
+        vectors, [B, length, ...] each.
+        """
         self._follow()
         assert self._rows is not None
         first = np.array([self._starts[episode] for episode in episodes], np.int64)
         rows_of = np.maximum(starts[:, None] + np.arange(length), 0)  # before its start an episode repeats its first
         index = torch.from_numpy((first[:, None] + rows_of).ravel()).to(self.device)
-        image, action, reward = (
-            rows.index_select(0, index).unflatten(0, (len(episodes), length)) for rows in self._rows
-        )
-        return image, action, reward
+        return tuple(rows.index_select(0, index).unflatten(0, (len(episodes), length)) for rows in self._rows)
 
     def _follow(self) -> None:
         if self._generation == self.store.generation:
@@ -152,7 +164,6 @@ class DeviceMirror:
             same += 1
         del self._crcs[same:], self._starts[same + 1 :]
         for episode in known[same:]:
-            new = episode.image_rows, episode.action_rows, episode.reward_rows
             begin, end = self._starts[-1], self._starts[-1] + episode.num_rows
             if self._rows is None:
                 self._rows = self._allocated(episode, sum(e.num_rows for e in known))
@@ -160,19 +171,16 @@ class DeviceMirror:
                 old, self._rows = self._rows, self._allocated(episode, max(end, 2 * len(self._rows[0])))
                 for target, source in zip(self._rows, old, strict=True):
                     target[:begin] = source[:begin]
-            for target, array in zip(self._rows, new, strict=True):
+            for target, array in zip(self._rows, episode.arrays, strict=True):
                 target[begin:end] = torch.from_numpy(array.copy())  # a copy: the file is mapped read-only
             self._crcs.append(episode.crc)
             self._starts.append(end)
         self._generation = generation
 
-    def _allocated(self, episode: EpisodeView, capacity: int) -> tuple[Tensor, Tensor, Tensor]:
-        frame, actions = episode.image_rows.shape[1:], episode.action_rows.shape[1]
-        return (
-            torch.empty((capacity, *frame), dtype=torch.uint8, device=self.device),
-            torch.empty((capacity, actions), device=self.device),
-            torch.empty(capacity, device=self.device),
-        )
+    def _allocated(self, episode: EpisodeView, capacity: int) -> tuple[Tensor, ...]:
+        types = (torch.uint8 if array.dtype == np.uint8 else torch.float32 for array in episode.arrays)
+        shapes = ((capacity, *array.shape[1:]) for array in episode.arrays)
+        return tuple(torch.empty(s, dtype=t, device=self.device) for s, t in zip(shapes, types, strict=True))
 
 
 class SequenceSampler:
@@ -247,20 +255,29 @@ class SequenceSampler:
         flags = torch.from_numpy(is_first), torch.from_numpy(is_terminal)
         if self.mirror is not None:
             gathered = self.mirror.gather(episodes, starts, length)
-            return SequenceBatch(*gathered, *(flag.to(self.mirror.device) for flag in flags))
-        frame, actions = chosen[0].image_rows.shape[1:], chosen[0].action_rows.shape[1]
-        image = _host_tensor((batch_size, length, *frame), torch.uint8, self.pin)
-        action = _host_tensor((batch_size, length, actions), torch.float32, self.pin)
-        reward = _host_tensor((batch_size, length), torch.float32, self.pin)
-        targets = image.numpy(), action.numpy(), reward.numpy()
+            flags = flags[0].to(self.mirror.device), flags[1].to(self.mirror.device)
+        else:
+            gathered = self._gathered(chosen, starts, length)
+        image, action, reward, *vector = gathered
+        return SequenceBatch(image, action, reward, *flags, *vector)
+
+    def _gathered(self, chosen: Sequence[EpisodeView], starts: np.ndarray, length: int) -> tuple[Tensor, ...]:
+        """As :meth:`DeviceMirror.gather`, from the files."""
+        parts = tuple(
+            _host_tensor(
+                (len(chosen), length, *array.shape[1:]),
+                torch.uint8 if array.dtype == np.uint8 else torch.float32,
+                self.pin,
+            )
+            for array in chosen[0].arrays
+        )
+        targets = [part.numpy() for part in parts]
         for b, (episode, start) in enumerate(zip(chosen, starts, strict=True)):
             chunk, before = slice(max(0, start), start + length), max(0, -start)
-            for target, source in zip(
-                targets, (episode.image_rows, episode.action_rows, episode.reward_rows), strict=True
-            ):
+            for target, source in zip(targets, episode.arrays, strict=True):
                 target[b, before:] = source[chunk]
                 target[b, :before] = source[0]
-        return SequenceBatch(image, action, reward, *flags)
+        return parts
 
     def draw(
         self,

@@ -35,6 +35,7 @@ HELD_OUT = "held_out"
 _ALIGNMENT = 64
 _MAX_HEADER = 2**20
 _FIXED = {"image": ("U8", 4), "action": ("F32", 2), "reward": ("F32", 1), "success": ("BOOL", 1)}
+_OPTIONAL = {"vector": ("F32", 2)}  # the state vectors, where they are learned from
 _METADATA = ("crc32", "info", "terminated", "truncated")
 _DAMAGED = "Take it from a copy of the replay directory, or delete that directory and start anew."
 
@@ -55,6 +56,7 @@ class EpisodeView(EpisodeFigures):
         info: where it came from.
         crc: CRC-32 of what the file holds.
         nbytes: the file's size.
+        vector: float32 [T + 1, V], the state vectors seen with each frame; None where there are none.
     """
 
     path: Path
@@ -68,6 +70,13 @@ class EpisodeView(EpisodeFigures):
     info: dict[str, InfoValue]
     crc: int
     nbytes: int
+    vector: np.ndarray | None = None
+
+    @property
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        """All that sequences are made of, [T + 1, ...] each: images, actions, rewards, and vectors if there are any."""
+        found = self.image_rows, self.action_rows, self.reward_rows
+        return found if self.vector is None else (*found, self.vector)
 
     @property
     def image(self) -> np.ndarray:
@@ -277,6 +286,8 @@ def _encode(episode: Episode) -> tuple[bytes, list[memoryview]]:
         "reward": ("F32", learner.reward),
         "success": ("BOOL", episode.success),
     }
+    if learner.vector is not None:
+        named["vector"] = ("F32", learner.vector)
     types = {dtype: name for name, dtype in EXTRA_TYPES.items()}
     for name, array in episode.extras.items():
         named[f"extras.{name}"] = (types[array.dtype], array)
@@ -360,8 +371,9 @@ def _map(path: Path, check: bool) -> EpisodeView:
         kind, shape = entry["dtype"], entry["shape"]
         start, stop = entry["data_offsets"]
         extra = name.startswith("extras.") and EXTRA_NAME.fullmatch(name[len("extras.") :])
-        _need(bool(extra) or name in _FIXED, f"an array named {name!r}")
-        _need(kind in EXTRA_TYPES and (bool(extra) or (kind, len(shape)) == _FIXED[name]), f"{name}: {kind} {shape}")
+        wanted = {**_FIXED, **_OPTIONAL}.get(name)
+        _need(bool(extra) or wanted is not None, f"an array named {name!r}")
+        _need(kind in EXTRA_TYPES and (bool(extra) or (kind, len(shape)) == wanted), f"{name}: {kind} {shape}")
         _need(all(type(n) is int and n >= 0 for n in (*shape, start, stop)), f"{name}: shape {shape}")
         dtype = EXTRA_TYPES[kind]
         _need(
@@ -372,8 +384,9 @@ def _map(path: Path, check: bool) -> EpisodeView:
     _need(end == len(data), f"{len(data)} bytes of data, {end} expected")
     _need(all(name in arrays for name in _FIXED), f"arrays {sorted(arrays)}")
     count = len(arrays["reward"])
-    extras = {name[len("extras.") :]: array for name, array in arrays.items() if name not in _FIXED}
+    extras = {name[len("extras.") :]: array for name, array in arrays.items() if name.startswith("extras.")}
     _need(count >= 2 and len(arrays["image"]) == len(arrays["action"]) == count, "arrays of different lengths")
+    _need("vector" not in arrays or len(arrays["vector"]) == count, "arrays of different lengths")
     _need(arrays["image"].shape[1] == 3, f"image: shape {arrays['image'].shape}")
     steps = (len(array) if array.ndim else 0 for array in (arrays["success"], *extras.values()))
     _need(all(n == count - 1 for n in steps), "arrays of different lengths")
@@ -397,4 +410,5 @@ def _map(path: Path, check: bool) -> EpisodeView:
         info=info,
         crc=crc,
         nbytes=size,
+        vector=arrays.get("vector"),
     )

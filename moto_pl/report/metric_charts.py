@@ -33,6 +33,11 @@ PLOTS = (
         "Negative log-likelihood of the frames, without its constant.",
     ),
     Plot(
+        "Vector loss",
+        ("model/vector", "held_out/model/vector"),
+        "Negative log-likelihood of the normalised state vectors, without its constant.",
+    ),
+    Plot(
         "Reward loss",
         ("model/reward", "held_out/model/reward"),
         "Negative log-likelihood of the rewards, without its constant.",

@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 import torch
 
 from moto_pl import signals
+from moto_pl.envs.actions import ActionScale
 from moto_pl.envs.checks import NO_LIMIT_SET, EpisodeLimit
+from moto_pl.envs.observation import IMAGE_ALONE, ObservationConfig
 from moto_pl.errors import SettingError
 from moto_pl.ops import Key
 from moto_pl.replay.episode import Episode
@@ -45,14 +47,24 @@ class Collector:
         env_options: its keyword arguments.
         workers: environment workers; 0 keeps the environment in the collecting process.
         timeout_s: seconds after which a silent environment worker is replaced.
+        wanted: what of the environment's observations is learned from.
 
     Attributes:
         limit: where an episode is cut off; to be set before the first job.
+        scale: what policies' actions stand for; likewise.
     """
 
-    def __init__(self, env: str, env_options: dict[str, Any], workers: int, timeout_s: float) -> None:
-        self._arguments = env, env_options, workers, timeout_s
+    def __init__(
+        self,
+        env: str,
+        env_options: dict[str, Any],
+        workers: int,
+        timeout_s: float,
+        wanted: ObservationConfig = IMAGE_ALONE,
+    ) -> None:
+        self._arguments, self.wanted = (env, env_options, workers, timeout_s), wanted
         self.limit = NO_LIMIT_SET
+        self.scale: ActionScale | None = None
         self._process: Any = None
         self._connection: Connection | None = None
         self._message: tuple[bytes, Job] | None = None
@@ -119,7 +131,7 @@ class Collector:
             self._connection, theirs = context.Pipe()
             # Not a daemon: those may have no environment workers. It ends when our end of the pipe is closed.
             self._process = context.Process(
-                target=_serve, args=(theirs, *self._arguments, self.limit), name="collector"
+                target=_serve, args=(theirs, *self._arguments, self.limit, self.wanted, self.scale), name="collector"
             )
             self._process.start()
             theirs.close()
@@ -130,7 +142,14 @@ class Collector:
 
 
 def _serve(
-    connection: Connection, env: str, env_options: dict[str, Any], workers: int, timeout_s: float, limit: EpisodeLimit
+    connection: Connection,
+    env: str,
+    env_options: dict[str, Any],
+    workers: int,
+    timeout_s: float,
+    limit: EpisodeLimit,
+    wanted: ObservationConfig = IMAGE_ALONE,
+    scale: ActionScale | None = None,
 ) -> None:
     signals.ignore()
     signals.end_with(os.getppid())
@@ -142,7 +161,7 @@ def _serve(
             # Our own learner's bytes, over our own pipe.
             agent = torch.load(io.BytesIO(blob), map_location="cpu", weights_only=False)
             try:
-                pool = pool or EnvPool(env, env_options, workers, timeout_s, limit)
+                pool = pool or EnvPool(env, env_options, workers, timeout_s, limit, wanted=wanted, scale=scale)
                 result: Any = roll_episodes(pool, agent, *job)
             except Exception as error:
                 result = error

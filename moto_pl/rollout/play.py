@@ -12,44 +12,62 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 import numpy as np
 
+from moto_pl.envs.observation import IMAGE_ALONE, Observation, ObservationConfig, Seen, seen
 from moto_pl.replay.episode import DETOUR, OBJECT_EXTRAS, Episode
 
-Script = Callable[[int, np.ndarray], np.ndarray | None]
-"""What to do in step t, given the frame uint8 [H, W, 3] that is seen: the action [A], or None to leave off."""
+Script = Callable[[int, Seen], np.ndarray | None]
+"""What to do in step t, given what is seen: the action [A], or None to leave off."""
 
 
 class Played(NamedTuple):
-    """What one step did, and the frame uint8 [H, W, 3] that it led to."""
+    """What one step did, and what was seen after it."""
 
     action: np.ndarray
-    frame: np.ndarray
+    seen: Seen
     reward: float
     terminated: bool
     truncated: bool
     info: dict[str, Any]
 
 
-def play_on(env: gym.Env[Any, Any], frame: np.ndarray, script: Script) -> Iterator[Played]:
-    """Plays from where the environment stands, at ``frame``, for as long as the caller wants and the script goes on."""
-    step = 0
-    while (action := script(step, frame)) is not None:
+def play_on(
+    env: gym.Env[Any, Any], begin: Seen, script: Script, config: ObservationConfig = IMAGE_ALONE
+) -> Iterator[Played]:
+    """Plays from where the environment stands, which looks like ``begin``.
+
+    Args:
+        env: plays for as long as the caller wants and the script goes on.
+        begin: what is seen there.
+        script: says what to do.
+        config: what is seen of its observations.
+    """
+    step, now = 0, begin
+    while (action := script(step, now)) is not None:
         observation, reward, terminated, truncated, info = env.step(action)
-        frame = observation["image"]
-        yield Played(action, frame, float(reward), bool(terminated), bool(truncated), info)
+        now = seen(observation, config)
+        yield Played(action, now, float(reward), bool(terminated), bool(truncated), info)
         step += 1
+
+
+def observed(env: gym.Env[Any, Any]) -> Observation:
+    """What one of our own environments was asked to observe; the image of others."""
+    found = getattr(env.unwrapped, "observation", None)
+    return found if isinstance(found, Observation) else Observation()
 
 
 def play(env: gym.Env[Any, Any], seed: int, script: Script) -> Episode:
     """One episode from a reset; where the script leaves off before its end it is cut off there, as truncated.
 
     Args:
-        env: its observation has an ``image``.
+        env: its observation has an ``image``; what else it was asked to observe is recorded, too.
         seed: of the reset.
         script: says what to do, at least once.
     """
+    config = observed(env).config
     observation, _ = env.reset(seed=seed)
-    recording = Recording(observation["image"])
-    for played in play_on(env, observation["image"], script):
+    begin = seen(observation, config)
+    recording = Recording(begin)
+    for played in play_on(env, begin, script, config):
         recording.add(played)
         if recording.ended:
             break
@@ -66,11 +84,12 @@ class Recording:
     """An episode while it is rolled.
 
     Args:
-        frame: at its start, uint8 [H, W, 3].
+        begin: what is seen at its start.
     """
 
-    def __init__(self, frame: np.ndarray) -> None:
-        self.frames = [frame.copy()]
+    def __init__(self, begin: Seen) -> None:
+        self.frames = [begin.image.copy()]
+        self.vectors = [] if begin.vector is None else [begin.vector.copy()]
         self.actions: list[np.ndarray] = []
         self.rewards: list[float] = []
         self.success: list[bool] = []
@@ -86,7 +105,9 @@ class Recording:
     def add(self, played: Played) -> None:
         """Adds a step; what the environment may write over is copied."""
         self.actions.append(played.action.copy())
-        self.frames.append(played.frame.copy())
+        self.frames.append(played.seen.image.copy())
+        if played.seen.vector is not None:
+            self.vectors.append(played.seen.vector.copy())
         self.rewards.append(played.reward)
         self.success.append(bool(played.info.get("success", False)))
         for key in OBJECT_EXTRAS:
@@ -106,4 +127,5 @@ class Recording:
             extras={key: np.stack(states) for key, states in self.objects.items()}
             | ({DETOUR: np.array(self.detours, dtype=bool)} if self.detours else {}),
             info={"seed": int(seed)},
+            vector=np.stack(self.vectors) if self.vectors else None,
         )

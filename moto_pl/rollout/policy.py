@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from moto_pl.envs.observation import Seen
 from moto_pl.errors import SettingError
 from moto_pl.ops import Key
 
@@ -55,8 +56,10 @@ class Acting(Protocol):
     def initial_state(self, count: int) -> Any:
         """The acting state of ``count`` environments before their first frame."""
 
-    def act(self, image: Tensor, is_first: Tensor, state: Any, mode: ActMode, key: Key) -> tuple[Tensor, Any]:
-        """Actions [n, A] for frames uint8 [n, 3, 64, 64], and the next state."""
+    def act(
+        self, image: Tensor, is_first: Tensor, state: Any, mode: ActMode, key: Key, vector: Tensor | None = None
+    ) -> tuple[Tensor, Any]:
+        """Actions [n, A] for frames uint8 [n, 3, 64, 64] and state vectors [n, V], and the next state."""
 
     def executed(self, state: Any, action: Tensor) -> Any:
         """The state that knows what the environments got."""
@@ -125,23 +128,38 @@ class Policy:
         alone = _alone(arrays, self.observes)
         if alone:
             tensors = {name: tensor.unsqueeze(0) for name, tensor in tensors.items()}
-        count = len(next(iter(tensors.values())))
+        image, *vectors = tensors.values()
+        action = self._act(image, torch.cat(vectors, -1) if vectors else None)
+        return _like(action[0] if alone else action, next(iter(arrays.values())))
+
+    @torch.no_grad()
+    def act_seen(self, seen: Seen) -> Tensor:
+        """As :meth:`act`, for what n environments show: images uint8 [n, H, W, 3], vectors float32 [n, V] or None.
+
+        Returns:
+            Actions [n, A] on the agent's device.
+        """
+        return self._act(self._tensor(seen.image), None if seen.vector is None else self._tensor(seen.vector))
+
+    def _act(self, image: Tensor, vector: Tensor | None) -> Tensor:
+        """Actions [n, A] for images uint8 [n, H, W, 3], and vectors float32 [n, V] where the agent sees any."""
+        count = len(image)
         if self._is_first is None:
             self.state = self.agent.initial_state(count)
             self._is_first = torch.ones(count, dtype=torch.bool, device=self.agent.device)
         elif count != len(self._is_first):
             found = f"{count} at once, after {len(self._is_first)}"
             raise SettingError("observation", found, "Call reset() before observations of another number.")
-        (image,) = tensors.values()  # what agents look at so far
         frames = image.movedim(-1, -3).contiguous()  # [n, 3, H, W]
         key = self.key.fold(self._calls)
-        action, self.state = self.agent.act(frames, self._is_first, self.state, self.mode, key)
+        vectors = () if vector is None else (vector,)
+        action, self.state = self.agent.act(frames, self._is_first, self.state, self.mode, key, *vectors)
         action = action.float().clamp(-1, 1)  # [n, A]
         self._asked = action.shape
         self.state = self.agent.executed(self.state, action)
         self._is_first = torch.zeros_like(self._is_first)
         self._calls += 1
-        return _like(action[0] if alone else action, next(iter(arrays.values())))
+        return action
 
     def executed(self, action: np.ndarray | Tensor) -> None:
         """Says that something else was executed than :meth:`act` asked for: ``action`` [A] or [n, A], in [-1, 1].

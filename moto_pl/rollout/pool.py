@@ -23,16 +23,18 @@ import traceback
 import warnings
 from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, cast
 
 import gymnasium as gym
 import numpy as np
 
 from moto_pl import signals
-from moto_pl.envs import make
-from moto_pl.envs.checks import NO_LIMIT_SET, Checks, EpisodeLimit, Step, check_image_size, close, named
+from moto_pl.envs.actions import ActionScale
+from moto_pl.envs.checks import NO_LIMIT_SET, EpisodeLimit, check_image_size, close
+from moto_pl.envs.observation import IMAGE_ALONE, Observation, ObservationConfig
 from moto_pl.envs.rendering import software_fallback
 from moto_pl.errors import SettingError
+from moto_pl.rollout.host import Host
 from moto_pl.threads import ONE_THREAD
 
 START_TIMEOUT_S = 180.0
@@ -56,49 +58,6 @@ class WorkerRestarted(Exception):
         super().__init__(f"environment worker {index} {reason} and was replaced")
 
 
-class _Host:
-    """One environment that writes its image to ``out``. After an episode's end it repeats the last frame, unpaid."""
-
-    def __init__(self, env_id: str, env_kwargs: Mapping[str, Any], limit: EpisodeLimit, place: str = "") -> None:
-        name = f"{env_id} ({place})" if place else env_id
-        with named(name, "when it was made"):
-            self.env = make(env_id, **env_kwargs)
-            self.checks = Checks(name, self.env)
-            self.limit = limit.of(self.env)
-        self.image_shape = self.checks.image_shape
-        self._steps = self._beyond = 0
-        self._last: Step | None = None
-
-    def try_out(self, out: np.ndarray) -> None:
-        """A reset and a step, so that what is wrong with them is said at once and not after the offline phase."""
-        self.reset(0, out)
-        self.step(np.zeros(self.env.action_space.shape or (), np.float32), out)
-
-    def reset(self, seed: int, out: np.ndarray, beyond: int = 0) -> None:
-        with named(self.checks.name, f"at the reset with seed {seed}"):
-            result = self.env.reset(seed=seed)
-        out[...] = self.checks.reset(result)
-        self._steps, self._last, self._beyond = 0, None, beyond
-
-    def step(self, action: np.ndarray, out: np.ndarray) -> Step:
-        goes_on = self._last is not None and not self._last.terminated and self._beyond > 0
-        if self._last is None or goes_on:
-            with named(self.checks.name, f"in step {self._steps} of an episode"):
-                result = self.env.step(action)
-            frame, step = self.checks.step(result)
-            out[...] = frame
-            self._steps += 1
-            if self._steps >= self.limit and not step.ended:
-                step = step._replace(truncated=True, cut=True)
-            if goes_on:
-                self._beyond -= 1
-                step = step._replace(truncated=True, cut=False)
-            if step.ended:
-                self._last = step._replace(reward=0.0, cut=False)
-            return step
-        return self._last
-
-
 class EnvPool:
     """Environments of one kind, stepped in lockstep.
 
@@ -109,9 +68,14 @@ class EnvPool:
         timeout_s: a worker that has not answered a reset or step after so many seconds is killed and replaced.
         limit: where an episode is cut off (truncated) that has not ended by itself, with one warning.
         image_size: height and width that images must have; None takes any.
+        wanted: what of the environment's observations is learned from.
+        scale: what policies' actions, which are in [-1, 1], stand for; None: they span the environment's Box.
 
     Attributes:
-        action_space: of one environment.
+        action_space: of one environment, in its own numbers.
+        observation: what is learned from, with the vectors' sizes.
+        vector: the state vectors seen with the images that were last returned, float32 [n, V]; None where none is
+            learned from.
         image_size: height of an image in pixels.
         image_shape: height, width, channels.
         capacity: how many environments there are, ``max(num_workers, 1)``.
@@ -131,24 +95,28 @@ class EnvPool:
         timeout_s: float = 60.0,
         limit: EpisodeLimit = NO_LIMIT_SET,
         image_size: int | None = None,
+        wanted: ObservationConfig = IMAGE_ALONE,
+        scale: ActionScale | None = None,
     ) -> None:
         if num_workers < 0:
             raise SettingError("num_workers", num_workers, "Use 0 (in this process) or more.")
         if timeout_s <= 0:
             raise SettingError("timeout_s", timeout_s, "Use a number of seconds above 0.")
         self.env_id, self.env_kwargs, self.num_workers = env_id, dict(env_kwargs or {}), num_workers
-        self.capacity, self.timeout_s, self.limit = max(num_workers, 1), timeout_s, limit
+        self.capacity, self.timeout_s, self.limit, self.wanted = max(num_workers, 1), timeout_s, limit, wanted
+        self.observation, self.scale = Observation(), scale
+        self.vector: np.ndarray | None = None
         self._active = 0
         self._restarts = 0
         self._gl: dict[str, str] = {}
-        self._host: _Host | None = None
+        self._host: Host | None = None
         self._workers: list[_Worker] = []
         self._memory: Any = None
         self._said_cut = False
         try:
             space = self._open()
             if image_size is not None:
-                check_image_size(env_id, self.image_shape, image_size)
+                check_image_size(env_id, wanted.cameras[0], self.image_shape, image_size)
             self._try_out()
         except _Lost as lost:
             self.close()
@@ -163,14 +131,15 @@ class EnvPool:
     def _open(self) -> gym.Space[Any]:
         """Makes the environments; returns the space of their actions."""
         if self.num_workers == 0:
-            self._host = _Host(self.env_id, self.env_kwargs, self.limit)
+            self._host = Host(self.env_id, self.env_kwargs, self.limit, self.wanted, self.scale)
             self.image_shape, self.max_episode_steps = self._host.image_shape, self._host.limit
+            self.observation = self._host.observation
             self._images = np.zeros((1, *self.image_shape), np.uint8)
-            return self._host.env.action_space
+            return self._host.action_space
         self._memory = tempfile.TemporaryFile(dir=_memory_directory())
         self._workers = [self._start(index) for index in range(self.num_workers)]
         for worker in self._workers:
-            space, self.image_shape, self.max_episode_steps = worker.await_ready()
+            space, self.image_shape, self.max_episode_steps, self.observation = worker.await_ready()
         self._images = self._shared_images()
         for index in range(self.num_workers):
             self._attach(index)
@@ -222,9 +191,10 @@ class EnvPool:
             raise SettingError("seeds", f"{len(seeds)} of them", f"Give 1 to {self.capacity}, one an environment.")
         self._active = len(seeds)
         if self._host is not None:
-            self._host.reset(int(seeds[0]), self._images[0], beyond)
+            vectors = [self._host.reset(int(seeds[0]), self._images[0], beyond)]
         else:
-            self._exchange([("reset", (int(seed), beyond)) for seed in seeds])
+            vectors = self._exchange([("reset", (int(seed), beyond)) for seed in seeds])
+        self._keep(vectors)
         return self._images[: self._active].copy()
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
@@ -234,7 +204,7 @@ class EnvPool:
         with reward 0 until the next reset.
 
         Args:
-            actions: float32 ``[n, A]``.
+            actions: float32 ``[n, A]`` in [-1, 1].
 
         Returns:
             Images uint8 ``[n, H, W, 3]`` (a copy), rewards float32 ``[n]``, terminated bool ``[n]``, truncated bool
@@ -259,6 +229,7 @@ class EnvPool:
             self._restarts = 0  # whole episodes pass again
         if any(step.cut for step in steps):
             self._say_cut()
+        self._keep([step.vector for step in steps])
         return (
             self._images[: self._active].copy(),
             np.array([step.reward for step in steps], np.float32),
@@ -266,6 +237,9 @@ class EnvPool:
             np.array([step.truncated for step in steps]),
             [dict(step.info) for step in steps],
         )
+
+    def _keep(self, vectors: Sequence[np.ndarray | None]) -> None:
+        self.vector = np.stack(cast(Sequence[np.ndarray], vectors)) if self.wanted.state else None
 
     def _say_cut(self) -> None:
         if not self._said_cut:
@@ -325,7 +299,8 @@ class EnvPool:
         return answers
 
     def _start(self, index: int) -> _Worker:
-        return _Worker(index, (self.env_id, self.env_kwargs, self.limit), self._memory.fileno(), self._gl)
+        host = (self.env_id, self.env_kwargs, self.limit, self.wanted, self.scale)
+        return _Worker(index, host, self._memory.fileno(), self._gl)
 
     def _fall_back(self) -> None:
         """Draw with OSMesa from now on, where EGL was used and OSMesa works: replacements alone see the difference."""
@@ -373,7 +348,11 @@ class _Worker:
     """The parent's end of one worker process."""
 
     def __init__(
-        self, index: int, host: tuple[str, dict[str, Any], EpisodeLimit], memory: int, gl: Mapping[str, str]
+        self,
+        index: int,
+        host: tuple[str, dict[str, Any], EpisodeLimit, ObservationConfig, ActionScale | None],
+        memory: int,
+        gl: Mapping[str, str],
     ) -> None:
         self.index = index
         ours, theirs = socket.socketpair()
@@ -393,8 +372,8 @@ class _Worker:
         self._connection = Connection(ours.detach())
         self.send((*host, f"environment worker {index}", os.getpid()))
 
-    def await_ready(self) -> tuple[gym.Space[Any], tuple[int, int, int], int]:
-        """The action space, the image's shape and the limit of an episode, once the environment has been created."""
+    def await_ready(self) -> tuple[gym.Space[Any], tuple[int, int, int], int, Observation]:
+        """Space of actions, the image's shape, limit of an episode and what is seen, once there is an environment."""
         return self.receive(time.monotonic() + START_TIMEOUT_S, START_TIMEOUT_S)
 
     def send(self, message: Any) -> None:
@@ -463,26 +442,33 @@ def _worker(fd: int, memory: int) -> None:
 
 
 def _serve(
-    connection: Connection, memory: int, env_id: str, env_kwargs: dict[str, Any], limit: EpisodeLimit, place: str
+    connection: Connection,
+    memory: int,
+    env_id: str,
+    env_kwargs: dict[str, Any],
+    limit: EpisodeLimit,
+    wanted: ObservationConfig,
+    scale: ActionScale | None,
+    place: str,
 ) -> None:
     images = np.zeros(0, np.uint8)
     try:
-        host = _Host(env_id, env_kwargs, limit, place)
-        connection.send(("ready", (host.env.action_space, host.image_shape, host.limit)))
+        host = Host(env_id, env_kwargs, limit, wanted, scale, place)
+        connection.send(("ready", (host.action_space, host.image_shape, host.limit, host.observation)))
     except Exception as error:
         connection.send(_report(error))
         return
     index = 0
     while True:
         command, argument = connection.recv()
-        answer = None
+        answer: Any = None
         try:
             if command == "attach":
                 index, count, shape = argument
                 images = _map(memory, count, shape)
             elif command == "reset":
                 seed, beyond = argument
-                host.reset(seed, images[index], beyond)
+                answer = host.reset(seed, images[index], beyond)
             elif command == "try out":
                 host.try_out(images[index])
             else:

@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
-from moto_pl.envs.checks import KEY
+from moto_pl.envs.observation import Seen
 from moto_pl.evaluations import EVALUATION_SEEDS as EVALUATION_SEEDS
 from moto_pl.evaluations import TEST_SEEDS as TEST_SEEDS
 from moto_pl.ops import Key
@@ -99,19 +98,19 @@ def _roll(
     policy = Policy(agent, mode, key)
     try:
         image = pool.reset(seeds, beyond)
-        recordings = [_Rolling(frame, beyond) for frame in image]
+        recordings = [_Rolling(now, beyond) for now in _seen(image, pool.vector)]
         t = 0
         while not all(recording.done for recording in recordings):
-            asked = policy.act({KEY: torch.from_numpy(image).to(device)})
+            asked = policy.act_seen(Seen(image, pool.vector))
             action, on_detour = explorer(asked, key.fold(t))
             if action is not asked:
                 policy.executed(action)  # the filter hears what the environment gets
             actions = action.cpu().numpy()
             image, reward, terminated, truncated, infos = pool.step(actions)
-            for i, recording in enumerate(recordings):
+            for i, (recording, now) in enumerate(zip(recordings, _seen(image, pool.vector), strict=True)):
                 ends = bool(terminated[i]), bool(truncated[i])
                 if not recording.ended:
-                    recording.add(Played(actions[i], image[i], float(reward[i]), *ends, infos[i]))
+                    recording.add(Played(actions[i], now, float(reward[i]), *ends, infos[i]))
                     if on_detour is not None:
                         recording.detours.append(bool(on_detour[i]))
                 elif not recording.done:
@@ -122,11 +121,16 @@ def _roll(
     return recordings
 
 
+def _seen(image: np.ndarray, vector: np.ndarray | None) -> list[Seen]:
+    """What each environment shows, of all their images [n, H, W, 3] and vectors [n, V]."""
+    return [Seen(frame, None if vector is None else vector[i]) for i, frame in enumerate(image)]
+
+
 class _Rolling(Recording):
     """An episode while it is rolled, and the rewards of up to ``most_beyond`` steps after a truncation."""
 
-    def __init__(self, frame: np.ndarray, most_beyond: int) -> None:
-        super().__init__(frame)
+    def __init__(self, begin: Seen, most_beyond: int) -> None:
+        super().__init__(begin)
         self.beyond: list[float] = []
         self.left = most_beyond
 

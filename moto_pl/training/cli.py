@@ -16,7 +16,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from moto_pl.agents import Agent
-from moto_pl.agents.description import check_same_agent
+from moto_pl.agents.description import check_same_agent, check_same_names
 from moto_pl.agents.trainer_arguments import FIXED, check_arguments, check_trainer
 from moto_pl.callbacks.checkpoint import RunCheckpoint
 from moto_pl.callbacks.finite import FiniteGuard
@@ -227,8 +227,12 @@ class MotoCLI(LightningCLI):
             if self._init is not None:
                 self._say(f"init: {self._init} is not read again: {root} goes on from its own weights")
             checkpoint = load_checkpoint(ckpt_path)
-            ours = {**model.description(), "action_size": (checkpoint.get("agent") or {}).get("action_size")}
+            saved = checkpoint.get("agent") or {}
+            # What a run finds out is compared when it has.
+            found = {name: saved.get(name) for name in ("action_size", "action_scale", "observation")}
+            ours = {**model.description(), **found}
             check_same_agent(checkpoint.get("agent"), ours)
+            check_same_names(saved, datamodule.collecting.observation)
             step = int(checkpoint["global_step"])
             if step >= datamodule.schedule.total_steps:
                 self._say(f"{root}: all {step} gradient steps are taken; raise data.online_steps to go on.")

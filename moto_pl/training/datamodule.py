@@ -12,11 +12,13 @@ from lightning.pytorch.utilities import rank_zero_info
 from moto_pl.callbacks.collect import CollectEpisodes, CollectSettings
 from moto_pl.callbacks.evaluation import EvaluateEpisodes, EvaluationSettings, SeedBatches
 from moto_pl.envs import task_objects
+from moto_pl.envs.actions import ActionScale, ActionScaling
+from moto_pl.envs.observation import IMAGE_ALONE, Observation, ObservationConfig, env_arguments
 from moto_pl.errors import SettingError
 from moto_pl.replay import DeviceMirror, EpisodeSet, EpisodeStore, SequenceBatch, SequenceSampler
 from moto_pl.replay.parts import Batch, BatchPart, Learner
 from moto_pl.schedule import Pretrain, Schedule
-from moto_pl.training.ingest import HELD_OUT, ingest, ingested, longest_demonstration
+from moto_pl.training.ingest import HELD_OUT, action_scale, ingest, ingested, longest_demonstration, observed
 from moto_pl.training.loaders import HeldOut, RoundLoader
 from moto_pl.training.views import Views, fitted_parts
 
@@ -37,6 +39,10 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         build_missing: make the dataset with ``moto data build`` where it is absent and can be built.
         build_options: what ``moto data build`` takes besides, such as ``noise`` or ``output``.
         env_options: keyword arguments of the environment.
+        observation: what of the observations is learned from; the image alone by default. See docs/observations.md.
+        action_scale: what the policy's actions, which are in [-1, 1], stand for. ``bounds``: the Box of actions of
+            dataset and environment, which have to be the same. ``percentile``: the first to the 99th percentile of each
+            number in the dataset; demonstrated actions beyond are clipped.
         pretrain: ``joint`` trains world model, actor and critics at each offline step. ``model_first`` trains the world
             model alone for ``model_steps``, then actor and critics alone, on the model as it then stands, for
             ``offline_steps``; it is for agents with a world model. Online steps train everything.
@@ -89,6 +95,8 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         build_missing: bool = False,
         build_options: dict[str, Any] | None = None,
         env_options: dict[str, Any] | None = None,
+        observation: ObservationConfig = IMAGE_ALONE,
+        action_scale: ActionScaling = "bounds",
         pretrain: Pretrain = "joint",
         model_steps: int = 0,
         offline_steps: int = 1000,
@@ -122,7 +130,7 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         self.replay_limit_gb, self.prefetch, self.seed = replay_limit_gb, prefetch, seed
         self.collecting = CollectSettings(
             env, dict(env_options or {}), num_envs, env_workers, worker_timeout_s, max_episode_steps, collect_mode,
-            _range(exploration_noise), _range(exploration_detours), collect, exchange, seed,
+            _range(exploration_noise), _range(exploration_detours), collect, exchange, seed, observation, action_scale,
         )  # fmt: skip
         self.evaluation = EvaluationSettings(eval_episodes, eval_every, value_steps, value_every, test_episodes, seed)
         self.schedule = Schedule(
@@ -148,6 +156,9 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
             raise SettingError(
                 "data.dataset", None, "Name a dataset, or set data.offline_steps: 0 and data.pretrain: joint."
             )
+        if self.dataset is None and self.collecting.action_scale != "bounds":
+            fix = "Name the dataset whose actions these are the percentiles of, or set bounds."
+            raise SettingError("data.action_scale", self.collecting.action_scale, fix)
         if self.build_options and not self.build_missing:
             raise SettingError(
                 "data.build_options", self.build_options, "Set data.build_missing: true, or leave them out."
@@ -195,12 +206,22 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         # Imported where they are used: `moto fit --help` should not wait for them.
         from moto_pl.datasets.builders import ensure
         from moto_pl.datasets.minari_io import open_dataset
+        from moto_pl.datasets.offered import check_same_camera
 
         source: str | Path = self.dataset
+        wanted = self.collecting.observation
         if self.build_missing:
-            source = ensure(self.dataset, **{**self.collecting.env_options, **self.build_options})
+            options = env_arguments(self.collecting.env, self.collecting.env_options, wanted)
+            source = ensure(self.dataset, **{**options, **self.build_options})
         names = {"dataset": str(self.dataset), **self.build_options, "val_episodes": self.val_episodes}
-        ingest(open_dataset(source), names, self.replay_dir, self._limit)
+        if wanted != IMAGE_ALONE:
+            names["observation"] = {"cameras": list(wanted.cameras), "state": list(wanted.state)}
+        reader = open_dataset(source, wanted=wanted)
+        check_same_camera(reader.id, reader.own, self.collecting.env, self.collecting.env_options)
+        scaling = self.collecting.action_scale
+        if scaling != "bounds":
+            names["scaling"] = scaling
+        ingest(reader, names, self.replay_dir, self._limit, scaling)
 
     def _check_run(self) -> None:
         """Refuses what does not go together, before anything is built or written."""
@@ -260,6 +281,16 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
     def longest_demonstration(self) -> int | None:
         """Steps of the longest demonstration; None where there is none."""
         return longest_demonstration(self.replay_dir) if self.dataset else None
+
+    @property
+    def demonstrated(self) -> Observation | None:
+        """What demonstrations hold of what is learned from, with its statistics; None where there are none."""
+        return observed(self.replay_dir, self.collecting.observation) if self.dataset else None
+
+    @property
+    def demonstrated_scale(self) -> ActionScale | None:
+        """What -1 and 1 stand for in demonstrated actions; None: themselves, or there are none."""
+        return action_scale(self.replay_dir) if self.dataset else None
 
     @property
     def collected_end_early(self) -> bool:
@@ -357,7 +388,7 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         wanted, device = self.parts[part], self.trainer.strategy.root_device
         sampler = SequenceSampler(self.store, self.seed, name)
         batch = sampler.sample(self.trainer.global_step, 0, 1, count, wanted.length, self._sets[part], wanted.history)
-        return SequenceBatch(*(tensor.to(device) for tensor in batch))
+        return batch.map(lambda part: part.to(device))
 
     # Loaders.
 

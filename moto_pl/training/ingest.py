@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from moto_pl.envs.actions import ActionScale, ActionScaling
+from moto_pl.envs.observation import Observation, ObservationConfig
 from moto_pl.errors import SettingError
 from moto_pl.files import write_whole
 from moto_pl.nn.image import IMAGE_SIZE
@@ -15,15 +20,26 @@ from moto_pl.replay.store import HELD_OUT, MARKER
 if TYPE_CHECKING:
     from moto_pl.datasets.minari_io import DatasetReader
 
+#: A number whose standard deviation is below this share of its size, or of 1, does not vary.
+_CONSTANT = 1e-6
 
-def ingest(reader: DatasetReader, names: dict[str, Any], replay: Path, max_bytes: int | None = None) -> None:
+
+def ingest(
+    reader: DatasetReader,
+    names: dict[str, Any],
+    replay: Path,
+    max_bytes: int | None = None,
+    scaling: ActionScaling = "bounds",
+) -> None:
     """Copies the dataset's episodes into the replay; goes on where a killed run stopped.
 
     Args:
         reader: the dataset.
-        names: what the run says of it: ``dataset``, ``val_episodes`` (how many of the last are held out), and more.
+        names: what the run says of it: ``dataset``, ``val_episodes`` (how many of the last are held out), and more;
+            ``observation``, where that is not the image alone; ``scaling``, where that is not ``bounds``.
         replay: the replay's directory.
         max_bytes: largest size of the replay.
+        scaling: what its actions are scaled by.
 
     Raises:
         SettingError: the replay was begun with another dataset, or with another content of this one; the dataset
@@ -35,6 +51,8 @@ def ingest(reader: DatasetReader, names: dict[str, Any], replay: Path, max_bytes
         _compare(known, names, fingerprint, replay)
         if "episodes" in known:
             return
+    if scaling == "percentile":
+        reader.scale, reader.clips = ActionScale.of_data(reader.own_actions()), True
     lengths = reader.check(image_size=IMAGE_SIZE)
     training = len(reader) - names["val_episodes"]
     if training < 1:
@@ -51,7 +69,47 @@ def ingest(reader: DatasetReader, names: dict[str, Any], replay: Path, max_bytes
         if index >= len(target):
             target.append(episode, index)
     marker |= {"episodes": training, "longest": max(lengths)}
+    if scaling != "bounds" or not reader.scale.identity:
+        marker["action_scale"] = asdict(reader.scale)
+    if reader.observation.vector_size:
+        marker["observed"] = asdict(_with_statistics(reader.observation, store, training))
     write_whole(replay / MARKER, json.dumps(marker).encode())
+
+
+def _with_statistics(observation: Observation, store: EpisodeStore, episodes: int) -> Observation:
+    """What is observed, with mean and standard deviation over all frames of the first episodes of a store."""
+    rows = np.concatenate([np.asarray(store[i].vector, np.float64) for i in range(episodes)])
+    mean, std = rows.mean(0), rows.std(0)
+    std[std <= _CONSTANT * np.maximum(np.abs(mean), 1.0)] = 1.0
+    # As networks keep them: what is written down is what they have.
+    return replace(observation, mean=_single(mean), std=_single(std))
+
+
+def _single(values: np.ndarray) -> tuple[float, ...]:
+    return tuple(map(float, values.astype(np.float32)))
+
+
+def observed(replay: Path, wanted: ObservationConfig) -> Observation | None:
+    """What the replay's demonstrations hold, with its statistics; None where it has taken in none."""
+    known = _read(replay)
+    if known is None or "episodes" not in known:
+        return None
+    if "observed" not in known:
+        return Observation.of(wanted, {})
+    try:
+        return Observation.from_plain(known["observed"])
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        path = replay / MARKER
+        raise SettingError(str(path), f"a damaged file ({error})", "Use another trainer.default_root_dir.") from None
+
+
+def action_scale(replay: Path) -> ActionScale | None:
+    """What -1 and 1 stand for in the replay's demonstrations; None: themselves, or there are none."""
+    try:
+        return ActionScale.from_plain((_read(replay) or {}).get("action_scale"))
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        path = replay / MARKER
+        raise SettingError(str(path), f"a damaged file ({error})", "Use another trainer.default_root_dir.") from None
 
 
 def ingested(replay: Path) -> int:
@@ -86,7 +144,7 @@ def _read(replay: Path) -> dict[str, Any] | None:
 
 def _compare(known: dict[str, Any], names: dict[str, Any], fingerprint: str, replay: Path) -> None:
     """Refuses another dataset than the replay holds. A run from before fingerprints has none to compare."""
-    if any(known.get(name) != value for name, value in names.items()):
+    if any(known.get(name) != names.get(name) for name in (*names, "observation", "scaling")):
         raise SettingError(
             "data.dataset", f"{names}, but {replay / MARKER} holds {known}", "Use another trainer.default_root_dir."
         )

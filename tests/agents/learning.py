@@ -48,25 +48,28 @@ def unsure(action: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return action if rng.random() < 0.5 else -action
 
 
-def scripted(seed: int, act: Act, noise: float = 0.0) -> Episode:
-    """An episode of ``act(scripted action, generator)``, with noise on each action."""
+def scripted(seed: int, act: Act, noise: float = 0.0, hand: bool = False) -> Episode:
+    """An episode of ``act(scripted action, generator)``, with noise on each action; ``hand``: with its position."""
     env, rng = ReachEnv(**OPTIONS), np.random.default_rng(seed)
     observation, info = env.reset(seed=seed)
     images, actions, rewards, successes = [observation["image"]], [], [], []
+    vectors = [env.vector("hand")]
     for _ in range(STEPS):
         wanted = act(env.scripted_action(), rng) + noise * rng.standard_normal(2)
         actions.append(np.clip(wanted, -1, 1).astype(np.float32))
         observation, reward, _, _, info = env.step(actions[-1])
         images.append(observation["image"])
+        vectors.append(env.vector("hand"))
         rewards.append(reward)
         successes.append(info["success"])
     reward, success = np.array(rewards, np.float32), np.array(successes)
-    return Episode(np.stack(images), np.stack(actions), reward, False, True, success, {}, {"seed": seed})
+    vector = np.stack(vectors).astype(np.float32) if hand else None
+    return Episode(np.stack(images), np.stack(actions), reward, False, True, success, {}, {"seed": seed}, vector)
 
 
-def mixed(first: int, episodes: int, *acts: Act, noise: float = 0.3) -> list[Episode]:
+def mixed(first: int, episodes: int, *acts: Act, noise: float = 0.3, hand: bool = False) -> list[Episode]:
     """Episodes that take turns at these ways to act."""
-    return [scripted(first + i, acts[i % len(acts)], noise) for i in range(episodes)]
+    return [scripted(first + i, acts[i % len(acts)], noise, hand) for i in range(episodes)]
 
 
 def returns(episodes: list[Episode]) -> np.ndarray:
@@ -82,10 +85,10 @@ def fill(root: Path, episodes: list[Episode]) -> EpisodeStore:
     return store
 
 
-def build(agent: Agent) -> Agent:
-    """Its networks, from seed 0."""
+def build(agent: Agent, seed: int = 0) -> Agent:
+    """Its networks, from a seed."""
     agent.action_size = 2
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     agent.build(2)
     return agent
 
@@ -110,7 +113,7 @@ def train(
     agent.meet(RunFacts(2, False, schedule))
     made: Any = agent.configure_optimizers()
     optimizer = made["optimizer"] if isinstance(made, dict) else made  # the learning rates stay as they are
-    pool = EnvPool(_ID, OPTIONS, 0, 60)
+    pool = EnvPool(_ID, OPTIONS, 0, 60, wanted=agent.observation.config)
     sets: dict[str, EpisodeSet] = {}
     encoded = 0
     for step in range(begin, steps):
@@ -145,7 +148,7 @@ def _draw(store: EpisodeStore, name: str, part: BatchPart, step: int, sets: dict
 
 def mean_return(agent: Agent, episodes: int = 20) -> float:
     """Of the policy's mode on the evaluation seeds."""
-    pool = EnvPool(_ID, OPTIONS, 0, 60)
+    pool = EnvPool(_ID, OPTIONS, 0, 60, wanted=agent.observation.config)
     rolled = [roll_episodes(pool, agent, [EVALUATION_SEEDS + i], "mode", Key(0, i))[0] for i in range(episodes)]
     pool.close()
     return float(returns(rolled).mean())

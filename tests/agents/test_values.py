@@ -17,8 +17,8 @@ from moto_pl.callbacks.metrics import EpisodeMetrics, return_to_go
 from moto_pl.envs.reach import ReachEnv
 from moto_pl.errors import SettingError
 from moto_pl.ops import Key
-from moto_pl.replay.episode import Episode, rows
-from moto_pl.replay.sampler import SequenceBatch
+from moto_pl.replay.episode import Episode
+from moto_pl.replay.sampler import SequenceBatch, episode_batch
 from moto_pl.rollout.pool import EnvPool
 from moto_pl.rollout.roll import roll_episodes, roll_on
 from moto_pl.training.datamodule import OfflineToOnlineDataModule
@@ -27,7 +27,7 @@ CRITICS = ["MOTO", "DreamerV2", "LOMPO", "COMBO", "SAC", "CQL", "IQL"]
 
 
 def whole(episode: Episode) -> SequenceBatch:
-    return SequenceBatch(*(torch.from_numpy(part).unsqueeze(0) for part in rows(episode)))
+    return episode_batch(episode, torch.device("cpu"))
 
 
 def test_return_to_go_by_hand() -> None:
@@ -77,7 +77,7 @@ class EndingEnv(ReachEnv):
 
 
 def test_an_end_is_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("moto_pl.rollout.pool.make", lambda *_, **options: EndingEnv(**options))
+    monkeypatch.setattr("moto_pl.rollout.host.make", lambda *_, **options: EndingEnv(**options))
     with EnvPool("moto_pl/Reach-v0", {}, 0) as pool:
         (rolled,) = roll_on(pool, make("BC"), [3], "mode", Key(0, 1), beyond=4)
     assert rolled.episode.length == 3 and rolled.episode.terminated and len(rolled.beyond) == 0

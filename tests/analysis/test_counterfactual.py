@@ -57,7 +57,7 @@ def test_the_simulator_goes_back_to_the_moment(episodes: list[Episode]) -> None:
     simulator, episode = Simulator(ENV, OPTIONS), episodes[1]
     for _ in range(2):  # and again, after whatever was done in between
         frame = simulator.restore(episode, CONTEXT)
-        assert np.array_equal(frame, episode.image[CONTEXT])
+        assert np.array_equal(frame.image, episode.image[CONTEXT])
         rewards = simulator.roll(lambda i, _: episode.action[CONTEXT + i], frame, STEPS)
         assert np.array_equal(rewards, episode.reward[CONTEXT : CONTEXT + STEPS]) and rewards.any()
     # A time limit is no end: standing still in success goes on to earn.

@@ -13,6 +13,7 @@ from gymnasium import spaces
 from minari.data_collector import EpisodeBuffer
 
 from moto_pl.datasets.minari_io import list_datasets, open_dataset, write_dataset
+from moto_pl.envs.observation import ObservationConfig
 from moto_pl.errors import SettingError
 from moto_pl.replay.episode import Episode
 
@@ -155,12 +156,15 @@ class TestForeign:
     def test_key_must_be_chosen_among_several(self) -> None:
         foreign(spaces.Dict({"left": IMAGE, "right": IMAGE}), {"left": FRAMES, "right": FRAMES[::-1]})
         with pytest.raises(
-            SettingError, match="dataset test/demo-v0: found several images: left, right.*the name 'image'"
+            SettingError, match="dataset test/demo-v0: found several images: left, right.*in data.observation.cameras"
         ):
             open_dataset(ID)
         with pytest.raises(SettingError, match="image_key.*'up'.*left, right"):
             open_dataset(ID, image_key="up")
-        np.testing.assert_array_equal(open_dataset(ID, image_key="right")[0].image, FRAMES[::-1])
+        with pytest.raises(SettingError, match=r"data\.observation\.cameras: found 'up'.*left, right"):
+            open_dataset(ID, wanted=ObservationConfig(("up",)))
+        for options in ({"image_key": "right"}, {"wanted": ObservationConfig(("right",))}):
+            np.testing.assert_array_equal(open_dataset(ID, **options)[0].image, FRAMES[::-1])  # type: ignore[arg-type]
 
     @pytest.mark.parametrize("rows", [4, 5])
     def test_infos_with_and_without_the_resets_row(self, rows: int) -> None:

@@ -151,3 +151,52 @@ class EndlessEnv(ReachEnv):
 
 
 gym.register("moto_pl_test/Endless-v0", EndlessEnv)
+
+
+class OddVectorEnv(ReachEnv):
+    """Has a state vector ``joints`` of three numbers, and ``what`` is wrong with it."""
+
+    def __init__(self, what: str = "", **kwargs):
+        super().__init__(observe=("image", "hand"), **kwargs)
+        self._what = what
+        flat = gym.spaces.Box(-np.inf, np.inf, (3,), np.float64)
+        kinds = {"matrix": gym.spaces.Box(-np.inf, np.inf, (2, 2), np.float64), "discrete": gym.spaces.Discrete(3)}
+        found = {**self.observation_space.spaces, "joints": kinds.get(what, flat)}
+        if what == "missing":
+            del found["joints"]
+        if what == "front":
+            found["front"] = found.pop("image")
+        self.observation_space = gym.spaces.Dict(found)
+
+    def observe(self):
+        found = super().observe()
+        if self._what == "front":
+            found["front"] = found.pop("image")
+        wrong = {
+            "returns another": np.zeros(4),
+            "returns nan": np.array([0, np.nan, 1]),
+            "returns vast": np.full(3, 1e300),
+        }
+        joints = wrong.get(self._what, np.arange(3.0))
+        return found if self._what == "returns none" else {**found, "joints": joints}
+
+
+gym.register("moto_pl_test/OddVector-v0", OddVectorEnv)
+
+
+class WideEnv(ReachEnv):
+    """The reaching task in other numbers: its first action from -2 to 6, its second from 0 to 0.5."""
+
+    def __init__(self, bounded: bool = True, **kwargs):
+        super().__init__(**kwargs)
+        low, high = np.array([-2, 0], np.float32), np.array([6, 0.5], np.float32)
+        infinite = np.full(2, np.inf, np.float32)
+        self.action_space = gym.spaces.Box(*((low, high) if bounded else (-infinite, infinite)), dtype=np.float32)
+        self._low, self._high = low.astype(float), high.astype(float)
+
+    def step(self, action: np.ndarray):
+        assert self.action_space.contains(action)
+        return super().step(2 * (np.asarray(action, float) - self._low) / (self._high - self._low) - 1)
+
+
+gym.register("moto_pl_test/Wide-v0", WideEnv)

@@ -34,10 +34,8 @@ def line(found: SettingError) -> str:
         ("declares 0 and 1", rf"values of its observation 'image' from 0 to 1, where 255 is white.*{WRAPPER}.*255"),
         ("declares another key", rf"observes 'front', 'wrist', and no 'image'.*{WRAPPER}"),
         ("declares no Dict", rf"observes uint8 \(64, 64, 3\), not a Dict with a key 'image'.*{WRAPPER}"),
-        ("takes 7.5", r"actions Box\(-7\.5, 7\.5.*policies act in \[-1, 1\].*RescaleAction\(env, -1\.0, 1\.0\)"),
-        ("takes 0 to 1", r"actions Box\(0\.0, 1\.0.*RescaleAction\(env, -1\.0, 1\.0\)"),
         ("takes integers", r"actions Box\(-1, 1, \(2,\), int8\), where policies act in \[-1, 1\]"),
-        ("takes anything", r"actions Box\(-inf, inf.*Declare the Box.*RescaleAction"),
+        ("takes anything", r"actions Box\(-inf, inf.*Declare the Box.*data\.action_scale: percentile"),
     ],
 )
 def test_what_an_environment_declares(what, found):

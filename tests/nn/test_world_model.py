@@ -316,7 +316,7 @@ def test_rolling_given_actions_is_imagining_them(latent: str) -> None:
 
 def test_a_prediction_sees_the_context_alone() -> None:
     model, batch = make(latent="gaussian"), sequences(3, 6)
-    changed = SequenceBatch(*(part.clone() for part in batch))
+    changed = batch.map(torch.Tensor.clone)
     changed.image[:, 3:] = 0
     changed.reward[:, 3:] = 9
     changed.is_first[:, 3:] = True
@@ -331,7 +331,7 @@ def test_a_prediction_sees_the_context_alone() -> None:
 
 def test_a_prediction_is_filtering_and_then_rolling() -> None:
     model, batch = make(), sequences(3, 6)
-    seen = model.observe(SequenceBatch(*(part[:, :4] for part in batch)), KEY).states
+    seen = model.observe(batch.map(lambda part: part[:, :4]), KEY).states
     found = model.predict(batch, 4, KEY)
     rolled = model.roll(seen.map(lambda x: x[-1]), lambda i, _: batch.action[:, 4 + i], 2, KEY.fold(1)).states
     assert torch.equal(found.features, torch.cat((seen.features, rolled.features[1:])))

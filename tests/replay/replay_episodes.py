@@ -5,8 +5,10 @@ import numpy as np
 from moto_pl.replay import Episode, EpisodeView
 
 
-def make_episode(seed: int, steps: int = 5, terminated: bool = False, size: int = 2, extras: bool = True) -> Episode:
-    """Random content; actions of size 2, frames of ``size`` x ``size + 1``."""
+def make_episode(
+    seed: int, steps: int = 5, terminated: bool = False, size: int = 2, extras: bool = True, vector: int = 0
+) -> Episode:
+    """Random content; actions of size 2, frames of ``size`` x ``size + 1``, and state vectors of ``vector`` numbers."""
     random = np.random.default_rng(seed)
     return Episode(
         image=random.integers(0, 256, (steps + 1, size, size + 1, 3), dtype=np.uint8),
@@ -17,6 +19,7 @@ def make_episode(seed: int, steps: int = 5, terminated: bool = False, size: int 
         success=random.random(steps) < 0.5,
         extras={"completed": random.random((steps, 3)) < 0.5, "none": np.zeros((steps, 0))} if extras else {},
         info={"seed": seed, "env_id": "tëst", "share": 0.5, "whole": True},
+        vector=np.random.default_rng([seed, 1]).normal(size=(steps + 1, vector)).astype(np.float32) if vector else None,
     )
 
 
@@ -25,6 +28,11 @@ def assert_same(view: EpisodeView, episode: Episode) -> None:
     for name in ("image", "action", "reward", "success"):
         stored, given = getattr(view, name), getattr(episode, name)
         assert stored.dtype == given.dtype and np.array_equal(stored, given), name
+    if episode.vector is None:
+        assert view.vector is None
+    else:
+        assert view.vector is not None and view.vector.dtype == np.float32
+        assert np.array_equal(view.vector, episode.vector)
     assert view.extras.keys() == episode.extras.keys()
     for name, array in episode.extras.items():
         assert view.extras[name].dtype == array.dtype and np.array_equal(view.extras[name], array), name

@@ -38,7 +38,9 @@ def test_rows_hold_the_action_that_led_to_the_frame() -> None:
     assert learner.is_first.tolist() == [True, False, False, False, False]
     assert learner.is_terminal.tolist() == [False, False, False, False, True]
     assert np.array_equal(learner.image, np.moveaxis(episode.image, -1, 1)) and learner.image.flags.c_contiguous
-    assert {a.dtype.name for a in learner} == {"uint8", "float32", "bool"}
+    assert {a.dtype.name for a in learner if a is not None} == {"uint8", "float32", "bool"}
+    vector = np.arange(2 * STEPS + 2, dtype=np.float32).reshape(-1, 2)
+    assert learner.vector is None and rows(Episode(**fields(), vector=vector)).vector is vector
     assert not rows(Episode(**fields(terminated=False))).is_terminal.any()
 
 
@@ -51,6 +53,10 @@ def changed_action(value: float) -> np.ndarray:
 @pytest.mark.parametrize(
     ("name", "change"),
     [
+        ("vector", {"vector": np.zeros((STEPS, 2), np.float32)}),
+        ("vector", {"vector": np.zeros((STEPS + 1, 2))}),
+        ("vector", {"vector": np.zeros(STEPS + 1, np.float32)}),
+        ("vector", {"vector": np.full((STEPS + 1, 2), np.inf, np.float32)}),
         ("image", {"image": np.zeros((STEPS, 2, 2, 3), np.uint8)[:1]}),
         ("image", {"image": np.zeros((STEPS + 1, 2, 2, 3), np.float32)}),
         ("image", {"image": np.zeros((STEPS + 1, 3, 2, 2), np.uint8)}),

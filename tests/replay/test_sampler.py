@@ -13,11 +13,17 @@ from moto_pl.replay import DeviceMirror, EpisodeSet, EpisodeStore, SequenceBatch
 LENGTHS = [9, 4, 12, 7, 3, 10]
 
 
+@pytest.fixture(scope="module", params=[0, 3], ids=["frames", "vectors"])
+def vector(request: pytest.FixtureRequest) -> int:
+    """Numbers of the state vectors."""
+    return int(request.param)
+
+
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> EpisodeStore:
+def store(tmp_path_factory: pytest.TempPathFactory, vector: int) -> EpisodeStore:
     store = EpisodeStore(tmp_path_factory.mktemp("replay"))
     for seed, steps in enumerate(LENGTHS):
-        store.append(make_episode(seed, steps, terminated=seed % 2 == 0))
+        store.append(make_episode(seed, steps, terminated=seed % 2 == 0, vector=vector))
     return store
 
 
@@ -26,7 +32,10 @@ def whole(store: EpisodeStore, length: int, first_online: int | None = None) -> 
 
 
 def equal(one: SequenceBatch, other: SequenceBatch) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    pairs = list(zip(one, other, strict=True))
+    return all((a is None) == (b is None) for a, b in pairs) and all(
+        torch.equal(a, b) for a, b in pairs if a is not None
+    )
 
 
 def chi_square(counts: np.ndarray, expected: np.ndarray) -> float:
@@ -35,18 +44,20 @@ def chi_square(counts: np.ndarray, expected: np.ndarray) -> float:
     return float((((counts - expected) ** 2 / expected).sum() - degrees) / np.sqrt(2 * degrees))
 
 
-def test_batches_hold_whole_rows_of_one_episode(store: EpisodeStore) -> None:
-    learner = [rows(make_episode(seed, steps, seed % 2 == 0)) for seed, steps in enumerate(LENGTHS)]
+def test_batches_hold_whole_rows_of_one_episode(store: EpisodeStore, vector: int) -> None:
+    learner = [rows(make_episode(seed, steps, seed % 2 == 0, vector=vector)) for seed, steps in enumerate(LENGTHS)]
     sampler, view = SequenceSampler(store, 3, "model"), whole(store, 4)
     firsts = terminals = 0
     for step in range(40):
         batch = sampler.sample(step, 0, 1, 8, 4, view)
         assert batch.image.shape == (8, 4, 3, 2, 3) and batch.image.dtype == torch.uint8
         assert batch.action.shape == (8, 4, 2) and batch.reward.shape == batch.is_first.shape == (8, 4)
-        assert all(tensor.is_contiguous() for tensor in batch)
+        parts = [tensor for tensor in batch if tensor is not None]
+        assert len(parts) == 5 + bool(vector) and all(tensor.is_contiguous() for tensor in parts)
+        assert batch.vector is None or batch.vector.shape == (8, 4, vector)
         episodes, starts = sampler.draw(step, 0, 1, 8, 4, view)
         for b, (episode, start) in enumerate(zip(episodes, starts, strict=True)):
-            for tensor, array in zip(batch, learner[episode], strict=True):
+            for tensor, array in zip(parts, learner[episode][: len(parts)], strict=True):
                 # A chunk that crossed the end would be shorter, and not equal.
                 assert np.array_equal(tensor[b].numpy(), array[start : start + 4])
         firsts += int(batch.is_first.sum())
@@ -89,7 +100,7 @@ def test_ranks_draw_together_what_one_draws(store: EpisodeStore) -> None:
         alone = sampler.sample(7, 0, 1, 12, 4, view)
         for world in (2, 3, 4):
             parts = [sampler.sample(7, rank, world, 12 // world, 4, view) for rank in range(world)]
-            assert equal(SequenceBatch(*map(torch.cat, zip(*parts, strict=True))), alone)
+            assert equal(SequenceBatch.join(parts), alone)
 
 
 def test_uniform_over_episodes_then_over_starts(store: EpisodeStore) -> None:
@@ -178,7 +189,7 @@ def test_online_fraction_is_shared_among_ranks(store: EpisodeStore) -> None:
     assert [int((sampler.draw(0, rank, 4, 8, 4, view)[0] >= 4).sum()) for rank in range(4)] == [2, 2, 2, 2]
 
 
-def test_mirror_gives_the_same_batches(store: EpisodeStore, tmp_path: Path) -> None:
+def test_mirror_gives_the_same_batches(vector: int, tmp_path: Path) -> None:
     growing = EpisodeStore(tmp_path)
     mirror = DeviceMirror(growing, "cpu")
     host, device = SequenceSampler(growing, 0, 0), SequenceSampler(growing, 0, 0, mirror=mirror)
@@ -187,15 +198,15 @@ def test_mirror_gives_the_same_batches(store: EpisodeStore, tmp_path: Path) -> N
         view = whole(growing, 3)
         for step in range(20):
             one, other = host.sample(step, 0, 1, 16, 3, view), device.sample(step, 0, 1, 16, 3, view)
-            assert equal(one, other) and all(a.dtype == b.dtype for a, b in zip(one, other, strict=True))
+            assert equal(one, other) and [p is None or p.dtype for p in one] == [p is None or p.dtype for p in other]
 
     for seed in range(9):
-        growing.append(make_episode(seed, 3 + seed % 4, terminated=seed % 3 == 0))
+        growing.append(make_episode(seed, 3 + seed % 4, terminated=seed % 3 == 0, vector=vector))
         check()
     growing.restore(growing.manifest()[:4])
     check()
-    growing.append(make_episode(40, 20))
-    growing.append(make_episode(41, 3))
+    growing.append(make_episode(40, 20, vector=vector))
+    growing.append(make_episode(41, 3, vector=vector))
     check()
 
 
@@ -252,5 +263,5 @@ def test_on_a_cuda_device(store: EpisodeStore) -> None:
     view, mirror = whole(store, 4), DeviceMirror.choose(store, "auto", "cuda")
     host = SequenceSampler(store, 0, 0, pin=True).sample(3, 0, 1, 8, 4, view)
     device = SequenceSampler(store, 0, 0, mirror=mirror).sample(3, 0, 1, 8, 4, view)
-    assert mirror is not None and host.image.is_pinned() and all(tensor.is_cuda for tensor in device)
-    assert equal(host, SequenceBatch(*(tensor.cpu() for tensor in device)))
+    assert mirror is not None and host.image.is_pinned() and device.image.is_cuda
+    assert equal(host, device.map(lambda part: part.cpu()))

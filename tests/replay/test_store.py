@@ -38,6 +38,8 @@ def assert_holds(store: EpisodeStore, seeds: list[int], steps: int = 5) -> None:
 @st.composite
 def episodes(draw: st.DrawFn) -> Episode:
     steps, size, actions = draw(st.integers(1, 6)), draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    numbers = draw(st.integers(0, 3))
+    vectors = hnp.arrays(np.float32, (steps + 1, numbers), elements=st.floats(-1e6, 1e6, width=32))
     extra = hnp.from_dtype
     kinds = st.sampled_from([np.dtype(t) for t in ("?", "u1", "<i4", "<i8", "<f4", "<f8")])
     names = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,8}", fullmatch=True)
@@ -57,6 +59,7 @@ def episodes(draw: st.DrawFn) -> Episode:
         success=draw(hnp.arrays(np.bool_, steps)),
         extras=extras,
         info=draw(st.dictionaries(st.text(max_size=5), plain, max_size=3)),
+        vector=draw(vectors) if numbers else None,
     )
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from moto_pl.envs import make
+from moto_pl.envs.observation import Seen
 from moto_pl.ops import Key
 from moto_pl.rollout.play import play, play_on, recorded
 from moto_pl.rollout.policy import ArraySpec
@@ -89,8 +90,8 @@ def test_a_script_and_a_policy_that_do_the_same_record_the_same() -> None:
 def test_how_an_episode_ends(ends: int, terminates: bool, length: int, found: tuple[bool, bool]) -> None:
     seen = []
 
-    def script(step: int, frame: np.ndarray) -> np.ndarray | None:
-        seen.append((step, int(frame[0, 0, 0])))
+    def script(step: int, now: Seen) -> np.ndarray | None:
+        seen.append((step, int(now.image[0, 0, 0])))
         return np.array([step / 8], np.float32) if step < 5 else None
 
     episode = play(Counting(ends, terminates), 7, script)
@@ -111,5 +112,5 @@ def test_how_an_episode_ends(ends: int, terminates: bool, length: int, found: tu
 def test_nothing_is_done_beyond_what_the_caller_takes() -> None:
     env = Counting(3, terminates=True)
     env.reset(seed=0)
-    taken = list(islice(play_on(env, env.frame, lambda step, frame: np.zeros(1, np.float32)), 2))
+    taken = list(islice(play_on(env, Seen(env.frame), lambda step, seen: np.zeros(1, np.float32)), 2))
     assert len(taken) == env.steps == 2

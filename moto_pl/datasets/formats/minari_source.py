@@ -11,7 +11,9 @@ from minari.dataset.minari_storage import METADATA_FILE_NAME, MinariStorage
 
 from moto_pl.datasets.formats.recorded import MAX_PIXELS, Camera, Recorded, damaged
 from moto_pl.datasets.hdf5_check import check_hdf5
-from moto_pl.datasets.minari_io import DATA_FILE, READ_ERRORS, leaves, read_metadata
+from moto_pl.datasets.minari_files import READ_ERRORS, read_metadata
+from moto_pl.datasets.minari_io import DATA_FILE
+from moto_pl.datasets.offered import leaves
 from moto_pl.errors import SettingError
 
 

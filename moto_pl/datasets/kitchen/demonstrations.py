@@ -20,6 +20,7 @@ from moto_pl.datasets.parallel import in_processes
 from moto_pl.datasets.recording import MAX_ATTEMPTS, Built, Recording, check_counts, demonstration_seed, versions
 from moto_pl.envs import KITCHEN_OBJECTS, KITCHEN_TASKS, kitchen_id
 from moto_pl.envs.kitchen import ACTION_SIZE, KitchenEnv
+from moto_pl.envs.observation import ObservationConfig
 from moto_pl.envs.rendering import Quality, select_backend
 from moto_pl.errors import SettingError
 from moto_pl.replay.episode import Episode, completion_order
@@ -130,7 +131,8 @@ def build_kitchen(
     }
     backend = select_backend()
     try:
-        KitchenEnv(**kwargs).close()  # refuses bad settings before any process starts
+        env = KitchenEnv(**kwargs)  # refuses bad settings before any process starts
+        env.close()
     except TypeError as error:
         raise SettingError(
             "env_options", env_options, f"Leave out what the environment does not take: {error}"
@@ -152,13 +154,13 @@ def build_kitchen(
         "versions": versions("mujoco", "gymnasium-robotics", "gymnasium", "minari", "numpy"),
     }
     console = Console(stderr=True)
-    if twin := _twin(kind, target, metadata):
+    if twin := _twin(kind, target, metadata, env.observation.config):
         console.print(f"kitchen/{kind}: the episodes of {twin.id}, with the reward of this task")
         made: Iterator[Episode] = (relabel(episode, kind) for episode in twin)
     else:
         results = in_processes(record_demonstration, plans, min(workers, episodes), timeout_s=1800.0)
         made = _in_order(track(results, f"kitchen/{kind}", total=episodes, console=console))
-    path = write_dataset(target, made, kitchen_id(kind), metadata, overwrite)
+    path = write_dataset(target, made, kitchen_id(kind), metadata, overwrite, env.observation)
     recorded = DatasetReader(path)
     return Built(path, Recording(recorded, sum(int(episode.info["retries"]) for episode in recorded)))
 
@@ -196,7 +198,9 @@ def relabel(episode: Episode, kind: str) -> Episode:
     )
 
 
-def _twin(kind: str, target: str | os.PathLike[str], metadata: Mapping[str, Any]) -> DatasetReader | None:
+def _twin(
+    kind: str, target: str | os.PathLike[str], metadata: Mapping[str, Any], wanted: ObservationConfig
+) -> DatasetReader | None:
     """The other task's dataset, where it holds the episodes that ``metadata`` describes; None where there is none.
 
     It is looked for under its own name, and under what ``target`` would be called if it were the other task's.
@@ -208,7 +212,7 @@ def _twin(kind: str, target: str | os.PathLike[str], metadata: Mapping[str, Any]
     expected = json.loads(json.dumps({**metadata, "env_kwargs": env_kwargs, "env_id": kitchen_id(other)}))
     for name in (str(target).replace(f"kitchen/{kind}", f"kitchen/{other}"), default_id(f"kitchen/{other}")):
         try:
-            reader = open_dataset(name)
+            reader = open_dataset(name, wanted=wanted)
         except SettingError:  # not there, or damaged
             continue
         if reader.own == expected:

@@ -90,7 +90,8 @@ def build_replay(
     }
     backend = select_backend()
     try:
-        KitchenEnv(**kwargs).close()  # refuses bad settings before any process starts
+        env = KitchenEnv(**kwargs)  # refuses bad settings before any process starts
+        env.close()
     except TypeError as error:
         raise SettingError(
             "env_options", env_options, f"Leave out what the environment does not take: {error}"
@@ -116,7 +117,7 @@ def build_replay(
         "gl_backend": backend,
         "versions": versions("mujoco", "gymnasium-robotics", "gymnasium", "minari", "numpy"),
     }
-    path = write_dataset(target, kept, kitchen_id(task), metadata, overwrite)
+    path = write_dataset(target, kept, kitchen_id(task), metadata, overwrite, env.observation)
     return Built(path, Recording(kept, dropped))
 
 

@@ -18,7 +18,8 @@ import numpy as np
 from minari.dataset.minari_storage import METADATA_FILE_NAME, MinariStorage
 
 from moto_pl.datasets.hdf5_check import check_hdf5
-from moto_pl.datasets.minari_io import DATA_FILE, READ_ERRORS, datasets_root, exists, locate, read_metadata
+from moto_pl.datasets.minari_files import READ_ERRORS, read_metadata
+from moto_pl.datasets.minari_io import DATA_FILE, datasets_root, exists, locate
 from moto_pl.envs.kitchen import ACTION_SIZE, POSITIONS, STATE_SIZE, VELOCITIES
 from moto_pl.errors import SettingError
 

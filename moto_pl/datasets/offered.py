@@ -1,0 +1,120 @@
+"""What a Minari dataset's spaces offer: the image to learn from, and state vectors."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from gymnasium.envs.registration import load_env_creator
+
+from moto_pl.envs.observation import ObservationConfig
+from moto_pl.envs.rendering import parse_camera
+from moto_pl.errors import SettingError
+
+IMAGE_KEYS = ("image", "pixels", "rgb", "observation/image")
+"""Names preferred, in this order, where a dataset has several images and none was chosen."""
+
+
+def find_image(
+    label: str, space: gym.Space[Any], image_key: str | None, setting: str = "image_key"
+) -> tuple[str, spaces.Box]:
+    """Key (empty where the observation itself is the image) and space of the image observation.
+
+    Args:
+        label: what to call the dataset in an error.
+        space: of its observations.
+        image_key: which one is wanted; None finds it.
+        setting: what asked for that one.
+
+    Raises:
+        SettingError: it is not there, or it is not clear which one is meant.
+    """
+    found = dict(leaves(space))
+    images = {
+        key: leaf
+        for key, leaf in found.items()
+        if isinstance(leaf, spaces.Box) and leaf.dtype == np.uint8 and len(leaf.shape) == 3 and leaf.shape[2] == 3
+    }
+    described = ", ".join(f"{key or 'observation'} {_describe(leaf)}" for key, leaf in found.items())
+    if not images:
+        fix = "Training needs an image, uint8 height x width x 3: render one into the dataset, or use another."
+        raise SettingError(label, f"no image among its observations ({described})", fix)
+    if image_key is not None:
+        if image_key not in images:
+            raise SettingError(setting, repr(image_key), f"Use one of {label}: {', '.join(images)}.")
+        return image_key, images[image_key]
+    preferred = [key for key in IMAGE_KEYS if key in images]
+    if len(images) > 1 and not preferred:
+        fix = "Name the one to learn from in data.observation.cameras."
+        raise SettingError(label, f"several images: {', '.join(images)}", fix)
+    key = preferred[0] if preferred else next(iter(images))
+    return key, images[key]
+
+
+def vector_sizes(label: str, space: gym.Space[Any], wanted: ObservationConfig) -> dict[str, int]:
+    """How many numbers each of the wanted state vectors has."""
+    found, sizes = dict(leaves(space)), {}
+    offered = [key for key, leaf in found.items() if _is_vector(leaf)]
+    for name in wanted.state:
+        leaf = found.get(name)
+        if leaf is None or not _is_vector(leaf):
+            what = f"no '{name}'" if leaf is None else f"'{name}' {_describe(leaf)}, which is no flat Box of numbers"
+            fix = (
+                f"Name some of its {', '.join(offered)} in data.observation.state." if offered else "It has no vectors."
+            )
+            raise SettingError(label, f"{what} among its observations", fix)
+        sizes[name] = int(leaf.shape[0])  # type: ignore[index]
+    return sizes
+
+
+def check_same_camera(label: str, own: Mapping[str, Any], env_id: str, env_options: Mapping[str, Any]) -> None:
+    """Refuses a dataset that was recorded here with another camera than an environment's.
+
+    Args:
+        label: what to call the dataset.
+        own: what this package wrote about it; of others' datasets nothing is known.
+        env_id: the environment's id.
+        env_options: its arguments.
+
+    Raises:
+        SettingError: says which two they are.
+    """
+    spec = gym.registry.get(env_id.rpartition(":")[2])
+    if spec is None or not str(own.get("env_id", "")).startswith("moto_pl/") or not spec.id.startswith("moto_pl/"):
+        return
+    parameter = inspect.signature(load_env_creator(str(spec.entry_point))).parameters.get("camera")
+    if parameter is None:
+        return
+    recorded = own.get("env_kwargs", {}).get("camera", parameter.default)
+    present = {**spec.kwargs, **env_options}.get("camera", parameter.default)
+    if parse_camera(recorded) != parse_camera(present):
+        found = f"the camera {present}, where {label} was recorded with {recorded}"
+        raise SettingError("data.env_options", found, "Give both the same camera, or take another dataset.")
+
+
+def _is_vector(space: gym.Space[Any]) -> bool:
+    return isinstance(space, spaces.Box) and len(space.shape) == 1 and space.dtype.kind in "fiu"
+
+
+def observed(observations: Any, key: str) -> Any:
+    """An observation's rows, ``a/b`` for a nested one; the observation itself where there is no name."""
+    for part in key.split("/") if key else ():
+        observations = observations[part]
+    return observations
+
+
+def leaves(space: gym.Space[Any], prefix: str = "") -> Iterator[tuple[str, gym.Space[Any]]]:
+    """The spaces in a space, by name: ``a/b`` for a nested one, empty for the space itself."""
+    if isinstance(space, spaces.Dict):
+        for key, part in space.spaces.items():
+            yield from leaves(part, f"{prefix}/{key}" if prefix else str(key))
+    else:
+        yield prefix, space
+
+
+def _describe(space: gym.Space[Any]) -> str:
+    return f"{space.dtype} {space.shape}" if isinstance(space, spaces.Box) else type(space).__name__

@@ -1,0 +1,183 @@
+"""What is observed: names, sizes, and what environments give under them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pytest
+from gymnasium import spaces
+from gymnasium.utils.env_checker import check_env
+
+from moto_pl.envs.observation import (
+    IMAGE_ALONE,
+    Observation,
+    ObservationConfig,
+    entry,
+    env_arguments,
+    joined,
+    seen,
+)
+from moto_pl.envs.reach import ReachEnv
+from moto_pl.errors import SettingError
+from moto_pl.rollout.play import observed, play
+from moto_pl.rollout.pool import EnvPool
+
+HAND = ObservationConfig(state=("hand",))
+ODD = "misbehaving:moto_pl_test/OddVector-v0"
+
+
+def test_the_default_is_the_image_alone() -> None:
+    assert ObservationConfig() == IMAGE_ALONE and IMAGE_ALONE.names == ("image",)
+    assert Observation().vector_size == 0 and Observation.of(IMAGE_ALONE, {}) == Observation()
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"cameras": ()}, "data.observation.cameras: found"),
+        ({"state": ("hand", "hand")}, "data.observation: found .*Name each observation once"),
+        ({"state": ("image",)}, "data.observation: found .*once"),
+    ],
+)
+def test_names_that_mean_nothing(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(SettingError, match=said):
+        ObservationConfig(**settings)
+
+
+def test_an_observation_is_written_down_and_read_back() -> None:
+    found = Observation(("front",), {"b": 2, "a": 1}, (0.5, 1.0, -3.0), (1.0, 2.0, 0.25))
+    plain = {**asdict(found), "cameras": list(found.cameras), "mean": list(found.mean), "std": list(found.std)}
+    again = Observation.from_plain(plain)
+    assert again == found and again.layout == found.layout and again.config.state == ("b", "a")
+    turned = Observation.from_plain({**plain, "state": {"a": 1, "b": 2}})
+    assert turned.layout != found.layout  # the same sizes, and numbers that mean something else
+    for wrong in ({"mean": [0.0]}, {"std": [1.0, 0.0, 1.0]}, {"std": [1.0, float("nan"), 1.0]}):
+        with pytest.raises(ValueError):
+            Observation.from_plain({**plain, **wrong})
+
+
+def test_entries_may_lie_in_others() -> None:
+    inner = {"robot": {"qpos": np.arange(3.0)}, "a/b": np.ones(1), "image": np.zeros((2, 2, 3), np.uint8)}
+    assert entry(inner, "robot/qpos") is inner["robot"]["qpos"] and entry(inner, "a/b") is inner["a/b"]
+    assert entry(inner, "robot/qvel") is None and entry(inner, "none") is None and entry(inner, "a/b/c") is None
+    image, vector = seen(inner, ObservationConfig(state=("a/b", "robot/qpos")))
+    assert image is inner["image"] and vector is not None and vector.dtype == np.float32
+    assert vector.tolist() == [1, 0, 1, 2]
+    assert seen(inner, IMAGE_ALONE).vector is None and joined([]) is None
+
+
+def test_our_environments_are_told_what_to_observe_and_others_are_not() -> None:
+    assert env_arguments("moto_pl/Reach-v0", {"goal": "centre"}, IMAGE_ALONE) == {"goal": "centre"}
+    for name in ("moto_pl/Reach-v0", "moto_pl:moto_pl/Reach-v0"):
+        assert env_arguments(name, {}, HAND) == {"observe": ["image", "hand"]}
+    assert env_arguments("other/Reach-v0", {}, HAND) == {}
+    assert env_arguments("moto_pl/Reach-v0", {"observe": ["image"]}, HAND) == {"observe": ["image"]}
+
+
+def test_the_hand_of_the_reaching_task() -> None:
+    env = ReachEnv(observe=("image", "hand"))
+    check_env(env, skip_render_check=True)
+    observation, _ = env.reset(seed=3)
+    plain, _ = ReachEnv().reset(seed=3)
+    assert np.array_equal(observation["image"], plain["image"]) and set(plain) == {"image"}
+    assert np.array_equal(observation["hand"], env.state[:2])
+    before = observation["hand"].copy()
+    observation, *_ = env.step(np.array([1.0, -0.5]))
+    assert np.array_equal(before, before.copy()) and np.array_equal(observation["hand"], env.state[:2])
+    np.testing.assert_allclose(observation["hand"] - before, [0.08, -0.04], atol=1e-12)
+
+
+@pytest.mark.parametrize("observe", [["image", "joints"], ["hand"], ["image", "hand", "hand"], "hand"])
+def test_what_an_environment_does_not_offer(observe: Any) -> None:
+    with pytest.raises(SettingError, match="observe: found"):
+        ReachEnv(observe=observe)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_pool_shows_the_vectors_of_its_images(workers: int) -> None:
+    seeds = [4, 5][: max(1, workers)]
+    actions = np.linspace(-1, 1, 2 * len(seeds), dtype=np.float32).reshape(-1, 2)
+    with EnvPool("moto_pl/Reach-v0", {"episode_steps": 2}, workers, wanted=HAND) as pool:
+        assert pool.observation == Observation(("image",), {"hand": 2}, (0.0, 0.0), (1.0, 1.0))
+        pool.reset(seeds)
+        found = [pool.vector]
+        for _ in range(3):  # the last after the episodes' end, where the last one is repeated
+            pool.step(actions)
+            found.append(pool.vector)
+    for i, seed in enumerate(seeds):
+        env = ReachEnv()
+        env.reset(seed=seed)
+        wanted = [env.state[:2]]
+        for _ in range(2):
+            env.step(actions[i])
+            wanted.append(env.state[:2])
+        for step, vector in enumerate([*wanted, wanted[-1]]):
+            assert found[step] is not None and found[step].dtype == np.float32  # type: ignore[union-attr]
+            assert np.array_equal(found[step][i], vector.astype(np.float32))  # type: ignore[index]
+
+
+def test_a_pool_without_vectors_has_none() -> None:
+    with EnvPool("moto_pl/Reach-v0", {}, 0) as pool:
+        pool.reset([0])
+        assert pool.vector is None and pool.observation == Observation()
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("missing", "observes 'hand', 'image', and no 'joints'.*data.observation.state"),
+        ("matrix", r"declares its observation 'joints' as float64 \(2, 2\), where a flat Box is wanted"),
+        ("discrete", "declares its observation 'joints' as Discrete"),
+        ("returns none", "observes 'image', 'hand' at reset, and no 'joints'"),
+        ("returns another", r"observes 'joints' as float64 \(4,\).* at reset, where it declares 3 numbers"),
+        ("returns nan", "observes 'joints' as float64 .*nan.* at reset. Return finite numbers"),
+        ("returns vast", "observes 'joints' as float64 .*1e\\+300.* at reset. Return finite numbers"),
+    ],
+)
+def test_vectors_that_are_not_what_they_should_be(what: str, said: str) -> None:
+    with pytest.raises(SettingError, match=said) as caught:
+        EnvPool(ODD, {"what": what}, 0, wanted=ObservationConfig(state=("joints",)))
+    assert "\n" not in str(caught.value) and str(caught.value).startswith(f"data.env: found {ODD}")
+
+
+def test_an_image_of_another_name() -> None:
+    with EnvPool(ODD, {"what": "front"}, 0, wanted=ObservationConfig(("front",), ("joints",))) as pool:
+        assert (
+            pool.reset([0]).shape == (1, 64, 64, 3) and pool.vector is not None and pool.vector.tolist() == [[0, 1, 2]]
+        )
+
+
+def test_played_episodes_hold_what_was_observed() -> None:
+    env = ReachEnv(observe=("image", "hand"), episode_steps=3)
+    assert observed(env) == Observation(("image",), {"hand": 2}, (0.0, 0.0), (1.0, 1.0))
+    told = []
+
+    def script(step: int, now: Any) -> np.ndarray:
+        told.append(now.vector)
+        return np.ones(2, np.float32)
+
+    episode = play(env, 1, script)
+    assert episode.vector is not None and episode.vector.shape == (4, 2)
+    assert np.array_equal(np.stack(told), episode.vector[:-1])
+    assert np.array_equal(episode.vector[-1], env.state[:2].astype(np.float32))
+    assert play(ReachEnv(episode_steps=3), 1, script).vector is None
+
+
+def test_the_kitchens_joints_and_the_hand_of_metaworld() -> None:
+    from moto_pl.envs.kitchen import KitchenEnv
+    from moto_pl.envs.metaworld import MetaWorldEnv
+
+    kitchen = KitchenEnv(observe=("image", "joints"), image_size=16)
+    assert kitchen.observation_space["joints"] == spaces.Box(-np.inf, np.inf, (9,), np.float64)
+    kitchen.start(0)
+    assert np.array_equal(kitchen.vector("joints"), kitchen.state[:9])
+    kitchen.close()
+    robot = MetaWorldEnv("reach", observe=("image", "hand"), image_size=16)
+    robot.start(0)
+    hand, begun = robot.vector("hand"), robot.state
+    assert np.array_equal(hand, begun[:4]) and 0 <= hand[3] <= 1
+    robot._simulate(np.array([1.0, 0.0, 0.0, 1.0]))
+    assert robot.vector("hand")[0] > hand[0] and np.array_equal(hand, begun[:4])
+    robot.close()
