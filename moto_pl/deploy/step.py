@@ -231,8 +231,11 @@ def policy_step(agent: Agent) -> PolicyStep:
     """The step of an agent on the CPU.
 
     Raises:
-        SettingError: it is of another kind than ours are.
+        SettingError: it is of another kind than ours are, or sees more than an image.
     """
+    if agent.observation.vector_size:
+        seen = f"an agent that sees {agent.observation}"
+        raise SettingError("checkpoint", seen, "Give one that sees an image alone: vectors are not exported yet.")
     if isinstance(agent, ModelBasedAgent):
         return LatentStep(agent)
     if isinstance(agent, ModelFreeAgent):
