@@ -36,7 +36,7 @@ NOT_SETTINGS = {
     "is_first": "an operator's tensor",
     "confidence": "an argument of the functions of analysis.statistics",
     **dict.fromkeys(("request", "Origin"), "what a client of moto serve sent"),
-    **dict.fromkeys(("observation", "first", "executed"), "a key of such a request"),
+    **dict.fromkeys(("first", "executed"), "a key of such a request"),
 }
 #: Names that are put together where they are raised: the file, the expression, and what it comes to.
 PUT_TOGETHER = {
