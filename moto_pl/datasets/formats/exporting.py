@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 from rich.progress import track
@@ -20,7 +20,9 @@ from moto_pl.datasets.staging import staged
 from moto_pl.errors import SettingError
 from moto_pl.reading import read_json
 from moto_pl.replay.episode import Episode
-from moto_pl.replay.store import EpisodeStore, EpisodeView
+
+if TYPE_CHECKING:  # it imports torch, which a list of verbs does not wait for
+    from moto_pl.replay.store import EpisodeView
 
 MARKER = "dataset.json"
 """In a run's replay: how many of its first episodes are the dataset's."""
@@ -115,6 +117,8 @@ def _run(directory: Path, demonstrations: bool) -> _Held | None:
         raise SettingError(
             "source", f"{replay / MARKER}, which cannot be read ({error})", "Let the run go on."
         ) from error
+    from moto_pl.replay.store import EpisodeStore
+
     store = EpisodeStore(replay)
     first = 0 if demonstrations else max(0, marker["episodes"])
     found = [store[number] for number in range(first, len(store))]

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import gymnasium as gym
 from rich.console import Console
@@ -29,7 +29,9 @@ from moto_pl.envs import list_envs, task_objects, unknown_name
 from moto_pl.errors import SettingError
 from moto_pl.files import lock_run
 from moto_pl.replay.episode import Episode
-from moto_pl.replay.store import EpisodeStore
+
+if TYPE_CHECKING:  # it imports torch, which a list of verbs does not wait for
+    from moto_pl.replay.store import EpisodeStore
 
 TIMEOUT_S = 1800.0
 """The most that one episode may take."""
@@ -173,6 +175,8 @@ def _removed_where_refused(parts: Path) -> Iterator[None]:
 
 def _whole_parts(parts: Path) -> EpisodeStore:
     """What an earlier call has read; nothing where a disk has lost some of it."""
+    from moto_pl.replay.store import EpisodeStore
+
     try:
         store = EpisodeStore(parts)
         store.verify()
