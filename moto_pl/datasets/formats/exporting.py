@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.progress import track
@@ -21,8 +21,8 @@ from moto_pl.errors import SettingError
 from moto_pl.reading import read_json
 from moto_pl.replay.episode import Episode
 
-if TYPE_CHECKING:  # it imports torch, which a list of verbs does not wait for
-    from moto_pl.replay.store import EpisodeView
+# Of the store, which imports torch, no type is named here: jsonargparse imports the types of a module that has a verb.
+
 
 MARKER = "dataset.json"
 """In a run's replay: how many of its first episodes are the dataset's."""
@@ -43,7 +43,7 @@ class _Held:
     label: str
     env_id: str | None
     env_kwargs: dict[str, Any]
-    episodes: DatasetReader | Sequence[EpisodeView]
+    episodes: DatasetReader | Sequence[Any]
 
 
 def export_dataset(
@@ -142,7 +142,7 @@ def _refuse_output(path: Path, format: str, overwrite: bool) -> None:
 
 def _shown(held: _Held) -> Iterator[Episode]:
     """The episodes one at a time, with a bar; views of files as episodes."""
-    found: Iterable[Episode | EpisodeView] = (held.episodes[number] for number in range(len(held.episodes)))
+    found: Iterable[Any] = (held.episodes[number] for number in range(len(held.episodes)))
     total, console = len(held.episodes), Console(stderr=True)
     for episode in track(found, "exporting", total=total, transient=True, console=console):
         yield episode if isinstance(episode, Episode) else as_episode(episode)
