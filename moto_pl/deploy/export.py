@@ -19,6 +19,7 @@ from moto_pl.agents.loading import load_agent
 from moto_pl.errors import SettingError
 from moto_pl.files import write_whole
 from moto_pl.ops import Key
+from moto_pl.ops.extension import without_operators
 from moto_pl.rollout.policy import Policy
 
 from .step import PolicyStep, policy_step
@@ -98,7 +99,7 @@ def check_onnx() -> None:
 def exported(step: PolicyStep) -> torch.export.ExportedProgram:
     """The step's graph, with the weights that it reads; the others are taken out of ``step``."""
     examples = tuple(part.example for part in step.inputs)
-    with torch.no_grad(), warnings.catch_warnings():
+    with torch.no_grad(), warnings.catch_warnings(), without_operators():
         warnings.simplefilter("ignore")  # advice to those who write torch's passes
         whole = torch.export.export(step, examples)
         _leave_out(step, _unread(whole))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -12,7 +13,9 @@ from moto_pl.datasets.formats.recorded import Damaged, Recorded
 from moto_pl.datasets.raw_episode import RawEpisode
 from moto_pl.errors import SettingError
 from moto_pl.replay.episode import Episode, InfoValue
-from moto_pl.replay.store import EpisodeView
+
+if TYPE_CHECKING:  # it imports torch, which a list of verbs does not wait for
+    from moto_pl.replay.store import EpisodeView
 
 
 def convert(recorded: Recorded, selection: Selection, labels: Labels | None, number: int) -> Episode:

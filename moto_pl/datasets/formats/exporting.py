@@ -20,7 +20,9 @@ from moto_pl.datasets.staging import staged
 from moto_pl.errors import SettingError
 from moto_pl.reading import read_json
 from moto_pl.replay.episode import Episode
-from moto_pl.replay.store import EpisodeStore, EpisodeView
+
+# Of the store, which imports torch, no type is named here: jsonargparse imports the types of a module that has a verb.
+
 
 MARKER = "dataset.json"
 """In a run's replay: how many of its first episodes are the dataset's."""
@@ -41,7 +43,7 @@ class _Held:
     label: str
     env_id: str | None
     env_kwargs: dict[str, Any]
-    episodes: DatasetReader | Sequence[EpisodeView]
+    episodes: DatasetReader | Sequence[Any]
 
 
 def export_dataset(
@@ -115,6 +117,8 @@ def _run(directory: Path, demonstrations: bool) -> _Held | None:
         raise SettingError(
             "source", f"{replay / MARKER}, which cannot be read ({error})", "Let the run go on."
         ) from error
+    from moto_pl.replay.store import EpisodeStore
+
     store = EpisodeStore(replay)
     first = 0 if demonstrations else max(0, marker["episodes"])
     found = [store[number] for number in range(first, len(store))]
@@ -138,7 +142,7 @@ def _refuse_output(path: Path, format: str, overwrite: bool) -> None:
 
 def _shown(held: _Held) -> Iterator[Episode]:
     """The episodes one at a time, with a bar; views of files as episodes."""
-    found: Iterable[Episode | EpisodeView] = (held.episodes[number] for number in range(len(held.episodes)))
+    found: Iterable[Any] = (held.episodes[number] for number in range(len(held.episodes)))
     total, console = len(held.episodes), Console(stderr=True)
     for episode in track(found, "exporting", total=total, transient=True, console=console):
         yield episode if isinstance(episode, Episode) else as_episode(episode)

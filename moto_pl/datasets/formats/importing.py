@@ -29,7 +29,9 @@ from moto_pl.envs import list_envs, task_objects, unknown_name
 from moto_pl.errors import SettingError
 from moto_pl.files import lock_run
 from moto_pl.replay.episode import Episode
-from moto_pl.replay.store import EpisodeStore
+
+# Of the store, which imports torch, no type is named here: jsonargparse imports the types of a module that has a verb.
+
 
 TIMEOUT_S = 1800.0
 """The most that one episode may take."""
@@ -171,8 +173,10 @@ def _removed_where_refused(parts: Path) -> Iterator[None]:
         raise
 
 
-def _whole_parts(parts: Path) -> EpisodeStore:
+def _whole_parts(parts: Path) -> Any:
     """What an earlier call has read; nothing where a disk has lost some of it."""
+    from moto_pl.replay.store import EpisodeStore
+
     try:
         store = EpisodeStore(parts)
         store.verify()
@@ -193,7 +197,7 @@ def read_job(job: Job) -> Episode | str:
         return str(error.found)
 
 
-def _read_all(store: EpisodeStore, jobs: Sequence[Job], workers: int) -> tuple[int, str]:
+def _read_all(store: Any, jobs: Sequence[Job], workers: int) -> tuple[int, str]:
     """Reads what the store does not have yet; returns how many episodes there are, and what ended them."""
     todo = jobs[len(store) :]
     done = (
