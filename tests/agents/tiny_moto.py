@@ -10,23 +10,10 @@ from torch import nn
 
 from moto_pl.agents import MOTO
 from moto_pl.agents.settings import BehaviourConfig
-from moto_pl.nn import WorldModelConfig
 from moto_pl.ops import Key
 from moto_pl.replay.sampler import SequenceBatch
+from tiny_model import TINY_MODEL
 
-TINY_MODEL = WorldModelConfig(
-    deter=6,
-    hidden=5,
-    stoch=3,
-    classes=4,
-    ensemble=3,
-    encoder_channels=(2, 3, 4, 5),
-    decoder_channels=(4, 3, 2),
-    mlp_layers=0,
-    head_layers=1,
-    head_units=6,
-    free_nats=0.0,
-)
 TINY = BehaviourConfig(
     horizon=4,
     gamma=0.9,

@@ -24,10 +24,6 @@ from moto_pl.replay.episode import Episode
 # Of the store, which imports torch, no type is named here: jsonargparse imports the types of a module that has a verb.
 
 
-MARKER = "dataset.json"
-"""In a run's replay: how many of its first episodes are the dataset's."""
-
-
 @dataclass(frozen=True)
 class Exported:
     """What was written: where, and how many episodes."""
@@ -111,14 +107,14 @@ def _run(directory: Path, demonstrations: bool) -> _Held | None:
         if replay.is_dir():
             raise SettingError("source", f"{replay}, which holds no episode yet", "Let the run go on first.")
         return None
+    from moto_pl.replay.store import MARKER, EpisodeStore
+
     try:
         marker = read_json(replay / MARKER, {"episodes": int}) if (replay / MARKER).exists() else {"episodes": 0}
     except (OSError, ValueError) as error:
         raise SettingError(
             "source", f"{replay / MARKER}, which cannot be read ({error})", "Let the run go on."
         ) from error
-    from moto_pl.replay.store import EpisodeStore
-
     store = EpisodeStore(replay)
     first = 0 if demonstrations else max(0, marker["episodes"])
     found = [store[number] for number in range(first, len(store))]

@@ -15,8 +15,6 @@ MAX_PIXELS = 1 << 24
 """Pixels that one frame may have: a file of a few bytes may claim any number."""
 MAX_STEPS = 1_000_000
 """Steps that one episode may have."""
-
-
 COPY_AGAIN = "Copy it again, or keep what is whole: --keep_whole_episodes."
 
 
@@ -28,9 +26,7 @@ class Damaged(SettingError):
         fix: what to do, as an instruction.
     """
 
-    def __init__(
-        self, found: object, fix: str = "Copy it again, or keep what is whole: --keep_whole_episodes."
-    ) -> None:
+    def __init__(self, found: object, fix: str = COPY_AGAIN) -> None:
         super().__init__("source", found, fix)
 
     def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
