@@ -48,7 +48,7 @@ cuda-check: ## compiles every CUDA kernel for sm_80 and sm_90; needs nvcc, no GP
 	@test -n "$(NVCC)" || { echo "nvcc: not found. Install the CUDA toolkit or put nvcc on PATH."; exit 2; }
 	@for kernel in csrc/cuda/*.cu; do for arch in 80 90; do \
 	  echo "nvcc $$kernel sm_$$arch"; \
-	  $(NVCC) -c -std=c++17 -Werror all-warnings -arch=sm_$$arch -Icsrc -Icsrc/include $$kernel -o /dev/null || exit 1; \
+	  $(NVCC) -c -std=c++17 -Werror all-warnings -arch=sm_$$arch -Icsrc $$kernel -o /dev/null || exit 1; \
 	done; done
 
 clean: ## removes what was built, and ./.venv
