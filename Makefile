@@ -6,6 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 IMPORTS := import torch._dynamo, torch.utils.tensorboard, lightning.pytorch.cli, metaworld, minari, matplotlib.pyplot, pytest
 NATIVE := setup.py pyproject.toml CMakeLists.txt $(shell find csrc -type f)
 CODE := moto_pl tests setup.py $(wildcard benchmarks)
+CPP := $(shell find csrc tests/cuda_emulation -type f)
 
 .PHONY: help setup test lint soak demo cuda-check clean
 help: ## this list
@@ -29,10 +30,13 @@ $(VENV)/.built: $(VENV)/.packages $(NATIVE)
 	@$(BIN)/python -c 'from moto_pl.ops.extension import status; print("moto_pl:", status())'
 	@touch $@
 
-lint: setup ## ruff and mypy
+lint: setup ## ruff and mypy, clang-format and clang-tidy
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror $(CPP)
+	@# Files without torch headers: with them, one file takes longer than all of these.
+	$(BIN)/clang-tidy --quiet csrc/cpu/isa/*.cpp csrc/cpu/tables.cpp -- -std=c++20 -Icsrc -DMOTO_X86 -DMOTO_ISA=generic -fopenmp-simd
 
 test: lint ## lint, types and all tests
 	$(BIN)/pytest -n 2 --dist worksteal
