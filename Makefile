@@ -39,10 +39,10 @@ lint: setup ## ruff and mypy, clang-format and clang-tidy
 	$(BIN)/clang-tidy --quiet csrc/cpu/isa/*.cpp csrc/cpu/tables.cpp -- -std=c++20 -Icsrc -DMOTO_X86 -DMOTO_ISA=generic -fopenmp-simd
 
 test: lint ## lint, types and all tests
-	$(BIN)/pytest -n 2 --dist worksteal
+	$(BIN)/pytest -n 2 --dist worksteal --durations=20
 
-soak: setup ## faults injected into whole runs, again and again (half an hour on two cores); fails if anything is lost
-	PYTHONPATH=.:tests $(BIN)/python tests/soak.py
+soak: setup ## faults injected into whole runs, again and again (half an hour on two cores); KILLS=1000 make soak: hours of kills alone
+	PYTHONPATH=.:tests $(BIN)/python tests/soak.py $(if $(KILLS),--kills $(KILLS) --out benchmarks/results/soak.json)
 
 demo: setup ## from ten demonstrations to a fine-tuned policy, and a report
 	$(BIN)/moto demo

@@ -32,7 +32,7 @@ for part in $parts; do
     tests) "$PYTHON" -m pytest -p no:xdist -q -rs -m gpu 2>&1 | tee "$results/tests.txt" ;;
     ops) "$PYTHON" -m benchmarks.ops --device cuda --out "$results" 2>&1 | tee "$results/ops.txt" ;;
     step)
-      "$PYTHON" -m benchmarks.train_step --configs debug demo metaworld/paper --out "$results/train_step.json" 2>&1 |
+      "$PYTHON" -m benchmarks.train_step --configs debug demo tasks/metaworld --out "$results/train_step.json" 2>&1 |
         tee "$results/train_step.txt"
       ;;
     run)

@@ -21,6 +21,7 @@ import matplotlib
 from rich.console import Console
 from rich.table import Table
 
+from moto_pl.callbacks.collect import CollectEpisodes
 from moto_pl.callbacks.progress import RunProgress
 from moto_pl.training.cli import MotoCLI
 from moto_pl.training.configs import config_path
@@ -38,8 +39,8 @@ class Watch(L.Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Looks."""
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        if data.collected_episodes == 0 or data.collected_episodes % self.every:
+        (collect,) = (c for c in trainer.callbacks if isinstance(c, CollectEpisodes))  # type: ignore[attr-defined]
+        if collect.collected_episodes == 0 or collect.collected_episodes % self.every:
             return
         resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
         # Pages of mapped episodes count as resident, though the system may drop them at will.
@@ -47,7 +48,7 @@ class Watch(L.Callback):
         root = Path(trainer.default_root_dir)
         self.rows.append(
             {
-                "round": data.collected_episodes,
+                "round": collect.collected_episodes,
                 "seconds": time.monotonic() - self.begun,
                 "memory_mb": resident / 2**20 - mapped / 1024,
                 "mapped_mb": mapped / 1024,

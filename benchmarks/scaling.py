@@ -16,12 +16,12 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 from rich.console import Console
 from rich.table import Table
 
+from moto_pl.callbacks.collect import CollectEpisodes
 from moto_pl.training.configs import config_path
 
 SIZES = (
@@ -51,9 +51,9 @@ class Clock(L.Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Notes the round's time, and what of it went where."""
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        now = {"collect": data.collect_seconds, "exchange": data.exchange_seconds, "end": time.perf_counter()}
-        if data.collected_episodes and self.before and trainer.is_global_zero:
+        (collect,) = (c for c in trainer.callbacks if isinstance(c, CollectEpisodes))  # type: ignore[attr-defined]
+        now = {"collect": collect.collect_seconds, "exchange": collect.exchange_seconds, "end": time.perf_counter()}
+        if collect.collected_episodes and self.before and trainer.is_global_zero:
             self.rounds.append({name: now[name] - self.before[name] for name in now})
             self.path.write_text(json.dumps(self.rounds))
         self.before = now

@@ -22,7 +22,6 @@ from unittest import mock
 import numpy as np
 import torch
 import torch.nn.functional as F
-import yaml
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -40,7 +39,7 @@ from moto_pl.ops import Key, PriorWeights
 from moto_pl.replay import EpisodeSet, EpisodeStore, SequenceSampler
 from moto_pl.replay.episode import Episode
 from moto_pl.replay.sampler import SequenceBatch
-from moto_pl.training.configs import config_path, lineage
+from moto_pl.training.configs import config_path, merge, settings_of
 from moto_pl.training.memory import keep_freed_memory
 
 ACTIONS = 4
@@ -51,19 +50,9 @@ def load_agent(name: str, device: torch.device, **changes: Any) -> Any:
 
     ``changes`` are arguments of the agent.
     """
-    settings: dict[str, Any] = {}
-    for path in lineage(Path(name) if name.endswith(".yaml") else config_path(name)):
-        _update(settings, yaml.safe_load(path.read_text()).get("model", {}))
-    _update(settings, {"init_args": changes})
-    return build_agent(settings, ACTIONS).to(device)
-
-
-def _update(settings: dict[str, Any], changes: dict[str, Any]) -> None:
-    for name, value in changes.items():
-        if isinstance(value, dict) and isinstance(settings.get(name), dict):
-            _update(settings[name], value)
-        else:
-            settings[name] = value
+    model = settings_of("--config", name if name.endswith(".yaml") else str(config_path(name)))["model"]
+    merge(model, {"init_args": changes})
+    return build_agent(model, ACTIONS).to(device)
 
 
 def random_batch(agent: Agent, device: torch.device) -> dict[str, SequenceBatch]:
@@ -106,7 +95,7 @@ def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--configs", nargs="+", default=["debug", "demo"], help="add metaworld/paper for the paper's sizes"
+        "--configs", nargs="+", default=["debug", "demo"], help="add tasks/metaworld for the paper's sizes"
     )
     parser.add_argument("--agents", action="store_true", help="instead, every agent; slow at the paper's sizes")
     parser.add_argument("--sizes", nargs="+", default=list(SIZES), choices=SIZES, help="of the agents")
@@ -186,7 +175,7 @@ def measure(name: str, device: torch.device, rounds: int) -> dict[str, float]:
     def loops() -> None:
         with (
             mock.patch("moto_pl.ops.imagine.priors", looped_priors),
-            mock.patch("moto_pl.nn.rssm.priors", looped_priors),
+            mock.patch("moto_pl.nn.world_model.priors", looped_priors),
             mock.patch.object(EnsembleMLP, "forward", looped_ensemble),
             mock.patch.object(agent, "ops", "reference"),
             mock.patch.object(agent.world_model.rssm, "ops", "reference"),
@@ -218,8 +207,8 @@ def measure(name: str, device: torch.device, rounds: int) -> dict[str, float]:
 
 # Every agent.
 
-#: What ``--against`` and ``--profile`` look at: two configurations, and the other agents.
-CASES = ("demo", "kitchen/cpu", "DreamerV2", "LOMPO", "COMBO", "BC", "IQL", "CQL", "SAC")
+#: What ``--against`` and ``--profile`` look at: the demo, and the other agents.
+CASES = ("demo", "DreamerV2", "LOMPO", "COMBO", "BC", "IQL", "CQL", "SAC")
 
 
 def profile_case(case: str, steps: int) -> None:
@@ -234,41 +223,22 @@ def profile_case(case: str, steps: int) -> None:
 
 
 AGENTS = ("MOTO", "DreamerV2", "LOMPO", "COMBO", "BC", "IQL", "CQL", "SAC")
-#: ``debug`` are the smallest, ``suite`` those of benchmarks/suite, ``paper`` the classes' defaults.
+#: ``debug`` and ``paper`` are of configs/sizes, ``suite`` what benchmarks/suite makes of ``cpu``.
 SIZES = ("debug", "suite", "paper")
-_SUITE = {"DreamerV2": "dreamer"}
-_DEBUG_PIXELS: dict[str, Any] = {"pixels": {"channels": [4, 8, 16, 32], "units": 32}, "td": {"batch_size": 8}}
+_WORDS = {"DreamerV2": "dreamer"}
 
 
 def agent_of_size(agent: str, size: str, device: torch.device) -> Any:
     """An agent with four actions; of LOMPO and COMBO, with a replay of random sequences."""
-    built: Any
-    if size == "suite":
-        built = load_agent(str(Path(__file__).parent / "suite" / f"{_SUITE.get(agent, agent.lower())}.yaml"), device)
-    else:
-        settings = _debug_settings(agent) if size == "debug" else {}
-        built = build_agent({"class_path": f"moto_pl.agents.{agent}", "init_args": settings}, ACTIONS).to(device)
+    word = _WORDS.get(agent, agent.lower())
+    suite = Path(__file__).parent / "suite"
+    own = suite / f"{word}.yaml"
+    given = ["--config", str(own if own.exists() else suite / "protocol.yaml")] if size == "suite" else ["--size", size]
+    built = build_agent(settings_of("--agent", word, *given)["model"], ACTIONS).to(device)
     if isinstance(built, LatentReplayAgent):
         part = BatchPart(built.batch.replay_size, built.batch.model_length)
         built.refresh_replay(random_sequences(part, device), Key(0, 0))
     return built
-
-
-def _debug_settings(agent: str) -> dict[str, Any]:
-    """The debug configuration's sizes, and others as small where an agent has other settings."""
-    settings: dict[str, Any] = yaml.safe_load(config_path("debug").read_text())["model"]["init_args"]
-    if agent == "MOTO":
-        return settings
-    if agent == "DreamerV2":
-        settings["behaviour"].pop("critics")
-        return settings
-    if agent in ("LOMPO", "COMBO"):
-        return {
-            "world_model": {name: value for name, value in settings["world_model"].items() if name != "classes"},
-            "behaviour": {"critic_units": 32, "actor_units": 32, "imagine_rows": 16},
-            "batch": {"model_size": 4, "model_length": 8, "agent_size": 8, "replay_size": 4},
-        }
-    return _DEBUG_PIXELS
 
 
 def compare_agents(sizes: list[str], rounds: int, device: torch.device, out: Path | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -12,6 +13,7 @@ import moto_pl
 from moto_pl import signals
 from moto_pl.errors import SettingError
 from moto_pl.training.configs import LIGHTNING_VERBS
+from moto_pl.trust import gate, split_trust
 from moto_pl.verbs import Verb, choose
 
 # What a verb needs is imported when it runs: a list of verbs should not wait for torch.
@@ -109,6 +111,9 @@ def campaign(
     return run_campaign(file, dry_run, status, where, retry_failed, list(trust))
 
 
+_DISK = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE),
+}
 #: Verbs that have verbs of their own: the module whose ``VERBS`` they are, and what they are for.
 GROUPS = {
     "data": ("moto_pl.datasets.commands", "Build, import, render, describe, show and list datasets of demonstrations."),
@@ -139,6 +144,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SettingError as error:
         print(f"{error.details}moto: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        # What a disk or its permissions refuse, wherever it is written; any other is a fault of ours, and shows where.
+        if error.errno not in _DISK:
+            raise
+        where = " to ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
+        fix = "Free space, or use a directory that can be written; a run goes on from its last checkpoint."
+        print(f"moto: {where or 'the disk'}: found {error.strerror}. {fix}", file=sys.stderr)
+        return 2
     except signals.Stopped as stopped:
         print(f"moto: ended by {stopped.name}", file=sys.stderr)
         return 128 + stopped.number
@@ -153,6 +166,14 @@ def run(args: Sequence[str]) -> int:
     if args and args[0] == "--version":
         print(f"moto_pl {moto_pl.__version__}")
         return 0
+    if args and args[0] == "campaign":  # it has an option of that name, which it hands on to its runs
+        return _run(args)
+    packages, args = split_trust(args)
+    with gate(packages):
+        return _run(args)
+
+
+def _run(args: Sequence[str]) -> int:
     name, rest = choose(VERBS, args, "moto", "MOTO: from image demonstrations to a policy.")
     if name in LIGHTNING_VERBS:
         from moto_pl.training.launch import run_lightning

@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from moto_pl.errors import SettingError
+from moto_pl.files import bytes_text
 from moto_pl.threads import cores
 
 PACKAGES = (
@@ -34,7 +35,7 @@ PACKAGES = (
 )
 MALICIOUS_LIGHTNING = ("2.6.2", "2.6.3")
 RENDER_TIMEOUT_S = 180.0
-LEAST_MEMORY_GB, LEAST_DISK_GB = 4.0, 5.0
+LEAST_MEMORY, LEAST_DISK = 4 * 2**30, 5 * 2**30  # bytes
 
 _RENDER = "from moto_pl import doctor; import json; print('RESULT ' + json.dumps(doctor.measure_rendering()))"
 
@@ -70,8 +71,8 @@ def environment_summary() -> dict[str, str]:
         "compiled operators": extension.status().removeprefix("compiled operators: "),
         "CUDA": ", ".join(_gpus()) or "none",
         "CPU threads": f"{cores()} ({torch.get_num_threads()} used by torch)",
-        "free memory": f"{_free_memory_gb():.1f} GB",
-        "free disk": f"{_free_disk_gb():.1f} GB",
+        "free memory": bytes_text(_free_memory()),
+        "free disk": bytes_text(_free_disk()),
     }
 
 
@@ -253,27 +254,26 @@ def _accelerators() -> list[Finding]:
 
 
 def _resources() -> list[Finding]:
-    memory, disk = _free_memory_gb(), _free_disk_gb()
-    return [
-        Finding("CPU threads", str(cores())),
-        Finding("free memory", f"{memory:.1f} GB")
-        if memory >= LEAST_MEMORY_GB
-        else Finding("free memory", f"{memory:.1f} GB", "poor", "Close other programs, or use fewer workers."),
-        Finding("free disk", f"{disk:.1f} GB in {Path.cwd()}")
-        if disk >= LEAST_DISK_GB
-        else Finding("free disk", f"{disk:.1f} GB in {Path.cwd()}", "poor", "Free some, or run on another disk."),
-    ]
+    memory, disk = _free_memory(), _free_disk()
+    findings = [Finding("CPU threads", str(cores()))]
+    for what, size, where, least, advice in (
+        ("free memory", memory, "", LEAST_MEMORY, "Close other programs, or use fewer workers."),
+        ("free disk", disk, f" in {Path.cwd()}", LEAST_DISK, "Free some, or run on another disk."),
+    ):
+        found = bytes_text(size) + where
+        findings.append(Finding(what, found) if size >= least else Finding(what, found, "poor", advice))
+    return findings
 
 
-def _free_memory_gb() -> float:
+def _free_memory() -> int:
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) / 2**20
+                return int(line.split()[1]) * 1024
     except OSError:
         pass
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def _free_disk_gb() -> float:
-    return shutil.disk_usage(Path.cwd()).free / 2**30
+def _free_disk() -> int:
+    return shutil.disk_usage(Path.cwd()).free

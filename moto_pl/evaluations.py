@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from moto_pl.reading import parse_json, read_bytes
+
 FILE = "evaluations.jsonl"
+#: What a record holds; earlier versions did not write all of it.
+RECORD = {
+    "stage": str,
+    "step": int,
+    "phase?": str,
+    "online_episodes?": int,
+    "seed?": list[int],
+    "return?": list[float | int],
+    "success?": list[bool],
+    "success_last?": list[bool],
+    "success_steps?": list[int],
+    "length?": list[int],
+    "objects?": list[str],
+    "completed?": list[list[bool]],
+}
 #: Evaluation seeds start here and training seeds end below: no evaluation episode is ever trained on.
 EVALUATION_SEEDS = 2**30
 TEST_SEEDS = EVALUATION_SEEDS + 2**29
@@ -20,10 +36,10 @@ def read_evaluations(root: Path) -> list[dict[str, Any]]:
     """
     path = root / FILE
     records: dict[tuple[str, int], dict[str, Any]] = {}
-    for line in path.read_bytes().splitlines() if path.exists() else []:
+    for line in read_bytes(path).splitlines() if path.is_file() else []:
         try:
-            record = json.loads(line)
-            records[str(record["stage"]), int(record["step"])] = record
-        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+            record = parse_json(line, RECORD)
+        except ValueError:
             continue
+        records[record["stage"], record["step"]] = record
     return [records[key] for key in sorted(records)]

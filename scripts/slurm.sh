@@ -1,6 +1,6 @@
 #!/bin/bash
 # A run on one or more machines under SLURM that goes on by itself after preemption, a time limit or a lost node.
-#   sbatch scripts/slurm.sh --config configs/metaworld/door_open.yaml
+#   sbatch scripts/slurm.sh --config configs/tasks/metaworld/door_open.yaml
 # Set nodes, GPUs, partition and time for your cluster; everything after the script's name goes to `moto fit`.
 #SBATCH --job-name=moto
 #SBATCH --nodes=1

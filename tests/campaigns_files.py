@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
 from runs import environment
 
 #: A run of the debug configuration that takes seconds.

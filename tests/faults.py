@@ -7,11 +7,15 @@ import errno
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+
+from moto_pl.callbacks.evaluation import EvaluateEpisodes
+from moto_pl.checkpoints import LAST, DurableCheckpointIO
+from power import acknowledge
 
 
 class FaultAt(L.Callback):
@@ -59,8 +63,38 @@ class NaNAt(L.Callback):
                 part.reward.fill_(float("nan"))
 
 
+class WatchedFile:
+    """An open file whose writes are seen by ``wrap``, and reach the system at once.
+
+    Args:
+        file: the file, opened to be written.
+        wrap: makes of the plain write the one that is called.
+    """
+
+    def __init__(self, file: Any, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+        self._file, self.write = file, wrap(self._write)
+
+    def _write(self, data: Any) -> int:
+        count: int = self._file.write(data)
+        self._file.flush()
+        return count
+
+    def writelines(self, parts: Iterable[Any]) -> None:
+        for part in parts:
+            self.write(part)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def __enter__(self) -> WatchedFile:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+
 class AtWrite(L.Callback):
-    """Does something at the n-th of the calls by which files are written whole: ``os.write``, ``fsync``, ``replace``.
+    """Does something at the n-th of the calls by which files are written whole: ``write``, ``fsync``, ``replace``.
 
     Args:
         call: which call, from 1; 0 is none.
@@ -82,7 +116,9 @@ class AtWrite(L.Callback):
 
             return wrapped
 
-        os.write, os.fsync, os.replace = wrap(os.write), wrap(os.fsync), wrap(os.replace)  # type: ignore[assignment]
+        opened: Callable[..., Any] = os.fdopen
+        os.fsync, os.replace = wrap(os.fsync), wrap(os.replace)  # type: ignore[assignment]
+        os.fdopen = lambda *args, **kwargs: WatchedFile(opened(*args, **kwargs), wrap)  # type: ignore[assignment]
         if count is not None:
             atexit.register(lambda: Path(count).write_text(str(self.calls)))
 
@@ -101,3 +137,29 @@ class ClockBack(L.Callback):
                 original = getattr(time, name)
                 begin = original()
                 setattr(time, name, lambda original=original, begin=begin: 2 * begin - original() - 86400.0)
+
+
+class Acknowledge(L.Callback):
+    """Notes in the recording of tests/power.py which checkpoints and evaluations are said to be kept.
+
+    Args:
+        directory: name of the recorded directory.
+    """
+
+    def __init__(self, directory: str) -> None:
+        def noted(owner: type, name: str, what: Callable[..., str]) -> None:
+            original = getattr(owner, name)
+
+            def then_noted(*args: Any, **kwargs: Any) -> None:
+                original(*args, **kwargs)
+                acknowledge(f"{directory}/{what(*args)}")
+
+            setattr(owner, name, then_noted)
+
+        def saved(io: Any, checkpoint: dict[str, Any], path: Any, *rest: Any) -> str:
+            # A run goes on from the last one; the best may be ahead of it for a moment.
+            prefix = "" if Path(path).name == LAST else f"{Path(path).name} "
+            return f"{prefix}{checkpoint['global_step']}"
+
+        noted(DurableCheckpointIO, "save_checkpoint", saved)
+        noted(EvaluateEpisodes, "_write", lambda recorder, trainer, *rest: f"evaluation {trainer.global_step}")

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+import warm
 from moto_pl.evaluations import read_evaluations
 
 ROOT = Path(__file__).parents[1]
@@ -46,11 +47,21 @@ AGENTS: dict[str, dict[str, str]] = {
 }
 
 
+def small(agent: str) -> list[str]:
+    """Settings that make an agent cheap, its sequences' lengths left out."""
+    sizes = {name: value for name, value in AGENTS[agent].items() if not name.endswith("_length")}
+    return [word for name, value in sizes.items() for word in (f"--model.init_args.{name}", value)]
+
+
 def command(run: Path, *args: str, agent: str = "MOTO") -> list[str]:
     """``moto fit`` of the debug configuration, with one environment in its process."""
+    return [sys.executable, "-m", *_words(run, args, agent)]
+
+
+def _words(run: Path, args: tuple[str, ...], agent: str) -> list[str]:
     settings = [word for name, value in AGENTS[agent].items() for word in (f"--model.init_args.{name}", value)]
     return [
-        *(sys.executable, "-m", "moto_pl.cli", "fit", "--config", str(ROOT / "configs/debug.yaml")),
+        *("moto_pl.cli", "fit", "--config", str(ROOT / "configs/debug.yaml")),
         *("--trainer.default_root_dir", str(run), "--data.env_workers", "0", "--data.eval_episodes", "1"),
         *("--video_episodes", "0", "--evaluate_untrained", "false", "--data.value_steps", "0"),
         *(() if agent == "MOTO" else ("--model", f"moto_pl.agents.{agent}")),
@@ -58,14 +69,18 @@ def command(run: Path, *args: str, agent: str = "MOTO") -> list[str]:
     ]
 
 
-def start(run: Path, *args: str) -> subprocess.Popen[bytes]:
+def start(run: Path, *args: str) -> warm.Process | subprocess.Popen[bytes]:
     """Begins a run whose output nobody reads."""
-    nowhere = subprocess.DEVNULL
-    return subprocess.Popen(command(run, *args), env=environment(), stdout=nowhere, stderr=nowhere)
+    return warm.start(_words(run, args, "MOTO"), environment())
 
 
 def fit(run: Path, *args: str, timeout: float = 600, agent: str = "MOTO") -> subprocess.CompletedProcess[str]:
-    """A run in a process of its own, to its end."""
+    """A run in a process of its own, to its end; tests/warm.py says how it starts."""
+    return warm.run(_words(run, args, agent), environment(), timeout)
+
+
+def cold_fit(run: Path, *args: str, timeout: float = 600, agent: str = "MOTO") -> subprocess.CompletedProcess[str]:
+    """A run in an interpreter of its own, to its end."""
     return subprocess.run(
         command(run, *args, agent=agent), env=environment(), capture_output=True, text=True, timeout=timeout
     )

@@ -8,19 +8,27 @@ episode that was there before the fault is there after it.
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import random
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import date
+from functools import cached_property
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from runs import assert_same_end, fault, final, fit, start
+
+import power
+from power_scenarios import check_run
+from runs import assert_same_end, command, environment, fault, final, fit, start
 
 TWO = ("--trainer.devices", "2", "--trainer.strategy", "ddp", "--data.num_envs", "2")
 
@@ -33,6 +41,7 @@ class Bench:
     dataset: Path
     calls: int = 0  # writes in an unbroken run
     seconds: float = 0.0  # and how long it takes
+    share: float = 1.0  # of the operations after which the power is cut to look at the disk
 
     @property
     def data(self) -> tuple[str, ...]:
@@ -48,6 +57,15 @@ class Bench:
             if name == "one":
                 self.calls, self.seconds = int((self.root / "calls").read_text()), time.monotonic() - begun
         return run
+
+    @cached_property
+    def recording(self) -> power.Recording:
+        """All that an unbroken run asks of the disk."""
+        below = self.root / "recorded"
+        below.mkdir()
+        noted = ("--trainer.callbacks+=faults.Acknowledge", f"--trainer.callbacks.directory={below.name}")
+        words = command(below / "run", *self.data, *noted)
+        return power.record(words, [below], self.root / "strace.log", environment())[0]
 
 
 @dataclass
@@ -106,6 +124,64 @@ def killed_in_a_write(bench: Bench, run: Path, rng: random.Random) -> Injection:
     args = ("--trainer.callbacks+=faults.AtWrite", f"--trainer.callbacks.call={call}")
     fit(run, *bench.data, *args)
     return go_on(bench, run, f"killed at write {call} of {bench.calls}")
+
+
+def killed_again_and_again(bench: Bench, run: Path, rng: random.Random) -> Injection:
+    """SIGKILL at any moment of the run's life, and of those of the runs that go on from there."""
+    bench.unbroken()
+    kills = kill(bench, run, rng, 5)
+    return go_on(bench, run, f"killed {sum(kills.values())} times")
+
+
+def kill(bench: Bench, run: Path, rng: random.Random, most: int) -> Counter[str]:
+    """Starts a run and kills it, up to ``most`` times or until it ends by itself; how often, by where it stood."""
+    kills: Counter[str] = Counter()
+    while sum(kills.values()) < most:
+        before = stored(run)
+        process = start(run, *bench.data)
+        try:
+            process.wait(rng.uniform(0.1, 1.1) * bench.seconds)
+            return kills
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        after = stored(run)
+        assert all(name in after for name in before), f"gone: {sorted(before.keys() - after.keys())}"
+        last = run / "checkpoints/last.ckpt"
+        kills[f"step {final(run)['global_step']}" if last.exists() else "no checkpoint yet"] += 1
+    return kills
+
+
+def power_cut(bench: Bench, run: Path, rng: random.Random) -> Injection:
+    """The disk as a power cut may leave it: what was acknowledged is there, and the run goes on."""
+    bench.unbroken()
+    count = len(bench.recording.operations)
+    picked = [
+        (how, state)
+        for policy in power.POLICIES[1:]
+        for how, state in power.states(bench.recording, (policy,), 1, 8 / count, rng.randrange(10**6))
+    ]
+    how, state = rng.choice(picked)
+    state.write(run.parent)
+    try:
+        check_run(run.parent, state.acknowledged)
+    except Exception as error:
+        return Injection(how, survived=False, lost=True, problem=f"{how}: {type(error).__name__}: {error}")
+    return go_on(bench, run, how)
+
+
+def every_power_cut(bench: Bench, run: Path, rng: random.Random) -> Injection:
+    """All disks that power cuts may leave, looked at and not gone on with."""
+    problems, count = [], 0
+    for how, state in power.states(bench.recording, share=bench.share, seed=rng.randrange(10**6)):
+        state.write(run.parent, bench.root / "pool")
+        count += 1
+        try:
+            check_run(run.parent, state.acknowledged)
+        except Exception as error:
+            problems.append(f"{how}: {type(error).__name__}: {error}")
+    saw = f"{count} different disks, each whole as far as it was acknowledged"
+    return Injection(saw, not problems, bool(problems), "\n".join(problems[:5]))
 
 
 def full_disk(bench: Bench, run: Path, rng: random.Random) -> Injection:
@@ -199,7 +275,7 @@ def truncated_checkpoint(bench: Bench, run: Path, rng: random.Random) -> Injecti
     whole = path.read_bytes()
     path.write_bytes(whole[: rng.randint(0, len(whole) - 1)])
     done = fit(run, *bench.data)
-    if "Falling back to an older checkpoint" not in done.stderr:
+    if "falling back to an older checkpoint" not in done.stderr:
         return Injection(last_line(done), survived=False, problem="the fall-back was not announced")
     return _same(bench, run, "Falling back to an older checkpoint.")
 
@@ -235,6 +311,9 @@ def rank_fails(bench: Bench, run: Path, rng: random.Random) -> Injection:
 FAULTS: dict[str, tuple[Callable[[Bench, Path, random.Random], Injection], int]] = {
     "SIGKILL at a random moment": (killed_at_random, 20),
     "SIGKILL inside a write": (killed_in_a_write, 20),
+    "SIGKILL again and again": (killed_again_and_again, 4),
+    "power cut": (power_cut, 10),
+    "power cut at every operation": (every_power_cut, 1),
     "disk full": (full_disk, 10),
     "environment worker dies": (worker_dies, 2),
     "environment worker hangs": (worker_hangs, 2),
@@ -260,8 +339,17 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--share", type=float, default=1.0, help="share of each fault's injections")
     parser.add_argument("--only", nargs="*", default=list(FAULTS), choices=list(FAULTS))
+    parser.add_argument("--kills", type=int, help="the long form: so many SIGKILLs at random moments, and nothing else")
+    parser.add_argument("--out", type=Path, help="with --kills: a JSON file for the counts, written after each run")
     options = parser.parse_args()
+    os.environ["MOTO_TESTS_COLD"] = "1"  # as a user's runs start
     from moto_pl.datasets.builders import build
+
+    if options.kills is not None:
+        with tempfile.TemporaryDirectory() as directory:
+            bench = Bench(Path(directory), Path(directory) / "reach")
+            build("reach", output=str(bench.dataset), workers=1)
+            return long_form(bench, options.kills, options.seed, options.out)
 
     table = Table(title="Faults injected into whole runs")
     for column in ("fault", "injections", "survived", "lost", "what the user sees"):
@@ -278,6 +366,27 @@ def main() -> int:
     for problem in problems:
         console.print(problem)
     return 1 if problems else 0
+
+
+def long_form(bench: Bench, wanted: int, seed: int, out: Path | None) -> int:
+    """Kills runs until ``wanted`` processes have been killed; fails where a bit or an episode is lost."""
+    counts: dict[str, int] = dict.fromkeys(("kills", "runs", "other_ends", "episodes_lost"), 0)
+    stood: Counter[str] = Counter()
+    bench.unbroken()
+    while counts["kills"] < wanted:
+        rng = random.Random(f"{seed} {counts['runs']}")
+        with tempfile.TemporaryDirectory(dir=bench.root) as directory:
+            run = Path(directory) / "run"
+            kills = kill(bench, run, rng, min(10, wanted - counts["kills"]))
+            result = go_on(bench, run, "")
+        stood += kills
+        new = {"kills": sum(kills.values()), "runs": 1, "other_ends": not result.survived, "episodes_lost": result.lost}
+        counts = {name: count + int(new[name]) for name, count in counts.items()}
+        kept = {**counts, "stood": dict(sorted(stood.items())), "seed": seed, "date": date.today().isoformat()}
+        if out is not None:
+            out.write_text(json.dumps(kept, indent=1) + "\n")
+        print(", ".join(f"{name}: {count}" for name, count in counts.items()), result.problem, flush=True)
+    return int(counts["other_ends"] + counts["episodes_lost"] > 0)
 
 
 def _results(

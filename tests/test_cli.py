@@ -4,34 +4,32 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+import gymnasium as gym
+import lightning.pytorch
 import pytest
 import torch
 import yaml
+from jsonargparse import ArgumentParser
 
 from moto_pl.agents.loading import load_agent
 from moto_pl.cli import main
 from moto_pl.datasets.builders import build
 from moto_pl.datasets.minari_io import open_dataset, write_dataset
+from moto_pl.envs import make
 from moto_pl.errors import SettingError
 from moto_pl.evaluations import read_evaluations
 from moto_pl.files import lock_run
-from moto_pl.training.configs import config_path, expand_configs
+from moto_pl.training.configs import settings_of
+from moto_pl.trust import TRUSTED, VARIABLE, gate, split_trust
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-#: What goes on top of a task's configuration to train another agent, and which.
-OVERLAYS = {
-    **{"bc": "BC", "combo": "COMBO", "cql": "CQL", "dreamer": "DreamerV2"},
-    **{"iql": "IQL", "lompo": "LOMPO", "sac": "SAC"},
-}
-PARTIAL = ("paper", "dv2", *OVERLAYS, *(path.stem for path in (CONFIGS / "ablations").glob("*.yaml")))
-RUNNABLE = sorted(path for path in CONFIGS.rglob("*.yaml") if path.stem not in PARTIAL)
 
 
 @pytest.fixture(scope="module")
@@ -161,104 +159,12 @@ def test_truncated_checkpoint_falls_back_to_the_one_before(
         assert newest_checkpoint(tmp_path) == tmp_path / "previous.ckpt"
 
 
-@pytest.mark.parametrize("path", RUNNABLE, ids=lambda path: str(path.relative_to(CONFIGS)))
-def test_every_configuration_is_complete(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stop:
-        main(["fit", "--config", str(path), "--print_config"])
-    assert stop.value.code == 0
-    config = yaml.safe_load(capsys.readouterr().out)
-    assert config["data"]["env"].startswith("moto_pl/")
-    assert config["model"]["class_path"] == "moto_pl.agents.MOTO"
-    if path.parent.name == "metaworld":
-        task = path.stem.replace("_", "-")
-        assert (
-            config["data"]["env"] == f"moto_pl/MetaWorld-{task}-v0" and config["data"]["dataset"] == f"metaworld/{task}"
-        )
-        assert (config["data"]["offline_steps"], config["data"]["online_steps"]) == (1000, 20000)
-        assert config["model"]["init_args"]["world_model"]["ensemble"] == 7
-
-
-@pytest.mark.parametrize("overlay", sorted(OVERLAYS))
-@pytest.mark.parametrize("task", ["metaworld/drawer_open", "kitchen/mixed"])
-def test_another_agent_on_a_tasks_data(task: str, overlay: str, capsys: pytest.CaptureFixture[str]) -> None:
-    printed = []
-    top = str(CONFIGS / task.split("/")[0] / f"{overlay}.yaml")
-    for more in (["--config", top], ["--model", f"moto_pl.agents.{OVERLAYS[overlay]}"]):
-        with pytest.raises(SystemExit) as stop:
-            main(["fit", "--config", str(CONFIGS / f"{task}.yaml"), *more, "--print_config"])
-        assert stop.value.code == 0
-        printed.append(yaml.safe_load(capsys.readouterr().out))
-    assert printed[0]["model"] == printed[1]["model"]
-    if overlay in ("lompo", "combo"):  # whose replay is never encoded again
-        assert (printed[1]["data"]["pretrain"], printed[1]["data"]["model_steps"]) == ("joint", 0)
-        printed[1]["data"] |= {"pretrain": "model_first", "model_steps": 25_000, "offline_round_steps": 200}
-    assert printed[0]["data"] == printed[1]["data"]
-    assert printed[0]["model"]["class_path"] == f"moto_pl.agents.{OVERLAYS[overlay]}"
-    assert printed[0]["data"]["online_steps"] in (20000, 66300)
-
-
-@pytest.mark.parametrize(
-    ("ablation", "setting", "value"),
-    [
-        ("no_penalty", ("behaviour", "disagreement_scale"), 0),
-        ("no_cloning", ("behaviour", "clone_scale"), 0),
-        ("single_model", ("world_model", "ensemble"), 1),
-    ],
-)
-@pytest.mark.parametrize("task", ["metaworld/drawer_open", "kitchen/partial"])
-def test_an_ablation_changes_one_setting(
-    task: str, ablation: str, setting: tuple[str, str], value: int, capsys: pytest.CaptureFixture[str]
-) -> None:
-    printed = []
-    for more in ([], ["--config", str(CONFIGS / f"ablations/{ablation}.yaml")]):
-        with pytest.raises(SystemExit):
-            main(["fit", "--config", str(CONFIGS / f"{task}.yaml"), *more, "--print_config"])
-        printed.append(yaml.safe_load(capsys.readouterr().out))
-    whole, ablated = printed
-    group, name = setting
-    assert whole["model"]["init_args"][group][name] not in (value, None)
-    whole["model"]["init_args"][group][name] = value
-    if ablation == "single_model":  # one head agrees with itself: a penalty would have no effect
-        whole["model"]["init_args"]["behaviour"]["disagreement_scale"] = 0
-    assert whole == ablated
-
-
-def test_the_ten_tasks_have_a_configuration() -> None:
-    from moto_pl.envs import PAPER_TASKS
-
-    assert {path.stem.replace("_", "-") for path in RUNNABLE if path.parent.name == "metaworld"} == set(PAPER_TASKS)
-
-
-def test_extends_puts_the_base_first(tmp_path: Path) -> None:
-    (tmp_path / "base.yaml").write_text("a: 1\n")
-    (tmp_path / "middle.yaml").write_text("extends: base.yaml\n")
-    (tmp_path / "leaf.yaml").write_text("extends: [middle.yaml]\n")
-    args = expand_configs(["fit", "--config", str(tmp_path / "leaf.yaml"), "--x", "1"])
-    assert [Path(arg).name for arg in args] == [
-        *("fit", "--config", "base.yaml", "--config", "middle.yaml", "--config", "leaf.yaml", "--x", "1")
-    ]
-    assert expand_configs([f"--config={tmp_path / 'base.yaml'}"]) == ["--config", str(tmp_path / "base.yaml")]
-
-
-def test_extends_in_a_circle_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "a.yaml").write_text("extends: b.yaml\n")
-    (tmp_path / "b.yaml").write_text("extends: a.yaml\n")
-    with pytest.raises(SettingError, match="circle"):
-        expand_configs(["--config", str((tmp_path / "a.yaml").resolve())])
-
-
 def test_a_run_is_held_by_one_process(tmp_path: Path) -> None:
-    held = lock_run(tmp_path)
-    with pytest.raises(SettingError, match="another process"):
-        lock_run(tmp_path)
-    held.close()
-    lock_run(tmp_path).close()
-
-
-def test_packaged_configurations_are_found() -> None:
-    assert config_path("debug").name == "debug.yaml"
-    with pytest.raises(SettingError, match="nothing"):
-        config_path("nothing")
+    with lock_run(tmp_path):
+        with pytest.raises(SettingError, match="another process"), lock_run(tmp_path):
+            pass
+    with lock_run(tmp_path):
+        pass
 
 
 def test_data_verb_prints_numbers(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -268,6 +174,7 @@ def test_data_verb_prints_numbers(dataset: Path, capsys: pytest.CaptureFixture[s
 
 MARKER = """import pathlib
 pathlib.Path({path!r}).touch()
+import gymnasium as gym
 import lightning
 class Anything(lightning.pytorch.callbacks.Callback):
     pass
@@ -280,10 +187,13 @@ class Anything(lightning.pytorch.callbacks.Callback):
         {"trainer": {"callbacks": [{"class_path": "stranger.Anything"}]}},
         {"trainer": {"callbacks": "stranger.Anything"}},
         {"model": "stranger.Anything"},
-        {"model": {"init_args": {"anything": {"class_path": "stranger.Anything"}}}},
+        {"model": {"class_path": "stranger.Anything"}},
         {"data": {"env": "stranger:Env-v0"}},
+        {"data": {"env": "stranger.:Env-v0"}},
         {"trainer": "section.yaml"},
-        {"extends": ["section.yaml"]},
+        {"trainer": "section.txt"},
+        {"trainer": "section.YAML"},
+        {"extends": ["base.yaml"]},
     ],
 )
 def test_a_file_cannot_name_code_of_others(
@@ -291,7 +201,10 @@ def test_a_file_cannot_name_code_of_others(
 ) -> None:
     marker = tmp_path / "ran"
     (tmp_path / "stranger.py").write_text(MARKER.format(path=str(marker)))
-    (tmp_path / "section.yaml").write_text(yaml.safe_dump({"callbacks": [{"class_path": "stranger.Anything"}]}))
+    section = {"callbacks": [{"class_path": "stranger.Anything"}]}
+    for suffix in ("yaml", "txt", "YAML"):
+        (tmp_path / f"section.{suffix}").write_text(yaml.safe_dump(section))
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump({"trainer": section}))
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(content))
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "stranger", raising=False)
@@ -307,22 +220,86 @@ def test_trust_allows_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     monkeypatch.syspath_prepend(tmp_path)
     args = ["fit", "--config", str(tmp_path / "config.yaml")]
-    assert expand_configs([*args, "--trust", "stranger"]) == args
-    assert expand_configs([*args, "--trust=stranger"]) == args
+    for trust in (["--trust", "stranger"], ["--trust=stranger"]):
+        packages, others = split_trust([*args, *trust])
+        assert others == args and packages == (*TRUSTED, "stranger")
     with pytest.raises(SettingError, match="--trust"):
-        expand_configs([*args, "--trust"])
+        split_trust([*args, "--trust"])
+    debug = ["--config", str(CONFIGS / "debug.yaml")]
+    with pytest.raises(SystemExit, match="0"):
+        main(["fit", *debug, *args[1:], "--trust", "stranger", "--print_config"])
+    assert marker.exists()
 
 
-def test_no_file_may_name_a_callback_that_calls_anything(tmp_path: Path) -> None:
-    callback = {"class_path": "lightning.pytorch.callbacks.LambdaCallback", "init_args": {"setup": "os.abort"}}
+def test_what_is_typed_is_the_users_own_and_what_a_file_says_is_not(tmp_path: Path) -> None:
+    nested = tmp_path / "nested.txt"
+    nested.touch()
+    assert split_trust(["fit", "--data.env", "mine:A-v0", "--data", str(nested)])[0] == (*TRUSTED, "mine")
+    assert split_trust(["fit", "--config", "other.yaml", "--x=[{class_path: own.A}]"])[0] == (*TRUSTED, "own")
+
+
+def test_what_a_command_starts_was_not_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A campaign's arguments come from its file."""
+    with gate((*TRUSTED, "given")):
+        assert split_trust(["fit", "--data.env", "mine:A-v0", "--trust", "more"])[0] == (*TRUSTED, "given", "more")
+        with gate((*TRUSTED, "given", "more")):
+            pass
+        assert split_trust(["fit", "mine.A"])[0] == (*TRUSTED, "given")
+    assert VARIABLE not in os.environ
+
+
+@pytest.mark.parametrize(
+    "function", ["moto_pl.files.write_whole", "lightning.fabric.utilities.cloud_io.get_filesystem"]
+)
+def test_no_setting_names_a_function(function: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    callback = {"class_path": "lightning.pytorch.callbacks.BackboneFinetuning", "init_args": {"lambda_func": function}}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": [callback]}}))
-    with pytest.raises(SettingError, match="LambdaCallback"):
-        expand_configs(["--config", str(tmp_path / "config.yaml")])
+    assert main(["fit", "--config", str(CONFIGS / "debug.yaml"), "--config", str(tmp_path / "config.yaml")]) == 2
+    assert f"class_path: found {function}" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("path", RUNNABLE, ids=lambda path: path.stem)
-def test_our_configurations_need_no_trust(path: Path) -> None:
-    assert str(path) in expand_configs(["--config", str(path)])
+def test_what_looks_like_a_class_where_anything_may_stand_is_not_made() -> None:
+    """Such as among an environment's arguments."""
+    given = {"class_path": "lightning.pytorch.callbacks.RichModelSummary"}
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--x", type=Any)
+    with gate(TRUSTED):
+        made = parser.instantiate(parser.parse_object({"x": given})).x
+    assert not isinstance(made, lightning.pytorch.Callback) and made["class_path"] == given["class_path"]
+
+
+def test_a_registered_environment_of_others_needs_trust() -> None:
+    gym.register("robust/Stranger-v0", entry_point="stranger:Env")
+    try:
+        for env_id in ("robust/Stranger-v0", "robust/Stranger"):
+            with gate(TRUSTED), pytest.raises(SettingError, match="made by stranger:Env.*--trust stranger"):
+                make(env_id)
+    finally:
+        gym.registry.pop("robust/Stranger-v0")
+    with gate(TRUSTED):
+        make("CartPole-v1").close()
+        make("moto_pl:moto_pl/Reach-v0").close()
+
+
+@pytest.mark.parametrize(
+    "name", ["lightning.pytorch.callbacks.LambdaCallback", "LambdaCallback", "moto_pl.training.os.abort"]
+)
+def test_no_file_may_name_what_calls_anything(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    callback = {"class_path": name, "init_args": {"setup": "moto_pl.training.os.abort"}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": [callback]}}))
+    assert main(["fit", "--config", str(CONFIGS / "debug.yaml"), "--config", str(tmp_path / "config.yaml")]) == 2
+    assert "class_path" in capsys.readouterr().err
+
+
+def test_workers_know_who_is_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    marker = tmp_path / "ran"
+    (tmp_path / "stranger.py").write_text(MARKER.format(path=str(marker)))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    code = "import moto_pl.envs; moto_pl.envs.make('stranger:Env-v0')"
+    with gate(TRUSTED):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "--trust stranger" in done.stderr and not marker.exists()
 
 
 @pytest.mark.slow
@@ -390,7 +367,7 @@ def test_report_and_compare_need_no_torch(tmp_path: Path) -> None:
     for seed in (0, 1):
         run = tmp_path / f"run{seed}"
         run.mkdir()
-        shutil.copy(CONFIGS / "debug.yaml", run / "config.yaml")
+        (run / "config.yaml").write_text(yaml.safe_dump(settings_of("--config", str(CONFIGS / "debug.yaml"))))
         record = {"stage": "eval", "step": 40, "phase": "final", "online_episodes": 4, "seed": [1, 2]}
         record |= {"return": [1.0, 2.0], "success": [True, False], "length": [30, 30]}
         (run / "evaluations.jsonl").write_text(json.dumps(record) + "\n")

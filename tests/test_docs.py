@@ -8,6 +8,7 @@ import re
 import shlex
 import shutil
 import subprocess
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,11 +22,13 @@ from moto_pl.campaigns.plan import read_campaign
 from moto_pl.datasets import commands
 from moto_pl.envs.rendering import select_backend
 from moto_pl.errors import SettingError
-from moto_pl.training.configs import LIGHTNING_VERBS
+from moto_pl.training.configs import LIGHTNING_VERBS, config_names, config_path, settings_of
 from moto_pl.verbs import Verb
+from test_house import FLOORS
 
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```", re.S | re.M)
 
 #: What is done with a command, by its longest beginning here: ``run``, or another check and why it is not run.
@@ -38,7 +41,9 @@ RULES: dict[str, tuple[str, str]] = {
     "moto doctor": ("parse", "renders for seconds; tests/test_doctor.py"),
     "moto data build": ("parse", "renders for minutes; tests/datasets/test_builders.py"),
     "moto data info": ("run", ""),
+    "moto data list": ("run", ""),
     "moto data view": ("parse", "needs the dataset; tests/datasets/test_info_and_view.py"),
+    "moto data repair": ("parse", "needs damaged files; tests/datasets/test_repair.py"),
     "moto data import": ("parse", "needs others' files; tests/datasets/test_npz_import.py"),
     "moto data render": ("parse", "needs others' data; tests/datasets/kitchen/test_kitchen_render.py"),
     "moto report": ("parse", "needs the run; tests/report/test_report.py"),
@@ -52,7 +57,7 @@ RULES: dict[str, tuple[str, str]] = {
     "python -m benchmarks": ("benchmark", "measures for minutes"),
 }
 #: What a page's Python must not do in a test, by page: it is noted instead, and has to be reached.
-NOTED = {"README.md": (L.Trainer, "fit", "trains for hours")}
+NOTED = {"runs.md": (L.Trainer, "fit", "trains for hours")}
 
 
 class Code(NamedTuple):
@@ -222,7 +227,7 @@ def make(words: list[str]) -> None:
         pytest.skip("make is not installed")
     done = subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    ran = {"demo": "moto demo", "test": "bin/pytest", "soak": "tests/soak.py"}
+    ran = {"demo": "moto demo", "test": "bin/pytest", "soak": "tests/soak.py", "setup": ""}  # it may be done already
     assert ran[words[1]] in done.stdout
 
 
@@ -267,8 +272,84 @@ def test_a_command_without_a_rule_fails() -> None:
 
 
 def test_files_that_the_pages_name_exist() -> None:
-    for page in PAGES:
+    for page in (*PAGES, ROOT / "CONTRIBUTING.md"):
         for name in set(
             re.findall(r"(?:configs|scripts|docs|tests|benchmarks)/[\w/]+\.(?:yaml|sh|md|py)\b", page.read_text())
         ):
             assert (ROOT / name).is_file(), f"{page.name}: {name}"
+
+
+def anchors(page: Path) -> set[str]:
+    """What a link may name after #: headings, as GitHub writes them."""
+    text = FENCE.sub("", page.read_text())
+    names: Counter[str] = Counter()
+    found = set()
+    for heading in re.findall(r"^#+ +(.+?) *$", text, re.M):
+        name = re.sub(r"[^\w\- ]", "", re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).lower()).replace(" ", "-")
+        found.add(f"{name}-{names[name]}" if names[name] else name)
+        names[name] += 1
+    return found
+
+
+def broken(page: Path) -> list[str]:
+    """Relative links of a page that lead nowhere, and paths that a clone does not have."""
+    wrong = []
+    for target in LINK.findall(FENCE.sub("", page.read_text())):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        there = (page.parent / path).resolve() if path else page
+        if not there.exists() or (anchor and anchor not in anchors(there)):
+            wrong.append(f"{page.name}: {target}")
+    return wrong
+
+
+def test_links_lead_somewhere() -> None:
+    pages = (*PAGES, ROOT / "CONTRIBUTING.md")
+    assert sum(len(LINK.findall(page.read_text())) for page in pages) > 60
+    assert [link for page in pages for link in broken(page)] == []
+
+
+def test_a_broken_link_is_found(tmp_path: Path) -> None:
+    (tmp_path / "other.md").write_text("# One `thing`, another\n\n## Twice\n\n## Twice\n")
+    (tmp_path / "page.md").write_text(
+        "[a](other.md) [b](other.md#one-thing-another) [c](other.md#twice-1) [d](https://x.org/y) [e](#here)\n\n"
+        "# Here\n"
+        "[f](nothing.md) [g](other.md#thing) ![h](picture.png) [i](#there) [j](other.md#twice-2)\n"
+    )
+    wrong = [
+        f"page.md: {target}" for target in ("nothing.md", "other.md#thing", "picture.png", "#there", "other.md#twice-2")
+    ]
+    assert broken(tmp_path / "page.md") == wrong
+
+
+def test_every_page_is_reached() -> None:
+    """From the index by a link, and from the README, which stays short."""
+    names = {page.name for page in PAGES if page.parent.name == "docs"} - {"index.md"}
+    index = {target.partition("#")[0] for target in LINK.findall((ROOT / "docs/index.md").read_text())}
+    readme = {target.partition("/")[2] for target in LINK.findall((ROOT / "README.md").read_text())}
+    assert names - index == set() and names - readme == set()
+    assert len((ROOT / "README.md").read_text().splitlines()) < 130
+
+
+def test_the_architecture_page_has_the_floors() -> None:
+    """Its picture has the rooms of tests/test_house.py on their floors."""
+    lines = (ROOT / "docs/architecture.md").read_text().splitlines()
+    picture = {int(match[1]): match[2] for line in lines if (match := re.match(r" +(\d+)  (\S.*)", line))}
+    assert sorted(picture) == list(range(1, len(FLOORS) + 1))
+    for number, rooms in enumerate(FLOORS, 1):
+        shown = set(re.findall(r"[a-z]+", picture[number]))
+        assert shown - {"the", "verbs"} == set(rooms) - {"verbs"}, number
+
+
+def test_the_configurations_page_has_the_words() -> None:
+    page = (ROOT / "docs/configurations.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| [^|]+\| ([^|]+) \| ([^|]+) \|$", page, re.M)
+    assert {name for name, *_ in rows} == set(config_names("sizes"))
+    defaults = {"offline_steps": 1000, "online_steps": 20_000}
+    for size, *budgets in rows:
+        for task, budget in zip(("metaworld/hammer", "kitchen/mixed"), budgets, strict=True):
+            data = defaults | settings_of("--config", str(config_path(f"tasks/{task}")), "--size", size)["data"]
+            assert budget == f"{data['offline_steps']:,}, {data['online_steps']:,}", (size, task)
+    for text in (page, (ROOT / "README.md").read_text()):
+        assert all(f"`{word}`" in text for word in (*config_names("sizes"), *config_names("agents")))

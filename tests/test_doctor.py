@@ -46,8 +46,9 @@ def test_rendering_that_fails(monkeypatch, error):
 
 
 def test_things_that_work_but_could_be_better(monkeypatch):
-    status, text = run(monkeypatch, _free_memory_gb=lambda: 1.0, _free_disk_gb=lambda: 2.0, _gpus=lambda: ["H100"])
+    status, text = run(monkeypatch, _free_memory=lambda: 2**30, _free_disk=lambda: 2**31, _gpus=lambda: ["H100"])
     assert status == 0
+    assert "1.0 GiB" in text and "2.0 GiB" in text
     assert "although there is a GPU" in text and "fewer workers" in text and "another disk" in text
 
 

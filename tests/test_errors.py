@@ -28,6 +28,7 @@ DEBUG = PACKAGE.parent / "configs/debug.yaml"
 #: What is named that is no setting.
 NOT_SETTINGS = {
     "MUJOCO_GL": "an environment variable",
+    **dict.fromkeys(("extends", "for"), "a key of a configuration"),
     "arguments": "what a parser says of a whole command line, where it names nothing",
     "gradient": "of the networks; the line names --max_skipped",
     "activation": "an argument of ops.conv",
@@ -43,7 +44,7 @@ PUT_TOGETHER = {
     ("verbs.py", "bare[1]"): "what the user typed",
     ("verbs.py", "names[0]"): "the verb's own parameter",
     ("verbs.py", "option"): "the verb's own parameter",
-    ("training/configs.py", "name"): "a place in the user's file",
+    ("training/configs.py", "f'--{name}'"): "--size or --agent",
     ("datasets/builders.py", "key"): "an option of moto data build",
     ("files.py", "setting"): "given by the caller: trainer.default_root_dir, or runs",
     ("campaigns/plan.py", "place"): "a place in the user's file",
@@ -51,6 +52,8 @@ PUT_TOGETHER = {
     ("campaigns/clusters.py", "f'ray.{name}'"): "a key in the user's file",
     ("campaigns/check.py", "error.setting"): "what moto fit's parser names",
     ("campaigns/check.py", "f'{place}: {answer.setting}'"): "a place in the user's file, and the same",
+    ("envs/pixel.py", "name"): "an argument of an environment, given where it is checked",
+    ("trust.py", "setting"): "given by the caller: data.env, or class_path",
     ("envs/__init__.py", "setting"): "given by the caller, whose call is looked at too",
     ("envs/__init__.py", "f'env_kwargs of {env_id}'"): "env_kwargs, of make",
     ("ops/latent.py", "setting"): "given by the caller: disagreement, or behaviour.disagreement",
@@ -79,7 +82,7 @@ PUT_TOGETHER = {
     ("agents/trainer_arguments.py", "f'trainer.{name}'"): "looked at in test_trainer_arguments",
     ("agents/base.py", "f'{self.optimizer_settings}.{name}'"): "looked at in test_what_agents_name",
     ("training/datamodule.py", "setting"): "BatchPart's, looked at in test_what_agents_name",
-    ("training/datamodule.py", "f'model.init_args.{setting}'"): "the same",
+    ("training/views.py", "f'model.init_args.{setting}'"): "the same",
     ("analysis/commands.py", "f'--{name}'"): "looked at in test_what_agents_name",
 }
 

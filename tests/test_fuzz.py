@@ -125,7 +125,8 @@ def test_checkpoints(edits: list[tuple[float, str, int]], tmp_path_factory: pyte
 @given(edits=EDITS)
 def test_configurations(edits: list[tuple[float, str, int]], tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.getbasetemp() / "fuzz.yaml"
-    text = (Path(__file__).parents[1] / "configs/debug.yaml").read_bytes() + b"extends: [debug.yaml]\n"
+    text = (Path(__file__).parents[1] / "configs/sizes/cpu.yaml").read_bytes()
+    text += b"extends: [debug.yaml]\nsize: cpu\nagent: moto\n"
     path.write_bytes(mutate(text, edits))
     (path.parent / "debug.yaml").write_text("seed_everything: 0\n")
     survives(lambda: expand_configs(["--config", str(path)]))

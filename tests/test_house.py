@@ -15,9 +15,13 @@ ROOT = Path(moto_pl.__file__).parent
 #: From the ground up; rooms of one floor do not know each other. docs/architecture.md shows it.
 FLOORS = (
     ("errors", "signals", "threads"),
-    ("files", "evaluations", "schedule", "checkpoints", "verbs", "ops", "envs"),
+    ("trust", "reading"),
+    ("pickled",),
+    ("files",),
+    ("evaluations", "schedule", "checkpoints", "verbs", "ops", "envs"),
     ("replay",),
-    ("nn", "rollout", "datasets"),
+    ("rollout",),
+    ("nn", "datasets"),
     ("agents",),
     ("callbacks",),
     ("training", "report"),
@@ -96,5 +100,14 @@ def test_an_arrow_upward_is_seen_however_it_is_written() -> None:
         "def f():\n    import moto_pl.agents.moto",
         "from ..agents.base import Agent",
     ):
-        found = set(imports("moto_pl.nn.rssm", line, is_package=False))
-        assert len(upward("moto_pl.nn.rssm", found)) == 1, line
+        found = set(imports("moto_pl.nn.world_model", line, is_package=False))
+        assert len(upward("moto_pl.nn.world_model", found)) == 1, line
+
+
+def test_an_agent_knows_no_data_module_and_a_data_module_no_agent() -> None:
+    """Nor is one reached by a way that no import shows."""
+    for name, path in MODULES.items():
+        if name.startswith("moto_pl.agents"):
+            assert "datamodule" not in path.read_text(), name
+        if name in ("moto_pl.training.datamodule", "moto_pl.training.loaders", "moto_pl.training.views"):
+            assert not [target for target in imported(name) if target.startswith("moto_pl.agents")], name

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import command, environment
 
 from moto_pl import threads
 from moto_pl.threads import ONE_THREAD, Shared, cores, share_cores
+from runs import command, environment
 
 
 class Machine:

@@ -1,16 +1,15 @@
-"""What all agents share: the training step, acting, evaluation, and what a checkpoint says of them."""
+"""What all agents share: the training step, acting, and what a checkpoint says of them."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import lightning as L
-import numpy as np
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -19,43 +18,43 @@ from torch import Tensor, nn
 from moto_pl.agents.trainer_arguments import check_trainer
 from moto_pl.errors import SettingError
 from moto_pl.ops import Key
-from moto_pl.replay.episode import Episode
-from moto_pl.replay.filters import EpisodeFilter
-from moto_pl.replay.sampler import SequenceBatch, episode_batch
+from moto_pl.replay.parts import Batch, BatchPart
+from moto_pl.replay.sampler import SequenceBatch
+from moto_pl.replay.store import EpisodeStore
 from moto_pl.rollout.policy import ActMode
 from moto_pl.schedule import Component, Components, Schedule
 
-from .earlier import complete
-from .metrics import VALUE_FIGURES, EpisodeMetrics, return_to_go
-
-Batch = dict[str, SequenceBatch]
-#: Rewards beyond a time limit may be left out of a return-to-go that are discounted to less than this.
-CUT_SHARE = 0.05
+from .description import check_same_agent, plain
 
 
 @dataclass(frozen=True)
-class BatchPart:
-    """One part of a training batch: what an agent asks of the replay.
+class RunFacts:
+    """What an agent has to know of its run before its networks are made.
 
     Attributes:
-        size: sequences, over all ranks.
-        length: rows of each sequence.
-        filter: which episodes they come from.
-        top: share of the best episodes for ``filter: return``.
-        history: rows before an episode's start at which sequences may begin; they repeat its first.
-        size_setting: what gives ``size``, under ``model.init_args``; {} is the part's name.
-        length_setting: what gives ``length``, or decides it.
-        component: what is trained on it.
+        action_size: A, of the environment's actions.
+        terminates: whether a demonstration ends early.
+        schedule: of gradient steps.
+        writes: whether this process is the one that writes what its machine's disk holds.
     """
 
-    size: int
-    length: int
-    filter: EpisodeFilter = "none"
-    top: float = 0.1
-    history: int = 0
-    size_setting: str = "batch.{}_size"
-    length_setting: str = "batch.{}_length"
-    component: Component = "behaviour"
+    action_size: int
+    terminates: bool
+    schedule: Schedule
+    writes: bool = True
+
+
+class RoundData(Protocol):
+    """What an agent may look at as a round begins."""
+
+    store: EpisodeStore
+
+    @property
+    def collected_end_early(self) -> bool:
+        """Whether one of the newest round's episodes terminated."""
+
+    def common_batch(self, name: str, part: str, count: int) -> SequenceBatch:
+        """``count`` sequences of a part's data, drawn for the use ``name``, the same on every process."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ class Agent(L.LightningModule):
 
     One optimizer with a parameter group a component, automatic optimization, one backward over the sum of the losses:
     ``global_step`` counts gradient steps. All noise is keyed by ``(seed, global_step)``, so that a resumed run repeats
-    the unbroken one. Networks are made in :meth:`configure_model`, when the data module knows the action's size.
+    the unbroken one. Networks are made in :meth:`configure_model`, once the agent knows its run (:meth:`meet`).
 
     Args:
         seed: keys the weights' initial values and all noise.
@@ -110,14 +109,33 @@ class Agent(L.LightningModule):
         self._average: dict[str, Tensor] = {}  # by parameter name; empty before the first step, and without ema_decay
         self.action_size: int | None = None
         self.terminates = False  # whether demonstrations end early; known before networks are made
+        self.facts: RunFacts | None = None
         self.settings: dict[str, Any] = {}
         self.loaded_step = 0  # gradient steps behind weights that were loaded to be evaluated
         self.step_losses: dict[str, Tensor] = {}  # of the step in progress, until its backward pass is done
-        self.episode_metrics = EpisodeMetrics()
-        self.value_figures: dict[str, float] = {}  # what the last evaluation found of the critics' values
 
     #: Whether there is a world model, which ``data.pretrain: model_first`` can train apart from what acts on it.
     has_world_model = False
+
+    # Its run.
+
+    def meet(self, facts: RunFacts) -> None:
+        """Tells the agent of its run, before :meth:`configure_model`."""
+        self.facts = facts
+
+    @property
+    def schedule(self) -> Schedule:
+        """The run's."""
+        assert self.facts is not None, "tell an agent of its run first: Agent.meet"
+        return self.facts.schedule
+
+    @property
+    def trained_steps(self) -> int:
+        """Gradient steps behind the present weights."""
+        return self.trainer.global_step if self.trainer.state.fn == "fit" else self.loaded_step
+
+    def begin_round(self, data: RoundData) -> None:
+        """Called as each round begins, when its episodes are collected."""
 
     # What an agent has to say for itself.
 
@@ -245,8 +263,8 @@ class Agent(L.LightningModule):
     def configure_model(self) -> None:
         """Makes the networks once, from the seed alone."""
         if self.action_size is None:
-            self.action_size = int(self.trainer.datamodule.action_size)  # type: ignore[attr-defined]
-            self.terminates = bool(self.trainer.datamodule.terminates)  # type: ignore[attr-defined]
+            assert self.facts is not None, "tell an agent of its run first: Agent.meet"
+            self.action_size, self.terminates = self.facts.action_size, self.facts.terminates
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.seed)
                 self.build(self.action_size)
@@ -290,10 +308,6 @@ class Agent(L.LightningModule):
             limit = group.clip if gradient_clip_val is None else float(gradient_clip_val)
             norm = nn.utils.clip_grad_norm_(_parameters(group.modules), limit, foreach=True)
             self.log(f"grad_norm/{group.name}", norm)
-
-    def on_train_epoch_start(self) -> None:
-        """Begins the round: an online round collects its episode with the current policy."""
-        self.trainer.datamodule.begin_round(self)  # type: ignore[attr-defined]
 
     def on_train_epoch_end(self) -> None:
         """Ends the run when all its steps are taken, which a change of the rounds on resume makes another epoch."""
@@ -341,26 +355,16 @@ class Agent(L.LightningModule):
         if self.ema_decay > 0:
             self._update_average(step)
 
-    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Rolls evaluation episodes, or takes the model's losses on held-out episodes (second loader)."""
-        if dataloader_idx == 0:
-            self._evaluate(batch)
+    def validation_step(self, batch: Batch | Tensor, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Takes the model's losses on held-out episodes. A batch of seeds is rolled, and judged, by a callback."""
+        if isinstance(batch, Tensor):
             return
         losses, _ = self.losses_of("model", batch, Key(self.seed, batch_idx).fold(0xE7A1))
         held_out = {f"held_out/{name}": loss.detach() for name, loss in losses.items()}
         self.log_dict(held_out, add_dataloader_idx=False, on_epoch=True, batch_size=1, sync_dist=True)
 
-    def test_step(self, batch: Any, batch_idx: int) -> None:
-        """Rolls test episodes."""
-        self._evaluate(batch)
-
-    def on_validation_epoch_end(self) -> None:
-        """Logs what the evaluation episodes came to."""
-        self._log_evaluation("eval")
-
-    def on_test_epoch_end(self) -> None:
-        """Logs what the test episodes came to."""
-        self._log_evaluation("test")
+    def test_step(self, batch: Tensor, batch_idx: int) -> None:
+        """Nothing: a batch of seeds is rolled, and judged, by a callback."""
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Writes what it takes to build this agent again."""
@@ -378,11 +382,6 @@ class Agent(L.LightningModule):
         """Takes from a checkpoint's :meth:`description` what its run found in its data, before weights are loaded."""
 
     # Helpers.
-
-    @property
-    def schedule(self) -> Schedule:
-        """The run's."""
-        return self.trainer.datamodule.schedule  # type: ignore[attr-defined]
 
     def _trained_groups(self, step: int) -> list[ParamGroup]:
         """The groups that gradient step ``step`` (from 0) trains."""
@@ -404,34 +403,6 @@ class Agent(L.LightningModule):
         name = f"{type(self).__module__}.{type(self).__qualname__}"
         return {"class_path": name, "init_args": plain(self.settings), "action_size": self.action_size}
 
-    def _evaluate(self, seeds: Tensor) -> None:
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        self.episode_metrics.objects = data.objects
-        rolled = data.evaluate(self, seeds.tolist())
-        self.episode_metrics.update([episode for episode, _ in rolled])
-        if data.trained_steps > 0:
-            with self.acting_weights():
-                for number, (episode, beyond) in enumerate(rolled):
-                    self._add_values(episode, beyond, Key(self.seed, number).fold(0xE7A1))
-
-    @torch.no_grad()
-    def _add_values(self, episode: Episode, beyond: np.ndarray, key: Key) -> None:
-        """Compares the critics with what was earned, in the episode and in ``beyond`` [n] steps after a truncation."""
-        value = self.action_values(episode_batch(episode, self.device), key)
-        if value is None:
-            return
-        earned = return_to_go(np.concatenate((episode.reward, beyond)), self.gamma)[: episode.length]
-        # What is left out counts for less than a twentieth of what the last step's return is made of.
-        cut = not episode.terminated and self.gamma ** len(beyond) > CUT_SHARE
-        self.episode_metrics.add_values(value.float().cpu().numpy(), earned, cut)
-
-    def _log_evaluation(self, stage: str) -> None:
-        found = self.episode_metrics.compute()
-        self.value_figures = {name: float(found[name]) for name in found if name in VALUE_FIGURES}
-        for name, value in found.items():
-            self.log(f"{stage}/{name}", value, prog_bar=name in ("return", "success", "success_last", "objects"))
-        self.episode_metrics.reset()
-
 
 def _copy(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
     for target, source in zip(targets, sources, strict=True):
@@ -440,57 +411,3 @@ def _copy(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
 
 def _parameters(modules: Iterable[nn.Module]) -> list[nn.Parameter]:
     return [p for module in modules for p in module.parameters() if p.requires_grad]
-
-
-def plain(value: Any) -> Any:
-    """Dataclasses, tuples and dicts as dicts, lists and scalars, which ``torch.load(weights_only=True)`` accepts."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return plain(asdict(value))
-    if isinstance(value, dict):
-        return {str(name): plain(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    return value
-
-
-#: Settings of an agent that may change on resume: they say how it is computed, not what the weights mean.
-FREE_SETTINGS = frozenset({"ops"})
-
-
-#: Before the networks are made, these match whatever a checkpoint's run found out.
-UNDECIDED = (("init_args.world_model.discount_head", "auto"),)
-
-
-def check_same_agent(found: dict[str, Any] | None, ours: dict[str, Any]) -> None:
-    """Raises a :class:`SettingError` where a checkpoint's agent is not ours, listing each setting that differs."""
-    if found is None:
-        raise SettingError("ckpt_path", "a checkpoint without an agent", "Give a checkpoint that moto fit wrote.")
-    if found["class_path"] != ours["class_path"]:
-        raise SettingError(
-            "ckpt_path",
-            f"a checkpoint of {found['class_path']}",
-            f"This run trains {ours['class_path']}: use another trainer.default_root_dir.",
-        )
-    before, after = _flatten(complete(found)), _flatten(ours)
-    changed = [
-        f"{name.removeprefix('init_args.')}: {before.get(name)} -> {after.get(name)}"
-        for name in sorted(before.keys() | after.keys())
-        if before.get(name) != after.get(name)
-        and name.split(".")[1:2] not in [[free] for free in FREE_SETTINGS]
-        and (name, after.get(name)) not in UNDECIDED
-    ]
-    if changed:
-        raise SettingError(
-            "model",
-            "settings other than the checkpoint's (" + "; ".join(changed) + ")",
-            "Restore them, or start a new run in another trainer.default_root_dir.",
-        )
-
-
-def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    if isinstance(value, dict):
-        out: dict[str, Any] = {}
-        for name, item in value.items():
-            out.update(_flatten(item, f"{prefix}.{name}" if prefix else name))
-        return out
-    return {prefix: value}

@@ -11,13 +11,9 @@ from moto_pl.ops import Key, Ops, Stream, uniform
 from moto_pl.replay.latents import LatentTransitions
 
 from .cql import ConservatismConfig
-from .latent_replay import (
-    LatentBatchConfig,
-    LatentBehaviourConfig,
-    LatentModelConfig,
-    LatentOptimConfig,
-    LatentReplayAgent,
-)
+from .latent_replay import LatentReplayAgent
+from .model_based import Named
+from .settings import LatentBatchConfig, LatentBehaviourConfig, LatentModelConfig, LatentOptimConfig
 
 
 @dataclass
@@ -61,18 +57,20 @@ class COMBO(LatentReplayAgent):
         self.conservatism = conservatism or LatentConservatismConfig()
         super().__init__(world_model, behaviour, batch, optim, ops, seed, {"conservatism": self.conservatism})
 
-    def conservative_losses(
-        self, data: LatentTransitions, q_real: Tensor, key: Key
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Alpha times ln-sum-exp of Q over proposed actions, minus Q of the real transitions (COMBO, Eq. 4)."""
+    def behaviour_scales(self) -> dict[str, float]:
+        """See :meth:`ModelBasedAgent.behaviour_scales`."""
+        return {**super().behaviour_scales(), "critic/conservative": self.conservatism.scale}
+
+    def conservative_losses(self, data: LatentTransitions, q_real: Tensor, key: Key) -> tuple[Named, Named]:
+        """Ln-sum-exp of Q over proposed actions, minus Q of the real transitions (COMBO, Eq. 4)."""
         shape = (self.conservatism.actions, *data.action.shape)
         random = 2 * uniform(key, Stream.ACTION, shape, data.action.device) - 1
-        action = torch.cat((random, self.policy(data.state).detach().unsqueeze(0)))  # [n + 1, B, A]
-        q = self.critic(data.state.expand(len(action), *data.state.shape), action)  # [2, n + 1, B]
+        action = torch.cat((random, self.policy(data.state).detach().unsqueeze(0)))  # [n + 1, N, A]
+        q = self.critic(data.state.expand(len(action), *data.state.shape), action)  # [2, n + 1, N]
         gap = soft_gap(q, q_real)
-        return {"critic/conservative": self.conservatism.scale * gap}, {"critic/gap": gap.detach()}
+        return {"critic/conservative": gap}, {"critic/gap": gap.detach()}
 
 
 def soft_gap(q: Tensor, q_real: Tensor) -> Tensor:
-    """Mean over states of ln-sum-exp over actions of ``q`` [2, n, B], less the mean of ``q_real`` [2, R]; summed."""
+    """Mean over states of ln-sum-exp over actions of ``q`` [2, n, N], less the mean of ``q_real`` [2, R]; summed."""
     return (torch.logsumexp(q, 1).mean(-1) - q_real.mean(-1)).sum()

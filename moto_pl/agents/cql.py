@@ -84,7 +84,7 @@ class CQL(SAC):
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The temporal differences, and CQL(H)'s term."""
         losses, metrics = super().critic_losses(data, features, key)
-        action, log_density = self._proposals(data, features, key)  # [N, B, A], [N, B]
+        action, log_density = self._proposals(data, features, key)  # [n, B, A], [n, B]
         gap = conservative_gap(self.critic(features, action), log_density, self.critic(features, data.action))
         losses["critic/conservative"] = self.conservatism.scale * gap
         metrics["critic/gap"] = gap.detach()

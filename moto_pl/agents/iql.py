@@ -106,7 +106,7 @@ class IQL(TwinCriticAgent):
     def losses(self, batch: Batch, key: Key) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Value, critics, policy."""
         data, config = self.transitions(batch, key), self.advantage
-        features = self.critic.encoder(data.image)  # [B, E]
+        features = self.critic.encoder(data.image)  # [B, F]
         target_q = self.target_q(data.image, data.action)  # [B]
         value = self.state_value(data.image, features)
         advantage = (target_q - value).detach()

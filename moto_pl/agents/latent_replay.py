@@ -9,165 +9,29 @@ gradient step instead.)
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from moto_pl.errors import SettingError
-from moto_pl.nn import States, WorldModel, WorldModelConfig
-from moto_pl.nn.critic import QEnsemble
-from moto_pl.nn.image import ConvActivation
+from moto_pl.nn import States, WorldModel
+from moto_pl.nn.actor_critic import QEnsemble
 from moto_pl.nn.mlp import MLP
-from moto_pl.ops import (
-    Key,
-    LatentKind,
-    LatentStd,
-    Ops,
-    Stream,
-    integers,
-    normal,
-)
+from moto_pl.ops import Key, Ops, Stream, integers, normal
 from moto_pl.replay.latents import LatentReplay, LatentTransitions, transition_bytes, whole_episodes
 from moto_pl.replay.sampler import SequenceBatch
+from moto_pl.schedule import Components
 
-from .base import ActMode, Batch, BatchPart
-from .model_based import ModelBasedAgent, OptimConfig
+from .base import ActMode, Batch, BatchPart, RoundData
+from .model_based import MODEL, ModelBasedAgent, Named, scaled
 from .model_free import td_loss
+from .settings import LatentBatchConfig, LatentBehaviourConfig, LatentModelConfig, LatentOptimConfig
 
 # Purposes that a step's key is folded with: each set of draws has its own.
-_MODEL, _ENCODE, _STARTS, _IMAGINE, _REAL, _IMAGINED, PROPOSALS, _NOISE, _EPISODES = range(9)
-
-
-@dataclass
-class LatentModelConfig(WorldModelConfig):
-    """The world model at LOMPO's sizes (MOTO's appendix C.3; LOMPO's public code).
-
-    Attributes:
-        latent: ``gaussian``.
-        deter: D, size of the deterministic state.
-        hidden: U, width of the RSSM's dense layers.
-        stoch: S, number of latent variables.
-        latent_std: ``softplus``.
-        encoder_channels: channels of the encoder's convolutions.
-        conv_activation: ``relu``.
-        mlp_layers: dense layers after the encoder's convolutions.
-        mlp_units: their width.
-        decoder_mlp_layers: none; the linear layer that makes the decoder's 1x1 maps, of 1024 here, is LOMPO's only one.
-        head_layers: hidden layers of the reward and discount heads.
-        head_units: their width.
-        kl_balance: null, the plain KL.
-        free_nats: none.
-    """
-
-    latent: LatentKind = "gaussian"
-    deter: int = 256
-    hidden: int = 256
-    stoch: int = 64
-    latent_std: LatentStd = "softplus"
-    encoder_channels: tuple[int, ...] = (32, 64, 128, 256)
-    conv_activation: ConvActivation = "relu"
-    mlp_layers: int = 1
-    mlp_units: int = 1024
-    decoder_mlp_layers: int | None = 0
-    head_layers: int = 2
-    head_units: int = 256
-    kl_balance: float | None = None
-    free_nats: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.latent != "gaussian":
-            raise SettingError(
-                "world_model.latent", self.latent, "LOMPO and COMBO have Gaussian latents; leave it out."
-            )
-        super().__post_init__()
-
-
-@dataclass
-class LatentBehaviourConfig:
-    """Policy, critics, imagination and the latent replay (LOMPO's public code).
-
-    Attributes:
-        horizon: steps of an imagined rollout.
-        replay: ``persistent`` is the papers': each episode is encoded once, by the model of the round that first sees
-            it, and rollouts are added as each round begins; nothing is encoded again. ``fresh`` is ours: the replay is
-            made anew as each round begins.
-        replay_capacity: real transitions that are kept, and imagined ones, each; when a half is full, its oldest go.
-        imagine_rows: rollouts that a round adds; null starts one in every posterior state of its ``replay_size``
-            sequences, as in the papers. None starts where an episode has terminated.
-        gamma: discount, in (0, 1].
-        tau: share of the critics that their targets take over at each step.
-        critic_layers: hidden layers of a critic.
-        critic_units: their width.
-        actor_layers: hidden layers of the policy.
-        actor_units: their width.
-        noise: standard deviation of the noise on the policy's actions, while it collects and in imagination.
-    """
-
-    horizon: int = 5
-    replay: Literal["persistent", "fresh"] = "persistent"
-    replay_capacity: int = 500_000
-    imagine_rows: int | None = None
-    gamma: float = 0.99
-    tau: float = 0.005
-    critic_layers: int = 3
-    critic_units: int = 256
-    actor_layers: int = 4
-    actor_units: int = 256
-    noise: float = 0.2
-
-    def __post_init__(self) -> None:
-        for name in ("horizon", "replay_capacity", "imagine_rows"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise SettingError(f"behaviour.{name}", getattr(self, name), "Give at least 1.")
-        for name in ("gamma", "tau"):
-            if not 0 < getattr(self, name) <= 1:
-                raise SettingError(f"behaviour.{name}", getattr(self, name), "Give a number in (0, 1].")
-        if self.noise < 0:
-            raise SettingError("behaviour.noise", self.noise, "Give a standard deviation, 0 or more.")
-
-
-@dataclass
-class LatentBatchConfig:
-    """Sizes of a training batch, over all ranks, and of what a round adds to the replay.
-
-    Attributes:
-        model_size: sequences that train the world model.
-        model_length: their rows.
-        agent_size: real latent transitions that train critics and policy; as many imagined ones join them.
-        replay_size: sequences of ``model_length`` rows in whose posterior states a round's rollouts start (``fresh``:
-            they are its real half, too).
-    """
-
-    model_size: int = 64
-    model_length: int = 50
-    agent_size: int = 256
-    replay_size: int = 64
-
-    def __post_init__(self) -> None:
-        for name, least in (("model_size", 1), ("model_length", 2), ("agent_size", 1), ("replay_size", 1)):
-            if getattr(self, name) < least:
-                raise SettingError(f"batch.{name}", getattr(self, name), f"Give at least {least}.")
-
-
-@dataclass
-class LatentOptimConfig(OptimConfig):
-    """Learning rates and clip norms of the components.
-
-    Attributes:
-        model_lr: world model's learning rate.
-        actor_lr: policy's.
-        critic_lr: critics'.
-        weight_decay: none: their sources have none.
-    """
-
-    model_lr: float = 6e-4
-    actor_lr: float = 3e-4
-    critic_lr: float = 3e-4
-    weight_decay: float = 0.0
+_ENCODE, _STARTS, _IMAGINE, _REAL, _IMAGINED, PROPOSALS, _NOISE, _EPISODES = range(1, 9)  # MODEL is 0
 
 
 class LatentReplayAgent(ModelBasedAgent):
@@ -184,6 +48,8 @@ class LatentReplayAgent(ModelBasedAgent):
     """
 
     operators = ("observe",)
+    config: LatentBehaviourConfig
+    batch: LatentBatchConfig
     actor: MLP
     critic: QEnsemble
 
@@ -197,21 +63,18 @@ class LatentReplayAgent(ModelBasedAgent):
         seed: int,
         settings: dict[str, Any],
     ) -> None:
-        super().__init__(optim or LatentOptimConfig(), ops, seed)
-        self.model_config, self.config = world_model or LatentModelConfig(), behaviour or LatentBehaviourConfig()
-        self.batch = batch or LatentBatchConfig()
+        super().__init__(
+            world_model or LatentModelConfig(),
+            behaviour or LatentBehaviourConfig(),
+            batch or LatentBatchConfig(),
+            optim or LatentOptimConfig(),
+            ops,
+            seed,
+        )
+        self.settings |= settings
         self.replay = LatentReplay(self.config.replay_capacity)
         self._replay_round, self._encoded = -1, 0  # the last round that added to it, and episodes that it has seen
         self._manifest: dict[str, Any] | None = None  # of a checkpoint that is to be resumed
-        self.settings = {
-            "world_model": self.model_config,
-            "behaviour": self.config,
-            "batch": self.batch,
-            "optim": self.optim,
-            "ops": ops,
-            "seed": seed,
-            **settings,
-        }
 
     def parts(self) -> dict[str, BatchPart]:
         """The world model's sequences; the rest of a batch comes from the latent replay."""
@@ -239,9 +102,7 @@ class LatentReplayAgent(ModelBasedAgent):
         """What imagined rewards are lessened by: members' priors [K, ..., P], the samples [..., Z] -> [...]; zeros."""
         return stoch.new_zeros(stoch.shape[:-1])
 
-    def conservative_losses(
-        self, data: LatentTransitions, q_real: Tensor, key: Key
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def conservative_losses(self, data: LatentTransitions, q_real: Tensor, key: Key) -> tuple[Named, Named]:
         """Further losses of the critics, and metrics: none. ``q_real`` [2, R] is theirs for the real transitions."""
         return {}, {}
 
@@ -254,9 +115,8 @@ class LatentReplayAgent(ModelBasedAgent):
             fix = f"Give a multiple of the {self.trainer.world_size} processes."
             raise SettingError("model.init_args.batch.agent_size", self.batch.agent_size, fix)
         config, root = self.config, Path(self.trainer.default_root_dir) / "latent_replay"
-        broadcast = self.trainer.datamodule.exchange == "broadcast"  # type: ignore[attr-defined]
-        writes = self.trainer.local_rank == 0 if broadcast else self.trainer.is_global_zero
-        self.replay = LatentReplay(config.replay_capacity, root, writes)
+        assert self.facts is not None
+        self.replay = LatentReplay(config.replay_capacity, root, self.facts.writes)
         each = transition_bytes(self.world_model.feature_size, cast(int, self.action_size))
         size = 2 * each * config.replay_capacity / 2**30
         rank_zero_info(
@@ -273,22 +133,22 @@ class LatentReplayAgent(ModelBasedAgent):
             self.replay.restore(self._manifest)
             self._manifest = None
 
-    def on_train_epoch_start(self) -> None:
-        """Begins the round and adds to the replay, unless the run was resumed after that."""
-        super().on_train_epoch_start()
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        if self._replay_round == data.round or self.schedule.trains(self.global_step) == "model":
+    def begin_round(self, data: RoundData) -> None:
+        """Adds to the replay, unless the run was resumed after that; see :meth:`Agent.begin_round`."""
+        super().begin_round(data)
+        number = self.schedule.round_of(self.global_step)
+        if self._replay_round == number or self.schedule.trains(self.global_step) == "model":
             return
         sequences = data.common_batch("latent_replay", "model", self.batch.replay_size)
         key = Key(self.seed, self.global_step).fold(0x1A7E)
         if self.config.replay == "fresh":
-            metrics = self.refresh_replay(sequences, key, data.round)
+            metrics = self.refresh_replay(sequences, key, number)
         else:
             frames = self.batch.model_size * self.batch.model_length
             episodes = whole_episodes(data.store, self._encoded, frames)
-            metrics = self.extend_replay(episodes, sequences, key, data.round)
+            metrics = self.extend_replay(episodes, sequences, key, number)
             self._encoded = len(data.store)
-        self._replay_round = data.round
+        self._replay_round = number
         for name, value in metrics.items():
             self.log(name, value, on_step=False, on_epoch=True, sync_dist=True)
         self._prune()
@@ -363,16 +223,16 @@ class LatentReplayAgent(ModelBasedAgent):
 
     @torch.no_grad()
     def imagine(self, start: States, key: Key) -> tuple[LatentTransitions, Tensor]:
-        """Rolls the policy, with its noise, ``horizon`` steps through the model from ``start`` [B, ...].
+        """Rolls the policy, with its noise, ``horizon`` steps through the model from ``start`` [N, ...].
 
-        A drawn member makes each step. Returns the transitions and what their rewards were lessened by [N].
+        A drawn member makes each step. Returns the H * N transitions and what their rewards were lessened by [H * N].
         """
         model, config = self.world_model, self.config
         shape = (config.horizon, len(start.deter), cast(int, self.action_size))
         noise = normal(key.fold(_NOISE), Stream.ACTION, shape, start.deter.device)
         act = lambda i, now: self._disturbed(self.policy(now.features), noise[i])  # noqa: E731
         states, action, prior = model.roll(start, act, config.horizon, key)
-        after = states.map(lambda x: x[1:])  # [H, B, ...]
+        after = states.map(lambda x: x[1:])  # [H, N, ...]
         penalty = self.penalty(prior, after.stoch)
         rollout = LatentTransitions(
             state=states.features[:-1],
@@ -420,28 +280,33 @@ class LatentReplayAgent(ModelBasedAgent):
 
     # Losses.
 
-    def model_losses(self, batch: Batch, key: Key) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The world model's on its sequences."""
-        losses, metrics, _ = self.world_model.loss(batch["model"], key.fold(_MODEL))
-        return losses, metrics
+    def behaviour_scales(self) -> dict[str, float]:
+        """See :meth:`ModelBasedAgent.behaviour_scales`."""
+        return {"critic/td": 1.0, "actor/value": 1.0}
 
-    def behaviour_losses(self, batch: Batch, key: Key) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Critics' and policy's on this process's share of real and imagined transitions."""
-        size = self.batch.agent_size // (1 if self._trainer is None else self.trainer.world_size)
-        real = self.replay.real.pick(size, key.fold(_REAL), self.device)
-        imagined = self.replay.imagined.pick(size, key.fold(_IMAGINED), self.device)
-        return self.transition_losses(real, imagined, key)
+    def losses_of(self, components: Components, batch: Batch, key: Key) -> tuple[Named, Named]:
+        """The world model's on its sequences; critics' and policy's on this process's share of the latent replay."""
+        losses: Named = {}
+        metrics: Named = {}
+        if components != "behaviour":
+            losses, metrics, _ = self.world_model.loss(batch["model"], key.fold(MODEL))
+        if components != "model":
+            size = self.batch.agent_size // (1 if self._trainer is None else self.trainer.world_size)
+            real = self.replay.real.pick(size, key.fold(_REAL), self.device)
+            imagined = self.replay.imagined.pick(size, key.fold(_IMAGINED), self.device)
+            more, figures = self.transition_losses(real, imagined, key)
+            losses |= more
+            metrics |= figures
+        return scaled(losses, self.scales(components)), metrics
 
-    def transition_losses(
-        self, real: LatentTransitions, imagined: LatentTransitions, key: Key
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Critics' and policy's on these transitions together."""
+    def transition_losses(self, real: LatentTransitions, imagined: LatentTransitions, key: Key) -> tuple[Named, Named]:
+        """Critics' and policy's on these transitions together; not scaled."""
         config, critic = self.config, self.critic
         data = LatentTransitions.join((real, imagined))
-        q = critic(data.state, data.action)  # [2, B]
+        q = critic(data.state, data.action)  # [2, N]
         with torch.no_grad():
             value = critic.target_min(data.next_state, self.policy(data.next_state))
-            target = data.reward + config.gamma * data.goes_on * value  # [B]
+            target = data.reward + config.gamma * data.goes_on * value  # [N]
         further, metrics = self.conservative_losses(data, q[:, : len(real.reward)], key.fold(PROPOSALS))
         gain = critic.actor_value(data.state, self.policy(data.state), "min")
         losses = {"critic/td": td_loss(q, target), "actor/value": -gain.mean(), **further}

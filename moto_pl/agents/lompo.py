@@ -9,13 +9,8 @@ from torch import Tensor
 from moto_pl.errors import SettingError
 from moto_pl.ops import Disagreement, Ops, disagreement
 
-from .latent_replay import (
-    LatentBatchConfig,
-    LatentBehaviourConfig,
-    LatentModelConfig,
-    LatentOptimConfig,
-    LatentReplayAgent,
-)
+from .latent_replay import LatentReplayAgent
+from .settings import LatentBatchConfig, LatentBehaviourConfig, LatentModelConfig, LatentOptimConfig
 
 
 @dataclass

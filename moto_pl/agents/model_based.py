@@ -1,9 +1,11 @@
-"""What agents with a world model share: three components to optimise, and acting in filtered latent states."""
+"""What agents with a world model share; and what those share that learn in rollouts from real states.
+
+One letter has one meaning in all shapes, here and in ``nn``; docs/shapes.md has the legend.
+"""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -11,38 +13,20 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
 from moto_pl.nn import States, WorldModel, WorldModelConfig
-from moto_pl.ops import Key, Ops
+from moto_pl.nn.actor_critic import Actor, QEnsemble, ValueCritic
+from moto_pl.ops import Disagreement, Imagined, Key, Ops, Stream, imagine, lambda_return, uniform
 from moto_pl.ops.extension import compiled_products, status, use_compiled
+from moto_pl.replay.sampler import SequenceBatch
 from moto_pl.schedule import Components
 
-from .base import ActMode, Agent, Batch, ParamGroup
+from .base import ActMode, Agent, Batch, BatchPart, ParamGroup, RoundData
+from .settings import BatchConfig, ImaginationConfig, OptimConfig
 
+#: Losses, or figures to log, by name.
+Named = dict[str, Tensor]
 
-@dataclass
-class OptimConfig:
-    """Learning rates and clip norms of the components.
-
-    Attributes:
-        model_lr: world model's learning rate.
-        actor_lr: actor's.
-        critic_lr: critics'.
-        clip: largest gradient norm of each component.
-        weight_decay: share of every weight that a gradient step takes away, whatever the learning rate (DreamerV2's):
-            w <- (1 - weight_decay) w.
-        adam_eps: Adam's epsilon.
-        final_lr: share of the learning rates that is left when the online phase ends; they fall linearly over it.
-        ema_decay: decay, a gradient step, of the moving average of the weights that collects and is evaluated; 0 acts
-            with the weights themselves, as the paper does.
-    """
-
-    model_lr: float = 1e-4
-    actor_lr: float = 8e-5
-    critic_lr: float = 8e-5
-    clip: float = 100.0
-    weight_decay: float = 1e-6
-    adam_eps: float = 1e-5
-    final_lr: float = 1.0
-    ema_decay: float = 0.0
+# Purposes that a step's key is folded with: each set of draws has its own.
+MODEL, AGENT, CLONE, IMAGINE, ROWS, TARGET = range(6)
 
 
 class ActingState(NamedTuple):
@@ -56,6 +40,9 @@ class ModelBasedAgent(Agent):
     """An agent with a world model, an actor and a critic on its latent states.
 
     Args:
+        world_model: sizes and losses of the world model.
+        behaviour: the subclass's settings of actor, critics and imagination.
+        batch: the subclass's sizes of a training batch.
         optim: learning rates and clipping.
         ops: which operators imagine and observe.
         seed: keys initial weights and noise.
@@ -69,9 +56,19 @@ class ModelBasedAgent(Agent):
     actor: nn.Module
     critic: nn.Module
 
-    def __init__(self, optim: OptimConfig, ops: Ops, seed: int) -> None:
+    def __init__(
+        self, world_model: WorldModelConfig, behaviour: Any, batch: Any, optim: OptimConfig, ops: Ops, seed: int
+    ) -> None:
         super().__init__(seed, optim.weight_decay, optim.adam_eps, optim.final_lr, optim.ema_decay)
-        self.optim, self.ops = optim, ops
+        self.model_config, self.config, self.batch, self.optim, self.ops = world_model, behaviour, batch, optim, ops
+        self.settings = {
+            "world_model": world_model,
+            "behaviour": behaviour,
+            "batch": batch,
+            "optim": optim,
+            "ops": ops,
+            "seed": seed,
+        }
         self._warned_of_ends = False
 
     def param_groups(self) -> list[ParamGroup]:
@@ -83,28 +80,22 @@ class ModelBasedAgent(Agent):
             ParamGroup("critic", (self.critic,), optim.critic_lr, optim.clip),
         ]
 
-    @abstractmethod
-    def model_losses(self, batch: Batch, key: Key) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The world model's weighted losses, and metrics."""
-
-    @abstractmethod
-    def behaviour_losses(self, batch: Batch, key: Key) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Actor's and critics' weighted losses, and metrics; none moves the world model."""
-
-    def losses(self, batch: Batch, key: Key) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def losses(self, batch: Batch, key: Key) -> tuple[Named, Named]:
         """World model, critics and actor, each with its own part of the batch."""
         return self.losses_of("all", batch, key)
 
-    def losses_of(self, components: Components, batch: Batch, key: Key) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """See :meth:`Agent.losses_of`."""
-        losses: dict[str, Tensor] = {}
-        metrics: dict[str, Tensor] = {}
-        for component, of in (("model", self.model_losses), ("behaviour", self.behaviour_losses)):
-            if components in ("all", component):
-                more_losses, more_metrics = of(batch, key)
-                losses |= more_losses
-                metrics |= more_metrics
-        return losses, metrics
+    @abstractmethod
+    def losses_of(self, components: Components, batch: Batch, key: Key) -> tuple[Named, Named]:
+        """See :meth:`Agent.losses_of`; no loss of the behaviour moves the world model."""
+
+    @abstractmethod
+    def behaviour_scales(self) -> dict[str, float]:
+        """What each loss of actor and critics is multiplied with, by its name."""
+
+    def scales(self, components: Components) -> dict[str, float]:
+        """What each loss of these components is multiplied with, by its name."""
+        model = {} if components == "behaviour" else self.world_model.scales
+        return model if components == "model" else {**model, **self.behaviour_scales()}
 
     def on_fit_start(self) -> None:
         """Says which operators train; refuses ``ops: compiled`` where there are none before anything runs."""
@@ -136,10 +127,8 @@ class ModelBasedAgent(Agent):
             self.terminates = decided
             self.build(int(self.action_size or 0))
 
-    def on_train_epoch_start(self) -> None:
-        """Begins the round; warns once of an episode that ended early where nothing predicts ends."""
-        super().on_train_epoch_start()
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+    def begin_round(self, data: RoundData) -> None:
+        """Warns once of an episode that ended early where nothing predicts ends; see :meth:`Agent.begin_round`."""
         if self.world_model.discount is None and not self._warned_of_ends and data.collected_end_early:
             self._warned_of_ends = True
             rank_zero_warn(
@@ -164,9 +153,206 @@ class ModelBasedAgent(Agent):
     ) -> tuple[Tensor, ActingState]:
         """Filters the frame into the latent state and asks the policy there; see :meth:`Agent.act`."""
         states = self.world_model.step(state.states, state.action, image, is_first, key)
-        action = self.latent_action(states.features, mode, key)
+        action = self.latent_action(states.features, mode, key)  # [n, A]
+        assert action.shape == state.action.shape
         return action, ActingState(states, action)
 
     def executed(self, state: ActingState, action: Tensor) -> ActingState:
         """The next frame is filtered with the action that led to it; see :meth:`Agent.executed`."""
         return state._replace(action=action.to(state.action))
+
+
+def scaled(losses: Named, scales: dict[str, float]) -> Named:
+    """Each loss times its scale; every loss has a scale, and every scale a loss."""
+    assert all(loss.dim() == 0 for loss in losses.values())
+    assert set(losses) == set(scales), f"losses without a scale, or scales without a loss: {set(losses) ^ set(scales)}"
+    return {name: scales[name] * loss for name, loss in losses.items()}
+
+
+class Starts(NamedTuple):
+    """Where imagination starts, and the real transition that led there."""
+
+    rows: States  # [T, B, ...] the sequences' states, of which the start states are some
+    t: Tensor  # [N] int64, the start states' places there
+    b: Tensor  # [N]
+    states: States  # [N, ...] start states
+    previous: States  # [N, ...] the states before them
+    action: Tensor  # [N, A] the action taken there
+    reward: Tensor  # [N] the reward received for it
+    valid: Tensor  # [N] float, 0 where the start has no predecessor in its sequence
+    goes_on: Tensor  # [N] float, 0 where the episode ended with the start: nothing is earned from there on
+
+
+class ImaginationAgent(ModelBasedAgent):
+    """Learns to act in rollouts of its world model that start in posterior states of real sequences.
+
+    Args:
+        world_model: sizes and losses of the world model.
+        behaviour: actor, critic, imagination.
+        batch: sizes of a training batch.
+        optim: learning rates and clipping.
+        ops: which operators imagine, observe and sum returns.
+        seed: keys initial weights and noise.
+    """
+
+    config: ImaginationConfig
+    batch: BatchConfig
+    actor: Actor
+    critic: QEnsemble | ValueCritic
+    #: The estimator of the members' disagreement in rollouts.
+    disagreement: Disagreement = "mean"
+
+    def __init__(
+        self,
+        world_model: WorldModelConfig | None,
+        behaviour: ImaginationConfig,
+        batch: BatchConfig | None,
+        optim: OptimConfig | None,
+        ops: Ops,
+        seed: int,
+    ) -> None:
+        super().__init__(
+            world_model or WorldModelConfig(), behaviour, batch or BatchConfig(), optim or OptimConfig(), ops, seed
+        )
+
+    def parts(self) -> dict[str, BatchPart]:
+        """Model and agent sequences."""
+        return {
+            "model": BatchPart(self.batch.model_size, self.batch.model_length, component="model"),
+            "agent": BatchPart(self.batch.agent_size, self.batch.agent_length),
+        }
+
+    def build(self, action_size: int) -> None:
+        """World model and actor; a subclass adds its critic."""
+        config = self.config
+        self.world_model = WorldModel(self.model_config, action_size, self.ops, self.terminates)
+        self.actor = Actor(
+            self.world_model.feature_size,
+            action_size,
+            config.actor_layers,
+            config.actor_units,
+            config.action,
+            config.min_std,
+        )
+
+    def after_step(self, step: int) -> None:
+        """Copies the critics to their targets every ``target_every`` gradient steps."""
+        if step % self.config.target_every == 0:
+            self.critic.update_target()
+
+    # Rollouts.
+
+    @torch.no_grad()
+    def draw_starts(self, batch: SequenceBatch, key: Key) -> Starts:
+        """Encodes sequences [B, T] with the current model and draws the N states where imagination starts."""
+        states = self.world_model.observe(batch, key.fold(AGENT)).states  # [T, B, ...]
+        B, T = batch.is_first.shape
+        count, wanted, device = T * B, self.config.imagine_rows, batch.reward.device
+        if wanted is None or wanted >= count:
+            rows = torch.arange(count, device=device)
+        else:
+            # The first `wanted` of a random order: drawn without replacement.
+            rows = uniform(key.fold(ROWS), Stream.ROWS, (count,), device).argsort()[:wanted]
+        t, b = rows // B, rows % B
+        before = (t - 1).clamp(min=0)
+        assert states.deter.shape[:2] == (T, B) == batch.reward.shape[::-1]
+        return Starts(
+            rows=states,
+            t=t,
+            b=b,
+            states=states.map(lambda x: x[t, b]),
+            previous=states.map(lambda x: x[before, b]),
+            action=batch.action[b, t],
+            reward=batch.reward[b, t],
+            valid=((t > 0) & ~batch.is_first[b, t]).float(),
+            goes_on=1 - batch.is_terminal[b, t].float(),
+        )
+
+    def imagine(self, start: States, key: Key) -> Imagined:
+        """Rolls the policy from ``start`` [N, ...] through the model, whose weights are constants here."""
+        config, rssm = self.config, self.world_model.rssm
+        return imagine(
+            start.deter,
+            start.stoch,
+            self.actor.net.weights(),
+            rssm.cell(frozen=True),
+            rssm.prior(frozen=True),
+            rssm.latent,
+            key.fold(IMAGINE),
+            self.imagined_steps,
+            action_kind=config.action,
+            min_std=config.min_std,
+            member_choice=config.imagine_member,
+            disagreement_kind=self.disagreement,
+            ops=self.ops,
+        )
+
+    @property
+    def imagined_steps(self) -> int:
+        """Steps of a rollout."""
+        return self.config.horizon
+
+    def earned(self, rollout: Imagined) -> tuple[Tensor, Tensor]:
+        """What a rollout of H states earns: rewards r(s_1)..r(s_{H-1}) and their discounts, both [H - 1, N]."""
+        states = States(rollout.deter[1:], rollout.stoch[1:])
+        reward = self.world_model.predict_reward(states, frozen=True)
+        return reward, self.config.gamma * self.world_model.predict_continuation(states)
+
+    def state_value_losses(
+        self, rollout: Imagined, reward: Tensor, discount: Tensor, weights: Tensor
+    ) -> tuple[Named, Named]:
+        """DreamerV2's critic V(s) and actor (its Eq. 4 to 6) on a rollout of H states; not scaled.
+
+        Args:
+            rollout: from :meth:`imagine`.
+            reward: [H - 1, N].
+            discount: [H - 1, N].
+            weights: how much each state counts [H, N].
+
+        Returns:
+            Losses and metrics.
+        """
+        config, critic = self.config, self.critic
+        assert isinstance(critic, ValueCritic)
+        features = States(rollout.deter, rollout.stoch).features  # [H, N, F]
+        returns = lambda_return(reward, critic.target_value(features), discount, config.lambda_, ops=self.ops)
+        value = critic(features[:-1].detach())  # [H - 1, N]
+        assert value.shape == returns.shape == weights[:-1].shape
+        losses = {
+            "critic/model": (0.5 * (value - returns.detach()).square() * weights[:-1]).mean(),
+            "actor/value": -(weights[:-1] * returns).mean(),
+            "actor/entropy_bonus": -(weights[:-1] * rollout.entropy[:-1]).mean(),
+        }
+        return losses, {"critic/value": value.detach().mean(), "actor/return": returns.detach().mean()}
+
+    # Acting.
+
+    @property
+    def gamma(self) -> float:
+        """See :meth:`Agent.gamma`."""
+        return self.config.gamma
+
+    def action_values(self, batch: SequenceBatch, key: Key) -> Tensor:
+        """See :meth:`Agent.action_values`; the state's value, where the critic is one of states."""
+        assert isinstance(self.critic, ValueCritic)
+        return self.critic(self.world_model.observe(batch, key).states.map(lambda x: x[:-1, 0]).features)
+
+    def latent_action(self, features: Tensor, mode: ActMode, key: Key) -> Tensor:
+        """The distribution's mode, or a draw; see :meth:`ModelBasedAgent.latent_action`."""
+        dist = self.actor.dist(features)
+        if mode == "mode":
+            return dist.mode()
+        return dist.sample(uniform(key, Stream.ACTION, tuple(dist.mean.shape), features.device))
+
+
+@torch.no_grad()
+def rollout_metrics(rollout: Imagined, reward: Tensor, disagreement_scale: float = 0.0) -> Named:
+    """What to log of a rollout, of the rewards [H - 1, N] predicted in it, and of the penalty beside them."""
+    spread = rollout.disagreement.mean()
+    return {
+        "imagined/reward": reward.mean(),
+        "imagined/disagreement": spread,
+        "imagined/penalty": disagreement_scale * spread,
+        "imagined/penalty_share": disagreement_scale * spread / reward.abs().mean().clamp(min=1e-6),
+        "actor/entropy": rollout.entropy.mean(),
+    }

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from moto_pl.errors import SettingError
-from moto_pl.nn.critic import track
+from moto_pl.nn.actor_critic import track
 from moto_pl.nn.gaussian import BoundedNormal, SquashedNormal
 from moto_pl.nn.image import PixelEncoder, random_shift
 from moto_pl.nn.mlp import glorot, orthogonal
@@ -149,7 +149,7 @@ class Head(nn.Module):
         self.mlp = _mlp(config.latent, out, config)
 
     def forward(self, features: Tensor) -> Tensor:
-        """An encoder's features [..., E] -> [..., out]."""
+        """An encoder's features [..., F] -> [..., out]."""
         return cast(Tensor, self.mlp(self.bottleneck(features)))
 
 
@@ -163,7 +163,7 @@ class TwinCritic(nn.Module):
         self.critics = nn.ModuleList(_mlp(config.latent + action, 1, config) for _ in range(2))
 
     def forward(self, features: Tensor, action: Tensor) -> Tensor:
-        """The encoder's features [B, E], actions [..., B, A] -> [2, ..., B]."""
+        """The encoder's features [B, F], actions [..., B, A] -> [2, ..., B]."""
         latent = self.bottleneck(features)
         x = torch.cat((latent.expand(*action.shape[:-1], latent.shape[-1]), action), -1)
         return torch.stack([critic(x).squeeze(-1).float() for critic in self.critics])
@@ -242,8 +242,7 @@ class ModelFreeAgent(Agent):
     def lr_share(self, group: str, step: int) -> float:
         """See :meth:`Agent.lr_share`; the policy's falls along half a cosine where asked."""
         if group == "actor" and self.td.actor_lr == "cosine":
-            total = self.trainer.datamodule.schedule.total_steps  # type: ignore[attr-defined]
-            return 0.5 * (1 + math.cos(math.pi * min(1.0, step / total)))
+            return 0.5 * (1 + math.cos(math.pi * min(1.0, step / self.schedule.total_steps)))
         return super().lr_share(group, step)
 
     # Acting.
@@ -316,7 +315,7 @@ class TwinCriticAgent(ModelFreeAgent):
         Args:
             head: from :meth:`head`.
             image: uint8 [B, 3 * stack, 64, 64].
-            features: of the critics' encoder for them [B, E], where they are at hand; a head that shares the encoder
+            features: of the critics' encoder for them [B, F], where they are at hand; a head that shares the encoder
                 passes no gradient to them.
         """
         if head.encoder is not None:

@@ -1,154 +1,27 @@
-"""MOTO: Offline Pre-training to Online Fine-tuning for Model-based Robot Learning (Rafailov et al., CoRL 2023)."""
+"""MOTO: Offline Pre-training to Online Fine-tuning for Model-based Robot Learning (Rafailov et al., CoRL 2023).
+
+:meth:`MOTO.losses_of` is the method. Rollouts and acting are :class:`~moto_pl.agents.model_based.ImaginationAgent`'s.
+"""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from moto_pl.errors import SettingError
-from moto_pl.nn import States, WorldModel, WorldModelConfig
-from moto_pl.nn.actor import Actor
-from moto_pl.nn.critic import ActorValue, QEnsemble, ValueCritic
-from moto_pl.nn.value import penalise, trajectory_weights
-from moto_pl.ops import (
-    ActionKind,
-    Disagreement,
-    Imagined,
-    Key,
-    MemberChoice,
-    Ops,
-    Stream,
-    imagine,
-    integers,
-    lambda_return,
-    uniform,
-)
+from moto_pl.nn import States, WorldModelConfig
+from moto_pl.nn.actor_critic import QEnsemble, ValueCritic, expand, masked_mean, trajectory_weights
+from moto_pl.ops import Key, Ops, Stream, integers, lambda_return
 from moto_pl.ops.latent import check_disagreement
-from moto_pl.replay.filters import EpisodeFilter
 from moto_pl.replay.sampler import SequenceBatch
+from moto_pl.schedule import Components
 
-from .base import ActMode, Batch, BatchPart
-from .model_based import ModelBasedAgent, OptimConfig
-
-# Purposes that a step's key is folded with: each set of draws has its own.
-_MODEL, _AGENT, _CLONE, _IMAGINE, _ROWS, _TARGET = range(6)
-
-
-@dataclass
-class BehaviourConfig:
-    """Actor, critics, imagination and cloning. Defaults: the MOTO paper (C.3), and DreamerV2's where it is silent.
-
-    Attributes:
-        horizon: H, states of an imagined rollout, the start included (``q_ensemble``); its steps (``v``).
-        gamma: discount, in (0, 1].
-        lambda_: weight of longer returns, in [0, 1].
-        disagreement_scale: alpha, the penalty's weight; 0 turns it off. The right value depends on the estimator: the
-            logs show ``imagined/reward`` beside ``imagined/penalty``.
-        disagreement: the estimator of u; see :func:`moto_pl.ops.disagreement`.
-        critic: ``q_ensemble``, N critics Q(s, a) with model-based value expansion on imagined and real transitions; the
-            paper's own equations could not be read, so this follows the authors' public code. ``v``: DreamerV2's single
-            V(s), on imagined transitions alone.
-        critics: N.
-        critic_layers: hidden layers of a critic.
-        critic_units: their width.
-        actor_value: which of the critics' values the actor maximises.
-        actor_layers: hidden layers of the actor.
-        actor_units: their width.
-        action: the actor's distribution.
-        min_std: its smallest standard deviation.
-        entropy_scale: eta, weight of the policy's entropy.
-        target_every: gradient steps between copies of the critics to their targets.
-        imagine_rows: start states of imagination, drawn from the agent sequences' posterior states; null takes all. The
-            cost of imagination is proportional to it.
-        imagine_member: one prior head a step for the whole batch (authors' code), or one a row.
-        clone_scale: beta_bc, weight of behaviour cloning; 0 turns it off.
-        clone_filter: which data is cloned; see :func:`moto_pl.replay.filters.keep_rows`. ``advantage`` clones steps
-            whose
-            lambda-return is at least the critics' value of the policy's own action.
-        clone_top: share of the episodes that ``clone_filter: return`` keeps.
-        clone_limit: cloned actions are clipped to [-clone_limit, clone_limit], in (0, 1]. Scripted demonstrations are
-            clipped to exactly -1 and 1 at many steps; their likelihood grows without end as the mean is driven to the
-            edge, where the gradient through tanh dies, for all other states too. Below 1 the optimum is inside.
-    """
-
-    horizon: int = 15
-    gamma: float = 0.99
-    lambda_: float = 0.95
-    disagreement_scale: float = 10.0
-    disagreement: Disagreement = "mean"
-    critic: Literal["q_ensemble", "v"] = "q_ensemble"
-    critics: int = 5
-    critic_layers: int = 4
-    critic_units: int = 400
-    actor_value: ActorValue = "min"
-    actor_layers: int = 4
-    actor_units: int = 400
-    action: ActionKind = "trunc_normal"
-    min_std: float = 0.1
-    entropy_scale: float = 1e-4
-    target_every: int = 100
-    imagine_rows: int | None = 800
-    imagine_member: MemberChoice = "step"
-    clone_scale: float = 10.0
-    clone_filter: EpisodeFilter = "auto"
-    clone_top: float = 0.1
-    clone_limit: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.horizon < (2 if self.critic == "q_ensemble" else 1):
-            raise SettingError("behaviour.horizon", self.horizon, "Give at least 2 (1 with critic: v).")
-        if not 0 < self.gamma <= 1:
-            raise SettingError("behaviour.gamma", self.gamma, "Give a number in (0, 1].")
-        if not 0 <= self.lambda_ <= 1:
-            raise SettingError("behaviour.lambda_", self.lambda_, "Give a number in [0, 1].")
-        if not 0 < self.clone_top <= 1:
-            raise SettingError("behaviour.clone_top", self.clone_top, "Give a share in (0, 1].")
-        if not 0 < self.clone_limit <= 1:
-            raise SettingError("behaviour.clone_limit", self.clone_limit, "Give a number in (0, 1].")
-        for name in ("critics", "target_every"):
-            if getattr(self, name) < 1:
-                raise SettingError(f"behaviour.{name}", getattr(self, name), "Give at least 1.")
-        if self.clone_filter == "advantage" and self.critic != "q_ensemble":
-            raise SettingError("behaviour.clone_filter", "advantage with critic: v", "It needs critic: q_ensemble.")
+from .base import Batch, BatchPart
+from .model_based import CLONE, MODEL, TARGET, ImaginationAgent, Named, Starts, rollout_metrics, scaled
+from .settings import BatchConfig, BehaviourConfig, OptimConfig
 
 
-@dataclass
-class BatchConfig:
-    """Sizes of a training batch's parts, over all ranks (paper: 16 for the model, 128 for the agent).
-
-    Attributes:
-        model_size: sequences that train the world model.
-        model_length: their rows.
-        agent_size: sequences in whose states imagination starts.
-        agent_length: their rows (25 in the authors' code).
-        clone_size: sequences that are cloned.
-        clone_length: their rows.
-    """
-
-    model_size: int = 16
-    model_length: int = 50
-    agent_size: int = 128
-    agent_length: int = 25
-    clone_size: int = 128
-    clone_length: int = 25
-
-
-class Starts(NamedTuple):
-    """Where imagination starts, and the real transition that led there."""
-
-    states: States  # [B, ...] start states
-    previous: States  # [B, ...] the states before them
-    action: Tensor  # [B, A] the action taken there
-    reward: Tensor  # [B] the reward received for it
-    valid: Tensor  # [B] float, 0 where the start has no predecessor in its sequence
-    goes_on: Tensor  # [B] float, 0 where the episode ended with the start: nothing is earned from there on
-
-
-class MOTO(ModelBasedAgent):
+class MOTO(ImaginationAgent):
     """Ensemble world model, value-expanded critics, and an actor held to the good data.
 
     Args:
@@ -161,8 +34,7 @@ class MOTO(ModelBasedAgent):
         seed: keys initial weights and noise.
     """
 
-    actor: Actor
-    critic: QEnsemble | ValueCritic
+    config: BehaviourConfig
 
     def __init__(
         self,
@@ -173,19 +45,9 @@ class MOTO(ModelBasedAgent):
         ops: Ops = "auto",
         seed: int = 0,
     ) -> None:
-        super().__init__(optim or OptimConfig(), ops, seed)
-        self.model_config = world_model or WorldModelConfig()
-        self.config = behaviour or BehaviourConfig()
-        self.batch = batch or BatchConfig()
-        check_disagreement(self.config.disagreement, self.model_config.latent, "behaviour.disagreement")
-        self.settings = {
-            "world_model": self.model_config,
-            "behaviour": self.config,
-            "batch": self.batch,
-            "optim": self.optim,
-            "ops": ops,
-            "seed": seed,
-        }
+        super().__init__(world_model, behaviour or BehaviourConfig(), batch, optim, ops, seed)
+        self.disagreement = self.config.disagreement
+        check_disagreement(self.disagreement, self.model_config.latent, "behaviour.disagreement")
 
     def on_fit_start(self) -> None:
         """Says too where the penalty has no effect."""
@@ -199,218 +61,141 @@ class MOTO(ModelBasedAgent):
     def parts(self) -> dict[str, BatchPart]:
         """Model, agent and cloning sequences."""
         sizes, config = self.batch, self.config
-        parts = {
-            "model": BatchPart(sizes.model_size, sizes.model_length, component="model"),
-            "agent": BatchPart(sizes.agent_size, sizes.agent_length),
-        }
-        if config.clone_scale > 0:
-            parts["clone"] = BatchPart(sizes.clone_size, sizes.clone_length, config.clone_filter, config.clone_top)
-        return parts
+        if config.clone_scale <= 0:
+            return super().parts()
+        clone = BatchPart(sizes.clone_size, sizes.clone_length, config.clone_filter, config.clone_top)
+        return {**super().parts(), "clone": clone}
 
     def build(self, action_size: int) -> None:
         """World model, actor and critics."""
-        config = self.config
-        self.world_model = WorldModel(self.model_config, action_size, self.ops, self.terminates)
-        features = self.world_model.feature_size
-        self.actor = Actor(
-            features, action_size, config.actor_layers, config.actor_units, config.action, config.min_std
-        )
+        super().build(action_size)
+        config, features = self.config, self.world_model.feature_size
         if config.critic == "q_ensemble":
             self.critic = QEnsemble(config.critics, features, action_size, config.critic_layers, config.critic_units)
         else:
             self.critic = ValueCritic(features, config.critic_layers, config.critic_units)
 
-    def after_step(self, step: int) -> None:
-        """Copies the critics to their targets every ``target_every`` gradient steps."""
-        if step % self.config.target_every == 0:
-            self.critic.update_target()
-
     # The method.
 
-    def model_losses(self, batch: Batch, key: Key) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The world model's on its sequences."""
-        losses, metrics, _ = self.world_model.loss(batch["model"], key.fold(_MODEL))
-        return losses, metrics
+    def behaviour_scales(self) -> dict[str, float]:
+        """See :meth:`ModelBasedAgent.behaviour_scales`."""
+        config = self.config
+        scales = {"critic/model": 1.0, "critic/real": 1.0, "actor/value": config.value_scale}
+        scales |= {"actor/entropy_bonus": config.entropy_scale, "actor/clone": config.clone_scale}
+        absent = {"critic/real"} if config.critic == "v" else set()
+        absent |= {"actor/clone"} if config.clone_scale <= 0 else set()
+        return {name: scale for name, scale in scales.items() if name not in absent}
 
-    def behaviour_losses(self, batch: Batch, key: Key) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Critics and actor on what is imagined from the agent's sequences, and cloning on its own."""
-        starts = self._starts(batch["agent"], key)
-        rollout = self._imagine(starts.states, key)
-        expand = self._q_losses if isinstance(self.critic, QEnsemble) else self._v_losses
-        losses, metrics = expand(starts, rollout, key)
-        if "clone" in batch:
-            losses["actor/clone"], clone_metrics = self._clone_loss(batch["clone"], key)
-            metrics |= clone_metrics
-        return losses, metrics
+    def losses_of(self, components: Components, batch: Batch, key: Key) -> tuple[Named, Named]:
+        """The method: a gradient step lessens the sum of these losses, each times its entry in :meth:`scales`."""
+        config, critic, losses, metrics = self.config, self.critic, Named(), Named()
+        if components != "behaviour":
+            # The ensemble RSSM: its evidence lower bound (DreamerV2, Eq. 2).
+            losses, metrics, _ = self.world_model.loss(batch["model"], key.fold(MODEL))
+        if components == "model":
+            return scaled(losses, self.scales(components)), metrics
+
+        # Rollouts from posterior states s_0 of other sequences: a_i ~ pi(. | s_i), s_{i+1} ~ p_k(. | s_i, a_i).
+        starts = self.draw_starts(batch["agent"], key)
+        rollout = self.imagine(starts.states, key)
+        features, action = States(rollout.deter, rollout.stoch).features, rollout.action  # [H, N, F], [H, N, A]
+        # r~_{i+1} = r(s_{i+1}) - alpha u(s_i, a_i) (Eq. 2), and how much each state counts.
+        reward, discount = self.earned(rollout)  # [H - 1, N]
+        penalised = reward - config.disagreement_scale * rollout.disagreement
+        weights = trajectory_weights(discount.detach(), starts.goes_on)  # [H, N]
+        assert weights.shape == features.shape[:2] and penalised.shape == discount.shape == weights[:-1].shape
+        metrics |= rollout_metrics(rollout, reward, config.disagreement_scale)
+
+        if isinstance(critic, ValueCritic):
+            more, figures = self.state_value_losses(rollout, penalised, discount, weights)
+        else:
+            # Targets G'_i and (1 - lambda) Q'_i + lambda G'_i (DreamerV2, Eq. 4), Q' that of a critic drawn anew.
+            member = integers(key.fold(TARGET), Stream.TARGET, config.critics, (1,), features.device)
+            target_q = critic.target_value(features, action, member)  # [H, N]
+            target, bootstrap = expand(penalised.detach(), target_q, discount, config.lambda_, self.ops)
+            # Critics, on imagined steps, and on the real ones that led to s_0: their reward, then what s_0 is worth.
+            imagined = critic(features[:-1].detach(), action[:-1].detach())  # [Q, H - 1, N]
+            real = critic(starts.previous.features, starts.action)  # [Q, N]
+            worth = (
+                bootstrap[0]
+                if config.real_return == "imagined"
+                else self.data_value(batch["agent"], starts, member, key)
+            )
+            real_target = starts.reward + config.gamma * starts.goes_on * worth  # [N]
+            assert imagined.shape[1:] == target[:-1].shape and real.shape[1:] == real_target.shape == starts.valid.shape
+            model_loss = (0.5 * (imagined - target[:-1]).square() * weights[:-1]).mean()
+            real_loss = masked_mean(0.5 * (real - real_target).square(), starts.valid)
+            # The actor: the same expansion of what the critics now say, with the gradient through all of the rollout.
+            q = critic.actor_value(features, action, config.actor_value)  # [H, N]
+            returns, value = expand(penalised, q, discount, config.lambda_, self.ops)
+            gain, entropy = (weights * value).mean(), (weights * rollout.entropy).mean()
+            more = {"critic/model": model_loss, "critic/real": real_loss}
+            more |= {"actor/value": -gain, "actor/entropy_bonus": -entropy}
+            figures = {"critic/value": q.detach().mean(), "critic/target": target[:-1].mean()}
+            figures |= {"actor/return": returns.detach().mean()}
+        if config.clone_scale > 0:
+            # Cloning of the filtered data, on features without gradient: -E[ln pi(a_t | s_t)].
+            more["actor/clone"], cloned = self._clone_loss(batch["clone"], key)
+            figures |= cloned
+        return scaled(losses | more, self.scales(components)), metrics | figures
+
+    @property
+    def imagined_steps(self) -> int:
+        """With Q(s, a) the last of the H states closes the return; with V(s) all H steps are taken."""
+        return self.config.horizon - 1 if self.config.critic == "q_ensemble" else self.config.horizon
 
     @torch.no_grad()
-    def _starts(self, batch: SequenceBatch, key: Key) -> Starts:
-        """Encodes the agent's sequences with the current model and draws the states where imagination starts."""
-        states = self.world_model.observe(batch, key.fold(_AGENT)).states  # [T, B, ...]
-        steps, size = batch.is_first.shape[1], batch.is_first.shape[0]
-        count = steps * size
-        wanted = self.config.imagine_rows
-        if wanted is None or wanted >= count:
-            rows = torch.arange(count, device=batch.reward.device)
-        else:
-            # The first `wanted` of a random order: drawn without replacement.
-            order = uniform(key.fold(_ROWS), Stream.ROWS, (count,), batch.reward.device)
-            rows = order.argsort()[:wanted]
-        t, b = rows // size, rows % size
-        before = (t - 1).clamp(min=0)
-        return Starts(
-            states=states.map(lambda x: x[t, b]),
-            previous=states.map(lambda x: x[before, b]),
-            action=batch.action[b, t],
-            reward=batch.reward[b, t],
-            valid=((t > 0) & ~batch.is_first[b, t]).float(),
-            goes_on=1 - batch.is_terminal[b, t].float(),
-        )
+    def data_value(self, batch: SequenceBatch, starts: Starts, member: Tensor, key: Key) -> Tensor:
+        """What each start state of sequences [B, T] was worth, by what was earned after it in its sequence: [N].
 
-    def _imagine(self, start: States, key: Key) -> Imagined:
-        """Rolls the policy through the model, whose weights are constants here."""
-        config, rssm = self.config, self.world_model.rssm
-        # With Q(s, a) the last of the H states closes the return; with V(s) all H steps are taken.
-        steps = config.horizon - 1 if config.critic == "q_ensemble" else config.horizon
-        return imagine(
-            start.deter,
-            start.stoch,
-            self.actor.net.weights(),
-            rssm.cell(frozen=True),
-            rssm.prior(frozen=True),
-            rssm.latent,
-            key.fold(_IMAGINE),
-            steps,
-            action_kind=config.action,
-            min_std=config.min_std,
-            member_choice=config.imagine_member,
-            disagreement_kind=config.disagreement,
-            ops=self.ops,
-        )
-
-    def _earned(self, rollout: Imagined) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Penalised rewards r~_1..r~_H [H, B], discounts [H, B] and what to log of them."""
-        states = States(rollout.deter[1:], rollout.stoch[1:])
-        reward = self.world_model.predict_reward(states, frozen=True)
-        penalised = penalise(reward, rollout.disagreement, self.config.disagreement_scale)
-        discount = self.config.gamma * self.world_model.predict_continuation(states)
-        with torch.no_grad():
-            metrics = {
-                "imagined/reward": reward.mean(),
-                "imagined/disagreement": rollout.disagreement.mean(),
-                "imagined/penalty": self.config.disagreement_scale * rollout.disagreement.mean(),
-                "imagined/penalty_share": self.config.disagreement_scale
-                * rollout.disagreement.mean()
-                / reward.abs().mean().clamp(min=1e-6),
-                "actor/entropy": rollout.entropy.mean(),
-            }
-        return penalised, discount, metrics
-
-    def _q_losses(self, starts: Starts, rollout: Imagined, key: Key) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Critics by value expansion of imagined and real transitions; actor by the expanded value."""
+        Args:
+            batch: the sequences.
+            starts: drawn from them.
+            member: the target critic that says what a sequence's states were worth to the policy.
+            key: names the policy's draws there.
+        """
         config, critic = self.config, self.critic
         assert isinstance(critic, QEnsemble)
-        penalised, discount, metrics = self._earned(rollout)
-        weights = trajectory_weights(discount.detach(), starts.goes_on)  # [H, B]
-        features = States(rollout.deter, rollout.stoch).features  # [H, B, F]
-        action = rollout.action
+        features = starts.rows.features  # [T, B, F]
+        q = critic.target_value(features, self.latent_action(features, "sample", key.fold(TARGET)), member)  # [T, B]
+        # Row t + 1 holds the reward for what was done in row t's state.
+        reward = batch.reward.transpose(0, 1)[1:]
+        goes_on = 1 - batch.is_terminal.transpose(0, 1)[1:].float()
+        _, value = expand(reward, q, config.gamma * goes_on, config.lambda_, self.ops)
+        return value[starts.t, starts.b]
 
-        # G' of the target critic that this update draws.
-        member = integers(key.fold(_TARGET), Stream.TARGET, config.critics, (1,), features.device)
-        target_q = critic.target_value(features, action, member)  # [H, B]
-        target = lambda_return(penalised.detach(), target_q, discount, config.lambda_, ops=self.ops)  # [H - 1, B]
-        online = critic(features[:-1].detach(), action[:-1].detach())  # [N, H - 1, B]
-        model_loss = (0.5 * (online - target).square() * weights[:-1]).mean()
-
-        # Real transitions: data reward, then the imagined value of the state that they led to.
-        bootstrap = (1 - config.lambda_) * target_q[0] + config.lambda_ * target[0]
-        y = starts.reward + config.gamma * starts.goes_on * bootstrap  # [B]
-        real = critic(starts.previous.features, starts.action)  # [N, B]
-        # Not the mean over B: rows without a predecessor count for nothing.
-        real_loss = (0.5 * (real - y).square() * starts.valid).sum() / (
-            config.critics * starts.valid.sum().clamp(min=1)
-        )
-
-        q = critic.actor_value(features, action, config.actor_value)  # [H, B]
-        expanded = lambda_return(penalised, q, discount, config.lambda_, ops=self.ops)  # [H - 1, B]
-        expanded = torch.cat((expanded, q[-1:]))  # G_{H-1} = q_{H-1}
-        value = (1 - config.lambda_) * q + config.lambda_ * expanded
-        metrics |= {
-            "critic/value": q.detach().mean(),
-            "critic/target": target.mean(),
-            "actor/return": expanded.detach().mean(),
-        }
-        losses = {
-            "critic/model": model_loss,
-            "critic/real": real_loss,
-            "actor/value": -(weights * value).mean(),
-            "actor/entropy_bonus": -config.entropy_scale * (weights * rollout.entropy).mean(),
-        }
-        return losses, metrics
-
-    def _v_losses(self, starts: Starts, rollout: Imagined, key: Key) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """DreamerV2's: one state value, on imagined transitions alone."""
-        config, critic = self.config, self.critic
-        assert isinstance(critic, ValueCritic)
-        penalised, discount, metrics = self._earned(rollout)
-        weights = trajectory_weights(discount.detach(), starts.goes_on)[:-1]  # [H, B]
-        features = States(rollout.deter, rollout.stoch).features  # [H + 1, B, F]
-        returns = lambda_return(penalised, critic.target_value(features), discount, config.lambda_, ops=self.ops)
-        value = critic(features[:-1].detach())
-        metrics |= {"critic/value": value.detach().mean(), "actor/return": returns.detach().mean()}
-        losses = {
-            "critic/model": (0.5 * (value - returns.detach()).square() * weights).mean(),
-            "actor/value": -(weights * returns).mean(),
-            "actor/entropy_bonus": -config.entropy_scale * (weights * rollout.entropy[:-1]).mean(),
-        }
-        return losses, metrics
-
-    def _clone_loss(self, batch: SequenceBatch, key: Key) -> tuple[Tensor, dict[str, Tensor]]:
-        """Filtered behaviour cloning: -beta_bc * E[ln pi(a_t | s_t)] on posterior features without gradient."""
+    def _clone_loss(self, batch: SequenceBatch, key: Key) -> tuple[Tensor, Named]:
+        """The negative mean of ln pi(a_t | s_t) over a batch [B, T], of the steps that the filter keeps; not scaled."""
         config = self.config
         with torch.no_grad():
-            features = self.world_model.observe(batch, key.fold(_CLONE)).states.features[:-1]  # [T - 1, B, F]
+            features = self.world_model.observe(batch, key.fold(CLONE)).states.features[:-1]  # [T - 1, B, F]
         # Row t + 1 holds the action taken in row t's state.
         action = batch.action.transpose(0, 1)[1:].clamp(-config.clone_limit, config.clone_limit)
         log_prob = self.actor.dist(features).log_prob(action)  # [T - 1, B]
-        keep = self._advantage_mask(batch, features, key) if config.clone_filter == "advantage" else None
-        mean = log_prob.mean() if keep is None else (log_prob * keep).sum() / keep.sum().clamp(min=1)
-        metrics = {"actor/clone_log_prob": mean.detach()}
-        if keep is not None:
-            metrics["actor/clone_share"] = keep.mean()
-        return -config.clone_scale * mean, metrics
+        assert log_prob.shape == features.shape[:2] == action.shape[:2]
+        if config.clone_filter != "advantage":
+            mean = log_prob.mean()
+            return -mean, {"actor/clone_log_prob": mean.detach()}
+        keep = self._advantage_mask(batch, features, key)
+        mean = masked_mean(log_prob, keep)
+        return -mean, {"actor/clone_log_prob": mean.detach(), "actor/clone_share": keep.mean()}
 
     @torch.no_grad()
     def _advantage_mask(self, batch: SequenceBatch, features: Tensor, key: Key) -> Tensor:
-        """1 where the data's lambda-return G_t is at least Q(s_t, a ~ pi): [T - 1, B]."""
+        """1 where the data's lambda-return G_t is at least Q(s_t, a ~ pi), for [B, T] and [T - 1, B, F]: [T - 1, B]."""
         config, critic = self.config, self.critic
         assert isinstance(critic, QEnsemble)
-        dist = self.actor.dist(features)
-        noise = uniform(key.fold(_CLONE), Stream.ACTION, tuple(dist.mean.shape), features.device)
-        q = critic.actor_value(features, dist.sample(noise), "mean")  # [T - 1, B]
+        own = self.latent_action(features, "sample", key.fold(CLONE))  # [T - 1, B, A]
+        q = critic.actor_value(features, own, "mean")  # [T - 1, B]
         reward = batch.reward.transpose(0, 1)[1:-1]
         goes_on = 1 - batch.is_terminal.transpose(0, 1)[1:-1].float()
         returns = lambda_return(reward, q, config.gamma * goes_on, config.lambda_, ops=self.ops)
         # The sequence's last transition has no successor to bootstrap from: it is not judged, and not cloned.
         return torch.cat((returns >= q[:-1], torch.zeros_like(q[-1:], dtype=torch.bool))).float()
 
-    # Acting.
-
-    @property
-    def gamma(self) -> float:
-        """See :meth:`Agent.gamma`."""
-        return self.config.gamma
-
     def action_values(self, batch: SequenceBatch, key: Key) -> Tensor:
         """See :meth:`Agent.action_values`; the state's value where the critic is one of states."""
+        if isinstance(self.critic, ValueCritic):
+            return super().action_values(batch, key)
         states = self.world_model.observe(batch, key).states.map(lambda x: x[:-1, 0])  # [T, ...]
-        if isinstance(self.critic, QEnsemble):
-            return self.critic.actor_value(states.features, batch.action[0, 1:], self.config.actor_value)
-        return self.critic(states.features)
-
-    def latent_action(self, features: Tensor, mode: ActMode, key: Key) -> Tensor:
-        """The distribution's mode, or a draw; see :meth:`ModelBasedAgent.latent_action`."""
-        dist = self.actor.dist(features)
-        if mode == "mode":
-            return dist.mode()
-        return dist.sample(uniform(key, Stream.ACTION, tuple(dist.mean.shape), features.device))
+        return self.critic.actor_value(states.features, batch.action[0, 1:], self.config.actor_value)

@@ -130,7 +130,7 @@ class SAC(TwinCriticAgent):
     def losses(self, batch: Batch, key: Key) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Critics, actor, temperature."""
         data = self.transitions(batch, key)
-        features = self.critic.encoder(data.image)  # [B, E]
+        features = self.critic.encoder(data.image)  # [B, F]
         losses, metrics = self.critic_losses(data, features, key)
         temperature = self.temperature()
         action, log_prob = self.policy(data.image, features).sample(self.noise(data.action, key.fold(ACTOR)))

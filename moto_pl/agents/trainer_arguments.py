@@ -16,6 +16,7 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from moto_pl.errors import SettingError
+from moto_pl.trust import check_class_path
 
 Fate = Literal["works", "here", "refused"]
 
@@ -74,6 +75,7 @@ def _class_of(value: Any) -> type | None:
     """The class of an object, or the one that a configuration names; None for anything else."""
     path = value.get("class_path") if isinstance(value, Mapping) or hasattr(value, "get") else None
     if path is not None:
+        check_class_path("class_path", str(path))
         module, _, name = str(path).rpartition(".")
         found = getattr(import_module(module), name)
         return found if isinstance(found, type) else None
@@ -376,7 +378,7 @@ def check_trainer(trainer: Any) -> None:
     """Refuses the same in a Trainer that is built, by the command line or by a user, before it begins.
 
     Args:
-        trainer: Lightning's Trainer; one that fits has its data module.
+        trainer: Lightning's Trainer.
 
     Raises:
         SettingError: what is refused.
@@ -387,12 +389,6 @@ def check_trainer(trainer: Any) -> None:
         raise SettingError("trainer.fast_dev_run", trainer.fast_dev_run, fix)
     asked = {name: argument for name, argument in ARGUMENTS.items() if fitting or not argument.fit_only}
     check_arguments({name: one.seen(trainer) for name, one in asked.items() if one.seen is not None})
-    if not fitting:
-        return
-    rounds = trainer.datamodule.schedule.rounds
-    if trainer.max_epochs is not None and 0 <= trainer.max_epochs < rounds:
-        found = f"{trainer.max_epochs}, where the schedule has {rounds} rounds"
-        raise SettingError("trainer.max_epochs", found, "Give -1: the schedule ends the run.")
 
 
 def table() -> str:

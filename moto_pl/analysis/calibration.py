@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from moto_pl.analysis.bound import fixed_actions
 from moto_pl.nn import WorldModel
 from moto_pl.nn.image import to_float
+from moto_pl.nn.world_model import replayed
 from moto_pl.ops import Disagreement, Key
 from moto_pl.replay.episode import Episode
 from moto_pl.replay.sampler import episode_batch
@@ -77,7 +78,7 @@ def predictions(
         start, action = start.map(lambda x: x[rows]), action[:, rows]  # noqa: B023
         # The next start's actions, half of them away: a derangement that keeps what actions look like.
         for use, taken in enumerate((action, action.roll(max(1, len(rows) // 2), 1))):
-            rolled = model.roll(start, lambda i, _: taken[i], horizon, key.fold(1000 + number))  # noqa: B023
+            rolled = model.roll(start, replayed(taken), horizon, key.fold(1000 + number))
             for kind in kinds:
                 spread = model.disagreement(rolled.prior, rolled.states.stoch[1:], kind)  # [H, n]
                 found[use][kind].append(spread.mean(0).cpu().numpy())

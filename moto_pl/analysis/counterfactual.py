@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, NamedTuple, get_args
 
 import numpy as np
@@ -17,12 +18,14 @@ from moto_pl.agents.model_based import ModelBasedAgent
 from moto_pl.envs import make
 from moto_pl.errors import SettingError
 from moto_pl.nn import States
+from moto_pl.nn.world_model import Act, replayed
 from moto_pl.ops import Disagreement, Key
 from moto_pl.replay.episode import Episode
 from moto_pl.replay.sampler import SequenceBatch, episode_batch
 from moto_pl.report.charts import COLOURS, METHOD_COLOURS, charts_style
 from moto_pl.report.output import Finding
 from moto_pl.report.statistics import Interval, bootstrap_interval
+from moto_pl.rollout.play import Script, play_on, recorded
 
 #: What is done from the moment on: the episode's own actions; none; uniform ones; its own with their signs turned; what
 #: the policy does, which sees real frames in the simulator and latent states in the model.
@@ -76,9 +79,9 @@ class Simulator:
             fix = "Give episodes that were recorded here, with the seed that they began with."
             raise SettingError("--episodes", "an episode without a seed", fix)
         observation, _ = self.env.reset(seed=int(episode.info["seed"]))
-        for action in episode.action[:step]:
-            observation = self.env.step(action)[0]
         frame: np.ndarray = observation["image"]
+        for played in play_on(self.env, frame, recorded(episode.action[:step])):
+            frame = played.frame
         error = (
             np.abs(frame.astype(float) - episode.image[step]).mean() if frame.shape == episode.image[0].shape else 255
         )
@@ -90,13 +93,13 @@ class Simulator:
             )
         return frame
 
-    def roll(self, act: Callable[[int, np.ndarray], np.ndarray], frame: np.ndarray, steps: int) -> np.ndarray:
-        """Rewards [H] of what ``act`` does in step i when it sees a frame; a terminated episode earns nothing more."""
-        rewards, ended = np.zeros(steps), False
-        for i in range(steps):
-            if not ended:
-                observation, reward, ended, _, _ = self.env.step(act(i, frame))
-                rewards[i], frame = float(reward), observation["image"]
+    def roll(self, act: Script, frame: np.ndarray, steps: int) -> np.ndarray:
+        """Rewards [H] of what ``act`` does from ``frame`` on; a terminated episode earns nothing more."""
+        rewards = np.zeros(steps)
+        for i, played in enumerate(islice(play_on(self.env, frame, act), steps)):
+            rewards[i] = played.reward
+            if played.terminated:
+                break
         return rewards
 
     def close(self) -> None:
@@ -123,13 +126,14 @@ def imagine(
 ) -> tuple[np.ndarray, dict[Disagreement, np.ndarray]]:
     """Rolls the model from ``start`` [n, ...]; rewards and disagreements [H], means over the n samples."""
     model = agent.world_model
-    fixed = None if actions is None else torch.from_numpy(actions).to(start.deter)
 
-    def act(i: int, states: States) -> Tensor:
-        if fixed is None:
-            return agent.latent_action(states.features, "mode", key.fold(i))
-        return fixed[i].expand(len(start.deter), -1)
+    def policy(step: int, states: States) -> Tensor:
+        return agent.latent_action(states.features, "mode", key.fold(step))
 
+    act: Act = policy
+    if actions is not None:
+        fixed = torch.from_numpy(actions).to(start.deter)  # [H, A]
+        act = replayed(fixed.unsqueeze(1).expand(-1, len(start.deter), -1))
     rolled = model.roll(start, act, steps, key)
     after = rolled.states.map(lambda x: x[1:])  # [H, n, ...]
     spread = {kind: model.disagreement(rolled.prior, after.stoch, kind).mean(1).cpu().numpy() for kind in kinds}
@@ -152,20 +156,18 @@ def branches(
     whole = episode_batch(episode, device)
     seen = SequenceBatch(*(part[:, : context + 1].expand(samples, *part[:, : context + 1].shape[1:]) for part in whole))
     start = agent.world_model.observe(seen, key).states.map(lambda x: x[-1])  # [n, ...]
-    recorded = episode.action[context : context + steps]
+    own = episode.action[context : context + steps]
     found = {}
     for kind in KINDS:
-        actions = taken(kind, recorded, number)
+        actions = taken(kind, own, number)
         predicted, spread = imagine(agent, start, actions, steps, estimators, key.fold(1))
         frame = simulator.restore(episode, context)
-        act = _policy(agent, episode, context, key.fold(2)) if actions is None else (lambda i, _: actions[i])  # noqa: B023
+        act = _policy(agent, episode, context, key.fold(2)) if actions is None else recorded(actions)
         found[kind] = Branch(predicted, simulator.roll(act, frame, steps), spread)
     return found
 
 
-def _policy(
-    agent: ModelBasedAgent, episode: Episode, context: int, key: Key
-) -> Callable[[int, np.ndarray], np.ndarray]:
+def _policy(agent: ModelBasedAgent, episode: Episode, context: int, key: Key) -> Script:
     """The policy as it acts, its filter brought up to the episode's moment."""
     state = agent.initial_state(1)
     first = torch.ones(1, dtype=torch.bool, device=agent.device)

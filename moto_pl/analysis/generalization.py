@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from moto_pl.agents.model_based import ModelBasedAgent
 from moto_pl.errors import SettingError
-from moto_pl.nn import States, WorldModel
+from moto_pl.nn import WorldModel
 from moto_pl.nn.image import to_uint8
 from moto_pl.ops import Key
 from moto_pl.replay.episode import Episode
@@ -62,19 +62,9 @@ def context_of(episode: Episode) -> int | None:
 @torch.no_grad()
 def open_loop(model: WorldModel, episode: Episode, context: int, samples: int, key: Key) -> OpenLoop:
     """Filters ``context`` frames, then rolls the episode's own actions to its end, ``samples`` times."""
-    device = next(model.parameters()).device
-    batch = episode_batch(episode, device)
-    many = SequenceBatch(*(part[:, :context].expand(samples, *part[:, :context].shape[1:]) for part in batch))
-    seen = model.observe(many, key).states  # [context, samples, ...]
-    ahead = batch.action[0, context:]  # [H, A]
-
-    def act(step: int, _: States) -> Tensor:
-        return ahead[step].expand(samples, -1)
-
-    states = seen
-    if len(ahead):
-        rolled = model.roll(seen.map(lambda x: x[-1]), act, len(ahead), key.fold(1)).states
-        states = States(*(torch.cat((past, new[1:])) for past, new in zip(seen, rolled, strict=True)))
+    batch = episode_batch(episode, next(model.parameters()).device)
+    many = SequenceBatch(*(part.expand(samples, *part.shape[1:]) for part in batch))
+    states = model.predict(many, context, key)  # [T + 1, samples, ...]
     reward = model.predict_reward(states)[1:].T  # [samples, T]
     image = to_uint8(model.decoder(states.features[:, 0]).float()).permute(0, 2, 3, 1)
     final = states.map(lambda x: x[-1]).features
@@ -154,9 +144,8 @@ def imagined_rewards(
         SequenceBatch(*(part[:, :1] for part in episode_batch(e, device))) for e in episodes for _ in range(samples)
     ]
     batch = SequenceBatch(*(torch.cat(parts) for parts in zip(*first, strict=True)))
-    start = model.observe(batch, key).states.map(lambda x: x[0])
-    rolled = model.roll(start, lambda _, now: agent.latent_action(now.features, "mode", key), steps, key.fold(1)).states
-    return model.predict_reward(rolled.map(lambda x: x[1:])).T.cpu().numpy()
+    states = model.predict(batch, 1, key, lambda _, now: agent.latent_action(now.features, "mode", key), steps)
+    return model.predict_reward(states.map(lambda x: x[1:])).T.cpu().numpy()
 
 
 def find_generalization(

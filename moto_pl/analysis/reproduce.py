@@ -38,7 +38,7 @@ class Size(NamedTuple):
     Attributes:
         metaworld_episodes: demonstrations of each MetaWorld task.
         kitchen_episodes: of each kitchen dataset.
-        config: of the kitchen training.
+        size: of the kitchen training (``--size``).
         whole: demonstrations of all four objects, for the analyses.
         settings: further arguments of the training.
         samples: rolls of each episode.
@@ -47,7 +47,7 @@ class Size(NamedTuple):
 
     metaworld_episodes: int
     kitchen_episodes: int
-    config: str
+    size: Scale
     whole: int
     settings: tuple[str, ...]
     samples: int
@@ -56,12 +56,12 @@ class Size(NamedTuple):
 
 SIZES: dict[Scale, Size] = {
     "cpu": Size(
-        *(10, 20, "kitchen/cpu", 4),
+        *(10, 20, "cpu", 4),
         settings=("--data.eval_episodes", "5", "--data.eval_every", "150", "--video_episodes", "0"),
         samples=5,
         real=3,
     ),
-    "paper": Size(10, 563, "kitchen/partial", 50, settings=("--data.eval_every", "3000"), samples=10, real=50),
+    "paper": Size(10, 563, "paper", 50, settings=("--data.eval_every", "3000"), samples=10, real=50),
 }
 
 #: What the paper found, by target and quantity.
@@ -219,8 +219,8 @@ def _bars(panels: Mapping[str, tuple[list[str], list[float], list[float]]]) -> F
 def _trained(size: Size, runs: Path) -> Path:
     """The run on kitchen ``partial``, trained to its end, with snapshots."""
     run = runs / "partial"
-    arguments = ["--config", str(config_path(size.config)), "--trainer.default_root_dir", str(run)]
-    arguments += ["--data.env", "moto_pl/Kitchen-partial-v0", "--data.dataset", str(_kitchen_dataset("partial", size))]
+    arguments = ["--config", str(config_path("tasks/kitchen/partial")), "--size", size.size]
+    arguments += ["--trainer.default_root_dir", str(run), "--data.dataset", str(_kitchen_dataset("partial", size))]
     arguments += ["--data.build_missing", "false", "--data.build_options", "{}"]
     run_lightning(["fit", *arguments, "--trainer.callbacks+=moto_pl.callbacks.Snapshots", *size.settings])
     return run

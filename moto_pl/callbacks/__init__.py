@@ -1,7 +1,8 @@
-"""Checkpoints, throughput, evaluation records and videos."""
+"""Collecting and evaluating, checkpoints, throughput, records and videos."""
 
 from .checkpoint import RunCheckpoint
-from .evaluation import EvaluationRecorder
+from .collect import CollectEpisodes
+from .evaluation import EvaluateEpisodes
 from .gradients import ActorGradients
 from .open_loop import OpenLoopVideo
 from .snapshots import Snapshots
@@ -9,7 +10,8 @@ from .throughput import Throughput
 
 __all__ = [
     "ActorGradients",
-    "EvaluationRecorder",
+    "CollectEpisodes",
+    "EvaluateEpisodes",
     "OpenLoopVideo",
     "RunCheckpoint",
     "Snapshots",

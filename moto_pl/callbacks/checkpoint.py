@@ -16,6 +16,9 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from moto_pl import signals
 from moto_pl.checkpoints import BEST, LAST, PRETRAINED
 from moto_pl.errors import SettingError
+from moto_pl.reading import check
+
+from .run import fitting, run_agent, run_data
 
 
 class RunCheckpoint(Checkpoint):
@@ -42,6 +45,7 @@ class RunCheckpoint(Checkpoint):
             raise SettingError("checkpoint_every", every_n_rounds, "Give at least 1 round.")
         self.every_n_rounds = every_n_rounds
         self.best: tuple[float, ...] = (-1.0, -float("inf"))  # success and return
+        self._evaluated: tuple[float, ...] | None = None  # the same of the round's evaluation, until it is compared
         self._newest: dict[str, Any] = {}
         self._handlers: dict[int, Any] = {}
         self._saved: int | None = None  # the last checkpoint's step
@@ -55,7 +59,11 @@ class RunCheckpoint(Checkpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on comparing."""
-        self.best = tuple(state_dict["best"])
+        try:
+            self.best = tuple(check(state_dict, {"best": list[float]})["best"])
+        except ValueError as error:
+            fix = "Give another checkpoint of the run."
+            raise SettingError("ckpt_path", f"a checkpoint whose best evaluation is none ({error})", fix) from None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Takes over the signals, after Lightning has set its own handlers."""
@@ -71,7 +79,7 @@ class RunCheckpoint(Checkpoint):
         """Where a signal came while episodes were rolled: says so, and saves what is not saved yet."""
         if not isinstance(exception, signals.Stopped) or not self._handlers or self._exiting:
             return
-        schedule = trainer.datamodule.schedule  # type: ignore[attr-defined]
+        schedule = run_agent(pl_module).schedule
         step = trainer.global_step
         begins = schedule.start_of(schedule.round_of(step)) == step and not trainer.validating
         if begins and step > 0 and self._saved != step:
@@ -98,6 +106,12 @@ class RunCheckpoint(Checkpoint):
             # Lightning would evaluate as it stops.
             self._limit_val_batches, trainer.limit_val_batches = trainer.limit_val_batches, 0
 
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Takes note of what a round's evaluation came to; where no episode is evaluated it comes to nothing."""
+        metrics = trainer.callback_metrics
+        if fitting(trainer) and "eval/success" in metrics:
+            self._evaluated = tuple(float(metrics[f"eval/{name}"]) for name in ("success", "return"))
+
     @staticmethod
     def _stops(trainer: L.Trainer) -> bool:
         """Whether Lightning is about to end the run."""
@@ -110,9 +124,9 @@ class RunCheckpoint(Checkpoint):
             if signals.noted() is not None:
                 self._exit(trainer)
             return
-        schedule = trainer.datamodule.schedule  # type: ignore[attr-defined]
+        schedule = run_agent(pl_module).schedule
         step = trainer.global_step
-        if self._is_best(trainer):
+        if self._is_best():
             self._save(trainer, BEST)
         due = step in (schedule.pretraining_steps, schedule.total_steps) or self._stops(trainer)
         if due or (trainer.current_epoch + 1) % self.every_n_rounds == 0:
@@ -122,14 +136,10 @@ class RunCheckpoint(Checkpoint):
         if signals.noted() is not None:
             self._save_and_exit(trainer)
 
-    def _is_best(self, trainer: L.Trainer) -> bool:
+    def _is_best(self) -> bool:
         """Whether an evaluation has just been better than all before it."""
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        index = data.schedule.round_of(trainer.global_step - 1)
-        if data.eval_episodes == 0 or not data.schedule.evaluation_due(index, data.eval_every):
-            return False
-        found = tuple(float(trainer.callback_metrics[f"eval/{name}"]) for name in ("success", "return"))
-        if found <= self.best:
+        found, self._evaluated = self._evaluated, None
+        if found is None or found <= self.best:
             return False
         self.best = found
         return True
@@ -150,8 +160,7 @@ class RunCheckpoint(Checkpoint):
     def _save(self, trainer: L.Trainer, name: str) -> None:
         path = self._path(trainer, name)
         trainer.save_checkpoint(path, weights_only=False)
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        if data.exchange == "broadcast" and trainer.local_rank == 0 and not trainer.is_global_zero:
+        if run_data(trainer).writes and not trainer.is_global_zero:
             # Each machine has a disk of its own and resumes from it. Every rank has put together what rank 0 saved.
             trainer.strategy.checkpoint_io.save_checkpoint(self._newest, path)
         self._newest = {}
@@ -179,7 +188,11 @@ class RunCheckpoint(Checkpoint):
         self._saved = int(checkpoint["global_step"])
         states = checkpoint.get("rng", [])
         if trainer.global_rank < len(states):
-            set_rng_state(states[trainer.global_rank])
+            try:
+                set_rng_state(states[trainer.global_rank])
+            except (ValueError, TypeError, RuntimeError, OverflowError) as error:
+                fix = "Give another checkpoint of the run."
+                raise SettingError("ckpt_path", f"states of random generators that are none ({error})", fix) from None
         if len(states) != trainer.world_size:
             rank_zero_warn(
                 f"The checkpoint was written by {len(states)} processes and is resumed by {trainer.world_size}: "

@@ -1,33 +1,113 @@
-"""What each evaluation came to, episode by episode, and a video of it."""
+"""Evaluation: the policy's mode on seeds of its own, what it came to, episode by episode, and a video of it."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
+from torch import Tensor
 
+from moto_pl.agents.base import Agent
+from moto_pl.errors import SettingError
 from moto_pl.evaluations import FILE
+from moto_pl.files import make_directory, open_to_add, sync
+from moto_pl.ops import Key
+from moto_pl.replay.episode import Episode
+from moto_pl.replay.sampler import episode_batch
+from moto_pl.rollout.roll import EVALUATION_SEEDS, TEST_SEEDS, Rolled, roll_on
+from moto_pl.schedule import Schedule
 
+from .collect import CollectEpisodes
+from .metrics import VALUE_FIGURES, EpisodeMetrics, return_to_go
+from .run import fitting, run_agent, stopping_together
 from .video import side_by_side, write_video
 
 #: What a record says of each episode; see :class:`moto_pl.report.records.Evaluation`.
 EPISODE_FIELDS = ("seed", "return", "success", "success_last", "success_steps", "length")
+#: Rewards beyond a time limit may be left out of a return-to-go that are discounted to less than this.
+CUT_SHARE = 0.05
+_EVALUATE = 0xE7A1
 
 
-class EvaluationRecorder(L.Callback):
-    """Appends each evaluation's episodes to ``evaluations.jsonl`` and writes a video of the first few.
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """When and on what is evaluated: settings of ``data``, under their names there, which say what they mean."""
+
+    eval_episodes: int = 20
+    eval_every: int = 0
+    value_steps: int = 300
+    value_every: int = 5
+    test_episodes: int = 20
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.value_steps < 0:
+            raise SettingError("data.value_steps", self.value_steps, "Give a number of steps; 0 for none.")
+        if self.value_every < 1:
+            raise SettingError("data.value_every", self.value_every, "Give at least 1 evaluation.")
+
+    def evaluation_seeds(self, rank: int, world_size: int, side_by_side: int) -> SeedBatches:
+        """A process's share of the evaluation episodes' seeds, which are never trained on."""
+        return SeedBatches.share(EVALUATION_SEEDS, self.eval_episodes, rank, world_size, side_by_side)
+
+    def test_seeds(self, rank: int, world_size: int, side_by_side: int) -> SeedBatches:
+        """The same of the test episodes', disjoint from training and evaluation."""
+        return SeedBatches.share(TEST_SEEDS, self.test_episodes, rank, world_size, side_by_side)
+
+    def steps_beyond(self, schedule: Schedule, step: int, in_training: bool) -> int:
+        """Steps that the episodes of an evaluation after gradient step ``step`` go on after a time limit."""
+        if step == 0:
+            return 0
+        phase_end = schedule.phase(step) in ("pretrained", "final")
+        due = self.eval_every == 0 or step // self.eval_every % self.value_every == 0
+        return self.value_steps if phase_end or due or not in_training else 0
+
+
+class SeedBatches:
+    """Environment seeds int64, as many at a time as there are environments, then empty batches up to ``least``."""
+
+    def __init__(self, seeds: Tensor, size: int, least: int = 1) -> None:
+        batches = seeds.split(size)
+        self.batches = [*batches, *(seeds[:0] for _ in range(least - len(batches)))]
+
+    @classmethod
+    def share(cls, first: int, count: int, rank: int, world_size: int, size: int) -> SeedBatches:
+        """A process's share of ``count`` seeds from ``first`` on, ``size`` at a time."""
+        seeds = torch.arange(first, first + count)[rank::world_size]
+        # As many on every process, because after each they agree on whether to go on.
+        most = len(range(0, count, world_size))
+        return cls(seeds, size, len(range(0, most, size)))
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(self.batches)
+
+
+class EvaluateEpisodes(L.Callback):
+    """Rolls the episodes of validation and test, whose batches are seeds, and says what they came to.
+
+    Logs ``eval/...`` and ``test/...``, appends each evaluation's episodes to ``evaluations.jsonl`` and writes a video
+    of the first few.
 
     Args:
-        episodes: episodes side by side in a video; 0 writes none.
+        settings: when, and how far beyond a time limit.
+        collect: in whose environments.
+        videos: episodes side by side in a video; 0 writes none.
     """
 
-    def __init__(self, episodes: int = 4) -> None:
-        self.episodes = episodes
+    def __init__(self, settings: EvaluationSettings, collect: CollectEpisodes, videos: int = 4) -> None:
+        self.settings, self.collect, self.videos = settings, collect, videos
+        self.metrics = EpisodeMetrics()
+        self.value_figures: dict[str, float] = {}  # what the last evaluation found of the critics' values
         self._results: list[dict[str, Any]] = []
         self._videos: list[np.ndarray] = []
 
@@ -39,30 +119,28 @@ class EvaluationRecorder(L.Callback):
         """Begins a record."""
         self._results, self._videos = [], []
 
-    def on_validation_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+    def on_validation_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Adds the episodes that were just rolled."""
+        """Rolls the episodes of a batch of seeds."""
         if dataloader_idx == 0:
-            self._add(trainer, batch)
+            with trainer.precision_plugin.val_step_context():
+                self._evaluate(trainer, run_agent(pl_module), batch.tolist())
 
-    def on_test_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+    def on_test_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Adds the episodes that were just rolled."""
-        self._add(trainer, batch)
+        """Rolls the episodes of a batch of seeds."""
+        with trainer.precision_plugin.test_step_context():
+            self._evaluate(trainer, run_agent(pl_module), batch.tolist())
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Logs what the evaluation episodes came to."""
+        self._log(run_agent(pl_module), "eval")
+
+    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Logs what the test episodes came to."""
+        self._log(run_agent(pl_module), "test")
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Writes the record."""
@@ -72,8 +150,47 @@ class EvaluationRecorder(L.Callback):
         """Writes the record."""
         self._write(trainer, pl_module, "test")
 
-    def _add(self, trainer: L.Trainer, seeds: torch.Tensor) -> None:
-        for seed, episode in zip(seeds.tolist(), trainer.datamodule.last_evaluation, strict=True):  # type: ignore[attr-defined]
+    def _evaluate(self, trainer: L.Trainer, agent: Agent, seeds: list[int]) -> None:
+        self.metrics.objects = self.collect.objects
+        self.metrics.to(agent.device)
+        rolled = self.roll(trainer, agent, seeds)
+        self.metrics.update([episode for episode, _ in rolled])
+        if agent.trained_steps > 0:
+            with agent.acting_weights():
+                for number, (episode, beyond) in enumerate(rolled):
+                    self.add_values(agent, episode, beyond, Key(agent.seed, number).fold(_EVALUATE))
+        self._add([episode for episode, _ in rolled], seeds)
+
+    def roll(self, trainer: L.Trainer, agent: Agent, seeds: list[int]) -> list[Rolled]:
+        """Rolls evaluation episodes with the mode of the policy; none on a rank beyond the last seed."""
+        rolled: list[Rolled] = []
+        with stopping_together(trainer):
+            if seeds:
+                key = Key(self.settings.seed, seeds[0]).fold(_EVALUATE)
+                beyond = self.settings.steps_beyond(agent.schedule, agent.trained_steps, fitting(trainer))
+                rolled = roll_on(self.collect.pool, agent, seeds, "mode", key, beyond=beyond)
+        return rolled
+
+    @torch.no_grad()
+    def add_values(self, agent: Agent, episode: Episode, beyond: np.ndarray, key: Key) -> None:
+        """Compares the critics with what was earned, in the episode and in ``beyond`` [n] steps after a truncation."""
+        value = agent.action_values(episode_batch(episode, agent.device), key)
+        if value is None:
+            return
+        earned = return_to_go(np.concatenate((episode.reward, beyond)), agent.gamma)[: episode.length]
+        # What is left out counts for less than a twentieth of what the last step's return is made of.
+        cut = not episode.terminated and agent.gamma ** len(beyond) > CUT_SHARE
+        self.metrics.add_values(value.float().cpu().numpy(), earned, cut)
+
+    def _log(self, agent: Agent, stage: str) -> None:
+        found = self.metrics.compute()
+        self.value_figures = {name: float(found[name]) for name in found if name in VALUE_FIGURES}
+        for name, value in found.items():
+            agent.log(f"{stage}/{name}", value, prog_bar=name in ("return", "success", "success_last", "objects"))
+        self.metrics.reset()
+
+    def _add(self, episodes: list[Episode], seeds: list[int]) -> None:
+        for seed, episode in zip(seeds, episodes, strict=True):
             completed = episode.ever_completed
             self._results.append(
                 {
@@ -86,7 +203,7 @@ class EvaluationRecorder(L.Callback):
                     "completed": [] if completed is None else completed.tolist(),
                 }
             )
-            if len(self._videos) < self.episodes:
+            if len(self._videos) < self.videos:
                 self._videos.append(episode.image)
 
     def _write(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -98,24 +215,24 @@ class EvaluationRecorder(L.Callback):
         if not results or not trainer.is_global_zero:
             return
         root = Path(trainer.default_root_dir)
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        step = data.trained_steps
+        agent = run_agent(pl_module)
+        step = agent.trained_steps
         record = {
             "stage": stage,
             "step": step,
-            "phase": data.schedule.phase(step),
-            "online_episodes": data.env_episodes,
+            "phase": agent.schedule.phase(step),
+            "online_episodes": self.collect.collected_episodes,
         }
         record |= {name: [row[name] for row in results] for name in EPISODE_FIELDS}
-        agent: Any = pl_module
-        record |= agent.value_figures
-        if data.objects:
-            record["objects"] = list(data.objects)
+        record |= self.value_figures
+        if objects := self.collect.objects:
+            record["objects"] = list(objects)
             record["completed"] = [row["completed"] for row in results]
-        root.mkdir(parents=True, exist_ok=True)
-        with open(root / FILE, "a") as file:
-            file.write(json.dumps(record) + "\n")
+        make_directory(root)
+        with open_to_add(root / FILE) as file:
+            file.write(json.dumps(record).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
+        sync(root)
         if self._videos:
             write_video(root / "videos" / f"{stage}_{step:07d}.mp4", side_by_side(self._videos))

@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.optim import Optimizer
 
 from moto_pl.errors import SettingError
+from moto_pl.files import whole
 
 
 class FiniteGuard(L.Callback):
@@ -77,5 +78,6 @@ class FiniteGuard(L.Callback):
         directory.mkdir(parents=True, exist_ok=True)
         path = directory / f"step_{trainer.global_step:07d}_rank_{trainer.global_rank}.pt"
         parts = {name: {k: v.cpu() for k, v in part._asdict().items()} for name, part in self._batch.items()}
-        torch.save(parts, path)
+        with whole(path) as file:
+            torch.save(parts, file)
         return path

@@ -11,13 +11,16 @@ from lightning.pytorch.callbacks import ProgressBar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from .run import run_agent
+
 _SHOWN = ("loss", "online/success", "eval/return", "eval/success", "eval/success_last", "updates/s")
 
 
 class RunProgress(ProgressBar):
     """Gradient steps of the run, its phase, and the latest loss, returns and success.
 
-    Where the output is no terminal, a line is printed every ``interval_s`` seconds instead.
+    Where the output is no terminal, a line is printed every ``interval_s`` seconds instead. By hand, on purpose:
+    Lightning's bars count the batches of an epoch, of which a run has many short ones.
 
     Args:
         interval_s: seconds between lines.
@@ -56,27 +59,28 @@ class RunProgress(ProgressBar):
                 TextColumn("{task.fields[figures]}"),
                 console=self._console,
             )
-            schedule = trainer.datamodule.schedule  # type: ignore[attr-defined]
-            self._task = self._progress.add_task("", total=schedule.total_steps, figures="")
+            total = run_agent(pl_module).schedule.total_steps
+            self._task = self._progress.add_task("", total=total, figures="")
             self._progress.start()
-        self._show(trainer)
+        self._show(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Says what the round begins with."""
-        self._show(trainer)
+        self._show(trainer, pl_module)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Moves the bar."""
-        self._show(trainer)
+        self._show(trainer, pl_module)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Says how the evaluation went."""
         metrics = trainer.callback_metrics
         if self._enabled and "eval/success" in metrics:
-            step = trainer.datamodule.trained_steps  # type: ignore[attr-defined]
-            phase = trainer.datamodule.schedule.phase(step)  # type: ignore[attr-defined]
+            agent = run_agent(pl_module)
+            step = agent.trained_steps
+            phase = agent.schedule.phase(step)
             self.print(
                 f"evaluation after {step} steps ({phase}): success {float(metrics['eval/success']):.2f}, "
                 f"at the last step {float(metrics['eval/success_last']):.2f}, "
@@ -97,14 +101,14 @@ class RunProgress(ProgressBar):
             self._progress.stop()
             self._progress = None
 
-    def _show(self, trainer: L.Trainer) -> None:
+    def _show(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not self._enabled:
             return
         step = trainer.global_step
         due = self._progress is None and time.monotonic() - self._printed >= self.interval_s
         if self._progress is None and not due:
             return
-        schedule = trainer.datamodule.schedule  # type: ignore[attr-defined]
+        schedule = run_agent(pl_module).schedule
         phase = schedule.describe_step(step)
         metrics = trainer.progress_bar_metrics
         figures = "  ".join(f"{name} {float(metrics[name]):.3g}" for name in _SHOWN if name in metrics)

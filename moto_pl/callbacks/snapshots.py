@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 
 from moto_pl.checkpoints import DurableCheckpointIO
+
+from .run import fitting, run_agent
 
 DIRECTORY = "snapshots"
 
@@ -20,15 +21,14 @@ class Snapshots(L.Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Writes the weights that act and predict now."""
-        if not trainer.is_global_zero or trainer.state.fn != "fit":
+        if not trainer.is_global_zero or not fitting(trainer):
             return
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        agent: Any = pl_module
+        agent = run_agent(pl_module)
         content = {
             "agent": agent.description(),
             "state_dict": agent.state_dict(),
             "average": dict(agent._average),
-            "global_step": data.trained_steps,
+            "global_step": agent.trained_steps,
         }
-        path = Path(trainer.default_root_dir) / DIRECTORY / f"step_{data.trained_steps:07d}.ckpt"
+        path = Path(trainer.default_root_dir) / DIRECTORY / f"step_{agent.trained_steps:07d}.ckpt"
         DurableCheckpointIO().save_checkpoint(content, path)

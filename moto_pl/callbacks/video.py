@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import Any
 
-import imageio.v2 as imageio
 import numpy as np
+
+from moto_pl.datasets.film import write_film
 
 
 def write_video(path: Path, frames: np.ndarray, fps: int = 20, scale: int = 4) -> None:
@@ -20,19 +19,11 @@ def write_video(path: Path, frames: np.ndarray, fps: int = 20, scale: int = 4) -
         scale: each pixel becomes ``scale`` x ``scale``.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.tmp.mp4")
     enlarged = frames.repeat(scale, 1).repeat(scale, 2)
     height, width = enlarged.shape[1] % 2, enlarged.shape[2] % 2
     if height or width:  # H.264 wants even sides
         enlarged = np.pad(enlarged, ((0, 0), (0, height), (0, width), (0, 0)), mode="edge")
-    try:
-        writer: Any = imageio.get_writer(temporary, fps=fps, codec="libx264", macro_block_size=1, pixelformat="yuv420p")
-        with writer:
-            for frame in enlarged:
-                writer.append_data(frame)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_film(path, enlarged, (enlarged.shape[2], enlarged.shape[1]), fps)
 
 
 def side_by_side(videos: list[np.ndarray], gap: int = 2) -> np.ndarray:

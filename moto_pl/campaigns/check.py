@@ -15,10 +15,12 @@ from moto_pl.campaigns.plan import Campaign, Run, flatten
 from moto_pl.datasets.minari_io import buildable_names, exists, locate, short_name
 from moto_pl.envs import list_envs, unknown_name
 from moto_pl.errors import SettingError
+from moto_pl.reading import MAX_YAML, parse_yaml, read_text
 from moto_pl.training.cli import MotoCLI
 from moto_pl.training.configs import config_path, expand_configs
 from moto_pl.training.datamodule import OfflineToOnlineDataModule
 from moto_pl.training.launch import one_line_errors
+from moto_pl.trust import check_classes, check_environment, split_trust
 
 #: Settings that change nothing about what a run comes to: a finished run may have had others.
 _NO_MATTER = ("seed", "ops", "env_workers", "worker_timeout_s", "prefetch", "residency", "replay_limit_gb")
@@ -69,15 +71,16 @@ class Checker:
         """
         try:
             with one_line_errors("fit"):
-                config = self._cli.parser.parse_args(expand_configs(["fit", *arguments]))
+                config = self._cli.parser.parse_args(expand_configs(["fit", *split_trust(arguments)[1]]))
+                check_classes(config)
                 made = self._cli.parser.instantiate_classes(config)["fit"]
         except SettingError as error:
             raise SettingError(error.setting, _innermost(str(error.found)), error.fix) from None
         data: OfflineToOnlineDataModule = made["data"]
-        _check_env(data.env)
+        _check_env(data.collecting.env)
         text = self._cli._parser("fit").dump(config["fit"], skip_unset=False)
         kept = {name: value for name, value in yaml.safe_load(text).items() if name in ("model", "data")}
-        return Settings(data.schedule.total_steps, data.eval_episodes > 0, _dataset(data), flatten(kept))
+        return Settings(data.schedule.total_steps, data.evaluation.eval_episodes > 0, _dataset(data), flatten(kept))
 
     def ask(self, arguments: Sequence[str]) -> Settings | SettingError:
         """What :meth:`settings` returns or raises; an error that is returned is in no other's history."""
@@ -113,9 +116,9 @@ def check_finished(run: Run, settings: Settings) -> None:
         SettingError: a setting that differs.
     """
     try:
-        content = yaml.safe_load((run.directory / "config.yaml").read_text())
+        content = parse_yaml(read_text(run.directory / "config.yaml", MAX_YAML))
         then = flatten({name: content[name] for name in ("model", "data")})
-    except (OSError, yaml.YAMLError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError):
         raise SettingError("runs", f"{run.directory}, without its settings", "Use another directory.") from None
     now = settings.model_and_data
     # What either does not have is a default of another version.
@@ -142,6 +145,7 @@ def _place(checker: Checker, campaign: Campaign, run: Run, said: str) -> str:
 
 
 def _check_env(env: str) -> None:
+    check_environment("data.env", env)
     # "module:id" imports the module: the run itself does that.
     if ":" not in env and env not in gym.registry:
         raise unknown_name("data.env", env, list_envs())

@@ -10,7 +10,8 @@ from rich.console import Console
 
 from moto_pl.campaigns.plan import Campaign, read_campaign
 from moto_pl.errors import SettingError
-from moto_pl.files import lock_run
+from moto_pl.files import LOCK, is_held, lock_run, make_directory
+from moto_pl.trust import TRUSTED, gate
 
 if TYPE_CHECKING:
     from moto_pl.campaigns.check import Settings
@@ -37,8 +38,11 @@ def run_campaign(path: Path, dry_run: bool, status: bool, where: Where, retry_fa
         SettingError: bad input, a directory that another campaign is in, or a full disk.
     """
     campaign = read_campaign(path, trust)
-    if status:
-        return show_status(campaign)
+    with gate((*TRUSTED, *trust)):
+        return show_status(campaign) if status else _check_and_run(campaign, dry_run, where, retry_failed)
+
+
+def _check_and_run(campaign: Campaign, dry_run: bool, where: Where, retry_failed: bool) -> int:
     from moto_pl.training.launch import quiet
 
     quiet()
@@ -58,12 +62,11 @@ def _run(campaign: Campaign, settings: dict[tuple[str, str, str], Settings], whe
     from moto_pl.campaigns.runner import Runner
 
     try:
-        campaign.runs.mkdir(parents=True, exist_ok=True)
-        campaign.results_dir.mkdir(parents=True, exist_ok=True)
-        lock = lock_run(campaign.runs, "runs", "another campaign is going on")
+        make_directory(campaign.runs)
+        make_directory(campaign.results_dir)
     except OSError as error:
         raise SettingError("runs", f"{error.filename} ({error.strerror})", "Give directories to write to.") from None
-    with lock:
+    with lock_run(campaign.runs, "runs", "another campaign is going on"):
         runner = Runner(campaign, settings, _workers(campaign, where), again)
         code = runner.run()
         if code <= 1:
@@ -96,19 +99,8 @@ def show_status(campaign: Campaign) -> int:
             found.kind = "done"
         elif note.given_up:
             found.kind = "failed"
-        elif is_held(run.directory):
+        elif is_held(run.directory / LOCK):
             found.kind = "running"
         statuses[run] = found
     Console().print(campaign_table(campaign, statuses))
     return int(any(found.kind != "done" for found in statuses.values()))
-
-
-def is_held(directory: Path) -> bool:
-    """Whether a process is training in a run's directory."""
-    if not (directory / ".lock").exists():
-        return False
-    try:
-        lock_run(directory).close()
-    except SettingError:
-        return True
-    return False

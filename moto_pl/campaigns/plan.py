@@ -14,7 +14,8 @@ from typing import Any
 import yaml
 
 from moto_pl.errors import SettingError
-from moto_pl.training.configs import TRUSTED, check_trust, config_path
+from moto_pl.reading import MAX_YAML, Loader, parse_yaml, read_text
+from moto_pl.training.configs import config_path
 
 #: The name of the one setting of a campaign that has no ``settings``.
 DEFAULT = "default"
@@ -142,10 +143,10 @@ def read_campaign(path: Path, trust: Sequence[str] = ()) -> Campaign:
         trust: packages whose code it, and the configurations that it names, may name.
 
     Raises:
-        SettingError: a file that cannot be read, an unknown key, a value of another kind, or code that is not trusted.
+        SettingError: a file that cannot be read, an unknown key, or a value of another kind.
     """
     text, content = _read(path)
-    reader = _Reader(path, (*TRUSTED, *trust))
+    reader = _Reader(path)
     name = reader.name("name", content.get("name", path.stem))
     numbers: dict[str, Any] = {
         key: reader.whole(key, content[key], least, most)
@@ -179,7 +180,7 @@ KEYS = (
 )
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(Loader):
     """Refuses a key that stands twice, of which YAML would keep the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -192,14 +193,12 @@ class _Loader(yaml.SafeLoader):
 
 def _read(path: Path) -> tuple[str, dict[str, Any]]:
     try:
-        text = path.read_text()
-        content = yaml.load(text, _Loader)
+        text = read_text(path, MAX_YAML)
+        content = parse_yaml(text, _Loader)
     except OSError as error:
         raise SettingError("file", path, f"{error.strerror}. Give a campaign's file.") from None
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError, TypeError, RecursionError) as error:
-        raise SettingError(
-            "file", f"{path}, which is not YAML ({' '.join(str(error).split())})", "Correct it."
-        ) from None
+    except ValueError as error:
+        raise SettingError("file", f"{path}, which cannot be read: {error}", "Correct it.") from None
     if not isinstance(content, dict):
         raise SettingError("file", f"{path}, which has no keys", f"Give {', '.join(KEYS)}.")
     for key in content:
@@ -215,7 +214,6 @@ class _Reader:
     """The values of a campaign's file, each checked; ``place`` is where it stands."""
 
     path: Path
-    trusted: tuple[str, ...]
 
     def refusal(self, place: str, found: object, fix: str) -> SettingError:
         return SettingError(place, f"{'nothing' if found is None else repr(found)} in {self.path}", fix)
@@ -290,12 +288,6 @@ class _Reader:
             raise self.refusal(place, word, RESERVED.get(name, "Leave it out."))
         if not given or not name.startswith("--"):
             raise self.refusal(place, word, "Write --setting=value.")
-        # The file may have come from somebody else: it may name no more code than a configuration may.
-        try:
-            content = yaml.safe_load(value)
-        except yaml.YAMLError:
-            content = value
-        check_trust({f"{place}: {name}": content}, self.path, self.trusted)
         yield word
 
     def _config(self, place: str, name: str) -> Path:

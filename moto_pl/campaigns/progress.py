@@ -11,6 +11,7 @@ from moto_pl.campaigns.plan import Run
 from moto_pl.errors import SettingError
 from moto_pl.evaluations import read_evaluations
 from moto_pl.files import write_whole
+from moto_pl.reading import MAX_YAML, parse_yaml, read_text
 
 STATE = "campaign.json"
 _TAIL = 1 << 16  # bytes of a metrics file that are looked at
@@ -64,14 +65,12 @@ def checkpoint_step(path: Path) -> int:
 
 def planned_steps(directory: Path) -> tuple[int, bool] | None:
     """Gradient steps of a run and whether it evaluates, as its own ``config.yaml`` says; None where there is none."""
-    import yaml
-
     from moto_pl.schedule import Schedule
 
     try:
-        data = yaml.safe_load((directory / "config.yaml").read_text())["data"]
+        data = parse_yaml(read_text(directory / "config.yaml", MAX_YAML))["data"]
         return Schedule.of(data).total_steps, int(data["eval_episodes"]) > 0
-    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError):
+    except (OSError, KeyError, TypeError, ValueError):
         return None
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from moto_pl.campaigns.plan import DEFAULT, Campaign, Run
 from moto_pl.errors import SettingError
 from moto_pl.evaluations import read_evaluations
-from moto_pl.files import write_whole
+from moto_pl.files import make_directory, write_whole
 
 #: Columns of ``<results>/<campaign>/<agent>/<task>.csv``: a row is an evaluation of one seed, its numbers are means
 #: over the evaluation's episodes; ``wall_seconds`` is the time that the run's processes had taken by then.
@@ -23,7 +23,7 @@ COLUMNS = (
 
 def keep_campaign(campaign: Campaign) -> None:
     """Copies the campaign's file to its results."""
-    campaign.results_dir.mkdir(parents=True, exist_ok=True)
+    make_directory(campaign.results_dir)
     write_whole(campaign.results_dir / "campaign.yaml", campaign.text.encode())
 
 
@@ -43,7 +43,7 @@ def keep_rows(campaign: Campaign, run: Run) -> Path:
     writer = csv.DictWriter(text, COLUMNS, restval="", extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(path.parent)
     write_whole(path, text.getvalue().encode())
     return path
 

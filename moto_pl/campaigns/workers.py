@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from moto_pl.campaigns.plan import Campaign, Run
+from moto_pl.files import open_to_add
 from moto_pl.threads import ONE_THREAD
+from moto_pl.trust import TRUSTED, VARIABLE
 
 LOG = "log.txt"
 #: Seconds that a run is given to write a checkpoint before it is killed.
@@ -113,7 +115,9 @@ class Process:
         directory.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "moto_pl.cli", "fit", *job.arguments]
         environment = {**os.environ, **dict.fromkeys(ONE_THREAD, str(job.threads)), "PYTHONUNBUFFERED": "1"}
-        with open(directory / LOG, "ab") as log:
+        # The file's arguments are not typed: a run trusts no more than its --trust says, wherever it goes on.
+        environment[VARIABLE] = ",".join(TRUSTED)
+        with open_to_add(directory / LOG) as log:
             log.write(f"{_ATTEMPT}{time.strftime('%Y-%m-%d %H:%M:%S')} {shlex.join(command)}\n".encode())
             log.flush()
             self._process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""The verbs ``moto data build | import | render | info | view | list``."""
+"""The verbs ``moto data build | import | render | info | view | repair | list``."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from moto_pl.datasets.info import info, list_table
 from moto_pl.datasets.kitchen.render import render_states
 from moto_pl.datasets.minari_io import buildable_names
 from moto_pl.datasets.npz_import import import_npz
+from moto_pl.datasets.repair import repair
 from moto_pl.datasets.view import view
 from moto_pl.verbs import Verb, VerbParser
 
@@ -134,5 +135,6 @@ VERBS: dict[str, Verb] = {
     "render": Verb(_render),
     "info": Verb(_info),
     "view": Verb(_view),
+    "repair": Verb(repair),
     "list": Verb(_list),
 }

@@ -36,6 +36,8 @@ def _check(path: Path, modified: int, size: int, inode: int) -> None:
         # By its path rather than as a module of the package, whose other imports take seconds.
         command = [sys.executable, "-P", __file__, str(path)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=limit)
+    except OSError as error:  # no fault of the file's
+        raise _no_process(path, str(error.strerror)) from error
     except subprocess.TimeoutExpired as error:
         raise ValueError(f"the HDF5 library did not get through it in {limit:.0f} s") from error
     if done.returncode == _REFUSED:
@@ -43,7 +45,14 @@ def _check(path: Path, modified: int, size: int, inode: int) -> None:
     if done.returncode < 0:
         raise ValueError(f"the HDF5 library crashed on it ({signal.Signals(-done.returncode).name})")
     if done.returncode != 0:
-        raise RuntimeError(f"{path} could not be checked: {done.stderr.strip()[-300:]}")
+        raise _no_process(path, " ".join(done.stderr.split())[-300:])
+
+
+def _no_process(path: Path, reason: str) -> Exception:
+    from moto_pl.errors import SettingError  # not by the child, which is not of the package
+
+    fix = f"Make {sys.executable} runnable, with room for one more process."
+    return SettingError("data.dataset", f"{path}, which no process could look through ({reason})", fix)
 
 
 def look_through(group: h5py.Group) -> None:

@@ -15,6 +15,7 @@ from moto_pl.datasets.kitchen.orders import in_canonical_order
 from moto_pl.datasets.minari_io import DatasetReader, datasets_root, default_id, list_datasets, open_dataset
 from moto_pl.envs import KITCHEN_OBJECTS, KITCHEN_ORDER, kitchen_id
 from moto_pl.errors import SettingError
+from moto_pl.files import bytes_text
 from moto_pl.replay.episode import Episode
 
 PAPER_RETURNS: Mapping[str, float] = {
@@ -137,7 +138,7 @@ def info(target: str, console: Console | None = None) -> dict[str, Any]:
 def list_table() -> Table:
     """The local Minari datasets: which can be trained on, and how large they are."""
     table = Table(title=f"Minari datasets in {datasets_root()}")
-    for name in ("dataset", "episodes", "steps", "image", "actions", "MB"):
+    for name in ("dataset", "episodes", "steps", "image", "actions", "on disk"):
         table.add_column(name, justify="left" if name == "dataset" else "right", no_wrap=name == "dataset")
     for dataset_id in list_datasets():
         try:
@@ -147,7 +148,7 @@ def list_table() -> Table:
             continue
         height, width, _ = reader.image_shape
         counts = str(len(reader)), f"{reader.transitions:,}"
-        table.add_row(dataset_id, *counts, f"{height}x{width}", str(reader.action_size), f"{reader.bytes / 1e6:.1f}")
+        table.add_row(dataset_id, *counts, f"{height}x{width}", str(reader.action_size), bytes_text(reader.bytes))
     return table
 
 
@@ -165,7 +166,7 @@ def _dataset_table(numbers: Mapping[str, Any]) -> Table:
         "image": f"{height} x {width} x 3, {numbers['image_key'] or 'the observation itself'}",
         "actions": f"{numbers['action_size']} dimensions, lowest {_vector(numbers['action_min'])}, "
         f"highest {_vector(numbers['action_max'])}",
-        "on disk": f"{numbers['bytes'] / 1e6:.1f} MB, {numbers['path']}",
+        "on disk": f"{bytes_text(numbers['bytes'])}, {numbers['path']}",
     }
     for key, value in rows.items():
         table.add_row(key, value)

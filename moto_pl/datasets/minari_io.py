@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import json
 import os
 import re
 import warnings
@@ -29,6 +28,7 @@ from moto_pl.datasets.hdf5_check import check_hdf5
 from moto_pl.datasets.raw_episode import RawEpisode
 from moto_pl.datasets.staging import staged
 from moto_pl.errors import SettingError
+from moto_pl.reading import read_json
 from moto_pl.replay.episode import Episode
 
 NAMESPACE = "moto_pl"
@@ -227,7 +227,11 @@ class DatasetReader:
         try:
             check_hdf5(self.data_file)
             with h5py.File(self.data_file, "r") as file:
+                if len(self) > len(file):  # before all that the metadata claims are gone through
+                    raise ValueError(f"{len(file):,} of the {len(self):,} episodes that the metadata claims")
                 missing = [i for i in range(len(self)) if f"episode_{i}" not in file]
+        except SettingError:
+            raise
         except _READ_ERRORS as error:
             raise _damaged(self._label, self.data_file, error) from error
         if missing:
@@ -409,9 +413,13 @@ def _damaged(label: str, file: Path, error: BaseException, index: int | None = N
     return SettingError(label, f"a damaged file {file}{where} ({reason})", "Copy or build the dataset again.")
 
 
+#: Bytes of a dataset's metadata.
+MAX_METADATA = 1 << 24
+
+
 def _read_metadata(path: Path) -> dict[str, Any]:
     try:
-        metadata = json.loads(path.read_text())
+        metadata = read_json(path, dict, MAX_METADATA)
     except FileNotFoundError as error:
         raise SettingError("dataset", f"no file {path}", "Copy or build the dataset again.") from error
     except (OSError, ValueError) as error:

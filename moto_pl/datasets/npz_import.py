@@ -8,6 +8,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 import gymnasium as gym
 import numpy as np
@@ -19,12 +20,18 @@ from moto_pl.datasets.raw_episode import clip_rounding
 from moto_pl.datasets.recording import versions
 from moto_pl.envs import KITCHEN_OBJECTS, list_envs, task_objects, unknown_name
 from moto_pl.errors import SettingError
+from moto_pl.reading import open_regular
 from moto_pl.replay.episode import Episode
 
 KEYS = ("image", "action", "reward", "is_first", "is_last", "is_terminal")
 OBJECT_KEY = re.compile(r"reward[ _/](.+)")
 """Name of an array that says whether one object of the kitchen is in place, such as ``reward bottom burner``."""
-_READ_ERRORS = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+_READ_ERRORS = (
+    *(OSError, ValueError, KeyError, EOFError, OverflowError, MemoryError, RecursionError),
+    *(RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error),
+)
+MAX_NPZ = 1 << 32
+"""Bytes that an episode's arrays may come to."""
 
 
 def read_npz(
@@ -87,6 +94,7 @@ def _read_arrays(path: Path, objects: Sequence[str]) -> tuple[dict[str, np.ndarr
     """An episode's arrays, and by object the key of its own; no ``reward`` where all the task's objects have theirs."""
     try:
         # Without pickle, an array of objects is refused and nothing in the file is executed.
+        _check_members(path)
         with np.load(path, allow_pickle=False) as file:
             of_objects = _object_keys(file.files)
             keys = [key for key in KEYS if key != "reward" or not objects or not set(objects) <= of_objects.keys()]
@@ -94,6 +102,8 @@ def _read_arrays(path: Path, objects: Sequence[str]) -> tuple[dict[str, np.ndarr
             if missing:
                 raise SettingError(str(path), f"no {', '.join(missing)}", f"An episode has {', '.join(KEYS)}.")
             arrays = {key: file[key] for key in (*keys, *of_objects.values())}
+            if odd := [key for key, array in arrays.items() if not isinstance(array, np.ndarray)]:
+                raise ValueError(f"{odd[0]} is no array")
     except SettingError:
         raise
     except FileNotFoundError:
@@ -102,6 +112,37 @@ def _read_arrays(path: Path, objects: Sequence[str]) -> tuple[dict[str, np.ndarr
         found = f"a file that cannot be read ({' '.join(str(error).split())})"
         raise SettingError(str(path), found, "Copy it again; object arrays are not read.") from error
     return arrays, of_objects
+
+
+def _check_members(path: Path) -> None:
+    """Raises a ValueError where the members claim more than they hold, before any is unpacked."""
+    with open_regular(path) as file, zipfile.ZipFile(file) as archive:
+        entries = archive.infolist()
+        for entry in entries:
+            if entry.flag_bits & 1 or entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise ValueError(f"{entry.filename} is encrypted, or compressed in a way that NumPy does not write")
+        if sum(entry.file_size for entry in entries) > MAX_NPZ:
+            raise ValueError(f"arrays of more than {MAX_NPZ:,} bytes")
+        for entry in entries:
+            with archive.open(entry) as member:
+                _check_header(member, entry)
+
+
+def _check_header(member: IO[bytes], entry: zipfile.ZipInfo) -> None:
+    """Holds the shape that an array claims against the bytes of its member."""
+    version = np.lib.format.read_magic(member)
+    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
+    if read is None:
+        raise ValueError(f"{entry.filename} is of a later format")
+    try:
+        shape, _, dtype = read(member)
+    except Exception as error:  # NumPy reads it as Python's own text, which is wrong in many ways
+        raise ValueError(f"{entry.filename} has no header ({type(error).__name__})") from None
+    items = 1
+    for length in shape:
+        items *= length
+    if not dtype.hasobject and items * dtype.itemsize != entry.file_size - member.tell():
+        raise ValueError(f"{entry.filename} claims another shape than it holds")
 
 
 def _object_keys(keys: Iterable[str]) -> dict[str, str]:

@@ -1,4 +1,8 @@
-"""Independent jobs in processes of their own, which may hang or die without taking the others along."""
+"""Independent jobs in processes of their own, which may hang or die without taking the others along.
+
+One of the package's two pools of processes: this one deals out whole jobs, such as an episode of a dataset to build.
+Environments that a policy steps together are in :mod:`moto_pl.rollout.pool`.
+"""
 
 from __future__ import annotations
 

@@ -20,7 +20,8 @@ import moto_pl.envs
 from moto_pl.datasets.parallel import in_processes
 from moto_pl.errors import SettingError
 from moto_pl.evaluations import EVALUATION_SEEDS
-from moto_pl.replay.episode import Episode, object_extras
+from moto_pl.replay.episode import Episode
+from moto_pl.rollout.play import play
 
 if TYPE_CHECKING:
     from moto_pl.datasets.minari_io import DatasetReader
@@ -88,6 +89,13 @@ class Built:
     recording: Recording
 
 
+def check_counts(episodes: int, seed: int, workers: int) -> None:
+    """Refuses counts below 1 and a seed below 0."""
+    if episodes < 1 or seed < 0 or workers < 1:
+        setting = "episodes" if episodes < 1 else "seed" if seed < 0 else "workers"
+        raise SettingError(setting, min(episodes, seed, workers), "Use 1 or more (a seed may be 0).")
+
+
 def demonstration_seed(seed: int, episode: int, attempt: int) -> int:
     """Environment seed of an attempt at an episode: in [0, 2**30), so never that of an evaluation episode."""
     return int(np.random.SeedSequence([seed, episode, attempt]).generate_state(1)[0]) % EVALUATION_SEEDS
@@ -127,27 +135,12 @@ def run_scripted(env: gym.Env[Any, Any], seed: int, noise: float = 0.0) -> Episo
         noise: standard deviation of the noise added to each action.
     """
     rng = np.random.default_rng(seed)
-    observation, _ = env.reset(seed=seed)
-    images, actions, rewards, infos = [observation["image"]], [], [], []
-    terminated = truncated = False
-    while not (terminated or truncated):
-        scripted = np.asarray(env.unwrapped.scripted_action())  # type: ignore[attr-defined]
-        action = np.clip(scripted + noise * rng.standard_normal(scripted.shape), -1.0, 1.0).astype(np.float32)
-        observation, reward, terminated, truncated, info = env.step(action)
-        images.append(observation["image"])
-        actions.append(action)
-        rewards.append(reward)
-        infos.append(info)
-    return Episode(
-        image=np.stack(images),
-        action=np.stack(actions),
-        reward=np.asarray(rewards, np.float32),
-        terminated=bool(terminated),
-        truncated=bool(truncated),
-        success=np.array([bool(info["success"]) for info in infos]),
-        extras=object_extras(infos),
-        info={"seed": seed},
-    )
+
+    def scripted(step: int, frame: np.ndarray) -> np.ndarray:
+        action = np.asarray(env.unwrapped.scripted_action())  # type: ignore[attr-defined]
+        return np.clip(action + noise * rng.standard_normal(action.shape), -1.0, 1.0).astype(np.float32)
+
+    return play(env, seed, scripted)
 
 
 def versions(*packages: str) -> dict[str, str]:

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from moto_pl.files import is_held, make_directory, sync
+
 _HIDDEN = r"\.{name}\.[0-9a-f]{{8}}(\.old)?"
 
 
@@ -20,7 +22,7 @@ def staged(path: Path) -> Iterator[Path]:
 
     What killed writers of the same ``path`` left is removed first; one that is at work keeps its own, by a lock.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(path.parent)
     _sweep(path)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     unlocked = temporary.with_name(f"{temporary.name}.new")
@@ -35,10 +37,12 @@ def staged(path: Path) -> Iterator[Path]:
             replaced = temporary.with_name(f"{temporary.name}.old")
             path.rename(replaced)
             temporary.rename(path)
+            # A power cut may undo renames that are not flushed: until then what is replaced may be needed.
+            sync(path.parent)
             shutil.rmtree(replaced)
         else:
             temporary.rename(path)
-        _sync(path.parent)
+        sync(path.parent)
     except BaseException:
         shutil.rmtree(unlocked, ignore_errors=True)
         shutil.rmtree(temporary, ignore_errors=True)
@@ -53,7 +57,7 @@ def _sweep(path: Path) -> None:
     for left in sorted(path.parent.glob(f".{path.name}.*")):
         if not pattern.fullmatch(left.name) or not left.is_dir() or left.is_symlink():
             continue
-        if _locked(left.with_name(left.name.removesuffix(".old"))):
+        if is_held(left.with_name(left.name.removesuffix(".old"))):
             continue  # its writer is at work
         if left.suffix == ".old" and not path.exists():
             left.rename(path)
@@ -61,29 +65,7 @@ def _sweep(path: Path) -> None:
             shutil.rmtree(left, ignore_errors=True)
 
 
-def _locked(directory: Path) -> bool:
-    try:
-        descriptor = os.open(directory, os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return False
-    except OSError:
-        return True
-    finally:
-        os.close(descriptor)
-
-
 def _sync_tree(directory: Path) -> None:
     for part in directory.rglob("*"):
-        _sync(part)
-    _sync(directory)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync(part)
+    sync(directory)

@@ -6,12 +6,13 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import imageio_ffmpeg
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from moto_pl.datasets.film import write_film
 from moto_pl.datasets.minari_io import open_dataset
 from moto_pl.errors import SettingError
+from moto_pl.files import whole
 from moto_pl.replay.episode import Episode
 
 SHEET_TILE, FILM_TILE = 128, 256
@@ -92,9 +93,8 @@ def contact_sheet(episodes: Sequence[Episode], columns: int, title: str) -> Imag
 
 
 def _save_sheet(sheet: Image.Image, path: Path) -> None:
-    temporary = path.with_name(f".{path.name}")
-    sheet.save(temporary, format="PNG")
-    temporary.replace(path)
+    with whole(path) as file:
+        sheet.save(file, format="PNG")
 
 
 def _save_film(episodes: Sequence[Episode], path: Path, fps: int) -> None:
@@ -103,34 +103,23 @@ def _save_film(episodes: Sequence[Episode], path: Path, fps: int) -> None:
     columns = min(len(episodes), 5)
     rows = -(-len(episodes) // columns)
     size = (columns * width, rows * (height + LABEL_HEIGHT))
-    font = ImageFont.load_default(size=12)
-    temporary = path.with_name(f".{path.name}")
-    # Half the colour resolution (yuv420p) and the index in front: what browsers and phones can play.
-    writer = imageio_ffmpeg.write_frames(
-        str(temporary),
-        size,
-        fps=fps,
-        codec="libx264",
-        pix_fmt_out="yuv420p",
-        macro_block_size=2,
-        output_params=["-crf", "20", "-movflags", "+faststart", "-f", "mp4"],
-    )
-    writer.send(None)
-    try:
-        for step in range(max(episode.length for episode in episodes) + 1):
-            frame = Image.new("RGB", size, BACKGROUND)
-            draw = ImageDraw.Draw(frame)
-            for index, episode in enumerate(episodes):
-                left, top = index % columns * width, index // columns * (height + LABEL_HEIGHT)
-                now = min(step, episode.length)
-                succeeded = now > 0 and bool(episode.success[now - 1])
-                frame.paste(_enlarge(episode.image[now], scale), (left, top + LABEL_HEIGHT))
-                text = f"{index}: step {now}, return {episode.reward[:now].sum():g}"
-                draw.text((left + GAP, top), text, SUCCESS if succeeded else TEXT, font)
-            writer.send(np.asarray(frame).tobytes())
-    finally:
-        writer.close()
-    temporary.replace(path)
+    steps = range(max(episode.length for episode in episodes) + 1)
+    write_film(path, (np.asarray(_film_frame(episodes, step, columns, size, scale)) for step in steps), size, fps)
+
+
+def _film_frame(episodes: Sequence[Episode], step: int, columns: int, size: tuple[int, int], scale: int) -> Image.Image:
+    """All episodes at a step, ``columns`` in a row, each under its number, step and return so far."""
+    frame, font = Image.new("RGB", size, BACKGROUND), ImageFont.load_default(size=12)
+    draw = ImageDraw.Draw(frame)
+    for index, episode in enumerate(episodes):
+        now = min(step, episode.length)
+        image = _enlarge(episode.image[now], scale)
+        left, top = index % columns * image.width, index // columns * (image.height + LABEL_HEIGHT)
+        succeeded = now > 0 and bool(episode.success[now - 1])
+        frame.paste(image, (left, top + LABEL_HEIGHT))
+        text = f"{index}: step {now}, return {episode.reward[:now].sum():g}"
+        draw.text((left + GAP, top), text, SUCCESS if succeeded else TEXT, font)
+    return frame
 
 
 def _scale(episode: Episode, tile: int) -> int:

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
+from importlib import import_module
 from typing import Any
 
 import gymnasium as gym
+from gymnasium.envs.registration import EnvSpec
 
 from moto_pl.errors import SettingError
+from moto_pl.trust import check_entry_point, check_environment
 
 NAMESPACE = "moto_pl"
 # Written out, because asking MetaWorld would import the simulator.
@@ -97,9 +100,14 @@ def make(env_id: str, **kwargs: Any) -> gym.Env[Any, Any]:
         **kwargs: the environment's own arguments.
 
     Raises:
-        SettingError: no such id, or an argument that the environment does not take.
+        SettingError: no such id, code that the command does not trust, or an argument that the environment does not
+            take.
     """
+    check_environment("data.env", env_id)
     try:
+        for spec in _specs(env_id):
+            for entry_point in (spec.entry_point, *(wrapper.entry_point for wrapper in spec.additional_wrappers)):
+                check_entry_point("data.env", env_id, entry_point)
         # Gymnasium's passive checker is off: it costs time at every step, and the tests run the full one.
         return gym.make(env_id, disable_env_checker=True, **kwargs)
     except gym.error.Error as error:
@@ -111,6 +119,15 @@ def make(env_id: str, **kwargs: Any) -> gym.Env[Any, Any]:
             fix = f"Leave out what it does not take: {error}"
             raise SettingError(f"env_kwargs of {env_id}", kwargs, fix) from error
         raise
+
+
+def _specs(env_id: str) -> list[EnvSpec]:
+    """What gymnasium may make of an id, whose module it imports; an id may have no version."""
+    module, colon, name = env_id.partition(":")
+    wanted = name if colon else env_id
+    if colon:
+        import_module(module)
+    return [spec for spec in gym.registry.values() if wanted in (spec.id, spec.id.rpartition("-v")[0])]
 
 
 _register()

@@ -8,12 +8,12 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
 from moto_pl.envs import KITCHEN_OBJECTS, KITCHEN_TASKS, unknown_name
-from moto_pl.envs.rendering import QUALITIES, Camera, FrameRenderer, Quality, parse_camera, select_backend
+from moto_pl.envs.pixel import MujocoPixelEnv
+from moto_pl.envs.rendering import Camera, Quality
 from moto_pl.errors import SettingError
 
 PAPER_CAMERA = Camera(distance=1.86, lookat=(-0.3, 0.5, 2.0), azimuth=90.0, elevation=-60.0)
@@ -27,7 +27,7 @@ STATE_SIZE = POSITIONS + VELOCITIES
 and 20: the kettle is free, with a quaternion in its positions)."""
 
 
-class KitchenEnv(gym.Env[dict[str, Any], np.ndarray]):
+class KitchenEnv(MujocoPixelEnv):
     """Franka Kitchen (gymnasium-robotics' FrankaKitchen-v1), seen through a camera.
 
     Observation: ``{"image": uint8 [image_size, image_size, 3]}``, and with ``state=True`` also ``"state"``: float64
@@ -60,6 +60,7 @@ class KitchenEnv(gym.Env[dict[str, Any], np.ndarray]):
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 12}
+    paper_camera = PAPER_CAMERA
 
     def __init__(
         self,
@@ -73,20 +74,12 @@ class KitchenEnv(gym.Env[dict[str, Any], np.ndarray]):
         render_mode: str | None = None,
     ) -> None:
         self.objects = check_objects(objects)
-        if render_quality not in QUALITIES:
-            raise SettingError("render_quality", render_quality, f"Use one of {', '.join(QUALITIES)}.")
-        for name, value in (("image_size", image_size), ("episode_steps", episode_steps)):
-            if value < 1:
-                raise SettingError(name, value, "Use 1 or more.")
         if not 0.0 <= joint_noise <= 1.0:
             raise SettingError("joint_noise", joint_noise, "Use a number from 0 to 1.")
-        select_backend()  # before MuJoCo is imported: it reads the choice then
+        super().__init__(ACTION_SIZE, image_size, episode_steps, render_mode, camera, render_quality)
         import mujoco
 
         kitchen = _simulator()
-        self.image_size, self.render_quality, self.episode_steps = image_size, render_quality, episode_steps
-        self.camera: Camera | str = PAPER_CAMERA if camera == "paper" else parse_camera(camera)
-        self.render_mode = render_mode
         self.goals: dict[str, np.ndarray] = {
             name: np.array(kitchen.OBS_ELEMENT_GOALS[name]) for name in KITCHEN_OBJECTS
         }
@@ -95,8 +88,6 @@ class KitchenEnv(gym.Env[dict[str, Any], np.ndarray]):
         }
         self.threshold = float(kitchen.BONUS_THRESH)
         self._robot: Any = kitchen.KitchenEnv(robot_noise_ratio=joint_noise).robot_env
-        self.model: mujoco.MjModel = self._robot.model
-        self.data: mujoco.MjData = self._robot.data
         self._unstable = (
             mujoco.mjtWarning.mjWARN_BADQPOS,
             mujoco.mjtWarning.mjWARN_BADQVEL,
@@ -106,15 +97,20 @@ class KitchenEnv(gym.Env[dict[str, Any], np.ndarray]):
         self._lamp = lamp.diffuse, lamp.specular, lamp.diffuse.copy(), lamp.specular.copy()
         self._counted = [KITCHEN_OBJECTS.index(name) for name in self.objects]
         self._observe_state = state
-        self._renderer: FrameRenderer | None = None
         self._ever = np.zeros(len(self.objects), bool)
-        self._steps = 0
-
-        observed: dict[str, spaces.Space[Any]] = {"image": spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)}
         if state:
-            observed["state"] = spaces.Box(-np.inf, np.inf, (STATE_SIZE,), np.float64)
-        self.observation_space = spaces.Dict(observed)
-        self.action_space = spaces.Box(-1.0, 1.0, (ACTION_SIZE,), np.float32)
+            state_space = spaces.Box(-np.inf, np.inf, (STATE_SIZE,), np.float64)
+            self.observation_space = spaces.Dict({**self.observation_space.spaces, "state": state_space})
+
+    @property
+    def model(self) -> Any:
+        """The kitchen."""
+        return self._robot.model
+
+    @property
+    def data(self) -> Any:
+        """The kitchen's present state."""
+        return self._robot.data
 
     @property
     def state(self) -> np.ndarray:
@@ -167,35 +163,20 @@ class KitchenEnv(gym.Env[dict[str, Any], np.ndarray]):
         self._robot.set_state(positions, velocities)
         self._robot._last_robot_qpos = positions[:ACTION_SIZE].copy()
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Begin an episode; with ``seed``, the one that belongs to the seed."""
-        self.start(seed)
-        return self.observe(), self._info(self.all_in_place())
-
-    def start(self, seed: int | None = None) -> None:
-        """What :meth:`reset` does, without an image."""
-        super().reset(seed=seed)
+    def _begin(self) -> None:
         self._robot.reset(seed=int(self.np_random.integers(2**31)))
         self._ever = np.zeros(len(self.objects), bool)
-        self._steps = 0
 
-    def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
-        """Apply ``action`` (float ``[9]``, clipped to [-1, 1]) for 0.08 s.
+    def _first_info(self) -> dict[str, Any]:
+        return self._info(self.all_in_place())
 
-        A simulation that blows up ends the episode there (truncated, reward 0) with ``info["unstable"]`` true.
-
-        Raises:
-            SettingError: the action is not finite or not of nine numbers.
-        """
+    def _simulate(self, action: np.ndarray) -> tuple[float, dict[str, Any]]:
+        """Apply the action for 0.08 s. A simulation that blows up is ``unstable``, and its step's reward is 0."""
         stable = self.advance(action)
-        self._steps += 1
         info = self._info(self.all_in_place() & stable)
         if not stable:
             info["unstable"] = True
-        reward = float(info["completed"].sum())
-        return self.observe(), reward, False, not stable or self._steps >= self.episode_steps, info
+        return float(info["completed"].sum()), info
 
     def advance(self, action: np.ndarray) -> bool:
         """The simulation of one step, without an image: several times faster than :meth:`step` in software rendering.
@@ -206,18 +187,13 @@ class KitchenEnv(gym.Env[dict[str, Any], np.ndarray]):
         Raises:
             SettingError: the action is not finite or not of nine numbers.
         """
-        action = np.asarray(action, np.float64)
-        if action.shape != (ACTION_SIZE,) or not np.isfinite(action).all():
-            raise SettingError("action", action.tolist(), "Give nine finite numbers.")
-        self._robot.step(action)
+        self._robot.step(self._clipped(action))
         return not any(self.data.warning[kind].number for kind in self._unstable)
 
     def observe(self) -> dict[str, np.ndarray]:
         """The observation of the present state."""
-        observation = {"image": self.render()}
-        if self._observe_state:
-            observation["state"] = self.state
-        return observation
+        observation = super().observe()
+        return {**observation, "state": self.state} if self._observe_state else observation
 
     def render(self) -> np.ndarray:
         """Draw the present state: uint8 ``[image_size, image_size, 3]``, which nothing but the state decides."""
@@ -228,18 +204,11 @@ class KitchenEnv(gym.Env[dict[str, Any], np.ndarray]):
         mujoco.mj_camlight(self.model, self.data)
         if self.render_quality == "fast":
             self._dim_lamp()
-        return self._frames().render(self.data)
-
-    @property
-    def gl_renderer(self) -> str:
-        """The name of the OpenGL renderer that draws the images."""
-        return self._frames().gl_renderer
+        return super().render()
 
     def close(self) -> None:
         """Free the renderer and the simulator."""
-        if self._renderer is not None:
-            self._renderer.close()
-            self._renderer = None
+        super().close()
         self._robot.close()
 
     def _dim_lamp(self) -> None:
@@ -256,12 +225,6 @@ class KitchenEnv(gym.Env[dict[str, Any], np.ndarray]):
             "completed_ever": self._ever.copy(),
             "success": bool(completed.all()),
         }
-
-    def _frames(self) -> FrameRenderer:
-        # Made on first use: an environment that is only simulated needs no OpenGL context.
-        if self._renderer is None:
-            self._renderer = FrameRenderer(self.model, self.camera, self.image_size, self.render_quality)
-        return self._renderer
 
 
 def goal_distances(positions: np.ndarray) -> np.ndarray:

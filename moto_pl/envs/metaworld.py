@@ -6,15 +6,16 @@ import copy
 import sys
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import gymnasium as gym
 import numpy as np
-from gymnasium import spaces
 
 from moto_pl.envs import METAWORLD_TASKS, unknown_name
-from moto_pl.envs.rendering import QUALITIES, Camera, FrameRenderer, Quality, parse_camera, select_backend
-from moto_pl.errors import SettingError
+from moto_pl.envs.pixel import MujocoPixelEnv, check_least
+from moto_pl.envs.rendering import Camera, Quality
+
+if TYPE_CHECKING:
+    import mujoco
 
 PAPER_CAMERA = Camera(distance=0.75, lookat=(-0.15, 0.65, 0.25), azimuth=15.0, elevation=-22.5)
 PAPER_HAND = np.array([0.1, 0.5, 0.3])
@@ -24,7 +25,7 @@ PAPER_ZERO_ACTIONS = 10
 _CONSTANT_ARRAYS = ("mesh_", "tex_", "skin_", "hfield_", "flex", "name", "names", "paths", "text_", "bvh_")
 
 
-class MetaWorldEnv(gym.Env[dict[str, Any], np.ndarray]):
+class MetaWorldEnv(MujocoPixelEnv):
     """One MetaWorld v3 task, seen through a camera.
 
     Observation: ``{"image": uint8 [image_size, image_size, 3]}``. Action: float32 ``[4]`` in [-1, 1]: the hand's
@@ -54,6 +55,7 @@ class MetaWorldEnv(gym.Env[dict[str, Any], np.ndarray]):
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 40}
+    paper_camera = PAPER_CAMERA
 
     def __init__(
         self,
@@ -68,26 +70,12 @@ class MetaWorldEnv(gym.Env[dict[str, Any], np.ndarray]):
     ) -> None:
         if task not in METAWORLD_TASKS:
             raise unknown_name("task", task, METAWORLD_TASKS)
-        if render_quality not in QUALITIES:
-            raise SettingError("render_quality", render_quality, f"Use one of {', '.join(QUALITIES)}.")
-        for name, value in (
-            ("image_size", image_size),
-            ("action_repeat", action_repeat),
-            ("episode_steps", episode_steps),
-        ):
-            if value < 1:
-                raise SettingError(name, value, "Use 1 or more.")
-        select_backend()  # before MuJoCo is imported: it reads the choice then
+        check_least("action_repeat", action_repeat)
+        super().__init__(4, image_size, episode_steps, render_mode, camera, render_quality)
         from metaworld.env_dict import ENV_CLS_MAP
         from metaworld.policies import ENV_POLICY_MAP
 
-        self.task, self.image_size, self.render_quality = task, image_size, render_quality
-        self.camera: Camera | str = PAPER_CAMERA if camera == "paper" else parse_camera(camera)
-        self.action_repeat, self.episode_steps, self.paper_reset = action_repeat, episode_steps, paper_reset
-        self.render_mode = render_mode
-        self.observation_space = spaces.Dict({"image": spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)})
-        self.action_space = spaces.Box(-1.0, 1.0, (4,), np.float32)
-
+        self.task, self.action_repeat, self.paper_reset = task, action_repeat, paper_reset
         policies: dict[str, Any] = ENV_POLICY_MAP
         self._policy_class = policies[f"{task}-v3"]
         self._policy = self._policy_class()
@@ -99,20 +87,25 @@ class MetaWorldEnv(gym.Env[dict[str, Any], np.ndarray]):
         self._simulator.seeded_rand_vec = True
         self._simulator.max_path_length = sys.maxsize  # this class counts the steps
         self._pristine = _Snapshot(self._simulator)
-        self._renderer: FrameRenderer | None = None
         self._state = np.zeros(39)
-        self._steps = 0
 
     @property
     def state(self) -> np.ndarray:
         """MetaWorld's state observation, goal included, which scripted policies read: float64 ``[39]``."""
         return self._state.copy()
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Begin an episode with objects in new places; with ``seed``, in those that belong to the seed."""
-        super().reset(seed=seed)
+    @property
+    def model(self) -> mujoco.MjModel:
+        """The scene, with the task's objects."""
+        return self._simulator.model
+
+    @property
+    def data(self) -> mujoco.MjData:
+        """The scene's present state."""
+        return self._simulator.data
+
+    def _begin(self) -> None:
+        """Put the objects in new places."""
         self._pristine.restore()
         self._simulator.seed(int(self.np_random.integers(2**31)))
         self._policy = self._policy_class()
@@ -123,24 +116,13 @@ class MetaWorldEnv(gym.Env[dict[str, Any], np.ndarray]):
         if self.paper_reset:
             for _ in range(PAPER_ZERO_ACTIONS):
                 self._state, *_ = self._simulator.step(np.zeros(4))
-        self._steps = 0
-        return self._observe(), {"success": False}
 
-    def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
-        """Apply ``action`` (float ``[4]``, clipped to [-1, 1]) for ``action_repeat`` simulator steps.
-
-        Raises:
-            SettingError: the action is not finite or not of four numbers.
-        """
-        action = np.asarray(action, np.float64)
-        if action.shape != (4,) or not np.isfinite(action).all():
-            raise SettingError("action", action.tolist(), "Give four finite numbers.")
-        action = np.clip(action, -1.0, 1.0)
+    def _simulate(self, action: np.ndarray) -> tuple[float, dict[str, Any]]:
+        """Apply the action for ``action_repeat`` simulator steps."""
         for _ in range(self.action_repeat):
             self._state, _, _, _, details = self._simulator.step(action)
-        self._steps += 1
         success = bool(details["success"])
-        return self._observe(), float(success), False, self._steps >= self.episode_steps, {"success": success}
+        return float(success), {"success": success}
 
     def scripted_action(self) -> np.ndarray:
         """What MetaWorld's own policy for the task does in the present state: float32 ``[4]`` in [-1, 1]."""
@@ -149,20 +131,9 @@ class MetaWorldEnv(gym.Env[dict[str, Any], np.ndarray]):
             action = self._policy.get_action(self._state)
         return np.clip(action, -1.0, 1.0).astype(np.float32)
 
-    def render(self) -> np.ndarray:
-        """Draw the present state: uint8 ``[image_size, image_size, 3]``."""
-        return self._frames().render(self._simulator.data)
-
-    @property
-    def gl_renderer(self) -> str:
-        """The name of the OpenGL renderer that draws the images."""
-        return self._frames().gl_renderer
-
     def close(self) -> None:
         """Free the renderer and the simulator."""
-        if self._renderer is not None:
-            self._renderer.close()
-            self._renderer = None
+        super().close()
         self._simulator.close()
 
     def _settle(self) -> None:
@@ -173,15 +144,6 @@ class MetaWorldEnv(gym.Env[dict[str, Any], np.ndarray]):
         mujoco.mj_forward(self._simulator.model, self._simulator.data)
         self._simulator._prev_obs = self._simulator._get_curr_obs_combined_no_goal()
         self._state = self._simulator._get_obs()
-
-    def _frames(self) -> FrameRenderer:
-        # Made on first use: an environment that is only asked for its spaces needs no OpenGL context.
-        if self._renderer is None:
-            self._renderer = FrameRenderer(self._simulator.model, self.camera, self.image_size, self.render_quality)
-        return self._renderer
-
-    def _observe(self) -> dict[str, np.ndarray]:
-        return {"image": self.render()}
 
 
 class _Snapshot:

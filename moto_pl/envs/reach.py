@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import gymnasium as gym
 import numpy as np
-from gymnasium import spaces
 
+from moto_pl.envs.pixel import PixelEnv
 from moto_pl.errors import SettingError
 
 STEP_LENGTH = 0.08
@@ -16,7 +15,7 @@ SUCCESS_RADIUS = 0.15
 """Largest distance between hand and goal that counts as success, in the same unit."""
 
 
-class ReachEnv(gym.Env[dict[str, Any], np.ndarray]):
+class ReachEnv(PixelEnv):
     """Move a green dot (the hand) onto a red square (the goal).
 
     Observation: ``{"image": uint8 [image_size, image_size, 3]}``. Action: float32 ``[2]`` in [-1, 1], the hand's
@@ -37,7 +36,7 @@ class ReachEnv(gym.Env[dict[str, Any], np.ndarray]):
         SettingError: an argument is out of its range.
     """
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 20}
+    least_image_size = 16
 
     def __init__(
         self,
@@ -48,34 +47,25 @@ class ReachEnv(gym.Env[dict[str, Any], np.ndarray]):
         hand_radius: float = 0.1,
         render_mode: str | None = None,
     ) -> None:
-        if image_size < 16:
-            raise SettingError("image_size", image_size, "Use 16 or more pixels.")
-        if episode_steps < 1:
-            raise SettingError("episode_steps", episode_steps, "Use 1 or more steps.")
+        super().__init__(2, image_size, episode_steps, render_mode)
         if goal not in ("random", "centre"):
             raise SettingError("goal", goal, "Use random or centre.")
         if reward not in ("sparse", "dense"):
             raise SettingError("reward", reward, "Use sparse or dense.")
         if not hand_radius > 0:
             raise SettingError("hand_radius", hand_radius, "Give a number above 0.")
-        self.image_size, self.episode_steps, self.render_mode = image_size, episode_steps, render_mode
         self.goal, self.reward, self.hand_radius = goal, reward, hand_radius
-        self.observation_space = spaces.Dict({"image": spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)})
-        self.action_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
         centres = (np.arange(image_size) + 0.5) / image_size * 2.0 - 1.0
         self._x, self._y = np.meshgrid(centres, -centres)  # image rows run downwards, y upwards
-        self._hand, self._goal, self._steps = np.zeros(2), np.zeros(2), 0
+        self._hand, self._goal = np.zeros(2), np.zeros(2)
 
     @property
     def state(self) -> np.ndarray:
         """Hand and goal position, float64 ``[4]`` in [-1, 1]."""
         return np.concatenate([self._hand, self._goal])
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Place hand and goal at random, apart from each other; ``seed`` alone decides where."""
-        super().reset(seed=seed)
+    def _begin(self) -> None:
+        """Place hand and goal at random, apart from each other."""
         self._hand = self.np_random.uniform(-0.8, 0.8, 2)
         while True:
             if self.goal == "random":
@@ -84,18 +74,14 @@ class ReachEnv(gym.Env[dict[str, Any], np.ndarray]):
                 self._goal, self._hand = np.zeros(2), self.np_random.uniform(-0.8, 0.8, 2)
             if np.linalg.norm(self._goal - self._hand) > 3 * SUCCESS_RADIUS:
                 break
-        self._steps = 0
-        return self._observe(), {"success": False}
 
-    def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
+    def _simulate(self, action: np.ndarray) -> tuple[float, dict[str, Any]]:
         """Move the hand by ``STEP_LENGTH * action``; it stays in the arena."""
-        action = np.clip(np.asarray(action, np.float64), -1.0, 1.0)
         self._hand = np.clip(self._hand + STEP_LENGTH * action, -0.9, 0.9)
-        self._steps += 1
         distance = float(np.linalg.norm(self._goal - self._hand))
         success = distance <= SUCCESS_RADIUS
         reward = float(success) if self.reward == "sparse" else max(0.0, 1.0 - distance)
-        return self._observe(), reward, False, self._steps >= self.episode_steps, {"success": success}
+        return reward, {"success": success}
 
     def scripted_action(self) -> np.ndarray:
         """The action that moves straight to the goal: float32 ``[2]`` in [-1, 1]."""
@@ -109,6 +95,3 @@ class ReachEnv(gym.Env[dict[str, Any], np.ndarray]):
         image[goal] = (220, 60, 50)
         image[hand] = (70, 210, 90)
         return image
-
-    def _observe(self) -> dict[str, np.ndarray]:
-        return {"image": self.render()}

@@ -1,7 +1,6 @@
 """Networks: encoder, decoder, heads, the ensemble RSSM and the world model's loss."""
 
 from .mlp import MLP, EnsembleMLP
-from .rssm import RSSM
-from .world_model import Rollout, States, WorldModel, WorldModelConfig
+from .world_model import RSSM, Rollout, States, WorldModel, WorldModelConfig
 
 __all__ = ["MLP", "RSSM", "EnsembleMLP", "Rollout", "States", "WorldModel", "WorldModelConfig"]

@@ -65,7 +65,7 @@ class Encoder(nn.Module):
         self.out_features = self.mlp.out_features
 
     def forward(self, image: Tensor) -> Tensor:
-        """uint8 [..., 3, 64, 64] -> [..., E]."""
+        """uint8 [..., 3, 64, 64] -> [..., embedding]."""
         x = image.flatten(end_dim=-4)
         for weight, bias in _weights(self.convs):
             x = conv(x, weight, bias, self.activation, ops=self.ops)
@@ -171,7 +171,7 @@ class PixelEncoder(nn.Module):
         self.out_features = inputs * size * size
 
     def forward(self, image: Tensor) -> Tensor:
-        """uint8 [B, C, 64, 64] -> [B, E]."""
+        """uint8 [B, 3 * stack, 64, 64] -> [B, F]."""
         x = image
         for weight, bias in _weights(self.convs):
             x = conv(x, weight, bias, "relu", offset=0.0)
@@ -182,12 +182,12 @@ def random_shift(image: Tensor, pad: int, key: Key) -> Tensor:
     """DrQ's augmentation: each image of the batch is padded by its edge pixels and cropped back at a random place.
 
     Args:
-        image: [B, C, H, W]; a stack of frames is shifted as one.
+        image: [B, 3 * stack, 64, 64]; a stack of frames is shifted as one.
         pad: pixels, 0 or more: the largest shift in each direction.
         key: names the draws.
 
     Returns:
-        [B, C, H, W], of the same type.
+        [B, 3 * stack, 64, 64], of the same type.
     """
     if pad == 0:
         return image

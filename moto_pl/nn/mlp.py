@@ -1,4 +1,4 @@
-"""Multi-layer perceptrons: one, and N side by side."""
+"""Multi-layer perceptrons: one, and several side by side."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class MLP(nn.Module):
 
 
 class EnsembleMLP(nn.Module):
-    """N independent MLPs as batched products on stacked weights [N, in, out]."""
+    """Q independent MLPs as batched products on stacked weights [Q, in, out]."""
 
     def __init__(self, members: int, inputs: int, out: int, layers: int, units: int) -> None:
         super().__init__()
@@ -52,10 +52,10 @@ class EnsembleMLP(nn.Module):
         Args:
             x: [..., inputs].
             frozen: the gradient passes to ``x`` but not to the weights.
-            member: an index [1]; only this member is evaluated, and N = 1 in the result.
+            member: an index [1]; only this member is evaluated, and Q = 1 in the result.
 
         Returns:
-            [N, ..., out].
+            [Q, ..., out].
         """
         y = x.reshape(1, -1, x.shape[-1])
         for i, (kernel, bias) in enumerate(zip(self.kernels, self.biases, strict=True)):

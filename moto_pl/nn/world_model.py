@@ -12,12 +12,15 @@ from torch import Tensor, nn
 
 from moto_pl.errors import SettingError
 from moto_pl.ops import (
+    CellWeights,
     Disagreement,
     Key,
     LatentKind,
     LatentSpec,
     LatentStd,
     Ops,
+    PosteriorWeights,
+    PriorWeights,
     Stream,
     choose,
     disagreement,
@@ -25,6 +28,7 @@ from moto_pl.ops import (
     entropy,
     integers,
     kl,
+    observe,
     priors,
     sample,
     squared_error,
@@ -33,8 +37,9 @@ from moto_pl.ops import (
 from moto_pl.replay.sampler import SequenceBatch
 
 from .image import ConvActivation, Decoder, Encoder
-from .mlp import MLP
-from .rssm import RSSM
+from .mlp import MLP, glorot, stacked_glorot
+
+_OPEN_LOOP = 0x09E7  # the open-loop loss has draws of its own
 
 
 @dataclass
@@ -44,7 +49,7 @@ class WorldModelConfig:
     Attributes:
         latent: kind of the stochastic latent.
         deter: D, size of the deterministic state.
-        hidden: U, width of the RSSM's dense layers.
+        hidden: E, width of the RSSM's dense layers.
         stoch: S, number of latent variables.
         classes: C, classes of each (categorical latents).
         latent_std: how a Gaussian latent's standard deviation comes from the network; see
@@ -70,6 +75,10 @@ class WorldModelConfig:
             prior and posterior in full.
         free_nats: the KL is not pushed below this, in nats, on the batch mean.
         kl_member: one member drawn per time step (the authors' code), or the sum over all.
+        open_loop_steps: steps over which the model also learns to predict on its own, as imagination has it: from
+            states of its sequences along the recorded actions, the rewards and the posterior states that followed. At
+            most the sequences' length - 1. 0, the papers' loss, leaves this out.
+        open_loop_rows: the states where that begins, drawn anew at each gradient step; its cost is proportional to it.
     """
 
     latent: LatentKind = "categorical"
@@ -97,6 +106,8 @@ class WorldModelConfig:
     kl_balance: float | None = 0.8
     free_nats: float = 1.0
     kl_member: Literal["sampled", "all"] = "sampled"
+    open_loop_steps: int = 0
+    open_loop_rows: int = 64
 
     def __post_init__(self) -> None:
         for name in ("deter", "hidden", "stoch", "ensemble"):
@@ -104,6 +115,10 @@ class WorldModelConfig:
                 raise SettingError(f"world_model.{name}", getattr(self, name), "Give a whole number of at least 1.")
         if self.latent == "categorical" and self.classes < 2:
             raise SettingError("world_model.classes", self.classes, "Give at least 2.")
+        if self.open_loop_steps < 0:
+            raise SettingError("world_model.open_loop_steps", self.open_loop_steps, "Give a number of steps; 0: none.")
+        if self.open_loop_rows < 1:
+            raise SettingError("world_model.open_loop_rows", self.open_loop_rows, "Give at least 1.")
         if self.kl_balance is not None and not 0 <= self.kl_balance <= 1:
             fix = "Give a number in [0, 1], or null for the plain KL."
             raise SettingError("world_model.kl_balance", self.kl_balance, fix)
@@ -116,16 +131,25 @@ class States(NamedTuple):
     """Latent states s = (h, z) with any leading dimensions."""
 
     deter: Tensor  # [..., D]
-    stoch: Tensor  # [..., Z]
+    stoch: Tensor  # [..., Z], Z = S * C (categorical) or S (Gaussian)
 
     @property
     def features(self) -> Tensor:
-        """[..., D + Z], what heads, actor and critics see."""
+        """[..., F], F = D + Z: what heads, actor and critics see."""
         return torch.cat((self.deter, self.stoch), -1)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> States:
         """The same function on both parts."""
         return States(function(self.deter), function(self.stoch))
+
+
+#: Gives the actions [B, A] of a rollout's step i in its states [B, ...].
+Act = Callable[[int, States], Tensor]
+
+
+def replayed(action: Tensor) -> Act:
+    """Takes recorded actions [H, B, A], whatever the states are."""
+    return lambda step, _: action[step]
 
 
 class Posterior(NamedTuple):
@@ -141,6 +165,69 @@ class Rollout(NamedTuple):
     states: States  # [H + 1, B, ...], the start first
     action: Tensor  # [H, B, A], action i taken in state i
     prior: Tensor  # [K, H, B, P], each member's prediction of state i + 1
+
+
+class RSSM(nn.Module):
+    """h_t = GRU(h_{t-1}, W_in [z_{t-1}, a_{t-1}]); q(z_t | h_t, e_t); p_k(z_t | h_t), k = 1..K (MOTO, section 4).
+
+    Args:
+        latent: kind and sizes of z.
+        deter: D.
+        hidden: E, width of the input layer and of the heads' hidden layer.
+        action: A.
+        embed: width of the frames' embeddings.
+        ensemble: K >= 1, number of prior heads.
+        ops: which form of ``observe`` runs; see :func:`moto_pl.ops.observe`.
+    """
+
+    def __init__(
+        self, latent: LatentSpec, deter: int, hidden: int, action: int, embed: int, ensemble: int, ops: Ops = "auto"
+    ) -> None:
+        super().__init__()
+        self.latent, self.deter, self.action, self.ensemble, self.ops = latent, deter, action, ensemble, ops
+        self.input = nn.Linear(latent.size + action, hidden)
+        self.gru = nn.Linear(hidden + deter, 3 * deter, bias=False)
+        self.norm = nn.LayerNorm(3 * deter)
+        self.posterior_hidden = nn.Linear(deter + embed, hidden)
+        self.posterior_out = nn.Linear(hidden, latent.params)
+        self.apply(glorot)
+        self.prior_hidden = stacked_glorot(ensemble, deter, hidden)
+        self.prior_hidden_bias = nn.Parameter(torch.zeros(ensemble, 1, hidden))
+        self.prior_out = stacked_glorot(ensemble, hidden, latent.params)
+        self.prior_out_bias = nn.Parameter(torch.zeros(ensemble, 1, latent.params))
+
+    def initial(self, batch: int) -> tuple[Tensor, Tensor]:
+        """The zero state before an episode: deter [B, D], stoch [B, Z]."""
+        zeros = self.prior_out_bias.new_zeros
+        return zeros(batch, self.deter), zeros(batch, self.latent.size)
+
+    def cell(self, frozen: bool = False) -> CellWeights:
+        """Input layer and GRU, as the ops take them; ``frozen``: without gradient."""
+        weights = CellWeights(self.input.weight, self.input.bias, self.gru.weight, self.norm.weight, self.norm.bias)
+        return CellWeights(*(w.detach() for w in weights)) if frozen else weights
+
+    def prior(self, frozen: bool = False) -> PriorWeights:
+        """The K prior heads, as the ops take them; ``frozen``: without gradient."""
+        weights = PriorWeights(self.prior_hidden, self.prior_hidden_bias, self.prior_out, self.prior_out_bias)
+        return PriorWeights(*(w.detach() for w in weights)) if frozen else weights
+
+    def posterior(self) -> PosteriorWeights:
+        """The posterior head, as the ops take it."""
+        return PosteriorWeights(
+            self.posterior_hidden.weight, self.posterior_hidden.bias, self.posterior_out.weight, self.posterior_out.bias
+        )
+
+    def observe(
+        self, action: Tensor, embed: Tensor, is_first: Tensor, key: Key, state: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Posterior states of a sequence; see :func:`moto_pl.ops.observe`. Time comes first: [T, B, ...]."""
+        deter, stoch = self.initial(action.shape[1]) if state is None else state
+        weights = (self.cell(), self.posterior())
+        return observe(action, embed, is_first, deter, stoch, *weights, self.latent, key, self.ops)
+
+    def priors(self, deter: Tensor) -> Tensor:
+        """All members' parameters over a sequence, one batched product after the scan: [T, B, D] -> [K, T, B, P]."""
+        return priors(deter.flatten(0, 1), self.prior()).unflatten(1, deter.shape[:2])
 
 
 class WorldModel(nn.Module):
@@ -180,7 +267,9 @@ class WorldModel(nn.Module):
 
     def observe(self, batch: SequenceBatch, key: Key) -> Posterior:
         """Posterior states of a batch of sequences [B, T], in time-first order [T, B]."""
-        embed = self.encoder(batch.image)  # [B, T, E]
+        B, T = batch.is_first.shape
+        assert batch.image.shape == (B, T, 3, 64, 64) and batch.action.shape == (B, T, self.rssm.action)
+        embed = self.encoder(batch.image)  # [B, T, embedding]
         deter, stoch, params = self.rssm.observe(
             batch.action.transpose(0, 1), embed.transpose(0, 1), batch.is_first.transpose(0, 1), key
         )
@@ -198,20 +287,48 @@ class WorldModel(nn.Module):
         return States(deter[0], stoch[0])
 
     @torch.no_grad()
-    def roll(self, start: States, act: Callable[[int, States], Tensor], steps: int, key: Key) -> Rollout:
+    def predict(
+        self, batch: SequenceBatch, context: int, key: Key, act: Act | None = None, steps: int | None = None
+    ) -> States:
+        """Open-loop: filters ``context`` frames, then rolls actions alone through the prior.
+
+        Args:
+            batch: sequences [B, T]; of what follows the first ``context`` rows the actions alone are read.
+            context: frames that are seen, 1 <= context <= T.
+            key: names the draws; each step draws its own member of the ensemble.
+            act: gives the actions, as for :meth:`roll`; None takes the sequences' own.
+            steps: H, steps after the context; None goes to the sequences' end. With ``act`` there may be more.
+
+        Returns:
+            States [context + H, B, ...]; the first ``context`` saw their frames.
+        """
+        ahead = batch.action[:, context:].transpose(0, 1)  # [T - context, B, A]
+        steps = len(ahead) if steps is None else steps
+        seen = self.observe(SequenceBatch(*(part[:, :context] for part in batch)), key).states
+        if steps == 0:
+            return seen
+        rolled = self.roll(seen.map(lambda x: x[-1]), act or replayed(ahead), steps, key.fold(1)).states
+        return States(*(torch.cat((past, new[1:])) for past, new in zip(seen, rolled, strict=True)))
+
+    @torch.no_grad()
+    def roll(self, start: States, act: Act, steps: int, key: Key) -> Rollout:
         """Rolls actions through the prior, for analyses and replays; training uses :func:`moto_pl.ops.imagine`.
 
         Args:
             start: states [B, ...].
-            act: gives the actions [B, A] of step i in its states [B, ...].
+            act: gives the actions.
             steps: H, at least 1.
             key: names the draws: latents, and a member a step for the whole batch.
         """
-        rssm, cell, prior = self.rssm, self.rssm.cell(), self.rssm.prior()
         noise = draw_noise(self.latent, key, (steps, len(start.deter)), start.deter)
-        member = integers(key, Stream.MEMBER, rssm.ensemble, (steps,), start.deter.device)
+        member = integers(key, Stream.MEMBER, self.rssm.ensemble, (steps,), start.deter.device)
+        return self._rolled(start, act, member, noise)
+
+    def _rolled(self, start: States, act: Act, member: Tensor, noise: Tensor) -> Rollout:
+        """As :meth:`roll`, with these draws: members [H] or, one a state, [H, B], and noise [H, B, ...]."""
+        cell, prior = self.rssm.cell(), self.rssm.prior()
         states, actions, members = [start], [], []
-        for i in range(steps):
+        for i in range(len(noise)):
             actions.append(act(i, states[-1]))
             deter = transition(*states[-1], actions[-1], cell)
             members.append(priors(deter, prior))  # [K, B, P]
@@ -229,6 +346,17 @@ class WorldModel(nn.Module):
             return torch.ones_like(states.deter[..., 0])
         return torch.sigmoid(self.discount(states.features.detach(), frozen=True).squeeze(-1).float()).detach()
 
+    @property
+    def scales(self) -> dict[str, float]:
+        """What each of :meth:`loss`'s is multiplied with, by its name."""
+        config = self.config
+        scales = {"model/image": config.image_scale, "model/reward": config.reward_scale, "model/kl": config.kl_scale}
+        if self.discount is not None:
+            scales["model/discount"] = config.discount_scale
+        if config.open_loop_steps > 0:
+            scales |= {"model/open_loop_reward": config.reward_scale, "model/open_loop_kl": config.kl_scale}
+        return scales
+
     def loss(self, batch: SequenceBatch, key: Key) -> tuple[dict[str, Tensor], dict[str, Tensor], Posterior]:
         """The negative evidence lower bound of a batch, by parts.
 
@@ -240,26 +368,30 @@ class WorldModel(nn.Module):
             key: names the draws of latents and members.
 
         Returns:
-            Weighted losses (their sum is the model's loss), metrics to log, and the posterior.
+            Losses, each to be multiplied with its entry in :attr:`scales`, metrics to log, and the posterior.
         """
-        config = self.config
         post = self.observe(batch, key)
-        features = post.states.features  # [T, B, D + Z]
+        features = post.states.features  # [T, B, F]
+        B, T = batch.is_first.shape
+        assert features.shape == (T, B, self.feature_size) and batch.reward.shape == batch.is_terminal.shape == (B, T)
         reconstruction = self.decoder(features).float()
         image = squared_error(reconstruction, batch.image.transpose(0, 1), self.decoder.ops).mean()
         reward_error = self.predict_reward(post.states) - batch.reward.transpose(0, 1)
         reward = 0.5 * reward_error.square().mean()
         prior = self.rssm.priors(post.states.deter)  # [K, T, B, P]
+        assert prior.shape == (self.rssm.ensemble, *post.params.shape)
         divergence, raw_kl = self._kl(post.params, prior, key)
         losses = {
-            "model/image": config.image_scale * image,
-            "model/reward": config.reward_scale * reward,
-            "model/kl": config.kl_scale * divergence,
+            "model/image": image,
+            "model/reward": reward,
+            "model/kl": divergence,
         }
         if self.discount is not None:
             logit = self.discount(features).squeeze(-1).float()
             goes_on = 1 - batch.is_terminal.transpose(0, 1).float()
-            losses["model/discount"] = config.discount_scale * F.binary_cross_entropy_with_logits(logit, goes_on)
+            losses["model/discount"] = F.binary_cross_entropy_with_logits(logit, goes_on)
+        if self.config.open_loop_steps > 0:
+            losses |= self._open_loop(batch, post, key.fold(_OPEN_LOOP))
         with torch.no_grad():
             metrics = {
                 "model/kl_nats": raw_kl,
@@ -268,8 +400,31 @@ class WorldModel(nn.Module):
             }
         return losses, metrics, post
 
+    def _open_loop(self, batch: SequenceBatch, post: Posterior, key: Key) -> dict[str, Tensor]:
+        """What the prior, rolled along the actions of a batch [B, T], misses of the rewards and states that followed.
+
+        The other losses look one step ahead, from states that have seen every frame. Imagination looks further, from
+        states of its own making, and the actor goes wherever these promise what is not there.
+        """
+        config, ensemble, device = self.config, self.rssm.ensemble, batch.reward.device
+        B, T = batch.is_first.shape
+        steps, count = min(config.open_loop_steps, T - 1), config.open_loop_rows
+        t = integers(key, Stream.ROWS, T - steps, (count,), device)
+        b = integers(key.fold(1), Stream.ROWS, B, (count,), device)
+        member = integers(key, Stream.MEMBER, ensemble, (steps, count), device)  # one a state: all heads roll
+        noise = draw_noise(self.latent, key, (steps, count), post.params)
+        at = t + 1 + torch.arange(steps, device=device).unsqueeze(1)  # [H, N] rows that followed
+        rolled = self._rolled(post.states.map(lambda x: x[t, b]), replayed(batch.action[b, at]), member, noise)
+        params = choose(rolled.prior.flatten(1, 2), member.flatten()).unflatten(0, (steps, count))  # [H, N, P]
+        reward = self.predict_reward(rolled.states.map(lambda x: x[1:]))  # [H, N]
+        followed = (1 - batch.is_first[b, at].float()).cumprod(0)  # 0 from where another episode begins
+        return {
+            "model/open_loop_reward": (followed * 0.5 * (reward - batch.reward[b, at]).square()).mean(),
+            "model/open_loop_kl": (followed * kl(self.latent, post.params[at, b].detach(), params)).mean(),
+        }
+
     def disagreement(self, prior: Tensor, stoch: Tensor, kind: Disagreement) -> Tensor:
-        """U of the members' predictions [K, ..., P] of the latent ``stoch`` [..., Z]: [...]."""
+        """The spread of the members' predictions [K, ..., P] of the latent ``stoch`` [..., Z]: [...]."""
         return disagreement(self.latent, prior, stoch, kind)
 
     def _kl(self, post: Tensor, prior: Tensor, key: Key) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,8 @@
 
 A draw is a pure function of ``(seed, offset, stream, index)``. There is no generator state to save: a resumed run makes
 the draws of the unbroken one. Both forms have the same bits, on any device: nothing chooses between them but whether
-the operator was built for it.
+the operator was built for it. By hand, on purpose: what torch's generators draw depends on the order of calls and
+on the device.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ class Stream(IntEnum):
     ROWS = 3
     TARGET = 4
     NOISE = 5
+    DETOUR = 6
 
 
 class Key(NamedTuple):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,6 +26,9 @@ EXTRA_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 OBJECT_EXTRAS = ("completed", "in_place")
 """Infos of an environment with objects that an episode keeps as extras, bool [T, objects]: which of the task's objects
 are in place after each step, in the task's order, and which of all, in that of ``moto_pl.envs.KITCHEN_OBJECTS``."""
+
+DETOUR = "detour"
+"""The extra, bool [T], that says in which steps the policy did not act, of an episode collected with detours."""
 
 InfoValue = str | int | float | bool
 
@@ -136,11 +139,6 @@ class Episode(EpisodeFigures):
             raise SettingError(label, f"shape {array.shape}", f"Give the leading dimension {steps}, one entry a step.")
         if array.dtype.kind == "f" and np.isnan(array).any():
             raise SettingError(label, "NaN", "Give numbers.")
-
-
-def object_extras(infos: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
-    """The extras of an episode's infos, one a step, that say which objects are in place."""
-    return {key: np.stack([info[key] for info in infos]).astype(bool) for key in OBJECT_EXTRAS if key in infos[0]}
 
 
 def completion_order(in_place: np.ndarray, ties: Sequence[int] = ()) -> list[tuple[int, int]]:

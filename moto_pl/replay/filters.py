@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from moto_pl.envs import KITCHEN_OBJECTS
-from moto_pl.replay.episode import completion_order
+from moto_pl.replay.episode import DETOUR, completion_order
 from moto_pl.replay.store import EpisodeView
 
 EpisodeFilter = Literal["auto", "success", "progress", "return", "advantage", "none"]
@@ -39,8 +39,11 @@ def keep_rows(
             ``progress``.
 
     Returns:
-        A number of rows, 0 for an episode that is not cloned.
+        A number of rows, 0 for an episode that is not cloned, as one with a detour, which ``none`` alone keeps
+        (:mod:`moto_pl.rollout.explore`).
     """
+    if rule != "none" and DETOUR in episode.extras and np.any(episode.extras[DETOUR]):
+        return 0  # what was held there is nothing to copy
     recorded = recorded_objects(episode, objects)
     if rule == "auto":
         rule = "success" if recorded is None else "progress"

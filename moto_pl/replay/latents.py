@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from moto_pl.errors import SettingError
-from moto_pl.files import write_whole
+from moto_pl.files import make_directory, write_whole
 from moto_pl.ops import Key, Stream, integers
 from moto_pl.replay.sampler import SequenceBatch
 from moto_pl.replay.store import EpisodeStore
@@ -175,7 +175,7 @@ class LatentReplay:
 
     def _write(self, path: Path, content: bytes) -> None:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_directory(path.parent)
             write_whole(path, content)
         except OSError as error:
             raise SettingError(
@@ -195,6 +195,14 @@ class LatentReplay:
             raise _missing(path, "not the file that the checkpoint was made with")
         parts = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         return LatentTransitions(**parts)
+
+
+def crc_of(path: Path) -> int | None:
+    """The checksum of a file of latents, as manifests have it; None where it cannot be read."""
+    try:
+        return zlib.crc32(path.read_bytes())
+    except OSError:
+        return None
 
 
 def transition_bytes(features: int, action: int) -> int:

@@ -3,17 +3,16 @@
 An episode is one file in the safetensors layout: the header's length (8 bytes, little-endian), a JSON header that
 names each array's type, shape and place, then the arrays. Frames lie there once, channel-first, and actions and rewards
 in the learner's rows, so that a sequence is one contiguous read. No file is ever changed: it appears whole, under its
-name, or not at all.
+name, or not at all. Written and read by hand, on purpose: a file is held against its checksum and against its own size
+before anything is made of it, and thousands stay mapped without being open.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import math
 import os
-import re
 import shutil
 import zlib
 from collections.abc import Sequence
@@ -25,11 +24,16 @@ import numpy as np
 import torch
 
 from moto_pl.errors import SettingError
+from moto_pl.files import bytes_text, make_directory, remove_leftover, whole
+from moto_pl.reading import open_regular, parse_json
 from moto_pl.replay.episode import EXTRA_NAME, EXTRA_TYPES, Episode, EpisodeFigures, InfoValue, rows
 
+MARKER = "dataset.json"
+"""In a run's replay: which dataset its first episodes are from. ``episodes`` is there once all are taken in."""
+HELD_OUT = "held_out"
+"""In a run's replay: the dataset's episodes that are not trained on."""
 _ALIGNMENT = 64
 _MAX_HEADER = 2**20
-_TEMPORARY = ".tmp"
 _FIXED = {"image": ("U8", 4), "action": ("F32", 2), "reward": ("F32", 1), "success": ("BOOL", 1)}
 _METADATA = ("crc32", "info", "terminated", "truncated")
 _DAMAGED = "Take it from a copy of the replay directory, or delete that directory and start anew."
@@ -106,7 +110,7 @@ class EpisodeStore:
         if max_bytes is not None and max_bytes < 1:
             raise SettingError("max_bytes", max_bytes, "Give a size in bytes, or None.")
         try:
-            self.root.mkdir(parents=True, exist_ok=True)
+            make_directory(self.root)
         except OSError as error:
             raise SettingError(str(self.root), error.strerror, "Name a directory that can be written.") from error
         #: Changes whenever the list of episodes does.
@@ -154,9 +158,10 @@ class EpisodeStore:
         header, arrays = _encode(episode)
         size = len(header) + sum(map(len, arrays))
         if self.max_bytes is not None and self.nbytes + size > self.max_bytes:
+            needed = f"{bytes_text(self.nbytes + size)} needed for episode {index}"
             raise SettingError(
                 "data.replay_limit_gb",
-                f"{_size(self.max_bytes)} for {self.root}, and {_size(self.nbytes + size)} needed for episode {index}",
+                f"{bytes_text(self.max_bytes)} for {self.root}, and {needed}",
                 "Raise or remove the limit, or train for fewer episodes.",
             )
         path = self._path(index)
@@ -222,11 +227,11 @@ class EpisodeStore:
         total = max(self.nbytes, round(expected_episodes * rows * row_bytes))
         free = shutil.disk_usage(self.root).free
         line = (
-            f"replay: {self.root} holds {len(self)} episodes ({_size(self.nbytes)}); {expected_episodes} expected, "
-            f"{_size(total)}; free disk {_size(free)}"
+            f"replay: {self.root} holds {len(self)} episodes ({bytes_text(self.nbytes)}); {expected_episodes} "
+            f"expected, {bytes_text(total)}; free disk {bytes_text(free)}"
         )
         if self.max_bytes is not None:
-            line += f", limit {_size(self.max_bytes)}"
+            line += f", limit {bytes_text(self.max_bytes)}"
             if total > self.max_bytes:
                 line += ". THE LIMIT IS TOO SMALL for that: raise data.replay_limit_gb"
         if total - self.nbytes > free:
@@ -237,48 +242,30 @@ class EpisodeStore:
         return self.root / f"{index:06d}.safetensors"
 
     def _write(self, path: Path, parts: Sequence[bytes | memoryview]) -> None:
-        """Temporary name, flush, rename, flush the directory: a reader sees the whole file or none."""
-        temporary = self.root / f"{path.name}.{os.getpid()}{_TEMPORARY}"
         try:
-            try:
-                file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-                try:
-                    # Tells who opens the store meanwhile that the writer lives; the system drops it with the process.
-                    fcntl.flock(file, fcntl.LOCK_EX)
-                    for part in parts:
-                        left = memoryview(part)
-                        while left:
-                            left = left[os.write(file, left) :]
-                    os.fsync(file)
-                    os.replace(temporary, path)
-                finally:
-                    os.close(file)
-                directory = os.open(self.root, os.O_RDONLY)
-                try:
-                    os.fsync(directory)
-                finally:
-                    os.close(directory)
-            except BaseException:
-                temporary.unlink(missing_ok=True)
-                raise
+            with whole(path) as file:
+                file.writelines(parts)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             raise SettingError(
                 str(path),
-                f"a full disk ({_size(shutil.disk_usage(self.root).free)} free)",
+                f"a full disk ({bytes_text(shutil.disk_usage(self.root).free)} free)",
                 "Free some space, or run in another directory (trainer.default_root_dir); the replay is unharmed.",
             ) from error
 
     def _remove_leftovers(self) -> None:
-        for path in self.root.glob(f"*{_TEMPORARY}"):
-            if re.fullmatch(rf"\d+\.safetensors\.\d+\{_TEMPORARY}", path.name):
-                try:
-                    with open(path, "rb") as file:
-                        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                        path.unlink()
-                except OSError:
-                    continue  # its writer is at work, another process removed it, or it is not ours to remove
+        for path in self.root.glob(".*.safetensors.tmp"):
+            remove_leftover(path)
+
+
+def check_episode(path: Path) -> None:
+    """Reads every byte of an episode's file.
+
+    Raises:
+        SettingError: names the file, and what is wrong with it.
+    """
+    _open(path, check=True)
 
 
 def _encode(episode: Episode) -> tuple[bytes, list[memoryview]]:
@@ -354,14 +341,14 @@ def _mapped(file: int, size: int) -> np.ndarray:
 
 
 def _map(path: Path, check: bool) -> EpisodeView:
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         prefix = file.read(8)
         _need(len(prefix) == 8, f"{size} bytes")
         # Sizes that a file claims are held against its real size before anything of that size is allocated.
         header_size = int.from_bytes(prefix, "little")
         _need(2 <= header_size <= min(size - 8, _MAX_HEADER), f"a header of {header_size} bytes in a file of {size}")
-        header = json.loads(file.read(header_size))
+        header = parse_json(file.read(header_size), dict)
         data = _mapped(file.fileno(), size)[8 + header_size :]
     _need(isinstance(header, dict), "a header that is no object")
     metadata = header.pop("__metadata__", None)
@@ -390,7 +377,11 @@ def _map(path: Path, check: bool) -> EpisodeView:
     _need(arrays["image"].shape[1] == 3, f"image: shape {arrays['image'].shape}")
     steps = (len(array) if array.ndim else 0 for array in (arrays["success"], *extras.values()))
     _need(all(n == count - 1 for n in steps), "arrays of different lengths")
-    info, terminated, truncated = (json.loads(metadata[name]) for name in ("info", "terminated", "truncated"))
+    info, terminated, truncated = (parse_json(metadata[name]) for name in ("info", "terminated", "truncated"))
+    _need(
+        isinstance(info, dict) and all(isinstance(v, str | int | float) for v in info.values()),
+        "info that is not plain",
+    )
     _need(isinstance(info, dict) and isinstance(terminated, bool) and isinstance(truncated, bool), "unknown metadata")
     if check:
         _need(_crc(header, metadata, [data.data]) == crc, "its checksum does not match its content")
@@ -407,12 +398,3 @@ def _map(path: Path, check: bool) -> EpisodeView:
         crc=crc,
         nbytes=size,
     )
-
-
-def _size(count: int) -> str:
-    value = float(count)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 1024:
-            return f"{value:.3g} {unit}"
-        value /= 1024
-    return f"{value:.3g} TiB"

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
+from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
 from moto_pl.errors import SettingError
 from moto_pl.report.charts import comparison_figure, image_bytes, inline_svg
 from moto_pl.report.comparison import SUCCESS, Comparison, Method, Metric, Point, compare_runs
-from moto_pl.report.html import figure_block, html_page, number
+from moto_pl.report.html import Chart, number, render_page
 from moto_pl.report.output import csv_text, write_results
 
 NAME = "comparison"
@@ -48,12 +48,10 @@ def run_compare(runs: Sequence[str], out: Path, metric: Metric | None = None) ->
 def write_comparison(comparison: Comparison, out: Path) -> list[Path]:
     """Writes the files of a comparison and returns their paths."""
     figure = comparison_figure(comparison)
-    body = (
-        f"<h1>{escape(TITLES[comparison.metric])} on {escape(comparison.env)}</h1>"
-        f"<p class='verdict'>{escape(verdict(comparison))}</p>{comparison_section(comparison, figure)}"
-    )
+    view = comparison_view(comparison, figure)
+    page = render_page("comparison.html", f"Comparison on {comparison.env}", view=view, verdict=verdict(comparison))
     contents = {
-        f"{NAME}.html": html_page(f"Comparison on {comparison.env}", body).encode(),
+        f"{NAME}.html": page.encode(),
         f"{NAME}.png": image_bytes(figure, "png"),
         f"{NAME}.svg": image_bytes(figure, "svg"),
         f"{NAME}.csv": csv_text(_points(comparison)).encode(),
@@ -69,33 +67,28 @@ def verdict(comparison: Comparison) -> str:
     return said + (f"; next is {others[0].name} at {_with_interval(others[0].last)}." if others else ".")
 
 
-def comparison_section(comparison: Comparison, figure: Figure) -> str:
-    """Table, figure and notes, for a page; ``figure`` is :func:`comparison_figure`'s."""
-    rows = "".join(
-        f"<tr><th scope='row'>{escape(method.name)}</th><td>{len(method.runs)}</td>"
-        f"<td>{_cell(method.pretrained)}</td><td>{_cell(method.last)}</td>"
-        f"<td>{number(method.last.iqm)} <small>[{_bounds(method.last.iqm_interval)}]</small></td>"
-        f"{''.join(f'<td>{text}</td>' for text in _success(method))}"
-        f"<td>{method.last.online_episodes:,}</td><td>{method.last.step:,}</td></tr>"
-        for method in comparison.methods
-    )
-    head = "".join(f"<th scope='col'>{name}</th>" for name in _COLUMNS)
-    notes = "".join(f"<li>{escape(note)}</li>" for note in comparison.notes)
-    said = "; ".join(f"{method.name} {_with_interval(method.last)}" for method in comparison.methods)
+class ComparisonView(NamedTuple):
+    """A comparison as a page shows it: a table with its columns, a chart, notes."""
+
+    comparison: Comparison
+    title: str
+    columns: tuple[str, ...]
+    success: tuple[Metric, ...]
+    footnote: str
+    chart: Chart
+
+
+def comparison_view(comparison: Comparison, figure: Figure) -> ComparisonView:
+    """What a page shows of a comparison; ``figure`` is :func:`comparison_figure`'s."""
     title = TITLES[comparison.metric]
-    return (
-        f"<div class='scroll'><table class='results'><caption>{title} on {escape(comparison.env)}</caption>"
-        f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div><p class='small'>{FOOTNOTE}</p>"
-        + (f"<aside class='note'><ul>{notes}</ul></aside>" if notes else "")
-        + "<div class='comparison'>"
-        + figure_block(
-            title,
-            inline_svg(figure, NAME),
-            "A line a method, the mean of its seeds; bands are 95% bootstrap intervals over the seeds.",
-            f"{title} at the end: {said}.",
-        )
-        + "</div>"
+    said = "; ".join(f"{method.name} {_with_interval(method.last)}" for method in comparison.methods)
+    chart = Chart(
+        title,
+        inline_svg(figure, NAME),
+        "A line a method, the mean of its seeds; bands are 95% bootstrap intervals over the seeds.",
+        f"{title} at the end: {said}.",
     )
+    return ComparisonView(comparison, title, _COLUMNS, SUCCESS, FOOTNOTE, chart)
 
 
 _COLUMNS = (
@@ -177,10 +170,6 @@ def _with_interval(point: Point) -> str:
 
 def _bounds(interval: tuple[float, float]) -> str:
     return f"{number(interval[0])}, {number(interval[1])}"
-
-
-def _cell(point: Point | None) -> str:
-    return "not evaluated" if point is None else f"{number(point.mean)} <small>[{_bounds(point.interval)}]</small>"
 
 
 def _named(run: str) -> tuple[str | None, Path]:

@@ -55,7 +55,7 @@ class Point(NamedTuple):
     @property
     def iqm(self) -> float:
         """Inter-quartile mean over the seeds."""
-        return float(interquartile_mean(np.array([self.values]), axis=1)[0])
+        return float(interquartile_mean(self.values))
 
     @property
     def iqm_interval(self) -> Interval:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import csv
-import json
-import math
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import yaml
 
 from moto_pl.errors import SettingError
 from moto_pl.evaluations import FILE, read_evaluations
+from moto_pl.reading import MAX_YAML, parse_yaml, read_json, read_text
 from moto_pl.schedule import Schedule
 
 # Results of evaluations are in their own file, episode by episode.
@@ -143,11 +141,12 @@ def _read_config(path: Path, missing: list[str]) -> tuple[dict[str, Any], str]:
     if not path.exists():
         missing.append("config.yaml is not there: agent, environment and settings are unknown.")
         return {}, ""
-    text = path.read_text(errors="replace")
+    text, config = "", None
     try:
-        config = yaml.safe_load(text)
-    except yaml.YAMLError:
-        config = None
+        text = read_text(path, MAX_YAML, errors="replace")
+        config = parse_yaml(text)
+    except (OSError, ValueError):
+        pass
     if not isinstance(config, dict):
         missing.append("config.yaml cannot be read as settings; it is shown as it is.")
         return {}, text
@@ -163,11 +162,11 @@ def _schedule(data: Any) -> Schedule | None:
 
 def _read_dataset(path: Path, missing: list[str]) -> dict[str, Any]:
     try:
-        dataset = json.loads(path.read_text())
+        dataset = read_json(path, dict)
     except FileNotFoundError:
         missing.append("replay/dataset.json is not there: no demonstrations have been taken in.")
         return {}
-    except ValueError:
+    except (OSError, ValueError):
         dataset = None
     if not isinstance(dataset, dict):
         missing.append("replay/dataset.json cannot be read.")
@@ -183,7 +182,7 @@ def _read_evaluations(
         return []
     try:
         records = read_evaluations(root)
-    except (KeyError, TypeError, ValueError):
+    except (OSError, ValueError):
         missing.append(f"{FILE} cannot be read.")
         return []
     rounds = metrics["online/return"].step if "online/return" in metrics else np.zeros(0)
@@ -256,10 +255,14 @@ def _read_metrics(directory: Path, missing: list[str]) -> dict[str, Series]:
 
 def _read_rows(path: Path) -> list[tuple[int, dict[str, float]]]:
     """The training rows of one file; a last line that is still being written is left out."""
-    text = path.read_text(errors="replace") if path.exists() else ""
+    try:
+        text = read_text(path, errors="replace") if path.exists() else ""
+    except (OSError, ValueError):
+        return []
     whole = text[: text.rfind("\n") + 1]
     rows = []
-    for row in csv.DictReader(whole.splitlines()):
+    reader = csv.DictReader(whole.splitlines())
+    while (row := _row(reader)) is not None:
         step = _number(row.get("step"))
         values = {
             name: number
@@ -267,9 +270,17 @@ def _read_rows(path: Path) -> list[tuple[int, dict[str, float]]]:
             if name not in (None, "step", "epoch") and not name.startswith(_NOT_TRAINING)
             if (number := _number(text)) is not None
         }
-        if step is not None and math.isfinite(step) and values:
+        if step is not None and 0 <= step < 2**53 and values:
             rows.append((int(step), values))
     return rows
+
+
+def _row(reader: csv.DictReader[str]) -> dict[str, str] | None:
+    """The next row; None at the end, and where a field is larger than the module reads."""
+    try:
+        return next(reader, None)
+    except csv.Error:
+        return None
 
 
 def _number(text: Any) -> float | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from html import escape
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +11,7 @@ import numpy as np
 from moto_pl.evaluations import EVALUATION_SEEDS
 from moto_pl.report.charts import METRIC_LABELS, Outcome, interval_chart, seeds_chart
 from moto_pl.report.comparison import Metric, values_of
-from moto_pl.report.html import figure_block, number
+from moto_pl.report.html import Chart, number
 from moto_pl.report.records import Evaluation, RunRecord
 from moto_pl.report.statistics import Interval, bootstrap_interval, wilson_interval
 
@@ -61,28 +60,78 @@ MEASURES = (
 )
 
 
-def results_section(record: RunRecord) -> str:
-    """Tables of all evaluations, and which seeds failed how often."""
+class EvaluationRow(NamedTuple):
+    """An evaluation in its table: counts and means over its episodes; None for what was not recorded.
+
+    Attributes:
+        policy: which one was evaluated, in words.
+        rate_interval: Wilson's.
+        at_last: episodes in success at the last step.
+        return_interval: bootstrap of the mean; None for a single episode.
+    """
+
+    policy: str
+    step: int
+    online_episodes: int
+    episodes: int
+    successes: int
+    rate: float
+    rate_interval: Interval
+    at_last: int | None
+    steps_in_success: float | None
+    mean_return: float
+    return_interval: Interval | None
+    mean_length: float
+
+
+class ObjectsRow(NamedTuple):
+    """How many of the task's objects an evaluation brought into place, and each one's rate."""
+
+    policy: str
+    step: int
+    completed: float
+    interval: Interval | None
+    rates: list[float]
+
+
+class StageTable(NamedTuple):
+    """The evaluations on one kind of seeds; ``objects`` is empty for a task without objects."""
+
+    caption: str
+    rows: list[EvaluationRow]
+    objects: tuple[str, ...]
+    object_rows: list[ObjectsRow]
+
+
+class Results(NamedTuple):
+    """Tables of all evaluations, and which seeds failed how often (None where seeds were not recorded)."""
+
+    tables: list[StageTable]
+    seeds: Chart | None
+
+
+def results(record: RunRecord) -> Results:
+    """What a run's evaluations say."""
     tables = []
-    for stage, text in (("eval", "Evaluation seeds"), ("test", "Test seeds")):
+    for stage, caption in (("eval", "Evaluation seeds"), ("test", "Test seeds")):
         of = [e for e in record.evaluations if e.stage == stage]
         if of:
-            tables.append(_table_of_evaluations(text, of))
-            tables += _table_of_objects(text, of)
-    if not tables:
-        return "<p>Nothing has been evaluated yet.</p>"
-    return (
-        "".join(tables)
-        + "<p class='small'>In brackets: 95% intervals, Wilson's for the success rate, bootstrap of the mean for the "
-        "return. They say how well these episodes pin down this one policy; another training seed may differ by more. "
-        "An episode succeeds if the environment reports success at any of its steps. The last step is the one that "
-        "terminated the episode, or at which it was cut off; an environment that terminates at success has one step in "
-        "success at most. A dash: recorded by a version that did not count it.</p>"
-        + _seeds([e for e in record.evaluations if e.stage == "eval"])
-    )
+            objects = of[-1].objects
+            with_objects = [e for e in of if e.objects and e.objects == objects]
+            rows, object_rows = [_row(e) for e in of], [_objects_row(e) for e in with_objects]
+            tables.append(StageTable(caption, rows, tuple(objects), object_rows))
+    return Results(tables, _seeds([e for e in record.evaluations if e.stage == "eval"]))
 
 
-def evaluation_curves(record: RunRecord) -> list[str]:
+def staying(evaluation: Evaluation) -> str:
+    """Whether the policy stayed in success; nothing where that was not recorded."""
+    if not evaluation.success_last or not evaluation.success_steps:
+        return ""
+    steps = number(float(np.mean(evaluation.success_steps)))
+    return f" (at the last step {sum(evaluation.success_last)}; {steps} steps in success an episode)"
+
+
+def evaluation_curves(record: RunRecord) -> list[Chart]:
     """A chart a metric, over gradient steps; none for what was not recorded."""
     charts = []
     for measure in MEASURES:
@@ -92,76 +141,38 @@ def evaluation_curves(record: RunRecord) -> list[str]:
     return charts
 
 
-def _table_of_evaluations(caption: str, evaluations: Sequence[Evaluation]) -> str:
-    rows = []
-    for e in evaluations:
-        rate, of_rate, of_return = e.successes / e.episodes, wilson_interval(e.successes, e.episodes), "one episode"
-        if e.episodes > 1:
-            between = bootstrap_interval(e.returns)
-            of_return = f"{number(between.low)}, {number(between.high)}"
-        rows.append(
-            f"<tr><th scope='row'>{escape(PHASES.get(e.phase, e.phase))}</th>"
-            f"<td>{e.step:,}</td><td>{e.online_episodes:,}</td><td><b>{e.successes}</b> of {e.episodes}</td>"
-            f"<td><div class='rate'>{_bar(rate, of_rate)}"
-            f"<span>{rate:.0%} <small>[{of_rate.low:.0%}, {of_rate.high:.0%}]</small></span></div></td>"
-            f"<td>{f'<b>{sum(e.success_last)}</b> of {e.episodes}' if e.success_last else '-'}</td>"
-            f"<td>{number(float(np.mean(e.success_steps))) if e.success_steps else '-'}</td>"
-            f"<td>{number(float(np.mean(e.returns)))} <small>[{of_return}]</small></td>"
-            f"<td>{np.mean(e.length):.0f}</td></tr>"
-        )
-    columns = (
-        *("Policy", "Gradient steps", "Online episodes", "Success", "Success rate"),
-        *("At the last step", "Steps in success", "Mean return", "Mean length"),
-    )
-    head = "".join(f"<th scope='col'>{text}</th>" for text in columns)
-    return (
-        f"<div class='scroll'><table class='results'><caption>{caption}</caption>"
-        f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+def _row(e: Evaluation) -> EvaluationRow:
+    return EvaluationRow(
+        policy=PHASES.get(e.phase, e.phase),
+        step=e.step,
+        online_episodes=e.online_episodes,
+        episodes=e.episodes,
+        successes=e.successes,
+        rate=e.successes / e.episodes,
+        rate_interval=wilson_interval(e.successes, e.episodes),
+        at_last=sum(e.success_last) if e.success_last else None,
+        steps_in_success=float(np.mean(e.success_steps)) if e.success_steps else None,
+        mean_return=float(np.mean(e.returns)),
+        return_interval=_of_mean(e.returns),
+        mean_length=float(np.mean(e.length)),
     )
 
 
-def _table_of_objects(caption: str, evaluations: Sequence[Evaluation]) -> list[str]:
-    """How many of the task's objects came into place, and each one's rate; nothing for a task without objects."""
-    of = [e for e in evaluations if e.objects and e.objects == evaluations[-1].objects]
-    if not of:
-        return []
-    rows = []
-    for e in of:
-        completed = np.array(e.completed, float)
-        numbers = completed.sum(axis=1)
-        interval = "one episode"
-        if e.episodes > 1:
-            between = bootstrap_interval(numbers.tolist())
-            interval = f"{number(between.low)}, {number(between.high)}"
-        cells = "".join(f"<td>{rate:.0%}</td>" for rate in completed.mean(axis=0))
-        rows.append(
-            f"<tr><th scope='row'>{escape(PHASES.get(e.phase, e.phase))}</th><td>{e.step:,}</td>"
-            f"<td><b>{number(float(numbers.mean()))}</b> of {len(e.objects)} <small>[{interval}]</small></td>"
-            f"{cells}</tr>"
-        )
-    head = "".join(
-        f"<th scope='col'>{escape(text)}</th>"
-        for text in ("Policy", "Gradient steps", "Objects completed", *of[-1].objects)
-    )
-    return [
-        f"<div class='scroll'><table class='results'><caption>{caption}: objects in place at any step</caption>"
-        f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
-    ]
+def _objects_row(e: Evaluation) -> ObjectsRow:
+    completed = np.array(e.completed, float)  # [episodes, objects]
+    numbers, rates = completed.sum(axis=1), completed.mean(axis=0)
+    policy = PHASES.get(e.phase, e.phase)
+    return ObjectsRow(policy, e.step, float(numbers.mean()), _of_mean(numbers), rates.tolist())
 
 
-def _bar(rate: float, interval: Interval) -> str:
-    """The interval and its point on a line from 0 to 1; the figures beside it say the same."""
-    low, high, at = (f"{100 * value:.1f}" for value in (*interval, rate))
-    return (
-        "<svg class='bar' viewBox='0 0 100 12' aria-hidden='true'><path class='rail' d='M0 6H100'/>"
-        f"<path class='range' d='M{low} 6H{high}'/><circle cx='{at}' cy='6' r='4'/></svg>"
-    )
+def _of_mean(values: Sequence[float] | np.ndarray) -> Interval | None:
+    return bootstrap_interval(values) if len(values) > 1 else None
 
 
 # Curves.
 
 
-def _chart(measure: Measure, evaluations: Sequence[Evaluation], offline_steps: int | None) -> str:
+def _chart(measure: Measure, evaluations: Sequence[Evaluation], offline_steps: int | None) -> Chart:
     values = [np.asarray(values_of(e, measure.metric), np.float64) for e in evaluations]
     means = [float(of.mean()) for of in values]
     if measure.is_rate:
@@ -181,7 +192,7 @@ def _chart(measure: Measure, evaluations: Sequence[Evaluation], offline_steps: i
     few = np.unique(np.linspace(0, len(found) - 1, min(5, len(found))).round().astype(int))
     said = ", ".join(f"{found[i]} after {evaluations[i].step:,} steps" for i in few)
     caption = f"{measure.caption} {counts} episodes each."
-    return figure_block(measure.title, svg, caption, f"{measure.title} against gradient steps: {said}.")
+    return Chart(measure.title, svg, caption, f"{measure.title} against gradient steps: {said}.")
 
 
 # Which seeds fail.
@@ -202,11 +213,11 @@ def outcomes(evaluation: Evaluation) -> dict[int, Outcome]:
     return found
 
 
-def _seeds(evaluations: Sequence[Evaluation]) -> str:
-    """A row a seed, a column an evaluation; nothing where seeds were not recorded."""
+def _seeds(evaluations: Sequence[Evaluation]) -> Chart | None:
+    """A row a seed, a column an evaluation; None where seeds were not recorded."""
     of = [(e.step, outcomes(e)) for e in evaluations if e.seed]
     if not of:
-        return ""
+        return None
     tried, failed = Counter[int](), Counter[int]()
     for _, column in of:
         tried.update(list(column))  # the seeds alone: of a mapping it would add the values
@@ -229,4 +240,4 @@ def _seeds(evaluations: Sequence[Evaluation]) -> str:
     )
     if base:
         caption += f" Seeds are counted from {base}."
-    return f"<div class='seeds'>{figure_block('Which seeds fail', svg, caption, said)}</div>"
+    return Chart("Which seeds fail", svg, caption, said)

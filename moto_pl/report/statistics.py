@@ -1,14 +1,17 @@
-"""Intervals for the few episodes that a policy is judged by."""
+"""Intervals for the few episodes that a policy is judged by: scipy's, with arguments checked and edges settled.
+
+The inter-quartile mean is our own: scipy's trimmed mean drops whole values, so it would jump where a seed is added.
+"""
 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
-from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import rankdata
+from scipy.stats import DegenerateDataWarning, binomtest, bootstrap, spearmanr
 
 from moto_pl.errors import SettingError
 
@@ -40,15 +43,8 @@ def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> In
         raise SettingError("trials", trials, "Give at least 1.")
     if not 0 <= successes <= trials:
         raise SettingError("successes", successes, f"Give 0 to {trials}.")
-    z2 = NormalDist().inv_cdf((1 + confidence) / 2) ** 2
-    rate = successes / trials
-    centre = rate + z2 / (2 * trials)
-    half = math.sqrt(z2 * (rate * (1 - rate) / trials + z2 / (4 * trials**2)))
-    scale = 1 + z2 / trials
-    # At the ends the bound is exact; rounding would leave it a hair outside.
-    low = 0.0 if successes == 0 else (centre - half) / scale
-    high = 1.0 if successes == trials else (centre + half) / scale
-    return Interval(low, high)
+    low, high = binomtest(successes, trials).proportion_ci(confidence, method="wilson")
+    return Interval(float(low), float(high))
 
 
 def bootstrap_interval(
@@ -63,7 +59,7 @@ def bootstrap_interval(
     Args:
         values: finite numbers [n], n >= 1. Of a single one the interval has no width: it says nothing.
         confidence: in (0, 1).
-        statistic: takes [m, n] and ``axis=1``, gives [m]: ``np.mean``, ``np.median``.
+        statistic: takes [..., n] and ``axis=-1``, gives [...]: ``np.mean``, ``np.median``.
         resamples: samples drawn with replacement.
         seed: of the draws.
 
@@ -76,30 +72,35 @@ def bootstrap_interval(
         raise SettingError("values", f"{array.shape} numbers", "Give a list of at least one finite number.")
     if resamples < 1:
         raise SettingError("resamples", resamples, "Give at least 1.")
-    rng = np.random.default_rng(seed)
-    chunk = max(1, _DRAWS // array.size)
-    parts = []
-    for first in range(0, resamples, chunk):
-        drawn = rng.integers(array.size, size=(min(chunk, resamples - first), array.size))
-        parts.append(statistic(array[drawn], axis=1))
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(np.concatenate(parts), (tail, 1 - tail))
+    if array.size == 1:
+        return Interval(float(array[0]), float(array[0]))
+    found = bootstrap(
+        (array,),
+        statistic,
+        n_resamples=resamples,
+        batch=max(1, _DRAWS // array.size),
+        confidence_level=confidence,
+        method="percentile",
+        rng=seed,
+    )
+    low, high = found.confidence_interval
     return Interval(float(low), float(high))
 
 
-def interquartile_mean(values: np.ndarray, axis: int = 1) -> np.ndarray:
+def interquartile_mean(values: np.ndarray | Sequence[float], axis: int = -1) -> np.ndarray:
     """The mean of the middle half; a value that the quartile cuts through counts in part.
 
     Args:
-        values: [m, n].
-        axis: 1.
+        values: [..., n], n >= 1.
+        axis: the last one.
 
     Returns:
-        [m].
+        [...].
     """
-    if values.ndim != 2 or axis != 1 or not values.shape[1]:
-        raise SettingError("values", f"{values.shape} along axis {axis}", "Give [m, n] along axis 1.")
-    ordered, count = np.sort(values, axis=1), values.shape[1]
+    array = np.asarray(values, np.float64)
+    if axis not in (-1, array.ndim - 1) or not array.ndim or not array.shape[-1]:
+        raise SettingError("values", f"{array.shape} along axis {axis}", "Give [..., n] along the last axis.")
+    ordered, count = np.sort(array, axis=-1), array.shape[-1]
     edges = np.arange(count + 1)
     # How much of each value lies in the middle half [n / 4, 3n / 4] of the order.
     inside = np.clip(np.minimum(edges[1:], 0.75 * count) - np.maximum(edges[:-1], 0.25 * count), 0, None)
@@ -142,22 +143,29 @@ def spearman(
     members = [np.flatnonzero(names == name) for name in np.unique(names)]
     if len(members) == 1:  # one group says nothing about others: its own values are drawn
         members = [np.array([i]) for i in range(len(left))]
-    rng = np.random.default_rng(seed)
-    drawn = []
-    for _ in range(resamples):
-        rows = np.concatenate([members[i] for i in rng.integers(len(members), size=len(members))])
-        drawn.append(_rank_correlation(left[rows], right[rows]))
-    known = np.array([value for value in drawn if np.isfinite(value)])
-    tail = (1 - confidence) / 2
+    value = _rank_correlation(left, right)
+    if len(members) == 1:  # a single pair
+        return Correlation(value, Interval(math.nan, math.nan))
+
+    def of_groups(drawn: np.ndarray) -> float:
+        rows = np.concatenate([members[int(i)] for i in drawn])
+        return _rank_correlation(left[rows], right[rows])
+
+    with warnings.catch_warnings():
+        # A sample may hold a side that is constant: it says nothing, and must not make the interval unknown.
+        warnings.simplefilter("ignore", DegenerateDataWarning)
+        groups = (np.arange(len(members)),)
+        drawn = bootstrap(groups, of_groups, n_resamples=resamples, vectorized=False, method="percentile", rng=seed)
+    found = drawn.bootstrap_distribution
+    known, tail = found[np.isfinite(found)], (1 - confidence) / 2
     low, high = np.quantile(known, (tail, 1 - tail)) if len(known) else (math.nan, math.nan)
-    return Correlation(_rank_correlation(left, right), Interval(float(low), float(high)))
+    return Correlation(value, Interval(float(low), float(high)))
 
 
 def _rank_correlation(left: np.ndarray, right: np.ndarray) -> float:
-    ranks = [rankdata(values) for values in (left, right)]
-    if any(np.ptp(of) == 0 for of in ranks):
+    if np.ptp(left) == 0 or np.ptp(right) == 0:
         return math.nan
-    return float(np.corrcoef(*ranks)[0, 1])
+    return float(spearmanr(left, right).statistic)
 
 
 def running_mean(values: Sequence[float] | np.ndarray, window: int) -> np.ndarray:

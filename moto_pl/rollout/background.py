@@ -16,6 +16,7 @@ from moto_pl.envs.checks import NO_LIMIT_SET, EpisodeLimit
 from moto_pl.errors import SettingError
 from moto_pl.ops import Key
 from moto_pl.replay.episode import Episode
+from moto_pl.rollout.explore import Exploration
 from moto_pl.rollout.policy import ActMode, Policy
 from moto_pl.rollout.pool import EnvPool
 from moto_pl.rollout.roll import roll_episodes
@@ -31,7 +32,7 @@ class Job(NamedTuple):
     seeds: Sequence[int]
     mode: ActMode
     key: Key
-    noise: tuple[float, float]
+    explore: Exploration
 
 
 class Collector:

@@ -3,7 +3,10 @@
 A worker is a fresh Python process, started with nothing but the environment's id and arguments: it shares no OpenGL
 context, no CUDA and no locks with the parent, and does not import the parent's main module. Commands and small results
 go through a socket, images through shared memory that has no name, so that nothing is left behind however a process
-ends.
+ends. By hand, on purpose: gymnasium's AsyncVectorEnv does not replace a worker that hangs or dies.
+
+One of the package's two pools of processes: this one steps environments together, because a policy acts on all their
+frames at once. Jobs that have nothing to do with one another are for :mod:`moto_pl.datasets.parallel`.
 """
 
 from __future__ import annotations

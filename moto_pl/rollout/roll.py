@@ -1,18 +1,22 @@
-"""Rolls episodes: the one loop in which a policy meets environments."""
+"""Rolls episodes: the one loop in which a policy meets environments, which stand side by side in a pool.
+
+A script that looks into a single environment is played by :mod:`moto_pl.rollout.play`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from moto_pl.evaluations import EVALUATION_SEEDS as EVALUATION_SEEDS
 from moto_pl.evaluations import TEST_SEEDS as TEST_SEEDS
-from moto_pl.ops import Key, Stream
-from moto_pl.ops.philox import normal, uniform
-from moto_pl.replay.episode import OBJECT_EXTRAS, Episode
+from moto_pl.ops import Key
+from moto_pl.replay.episode import Episode
+from moto_pl.rollout.explore import NO_EXPLORATION, Exploration, Explorer
+from moto_pl.rollout.play import Played, Recording
 from moto_pl.rollout.policy import ActMode, Policy
 from moto_pl.rollout.pool import EnvPool, WorkerRestarted
 
@@ -28,7 +32,7 @@ def roll_episodes(
     seeds: Sequence[int],
     mode: ActMode,
     key: Key,
-    noise: tuple[float, float] = (0.0, 0.0),
+    explore: Exploration = NO_EXPLORATION,
 ) -> list[Episode]:
     """Rolls one episode a seed, side by side.
 
@@ -41,13 +45,12 @@ def roll_episodes(
         seeds: one for each environment.
         mode: ``sample`` to collect, ``mode`` to evaluate.
         key: names the policy's draws; step t folds t in.
-        noise: each episode draws a std between these two, uniformly; Gaussian noise of that std is added to its
-            actions, which are clipped to [-1, 1] again. The acting state is told what was executed.
+        explore: how far actions depart from the policy's. The acting state is told what was executed.
 
     Returns:
         The episodes, in the order of their seeds.
     """
-    return [rolled.episode for rolled in roll_on(pool, policy, seeds, mode, key, noise)]
+    return [rolled.episode for rolled in roll_on(pool, policy, seeds, mode, key, explore)]
 
 
 class Rolled(NamedTuple):
@@ -63,14 +66,14 @@ def roll_on(
     seeds: Sequence[int],
     mode: ActMode,
     key: Key,
-    noise: tuple[float, float] = (0.0, 0.0),
+    explore: Exploration = NO_EXPLORATION,
     beyond: int = 0,
 ) -> list[Rolled]:
     """As :func:`roll_episodes`, and on for ``beyond`` steps after a truncation, which is no end of the task."""
     with policy.acting_weights():
         while True:
             try:
-                recordings = _roll(pool, policy, seeds, mode, key, noise, beyond)
+                recordings = _roll(pool, policy, seeds, mode, key, explore, beyond)
             except WorkerRestarted:
                 continue
             return [
@@ -85,39 +88,35 @@ def _roll(
     seeds: Sequence[int],
     mode: ActMode,
     key: Key,
-    noise: tuple[float, float],
+    explore: Exploration,
     beyond: int,
-) -> list[_Recording]:
+) -> list[_Rolling]:
     count, device = len(seeds), policy.device
-    stds = noise[0] + (noise[1] - noise[0]) * uniform(key, Stream.NOISE, (count, 1), device)
-    recordings = [_Recording(beyond) for _ in seeds]
+    explorer = Explorer(explore, count, key, device)
     training = policy.training
     policy.train(False)
     try:
         state = policy.initial_state(count)
         image = pool.reset(seeds, beyond)
         is_first = torch.ones(count, dtype=torch.bool, device=device)
-        for recording, frame in zip(recordings, image, strict=True):
-            recording.frames.append(frame.copy())
+        recordings = [_Rolling(frame, beyond) for frame in image]
         t = 0
         while not all(recording.done for recording in recordings):
             frames = torch.from_numpy(np.ascontiguousarray(image.transpose(0, 3, 1, 2))).to(device)
             step_key = key.fold(t)
             action, state = policy.act(frames, is_first, state, mode, step_key)
-            action = action.float()
-            if noise[1] > 0:
-                action = action + stds * normal(step_key, Stream.NOISE, tuple(action.shape), device)
-            action = action.clamp(-1, 1)
+            action, on_detour = explorer(action.float(), step_key)
             state = policy.executed(state, action)  # the filter hears what the environment gets
             actions = action.cpu().numpy()
             image, reward, terminated, truncated, infos = pool.step(actions)
             for i, recording in enumerate(recordings):
+                ends = bool(terminated[i]), bool(truncated[i])
                 if not recording.ended:
-                    recording.add(
-                        actions[i], image[i], float(reward[i]), bool(terminated[i]), bool(truncated[i]), infos[i]
-                    )
+                    recording.add(Played(actions[i], image[i], float(reward[i]), *ends, infos[i]))
+                    if on_detour is not None:
+                        recording.detours.append(bool(on_detour[i]))
                 elif not recording.done:
-                    recording.go_on(float(reward[i]), bool(terminated[i]))
+                    recording.go_on(float(reward[i]), ends[0])
             is_first = torch.zeros_like(is_first)
             t += 1
     finally:
@@ -125,22 +124,13 @@ def _roll(
     return recordings
 
 
-class _Recording:
+class _Rolling(Recording):
     """An episode while it is rolled, and the rewards of up to ``most_beyond`` steps after a truncation."""
 
-    def __init__(self, most_beyond: int) -> None:
+    def __init__(self, frame: np.ndarray, most_beyond: int) -> None:
+        super().__init__(frame)
         self.beyond: list[float] = []
         self.left = most_beyond
-        self.frames: list[np.ndarray] = []
-        self.actions: list[np.ndarray] = []
-        self.rewards: list[float] = []
-        self.success: list[bool] = []
-        self.objects: dict[str, list[np.ndarray]] = {}
-        self.terminated = self.truncated = False
-
-    @property
-    def ended(self) -> bool:
-        return self.terminated or self.truncated
 
     @property
     def done(self) -> bool:
@@ -149,33 +139,3 @@ class _Recording:
     def go_on(self, reward: float, terminated: bool) -> None:
         self.beyond.append(reward)
         self.left = 0 if terminated else self.left - 1
-
-    def add(
-        self,
-        action: np.ndarray,
-        frame: np.ndarray,
-        reward: float,
-        terminated: bool,
-        truncated: bool,
-        info: dict[str, Any],
-    ) -> None:
-        self.actions.append(action.copy())
-        self.frames.append(frame.copy())
-        self.rewards.append(reward)
-        self.success.append(bool(info.get("success", False)))
-        for key in OBJECT_EXTRAS:
-            if key in info:
-                self.objects.setdefault(key, []).append(np.array(info[key], dtype=bool))
-        self.terminated, self.truncated = terminated, truncated
-
-    def episode(self, seed: int) -> Episode:
-        return Episode(
-            image=np.stack(self.frames),
-            action=np.stack(self.actions).astype(np.float32),
-            reward=np.array(self.rewards, dtype=np.float32),
-            terminated=self.terminated,
-            truncated=self.truncated,
-            success=np.array(self.success, dtype=bool),
-            extras={key: np.stack(states) for key, states in self.objects.items()},
-            info={"seed": int(seed)},
-        )

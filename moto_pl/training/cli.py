@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -17,21 +16,30 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from moto_pl.agents import Agent
-from moto_pl.agents.base import check_same_agent
+from moto_pl.agents.description import check_same_agent
 from moto_pl.agents.trainer_arguments import FIXED, check_arguments, check_trainer
 from moto_pl.callbacks.checkpoint import RunCheckpoint
-from moto_pl.callbacks.evaluation import EvaluationRecorder
 from moto_pl.callbacks.finite import FiniteGuard
 from moto_pl.callbacks.gradients import ActorGradients
 from moto_pl.callbacks.open_loop import OpenLoopVideo
 from moto_pl.callbacks.progress import RunProgress
 from moto_pl.callbacks.throughput import Throughput
-from moto_pl.checkpoints import BEST, DurableCheckpointIO, load_checkpoint, newest_checkpoint
+from moto_pl.checkpoints import (
+    BEST,
+    DurableCheckpointIO,
+    find_checkpoint,
+    load_checkpoint,
+    newest_checkpoint,
+    set_aside,
+)
 from moto_pl.errors import SettingError
-from moto_pl.files import lock_run
-from moto_pl.training.configs import LIGHTNING_VERBS
+from moto_pl.files import lock_run, write_whole
+from moto_pl.schedule import Schedule
+from moto_pl.training.configs import LIGHTNING_VERBS, config_names, expand_configs
 from moto_pl.training.datamodule import OfflineToOnlineDataModule
 from moto_pl.training.memory import keep_freed_memory
+from moto_pl.training.restart import move_aside, refuse_lost_progress
+from moto_pl.trust import check_classes
 
 DEFAULT_ROOT = "runs/moto"
 
@@ -68,9 +76,9 @@ class MotoCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Settings of ours, and those that follow from others."""
-        parser.add_argument(
-            "--extends", type=list[str] | str, default=[], help="configurations that this one builds on"
-        )
+        for word in ("size", "agent"):
+            names = ", ".join(config_names(f"{word}s"))
+            parser.add_argument(f"--{word}", type=str | None, default=None, help=f"one of {names}: configs/{word}s")
         parser.add_argument("--checkpoint_every", type=int, default=1, help="rounds between checkpoints")
         parser.add_argument("--max_skipped", type=int, default=0, help="steps that may be left out for NaN or infinity")
         parser.add_argument("--video_episodes", type=int, default=4, help="episodes side by side in a video; 0: none")
@@ -84,11 +92,16 @@ class MotoCLI(LightningCLI):
             "--keep_memory", type=bool, default=True, help="on a CPU: keep freed memory for the next step"
         )
         parser.add_argument("--evaluate_untrained", type=bool, default=True, help="begin a run with an evaluation")
+        parser.add_argument("--restart", action="store_true", help="move what the run has come to aside; begin anew")
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
         parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=int)
 
     def before_instantiate_classes(self) -> None:
         """Looks at Lightning's arguments before anything is made, and turns a trial into a small run of its own."""
+        check_classes(self.config)
+        self._restart = bool(self._get(self.config, "restart"))
+        if self._restart and (self.subcommand != "fit" or self._get(self.config, "ckpt_path") is not None):
+            raise SettingError("--restart", "true", "It is for moto fit without ckpt_path. Leave one of them out.")
         trainer = self._get(self.config, "trainer")
         check_arguments(vars(trainer))  # its items() would go into what is nested
         self._trial: TemporaryDirectory[str] | None = None
@@ -114,16 +127,19 @@ class MotoCLI(LightningCLI):
         self.datamodule.given_settings = self.given_settings
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Keeps what was given."""
-        super().parse_arguments(parser, args)
+        """Puts in what configurations are made of, and keeps what was given."""
+        super().parse_arguments(parser, expand_configs(args))
         self._args = args
 
     def given_settings(self) -> frozenset[str]:
         """The agent's settings that stand in a file or on the command line, by their names under ``model.init_args``.
 
-        A second reading without defaults, for the rare case that needs it: what is given may equal its default.
+        A second reading without defaults, for the rare case that needs it: what is given may equal its default. A size
+        is no giving: its lengths are cut to the data as defaults are.
         """
-        given = self.parser.parse_args(self._args, defaults=False)[str(self.subcommand)]
+        verb, *args = expand_configs(self._args, sized=False)
+        # A seed, which others are linked to, has to be there.
+        given = self.parser.parse_args([verb, "--seed_everything=0", *args], defaults=False)[verb]
         return frozenset(given.get("model.init_args", Namespace()).keys())
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -131,9 +147,10 @@ class MotoCLI(LightningCLI):
         trainer_config = self._get(self.config_init, "trainer")
         root = Path(str(trainer_config.get("default_root_dir") or DEFAULT_ROOT))
         own = _as_list(trainer_config.get("callbacks"))
+        evaluate, collect = self.datamodule.callbacks(self._get(self.config_init, "video_episodes"))
         extra: list[Any] = [
             Throughput(),
-            EvaluationRecorder(self._get(self.config_init, "video_episodes")),
+            evaluate,
             OpenLoopVideo(sequences=self._get(self.config_init, "video_episodes")),
             ActorGradients(self._get(self.config_init, "actor_gradients_every")),
             FiniteGuard(self._get(self.config_init, "max_skipped")),
@@ -141,6 +158,7 @@ class MotoCLI(LightningCLI):
         ]
         if trainer_config.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in own):
             extra.append(RunProgress())
+        extra.append(collect)
         settings = {**kwargs, **FIXED, "default_root_dir": str(root)}
         if trainer_config.get("logger") in (None, True):
             settings["logger"] = [
@@ -180,13 +198,21 @@ class MotoCLI(LightningCLI):
             self._fit(root, model, datamodule, ckpt_path)
             return
         with lock_run(root):
+            if self._restart:
+                aside = move_aside(root)
+                self._say(
+                    f"restart: {root} was empty" if aside is None else f"restart: what was there is now in {aside}"
+                )
+                # Once: the same configuration, read again, goes on.
+                self.config["fit"]["restart"] = False
             self._save_config(root)
             self._fit(root, model, datamodule, ckpt_path)
 
     def _fit(self, root: Path, model: Agent, datamodule: OfflineToOnlineDataModule, ckpt_path: str | None) -> None:
-        if ckpt_path in (None, "last"):
-            newest = newest_checkpoint(root / "checkpoints")
-            ckpt_path = None if newest is None else str(newest)
+        if self._restart:
+            ckpt_path = None
+        elif ckpt_path in (None, "last"):
+            ckpt_path = self._newest(root, datamodule.schedule)
         if ckpt_path is not None:
             checkpoint = load_checkpoint(ckpt_path)
             ours = {**model.description(), "action_size": (checkpoint.get("agent") or {}).get("action_size")}
@@ -200,7 +226,7 @@ class MotoCLI(LightningCLI):
                 return
             self._say(f"resuming {root} at gradient step {step} of {datamodule.schedule.total_steps}")
             del checkpoint
-        elif self._get(self.config, "evaluate_untrained") and datamodule.eval_episodes > 0:
+        elif self._get(self.config, "evaluate_untrained") and datamodule.evaluation.eval_episodes > 0:
             datamodule.before_fit = True
             self.trainer.validate(model, datamodule, verbose=False)
             datamodule.before_fit = False
@@ -211,6 +237,16 @@ class MotoCLI(LightningCLI):
                 f"{root}: told to end at gradient step {step} of {last}; the same command goes on from there without "
                 "trainer.max_steps, trainer.max_time or what else ended it."
             )
+
+    def _newest(self, root: Path, schedule: Schedule) -> str | None:
+        """The checkpoint that the run goes on from; None where it begins."""
+        newest, damaged = find_checkpoint(root / "checkpoints")
+        if newest is None:
+            refuse_lost_progress(root, damaged, schedule, self._get(self.config, "checkpoint_every"))
+            return None
+        if self.trainer.is_global_zero:
+            set_aside(root / "checkpoints", damaged)
+        return str(newest)
 
     def _say(self, message: str) -> None:
         if self.trainer.is_global_zero:
@@ -227,10 +263,9 @@ class MotoCLI(LightningCLI):
         self.trainer.test(model, datamodule=datamodule, ckpt_path=self._checkpoint(ckpt_path))
 
     def _save_config(self, root: Path) -> None:
-        """Writes what was asked for to ``<run>/config.yaml``, whole, then renames."""
-        temporary = root / "config.yaml.tmp"
-        self._parser("fit").save(self.config["fit"], temporary, skip_unset=False, overwrite=True, multifile=False)
-        os.replace(temporary, root / "config.yaml")
+        """Writes what was asked for to ``<run>/config.yaml``, whole."""
+        text = self._parser("fit").dump(self.config["fit"], skip_unset=False)
+        write_whole(root / "config.yaml", text.encode())
 
     def _checkpoint(self, ckpt_path: str | None) -> str:
         directory = Path(self.trainer.default_root_dir) / "checkpoints"

@@ -10,13 +10,10 @@ from moto_pl.errors import SettingError
 from moto_pl.files import write_whole
 from moto_pl.nn.image import IMAGE_SIZE
 from moto_pl.replay import EpisodeStore
+from moto_pl.replay.store import HELD_OUT, MARKER
 
 if TYPE_CHECKING:
     from moto_pl.datasets.minari_io import DatasetReader
-
-MARKER = "dataset.json"
-"""In the replay's directory: which dataset its first episodes are from. ``episodes`` is there once all are taken in."""
-HELD_OUT = "held_out"
 
 
 def ingest(reader: DatasetReader, names: dict[str, Any], replay: Path, max_bytes: int | None = None) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from moto_pl.errors import SettingError
-from moto_pl.training.configs import expand_configs
+from moto_pl.trust import untrusted
 
 
 def run_lightning(args: Sequence[str]) -> None:
@@ -17,7 +18,7 @@ def run_lightning(args: Sequence[str]) -> None:
     from moto_pl.training.cli import MotoCLI
 
     with one_line_errors(args[0]):
-        MotoCLI.run(expand_configs(args))
+        MotoCLI.run(args)
 
 
 @contextmanager
@@ -30,6 +31,9 @@ def one_line_errors(verb: str) -> Iterator[None]:
         cause = _setting_error(error)
         if cause is not None:
             raise cause from None
+        denied = re.search(r"Importing '([^']+)'\s+is\s+not\s+allowed", str(error))
+        if denied is not None:
+            raise untrusted("class_path", denied[1]) from None
         if isinstance(error, argparse.ArgumentError):
             raise SettingError("arguments", str(error).strip(), f"See moto {verb} --help.") from None
         raise

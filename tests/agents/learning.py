@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from moto_pl.agents import Agent, BatchPart
+from moto_pl.agents.base import RunFacts
 from moto_pl.agents.latent_replay import LatentReplayAgent
 from moto_pl.envs.reach import ReachEnv
 from moto_pl.ops import Key
@@ -104,8 +105,9 @@ def train(
         begin: the first one.
     """
     schedule = Schedule(0, steps, 1, 1, 1, "model_first" if model_steps else "joint", model_steps)
-    trainer: Any = SimpleNamespace(world_size=1, datamodule=SimpleNamespace(schedule=schedule))
+    trainer: Any = SimpleNamespace(world_size=1)
     agent._trainer = trainer
+    agent.meet(RunFacts(2, False, schedule))
     made: Any = agent.configure_optimizers()
     optimizer = made["optimizer"] if isinstance(made, dict) else made  # the learning rates stay as they are
     pool = EnvPool(_ID, OPTIONS, 0, 60)

@@ -9,29 +9,32 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import listening_env
 import numpy as np
 import pytest
 import torch
 import yaml
-from runs import AGENTS
 
-from moto_pl.agents.base import Agent
+import listening_env
+from moto_pl.agents.base import Agent, RunFacts
 from moto_pl.agents.loading import build_agent
 from moto_pl.agents.model_based import ModelBasedAgent
 from moto_pl.analysis.episodes import roll_own
+from moto_pl.callbacks.collect import CollectEpisodes, CollectSettings
+from moto_pl.callbacks.evaluation import EvaluateEpisodes, EvaluationSettings
 from moto_pl.envs.checks import NO_LIMIT_SET
 from moto_pl.nn.world_model import WorldModel
 from moto_pl.ops import Key
 from moto_pl.rollout import background
 from moto_pl.rollout.background import Job
+from moto_pl.rollout.explore import Exploration
 from moto_pl.rollout.pool import EnvPool
 from moto_pl.rollout.roll import roll_episodes
-from moto_pl.training.datamodule import OfflineToOnlineDataModule
+from moto_pl.schedule import Schedule
+from runs import AGENTS
 
 ENV = "listening_env:Listening-v0"
 OPTIONS = {"episode_steps": 5}
-NOISE = (0.3, 0.3)
+EXPLORE = Exploration(noise=(0.3, 0.3), detours=(0.3, 0.3))
 
 
 def make(name: str) -> Agent:
@@ -66,7 +69,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
 
 def collecting(agent: Agent, root: Path) -> None:
     with EnvPool(ENV, OPTIONS, 0) as pool:
-        roll_episodes(pool, agent, [3], "sample", Key(0, 1), NOISE)
+        roll_episodes(pool, agent, [3], "sample", Key(0, 1), EXPLORE)
 
 
 def collecting_in_the_background(agent: Agent, root: Path) -> None:
@@ -85,20 +88,18 @@ def collecting_in_the_background(agent: Agent, root: Path) -> None:
 def _fetched(agent: Agent, ours: Any) -> None:
     made = background.Collector(ENV, OPTIONS, 0, 60.0)
     made._connection = ours
-    made.submit(agent, Job([3], "mode", Key(0, 1), NOISE))
+    made.submit(agent, Job([3], "mode", Key(0, 1), EXPLORE))
     made.fetch()
     made.close()
 
 
 def evaluating(agent: Agent, root: Path) -> None:
-    data = OfflineToOnlineDataModule(ENV, None, env_options=OPTIONS, offline_steps=0, env_workers=0)
-    untrained = SimpleNamespace(loaded_step=0)
-    trainer: Any = SimpleNamespace(
-        default_root_dir=str(root), state=SimpleNamespace(fn="validate"), lightning_module=untrained, world_size=1
-    )
-    data.trainer = trainer
-    data.evaluate(agent, [7])
-    data.pool.close()
+    trainer: Any = SimpleNamespace(state=SimpleNamespace(fn="validate"), world_size=1)
+    agent._trainer = trainer
+    agent.meet(RunFacts(2, False, Schedule(0, 10, 1, 1)))
+    collect = CollectEpisodes(CollectSettings(ENV, OPTIONS, env_workers=0))
+    EvaluateEpisodes(EvaluationSettings(), collect).roll(trainer, agent, [7])
+    collect.pool.close()
 
 
 def analysing(agent: Agent, root: Path) -> None:
@@ -141,7 +142,7 @@ def test_noise_and_clipping_reach_the_filter(
 
     monkeypatch.setattr(agent, "act", listening)
     with EnvPool(ENV, OPTIONS, 0) as pool:
-        roll_episodes(pool, agent, [3], "mode", Key(0, 1), (2.0, 2.0))
+        roll_episodes(pool, agent, [3], "mode", Key(0, 1), Exploration(noise=(2.0, 2.0)))
     heard = torch.cat(told[1:])
     assert (heard.abs() == 1).any()  # clipped somewhere, at so much noise
     assert ((heard - torch.cat(asked[:-1])).abs() > 0.1).any(1).all()  # and never what was asked

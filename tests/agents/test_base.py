@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from moto_pl.agents import BC, COMBO, CQL, IQL, LOMPO, MOTO, SAC, DreamerV2
-from moto_pl.agents.base import check_same_agent
-from moto_pl.agents.latent_replay import LatentModelConfig
-from moto_pl.agents.model_based import ModelBasedAgent, OptimConfig
-from moto_pl.agents.moto import BehaviourConfig
+from moto_pl.agents.base import RunFacts
+from moto_pl.agents.description import check_same_agent
+from moto_pl.agents.model_based import ModelBasedAgent
+from moto_pl.agents.settings import BehaviourConfig, LatentModelConfig, OptimConfig
 from moto_pl.errors import SettingError
 from moto_pl.nn.world_model import WorldModelConfig
 from moto_pl.ops import Key
@@ -36,12 +36,12 @@ def tiny(target_every: int = 100, **optim: Any) -> MOTO:
     agent.action_size = 2
     agent.build(2)
     trainer: Any = SimpleNamespace(
-        datamodule=SimpleNamespace(schedule=Schedule(10, 20, 5, 5)),
         global_step=0,
         global_rank=0,
         accumulate_grad_batches=1,
     )
     agent._trainer = trainer
+    agent.meet(RunFacts(2, False, Schedule(10, 20, 5, 5)))
     return agent
 
 
@@ -62,7 +62,7 @@ def test_learning_rates_fall_over_the_online_phase() -> None:
 
 def test_learning_rates_stay_through_both_stretches_of_pre_training() -> None:
     agent = tiny(final_lr=0.1)
-    agent.trainer.datamodule.schedule = MODEL_FIRST  # type: ignore[attr-defined]
+    agent.meet(RunFacts(2, False, MODEL_FIRST))
     assert [round(agent.lr_share("model", step), 3) for step in (0, 4, 8, 11, 14)] == [1, 1, 1, 0.55, 0.1]
 
 
@@ -161,14 +161,14 @@ def test_idle_components_do_not_move_and_are_not_computed(
     first: int, idle: str, trained: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     agent = tiny(ema_decay=0.5, weight_decay=1e-2, target_every=2)
-    agent.trainer.datamodule.schedule = MODEL_FIRST  # type: ignore[attr-defined]
+    agent.meet(RunFacts(2, False, MODEL_FIRST))
     optimizer: Any = agent.configure_optimizers()
     monkeypatch.setattr(agent, "log", lambda *_, **__: None)
     monkeypatch.setattr(agent, "log_dict", lambda *_, **__: None)
     if idle == "behaviour":
-        monkeypatch.setattr(agent, "behaviour_losses", None)
+        monkeypatch.setattr(agent, "imagine", None)
     else:
-        monkeypatch.setattr(agent, "model_losses", None)
+        monkeypatch.setattr(agent.world_model, "loss", None)
     batch = sequences(agent)
     states = []
     for step in range(first, first + 4):
@@ -194,7 +194,7 @@ def test_idle_components_do_not_move_and_are_not_computed(
 
 def test_an_average_ages_with_its_component() -> None:
     agent = tiny(ema_decay=0.9)
-    agent.trainer.datamodule.schedule = MODEL_FIRST  # type: ignore[attr-defined]
+    agent.meet(RunFacts(2, False, MODEL_FIRST))
     weight, name = agent.actor.net.linears[0].weight, "actor.net.linears.0.weight"
     for step in range(1, 5):
         agent._update_average(step)

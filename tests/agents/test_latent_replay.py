@@ -14,14 +14,11 @@ import torch
 from torch.distributions import Normal
 
 from moto_pl.agents import COMBO, LOMPO
+from moto_pl.agents.base import RunFacts
 from moto_pl.agents.combo import LatentConservatismConfig, soft_gap
-from moto_pl.agents.latent_replay import (
-    LatentBatchConfig,
-    LatentBehaviourConfig,
-    LatentModelConfig,
-    LatentReplayAgent,
-)
+from moto_pl.agents.latent_replay import LatentReplayAgent
 from moto_pl.agents.lompo import PenaltyConfig
+from moto_pl.agents.settings import LatentBatchConfig, LatentBehaviourConfig, LatentModelConfig
 from moto_pl.errors import SettingError
 from moto_pl.ops import Key, Stream, normal, priors
 from moto_pl.replay import Episode, EpisodeStore
@@ -337,12 +334,9 @@ def in_a_run(root: Path, agent: Any, store: EpisodeStore, schedule: Schedule) ->
     agent._trainer = SimpleNamespace(
         **{"default_root_dir": str(root), "world_size": 1, "global_rank": 0, "local_rank": 0, "is_global_zero": True},
         global_step=0,
-        datamodule=SimpleNamespace(
-            **{"schedule": schedule, "exchange": "shared", "store": store, "round": 0, "collected_end_early": False},
-            begin_round=lambda _: None,
-            common_batch=lambda *_: rows(),
-        ),
     )
+    agent.data = SimpleNamespace(store=store, collected_end_early=False, common_batch=lambda *_: rows())
+    agent.meet(RunFacts(2, False, schedule))
     agent.logged = {}
     agent.log = lambda name, value, **_: agent.logged.update({name: float(value)})
     agent.on_fit_start()
@@ -350,10 +344,9 @@ def in_a_run(root: Path, agent: Any, store: EpisodeStore, schedule: Schedule) ->
 
 
 def begin(agent: Any, index: int) -> None:
-    """A round, as Lightning begins it."""
-    data = agent.trainer.datamodule
-    data.round, agent.trainer.global_step = index, data.schedule.start_of(index)
-    agent.on_train_epoch_start()
+    """A round, once its episodes are collected."""
+    agent.trainer.global_step = agent.schedule.start_of(index)
+    agent.begin_round(agent.data)
 
 
 SCHEDULE = Schedule(4, 12, 2, 3, 1, "model_first", 4)  # two rounds each of model and behaviour, then four online
@@ -400,12 +393,12 @@ def test_a_checkpoint_names_the_replay_and_a_resumed_run_has_it(tmp_path: Path) 
     for table, before in zip((resumed.replay.real, resumed.replay.imagined), kept, strict=True):
         for part, theirs in zip(everything(table), before, strict=True):
             assert torch.equal(part, theirs)
-    drawn = [a.behaviour_losses({}, Key(0, 5))[0]["critic/td"] for a in (agent, resumed)]
+    drawn = [a.losses_of("behaviour", {}, Key(0, 5))[0]["critic/td"] for a in (agent, resumed)]
     begin(resumed, 4)
     assert len(resumed.replay.imagined) == 60 and resumed.replay.manifest() == checkpoint["latent_replay"]["manifest"]
     begin(resumed, 5)
     assert resumed.replay.manifest() == agent.replay.manifest() and not torch.equal(*drawn)
-    assert torch.equal(*(a.behaviour_losses({}, Key(0, 5))[0]["critic/td"] for a in (agent, resumed)))
+    assert torch.equal(*(a.losses_of("behaviour", {}, Key(0, 5))[0]["critic/td"] for a in (agent, resumed)))
 
 
 def test_files_stay_while_a_checkpoint_names_them(tmp_path: Path) -> None:
@@ -443,8 +436,14 @@ def test_processes_share_the_batch(processes: int, fits: bool, tmp_path: Path) -
     agent._trainer = SimpleNamespace(world_size=processes)
     if fits:
         seen = []
-        agent.transition_losses = lambda real, imagined, key: seen.append((len(real.reward), len(imagined.reward)))
-        agent.behaviour_losses({}, Key(0, 0))
+        learn = agent.transition_losses
+
+        def spy(real: LatentTransitions, imagined: LatentTransitions, key: Key) -> Any:
+            seen.append((len(real.reward), len(imagined.reward)))
+            return learn(real, imagined, key)
+
+        agent.transition_losses = spy
+        agent.losses_of("behaviour", {}, Key(0, 0))
         assert seen == [(1, 1)]
         return
     with pytest.raises(SettingError, match="agent_size: found 3. Give a multiple of the 2 processes"):

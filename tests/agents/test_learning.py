@@ -13,14 +13,19 @@ from learning import Act, aimless, build, expert, fill, mean_return, mixed, retu
 from moto_pl.agents import BC, COMBO, CQL, IQL, LOMPO, SAC, Agent, DreamerV2
 from moto_pl.agents.combo import LatentConservatismConfig
 from moto_pl.agents.cql import ConservatismConfig
-from moto_pl.agents.dreamer import DreamerBehaviourConfig
 from moto_pl.agents.iql import AdvantageConfig
-from moto_pl.agents.latent_replay import LatentBatchConfig, LatentBehaviourConfig, LatentModelConfig, LatentOptimConfig
 from moto_pl.agents.lompo import PenaltyConfig
-from moto_pl.agents.model_based import OptimConfig
 from moto_pl.agents.model_free import PixelConfig, TDConfig
-from moto_pl.agents.moto import BatchConfig
 from moto_pl.agents.sac import EntropyConfig
+from moto_pl.agents.settings import (
+    BatchConfig,
+    ImaginationConfig,
+    LatentBatchConfig,
+    LatentBehaviourConfig,
+    LatentModelConfig,
+    LatentOptimConfig,
+    OptimConfig,
+)
 from moto_pl.nn import WorldModelConfig
 
 pytestmark = pytest.mark.slow
@@ -86,7 +91,7 @@ LATENT: tuple[Any, ...] = (
     LatentBatchConfig(8, 10, 64, 32),
     LatentOptimConfig(model_lr=3e-3, actor_lr=1e-3, critic_lr=1e-3),
 )
-DREAMER = DreamerBehaviourConfig(
+DREAMER = ImaginationConfig(
     **{"horizon": 8, "gamma": 0.9, "critic_layers": 1, "critic_units": 64, "actor_layers": 1, "actor_units": 64},
     imagine_rows=128,
     target_every=20,

@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 import math
 import warnings
@@ -11,11 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from moto_pl.agents import MOTO
-from moto_pl.agents.model_based import OptimConfig
-from moto_pl.agents.moto import BatchConfig, BehaviourConfig, Starts
+from moto_pl.agents.description import check_same_agent
+from moto_pl.agents.model_based import TARGET, Starts
+from moto_pl.agents.settings import BatchConfig, BehaviourConfig, OptimConfig
 from moto_pl.envs.reach import ReachEnv
 from moto_pl.errors import SettingError
 from moto_pl.nn import WorldModelConfig
+from moto_pl.nn.actor_critic import QEnsemble
 from moto_pl.ops import Imagined, Key, Stream, integers, uniform
 from moto_pl.replay.sampler import SequenceBatch
 
@@ -147,6 +150,23 @@ def test_every_trainable_parameter_is_in_one_group_and_learns(critic: str) -> No
     assert [group["name"] for group in optimizer.param_groups] == ["model", "actor", "critic"]
 
 
+@CRITICS
+@pytest.mark.parametrize("components", ["all", "model", "behaviour"])
+def test_every_loss_has_a_scale(critic: str, components: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = make({"discount_head": True}, critic=critic)
+    losses, _ = agent.losses_of(components, batches(), KEY)
+    scales = agent.scales(components)
+    assert losses.keys() == scales.keys()
+    # What they are multiplied with is what the configuration says.
+    doubled = {name: 2 * scale for name, scale in scales.items()}
+    monkeypatch.setattr(agent, "scales", lambda _: doubled)
+    for name, loss in agent.losses_of(components, batches(), KEY)[0].items():
+        assert torch.equal(loss, 2 * losses[name]), name
+    monkeypatch.setattr(agent, "scales", lambda _: {**scales, "actor/forgotten": 1.0})
+    with pytest.raises(AssertionError, match="actor/forgotten"):
+        agent.losses_of(components, batches(), KEY)
+
+
 # The losses against loops over single numbers.
 
 
@@ -226,8 +246,8 @@ def test_q_losses_against_loops(actor_value: str, latent: str, horizon: int) -> 
         clone_scale=0.0,
     )
     batch = {name: part for name, part in batches().items() if name != "clone"}
-    starts = agent._starts(batch["agent"], KEY)
-    rollout = agent._imagine(starts.states, KEY)
+    starts = agent.draw_starts(batch["agent"], KEY)
+    rollout = agent.imagine(starts.states, KEY)
     assert len(rollout.deter) == horizon and 0 < starts.valid.sum() < len(starts.valid)
     assert starts.goes_on.sum() == len(starts.goes_on) - 1
     drawn = int(integers(KEY.fold(5), Stream.TARGET, 3, (1,)))
@@ -246,16 +266,18 @@ def test_q_losses_against_loops(actor_value: str, latent: str, horizon: int) -> 
     assert losses["critic/model"].item() != pytest.approx(other, rel=1e-3)
 
 
-def test_every_target_is_drawn() -> None:
+def test_every_target_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     agent = make(imagine_rows=2, clone_scale=0.0)
     batch = batches()
-    starts = agent._starts(batch["agent"], KEY)
-    rollout = agent._imagine(starts.states, KEY)
+    starts = agent.draw_starts(batch["agent"], KEY)
+    rollout = agent.imagine(starts.states, KEY)
     candidates = [expected_q(agent, starts, rollout, n)[0] for n in range(3)]
+    # The rollout is held; the key of the targets' draw alone is another.
+    monkeypatch.setattr(agent, "draw_starts", lambda *_: starts)
+    monkeypatch.setattr(agent, "imagine", lambda *_: rollout)
     seen = set()
     for offset in range(20):
-        # The rollout is held; the key of the targets' draw alone is another.
-        losses, _ = agent._q_losses(starts, rollout, Key(0, offset))
+        losses, _ = agent.losses_of("behaviour", batch, Key(0, offset))
         distance = [abs(losses["critic/model"].item() - value) for value in candidates]
         assert min(distance) < 1e-4 * max(candidates)
         seen.add(int(np.argmin(distance)))
@@ -267,8 +289,8 @@ def test_v_losses_against_loops(latent: str) -> None:
     agent = make({"latent": latent, "discount_head": latent == "gaussian"}, critic="v", horizon=3, clone_scale=0.0)
     config, wm = agent.config, agent.world_model
     batch = {name: part for name, part in batches().items() if name != "clone"}
-    starts = agent._starts(batch["agent"], KEY)
-    rollout = agent._imagine(starts.states, KEY)
+    starts = agent.draw_starts(batch["agent"], KEY)
+    rollout = agent.imagine(starts.states, KEY)
     assert len(rollout.deter) == 3 + 1 and starts.goes_on.sum() == len(starts.goes_on) - 1
     rows = rollout.deter.shape[1]
     critic_loss, actor = 0.0, torch.zeros(())
@@ -304,7 +326,7 @@ def test_starts_are_posterior_states_with_the_transition_that_led_there() -> Non
     agent = make({"latent": "gaussian"})  # no two states have the same sample
     batch = sequences(3, 5)
     states = agent.world_model.observe(batch, KEY.fold(1)).states
-    starts = agent._starts(batch, KEY)
+    starts = agent.draw_starts(batch, KEY)
     assert len(starts.valid) == 15 and not any(x.requires_grad for x in (*starts.states, *starts.previous))
     seen = set()
     for row in range(15):
@@ -325,7 +347,7 @@ def test_starts_are_posterior_states_with_the_transition_that_led_there() -> Non
 def test_pairs_across_a_reset_are_masked() -> None:
     agent, batch = make(), sequences(2, 4)
     batch.is_first[1, 2] = True
-    valid = agent._starts(batch, KEY).valid.reshape(4, 2)  # all rows are taken, in time-first order
+    valid = agent.draw_starts(batch, KEY).valid.reshape(4, 2)  # all rows are taken, in time-first order
     assert valid.T.tolist() == [[0, 1, 1, 1], [0, 1, 0, 1]]
 
 
@@ -338,7 +360,7 @@ def test_nothing_is_learned_beyond_an_end(critic: str, head: bool) -> None:
     losses, _ = agent.losses({**batch, "agent": batch["agent"]._replace(is_terminal=ended)}, KEY)
     assert losses["critic/model"].item() == losses["actor/value"].item() == 0
     if critic == "q_ensemble":  # the last transition is learned from, with its reward alone
-        starts = agent._starts(batch["agent"]._replace(is_terminal=ended), KEY)
+        starts = agent.draw_starts(batch["agent"]._replace(is_terminal=ended), KEY)
         q = agent.critic(starts.previous.features, starts.action)
         expected = (0.5 * (q - starts.reward).square() * starts.valid).sum() / (3 * starts.valid.sum())
         torch.testing.assert_close(losses["critic/real"], expected)
@@ -385,14 +407,14 @@ def test_imagine_rows_are_drawn_without_replacement() -> None:
     for offset in range(150):
         key = Key(0, offset)
         everything = agent.world_model.observe(batch, key.fold(1)).states.features.reshape(15, -1)
-        found = agent._starts(batch, key).states.features
+        found = agent.draw_starts(batch, key).states.features
         assert found.shape == (6, 6 + 3)
         rows = (found[:, None] - everything).abs().sum(-1).argmin(1).tolist()
         assert len(set(rows)) == 6
         counts[rows] += 1
     # Each row is expected 60 times, with a standard deviation of 6.
     assert counts.min() > 35 and counts.max() < 85
-    assert len(make(imagine_rows=99)._starts(batch, KEY).valid) == 15
+    assert len(make(imagine_rows=99).draw_starts(batch, KEY).valid) == 15
 
 
 # Cloning.
@@ -410,8 +432,8 @@ def test_clone_loss_against_loops(latent: str, action: str) -> None:
             dist = agent.actor.dist(torch.cat((states.deter[t, b], states.stoch[t, b])))
             total += dist.log_prob(batch.action[b, t + 1]).item() / 12  # the action taken in state t led to row t + 1
     loss, _ = agent._clone_loss(batch, KEY)
-    assert loss.item() == pytest.approx(-2.0 * total, rel=1e-4)
-    assert agent.losses(batches(), KEY)[0]["actor/clone"].item() == pytest.approx(loss.item(), rel=1e-6)
+    assert loss.item() == pytest.approx(-total, rel=1e-4)
+    assert agent.losses(batches(), KEY)[0]["actor/clone"].item() == pytest.approx(2 * loss.item(), rel=1e-6)
 
 
 def test_advantage_filter_against_loops() -> None:
@@ -439,7 +461,7 @@ def test_advantage_filter_against_loops() -> None:
     # What is cloned is the mean over the kept steps.
     log_prob = agent.actor.dist(features).log_prob(batch.action.transpose(0, 1)[1:])
     loss, metrics = agent._clone_loss(batch, KEY)
-    assert loss.item() == pytest.approx(-2.0 * log_prob[found.bool()].mean().item(), rel=1e-4)
+    assert loss.item() == pytest.approx(-log_prob[found.bool()].mean().item(), rel=1e-4)
     assert metrics["actor/clone_share"].item() == pytest.approx(found.mean().item())
 
 
@@ -679,3 +701,69 @@ def test_a_penalty_that_has_no_effect_is_said(ensemble: int, scale: float, said:
     assert any("has no effect" in str(warning.message) for warning in heard) == said
     losses, metrics = agent.losses(batches(), KEY)
     assert (metrics["imagined/penalty"].item() < 1e-5) == (ensemble == 1 or scale == 0)
+
+
+# What the data earned; cloning alone.
+
+
+def test_data_value_by_hand() -> None:
+    """Along each sequence, from its end: the reward, then (1 - lambda) of the value and lambda of what follows."""
+    agent = make(real_return="data", imagine_rows=6)
+    assert isinstance(agent.critic, QEnsemble)
+    batch = sequences(seed=2)
+    starts = agent.draw_starts(batch, KEY)
+    key = KEY.fold(TARGET)
+    features = starts.rows.features
+    member = integers(key, Stream.TARGET, 3, (1,), features.device)
+    found = agent.data_value(batch, starts, member, KEY)
+    dist = agent.actor.dist(features)
+    action = dist.sample(uniform(key, Stream.ACTION, tuple(dist.mean.shape), features.device))
+    q = agent.critic.target_value(features, action, member)  # [T, B]
+    B, T = batch.reward.shape
+    expected = torch.empty(T, B)
+    for b in range(B):
+        value = expected[T - 1, b] = q[T - 1, b]
+        for t in reversed(range(T - 1)):
+            goes_on = 1 - float(batch.is_terminal[b, t + 1])
+            earned = batch.reward[b, t + 1] + 0.9 * goes_on * value
+            value = expected[t, b] = 0.3 * q[t, b] + 0.7 * earned
+    torch.testing.assert_close(found, expected[starts.t, starts.b])
+    assert not found.requires_grad
+
+
+def test_real_return_changes_the_real_loss_alone() -> None:
+    imagined, _ = make().losses(batches(), KEY)
+    data, _ = make(real_return="data").losses(batches(), KEY)
+    assert {name for name in imagined if not torch.equal(imagined[name], data[name])} == {"critic/real"}
+
+
+def test_without_value_the_actor_clones() -> None:
+    agent = make(value_scale=0.0)
+    losses, _ = agent.losses(batches(), KEY)
+    assert float(losses["actor/value"].detach()) == 0
+    losses["actor/value"].backward()
+    assert not moved(agent.actor)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"value_scale": -1.0}, r"behaviour\.value_scale: found -1"),
+        ({"real_return": "data", "critic": "v"}, r"behaviour\.real_return: found data with critic: v"),
+    ],
+)
+def test_bad_value_settings(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        BehaviourConfig(**settings)
+
+
+def test_a_checkpoint_from_before_these_settings_goes_on() -> None:
+    ours = make().description()
+    before = copy.deepcopy(ours)
+    for name in ("real_return", "value_scale"):
+        del before["init_args"]["behaviour"][name]
+    for name in ("open_loop_steps", "open_loop_rows"):
+        del before["init_args"]["world_model"][name]
+    check_same_agent(before, ours)
+    with pytest.raises(SettingError, match=r"real_return: imagined -> data"):
+        check_same_agent(before, make(real_return="data").description())

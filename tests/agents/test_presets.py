@@ -5,20 +5,19 @@ from __future__ import annotations
 import math
 from dataclasses import asdict
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
-import yaml
 from pixel_agents import batch, tiny
 from torch import nn
 
 from moto_pl.agents import BC, CQL, IQL, SAC
-from moto_pl.agents.base import check_same_agent, plain
+from moto_pl.agents.base import RunFacts
 from moto_pl.agents.bc import NormalConfig
 from moto_pl.agents.cql import ConservatismConfig
+from moto_pl.agents.description import check_same_agent, plain
 from moto_pl.agents.earlier import complete
 from moto_pl.agents.iql import AdvantageConfig
 from moto_pl.agents.loading import build_agent
@@ -29,6 +28,7 @@ from moto_pl.cli import main
 from moto_pl.errors import SettingError
 from moto_pl.ops import Key
 from moto_pl.schedule import Schedule
+from moto_pl.training.configs import settings_of
 
 ROOT = Path(__file__).parents[2]
 AGENTS: list[Any] = [BC, SAC, CQL, IQL]
@@ -246,7 +246,7 @@ SCHEDULE = Schedule(10, 30, 5, 5)
 
 def rates(agent: Any, steps: int, resumed: dict[str, Any] | None = None) -> tuple[dict[str, list[float]], Any]:
     """The learning rate of each group at each of the next steps, and the schedule's state after them."""
-    agent._trainer = SimpleNamespace(datamodule=SimpleNamespace(schedule=SCHEDULE))
+    agent.meet(RunFacts(2, False, SCHEDULE))
     made: Any = agent.configure_optimizers()
     optimizer, scheduler = made["optimizer"], made["lr_scheduler"]["scheduler"]
     assert made["lr_scheduler"]["interval"] == "step"
@@ -335,7 +335,7 @@ def test_an_earlier_checkpoints_agent_can_be_built_and_resumed(kind: Any) -> Non
 @pytest.mark.parametrize("name", ["bc", "iql", "cql", "sac"])
 def test_the_suite_is_what_it_was_measured_with(name: str) -> None:
     """The benchmark's agents are those of before there were presets, by settings of their own, but for tau."""
-    model = yaml.safe_load((ROOT / f"benchmarks/suite/{name}.yaml").read_text())["model"]
+    model = settings_of("--config", str(ROOT / f"benchmarks/suite/{name}.yaml"))["model"]
     assert model["init_args"]["preset"] == "jaxrl2"
     agent: Any = build_agent(model, 2)
     then = earlier(type(agent))
@@ -345,13 +345,11 @@ def test_the_suite_is_what_it_was_measured_with(name: str) -> None:
     check_same_agent(then, agent.description())
 
 
-@pytest.mark.parametrize(
-    "path", sorted(ROOT.glob("configs/*/*.yaml")), ids=lambda path: f"{path.parent.name}/{path.stem}"
-)
-def test_configurations_name_the_papers_preset(path: Path) -> None:
-    model = (yaml.safe_load(path.read_text()) or {}).get("model", {})
-    if model.get("class_path", "").split(".")[-1] in ("BC", "IQL", "CQL", "SAC"):
-        assert model["init_args"] == {"preset": "paper"}
+@pytest.mark.parametrize("kind", AGENTS, ids=lambda kind: kind.__name__)
+def test_configurations_have_the_papers_preset(kind: Any) -> None:
+    model = settings_of("--agent", kind.__name__.lower())["model"]
+    assert model == {"class_path": f"moto_pl.agents.{kind.__name__}"}
+    assert kind().description() == kind(preset="paper").description()
 
 
 def test_the_documents_table_is_the_presets() -> None:

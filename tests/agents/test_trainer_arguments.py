@@ -14,9 +14,6 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
-from runs import AGENTS, assert_same_end, assert_same_weights, final
-from test_errors import MENTIONED, is_known
-from test_training import small
 
 from moto_pl.agents import BC
 from moto_pl.agents.model_free import PixelConfig, TDConfig
@@ -28,8 +25,10 @@ from moto_pl.evaluations import read_evaluations
 from moto_pl.training.cli import MotoCLI
 from moto_pl.training.datamodule import OfflineToOnlineDataModule
 from moto_pl.training.launch import run_lightning
+from runs import AGENTS, assert_same_end, assert_same_weights, final, small
+from test_errors import MENTIONED, is_known
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 DEBUG = ROOT / "configs/debug.yaml"
 HERE = __name__
 
@@ -288,7 +287,8 @@ def python(run: Path, dataset: Path, **arguments: Any) -> L.Trainer:
     agent = BC(PixelConfig(channels=(4, 4, 4, 4), units=16), TDConfig(batch_size=8))
     good = {"max_epochs": -1, "inference_mode": False, "accelerator": "cpu", "devices": 1, "logger": False}
     needed = {"reload_dataloaders_every_n_epochs": 1, "num_sanity_val_steps": 0}
-    trainer = L.Trainer(**{**good, **needed, "default_root_dir": str(run), **arguments})  # type: ignore[arg-type]
+    made = {"callbacks": [*data.callbacks()], "default_root_dir": str(run)}
+    trainer = L.Trainer(**{**good, **needed, **made, **arguments})  # type: ignore[arg-type]
     trainer.fit(agent, data)
     return trainer
 

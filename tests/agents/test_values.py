@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,8 +10,10 @@ import torch
 from test_acting import ENV, OPTIONS, make
 
 from moto_pl.agents.base import Agent
-from moto_pl.agents.metrics import EpisodeMetrics, return_to_go
 from moto_pl.agents.model_free import TwinCriticAgent
+from moto_pl.callbacks.collect import CollectEpisodes, CollectSettings
+from moto_pl.callbacks.evaluation import EvaluateEpisodes, EvaluationSettings
+from moto_pl.callbacks.metrics import EpisodeMetrics, return_to_go
 from moto_pl.envs.reach import ReachEnv
 from moto_pl.errors import SettingError
 from moto_pl.ops import Key
@@ -132,25 +132,21 @@ def test_rewards_beyond_count_and_a_cut_is_said(beyond: int, cut: bool) -> None:
     agent: Any = Knowing(1.0)
     image, action = np.zeros((4, 64, 64, 3), np.uint8), np.zeros((3, 2), np.float32)
     episode = Episode(image, action, np.ones(3, np.float32), False, True, np.zeros(3, bool))
-    agent._add_values(episode, np.ones(beyond, np.float32), Key(0, 0))
-    found = agent.episode_metrics._values()
+    evaluate = EvaluateEpisodes(EvaluationSettings(), CollectEpisodes(CollectSettings(ENV)))
+    evaluate.add_values(agent, episode, np.ones(beyond, np.float32), Key(0, 0))
+    found = evaluate.metrics._values()
     geometric = [(1 - 0.5 ** (3 - t + beyond)) / 0.5 for t in range(3)]
     assert found["return_to_go"].item() == pytest.approx(np.mean(geometric))
     name = "value_bias_cut" if cut else "value_bias"
     assert found[name].item() == pytest.approx(1 - np.mean(geometric))
 
 
-def test_which_evaluations_go_on(tmp_path: Path) -> None:
+def test_which_evaluations_go_on() -> None:
     data = OfflineToOnlineDataModule(ENV, None, offline_steps=0, online_steps=100, eval_every=10, value_every=3)
-    agent = SimpleNamespace(loaded_step=50)
-    trainer: Any = SimpleNamespace(state=SimpleNamespace(fn="fit"), lightning_module=agent, global_step=0)
-    data.trainer = trainer
-    goes_on = {}
-    for trainer.global_step in (0, 10, 20, 30, 40, 60, 90, 100):
-        goes_on[trainer.global_step] = data._steps_beyond()
+    settings, schedule = data.evaluation, data.schedule
+    goes_on = {step: settings.steps_beyond(schedule, step, True) for step in (0, 10, 20, 30, 40, 60, 90, 100)}
     assert goes_on == {0: 0, 10: 0, 20: 0, 30: 300, 40: 0, 60: 300, 90: 300, 100: 300}
-    trainer.state.fn = "validate"
-    assert data._steps_beyond() == 300  # a checkpoint's own evaluation
+    assert settings.steps_beyond(schedule, 50, False) == 300  # a checkpoint's own evaluation
     for setting in ({"value_steps": -1}, {"value_every": 0}):
         with pytest.raises(SettingError, match=r"data\.value_"):
             OfflineToOnlineDataModule(ENV, None, offline_steps=0, **setting)  # type: ignore[arg-type]

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import final, fit
 
 from moto_pl.agents.loading import load_agent
 from moto_pl.analysis import reproduce
@@ -18,6 +17,7 @@ from moto_pl.analysis.generalization import find_generalization
 from moto_pl.cli import main
 from moto_pl.errors import SettingError
 from moto_pl.ops import Key
+from runs import final, fit
 
 pytestmark = pytest.mark.slow
 

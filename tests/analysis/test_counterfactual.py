@@ -11,7 +11,7 @@ import torch
 from scipy.stats import mannwhitneyu
 
 from moto_pl.agents import MOTO
-from moto_pl.agents.moto import BehaviourConfig
+from moto_pl.agents.settings import BehaviourConfig
 from moto_pl.analysis.counterfactual import (
     KINDS,
     Branch,

@@ -19,7 +19,7 @@ from moto_pl.datasets.info import PAPER_RETURNS
 from moto_pl.report.output import Finding
 from moto_pl.training.launch import run_lightning
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks/results/reproduction"
 
 

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
-from moto_pl.callbacks.evaluation import EvaluationRecorder
+from moto_pl.callbacks.collect import CollectEpisodes, CollectSettings
+from moto_pl.callbacks.evaluation import EvaluateEpisodes, EvaluationSettings
 from moto_pl.evaluations import read_evaluations
 from moto_pl.replay.episode import Episode
 from moto_pl.report.records import read_run
+from moto_pl.rollout.roll import Rolled
 
 
 def test_later_records_count_and_broken_lines_do_not(tmp_path: Path) -> None:
@@ -47,26 +51,36 @@ def episode(success: list[int]) -> Episode:
     )
 
 
-def test_a_record_says_of_each_episode_how_it_stood_in_success(tmp_path: Path) -> None:
+def test_a_record_says_of_each_episode_how_it_stood_in_success(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rolled = [episode([0, 1, 1, 0]), episode([0, 0, 0, 1]), episode([0, 0, 0, 0])]
     # One that ends early: its own last step counts.
     rolled.append(dataclasses.replace(episode([0, 1]), terminated=True, truncated=False))
-    data: Any = SimpleNamespace(
-        last_evaluation=[], trained_steps=7, schedule=SimpleNamespace(phase=lambda step: "online"), env_episodes=3,
-        objects=(),
+    agent: Any = SimpleNamespace(
+        trained_steps=7, schedule=SimpleNamespace(phase=lambda step: "online"), device="cpu", seed=0, gamma=0.5,
+        acting_weights=nullcontext, action_values=lambda batch, key: None, log=lambda *_, **__: None,
     )  # fmt: skip
-    trainer: Any = SimpleNamespace(datamodule=data, world_size=1, is_global_zero=True, default_root_dir=str(tmp_path))
-    recorder = EvaluationRecorder(0)
-    recorder.on_validation_start(trainer, None)  # type: ignore[arg-type]
-    for first in (0, 2):  # two batches of two environments
-        data.last_evaluation = rolled[first : first + 2]
-        recorder.on_validation_batch_end(trainer, None, None, torch.tensor([50 + first, 51 + first]), 0)  # type: ignore[arg-type]
-    recorder.on_validation_end(trainer, SimpleNamespace(value_figures={"value_bias": 2.5}))  # type: ignore[arg-type]
+    trainer: Any = SimpleNamespace(
+        world_size=1, is_global_zero=True, default_root_dir=str(tmp_path),
+        precision_plugin=SimpleNamespace(val_step_context=nullcontext),
+    )  # fmt: skip
+    (tmp_path / "evaluations.jsonl").write_text('{"stage": "eval", "st')  # what a power cut left of one before
+    evaluate = EvaluateEpisodes(EvaluationSettings(), CollectEpisodes(CollectSettings("moto_pl/Reach-v0")), videos=0)
+    evaluate.collect.collected_episodes = 3
+    of_seed = {50 + i: Rolled(episode, np.zeros(0, np.float32)) for i, episode in enumerate(rolled)}
+    monkeypatch.setattr(evaluate, "roll", lambda trainer, agent, seeds: [of_seed[seed] for seed in seeds])
+    evaluate.on_validation_start(trainer, agent)
+    for first in (50, 52):  # two batches of two environments
+        evaluate.on_validation_batch_start(trainer, agent, torch.tensor([first, first + 1]), 0)
+    evaluate.metrics.add_values(np.full(3, 3.5), np.ones(3), cut=False)
+    evaluate.on_validation_epoch_end(trainer, agent)
+    evaluate.on_validation_end(trainer, agent)
     (record,) = read_evaluations(tmp_path)
     assert record["value_bias"] == 2.5
     assert record["seed"] == [50, 51, 52, 53] and record["return"] == [6.0, 6.0, 6.0, 1.0]
     assert record["success"] == [True, True, False, True] and record["length"] == [4, 4, 4, 2]
     assert record["success_last"] == [False, True, False, True] and record["success_steps"] == [2, 1, 0, 1]
+    evaluate.on_validation_end(trainer, agent)
+    assert (tmp_path / "evaluations.jsonl").read_text().count("\n") == 3
     (found,) = read_run(tmp_path).evaluations
     assert found.success_last == (False, True, False, True) and found.success_steps == (2, 1, 0, 1)
     assert found.seed == (50, 51, 52, 53) and found.successes == 3

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from runs import CONFIGS, assert_same_weights
 from torch import nn
 
 from moto_pl.agents.base import ParamGroup
 from moto_pl.callbacks.gradients import ActorGradients
 from moto_pl.cli import main
 from moto_pl.errors import SettingError
+from runs import CONFIGS, assert_same_weights
 
 
 class TwoPulls:

@@ -7,16 +7,16 @@ import os
 import re
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from campaigns_files import SHORT, TINY, attempts, command, processes, run, start, wait_for, write
-from runs import assert_same_weights, environment, final
 
+import warm
+from campaigns_files import SHORT, TINY, attempts, command, processes, run, start, wait_for, write
 from moto_pl.campaigns.plan import read_campaign
 from moto_pl.campaigns.results import COLUMNS
 from moto_pl.cli import main
+from runs import assert_same_weights, environment, final
 
 #: Long enough to be killed half-way: ten rounds of two steps.
 LONGER = (*SHORT[:2], "--data.online_steps=18", "--data.updates_per_episode=2")
@@ -53,8 +53,9 @@ def test_it_survives_what_is_killed(tmp_path: Path, reach_dataset: Path, capsys:
     assert "| MOTO " in done.stdout  # moto compare
     unbroken = tmp_path / "unbroken"
     words = [word for word in read_campaign(path).grid()[0].arguments if "default_root_dir" not in word]
-    fit = [sys.executable, "-m", "moto_pl.cli", "fit", *words, f"--trainer.default_root_dir={unbroken}"]
-    subprocess.run(fit, env=environment(), check=True, capture_output=True, timeout=200)
+    warm.run(
+        ["moto_pl.cli", "fit", *words, f"--trainer.default_root_dir={unbroken}"], environment(), 200
+    ).check_returncode()
     assert final(first)["global_step"] == 20
     assert_same_weights(first, unbroken)
 

@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 
 import pytest
-from campaigns_files import attempts, processes, write
 from rich.console import Console
 
+from campaigns_files import attempts, processes, write
 from moto_pl.campaigns.plan import read_campaign
 from moto_pl.campaigns.progress import Progress, checkpoint_step, planned_steps, read_progress
 from moto_pl.campaigns.table import Status, campaign_table
@@ -29,7 +29,8 @@ def test_a_process_that_takes_too_long_is_ended(tmp_path: Path) -> None:
 
 
 def test_its_log_is_added_to_and_its_last_attempt_read(tmp_path: Path) -> None:
-    (tmp_path / LOG).write_text("==== then\nValueError: an earlier one\n")
+    # A process that is killed in the middle of a line does not hide where the next attempt begins.
+    (tmp_path / LOG).write_text("==== then\nValueError: an earlier one")
     outcome = watch(Process(job(tmp_path)))
     assert outcome == Outcome(2) and attempts(tmp_path) == 2
     assert last_error(tmp_path, outcome).startswith("--config: found nowhere.yaml")

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import yaml
-from campaigns_files import write
 
+from campaigns_files import write
 from moto_pl.campaigns.check import Checker, check, check_finished
 from moto_pl.campaigns.plan import read_campaign
 from moto_pl.cli import main
@@ -27,6 +27,11 @@ from moto_pl.errors import SettingError
         ({"agents": {"A": ["--model.init_args.behaviour.horizon=0"]}}, "agents.A", "behaviour.horizon: found 0"),
         ({"settings": {"s": {"data": {"online_steps": -3}}}}, "settings.s", "data.online_steps: found -3"),
         ({"settings": {"s": {"data": {"collect_mode": "both"}}}}, "settings.s", "data.collect_mode"),
+        # The file may have come from somebody else: what stands in it was not typed.
+        ({"base": ["debug", "--trainer.callbacks+=os.abort"]}, "base", "--trust os"),
+        ({"base": ["debug", {"trainer.callbacks": [{"class_path": "os.abort"}]}]}, "base", "os.abort"),
+        ({"settings": {"x": ["--trainer.callbacks=[{class_path: os.abort}]"]}}, "settings.x", "os.abort"),
+        ({"tasks": {"x": {"data.env": "stranger:Env-v0"}}}, "tasks.x", "--trust stranger"),
     ],
     ids=lambda value: str(value)[:50],
 )

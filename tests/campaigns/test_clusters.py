@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from campaigns_files import SHORT, TINY, attempts, processes, run, start, wait_for, write
 
+from campaigns_files import SHORT, TINY, attempts, processes, run, start, wait_for, write
 from moto_pl.campaigns.clusters import RayWorkers, SlurmWorkers
 from moto_pl.campaigns.plan import read_campaign
 from moto_pl.errors import SettingError

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import yaml
-from campaigns_files import write
 
+from campaigns_files import write
 from moto_pl.campaigns.plan import KEYS, read_campaign
 from moto_pl.cli import main
 from moto_pl.errors import SettingError
@@ -19,8 +19,8 @@ def test_the_grid(tmp_path: Path) -> None:
     path = write(
         tmp_path,
         base=("debug", "--data.prefetch=1"),
-        tasks={"a": {"data": {"env": "x/A-v0", "build_options": {"noise": 0.5}}}, "b": "metaworld/hammer"},
-        agents={"MOTO": None, "BC small": ["metaworld/bc", {"model.init_args.td.batch_size": 8}]},
+        tasks={"a": {"data": {"env": "x/A-v0", "build_options": {"noise": 0.5}}}, "b": "tasks/metaworld/hammer"},
+        agents={"MOTO": None, "BC small": ["--agent=bc", {"model.init_args.td.batch_size": 8}]},
         settings={"usual": [], "long": ["--data.online_steps=9"]},
         seeds=[3, 5],
     )
@@ -31,7 +31,7 @@ def test_the_grid(tmp_path: Path) -> None:
     assert one.directory == tmp_path / "runs/a/BC small/long/seed5"
     assert one.arguments == (
         *("--config", str(config_path("debug")), "--data.prefetch=1", "--data.env=x/A-v0"),
-        *("--data.build_options.noise=0.5", "--config", str(config_path("metaworld/bc"))),
+        *("--data.build_options.noise=0.5", "--agent=bc"),
         *("--model.init_args.td.batch_size=8", "--data.online_steps=9"),
         *(f"--trainer.default_root_dir={one.directory}", "--seed_everything=5"),
     )
@@ -75,9 +75,6 @@ def test_the_defaults(tmp_path: Path) -> None:
         ({"agents": {"M": {"seed_everything": 3}}}, ["agents.M.seed_everything:", "seeds"]),
         ({"base": ["--trust=os"]}, ["base[0]:", "moto campaign"]),
         ({"base": ["--ckpt_path=best"]}, ["base[0]:"]),
-        ({"base": ["--trainer.callbacks+=os.abort"]}, ["base[0]:", "os.abort", "--trust os"]),
-        ({"base": [{"trainer.callbacks": [{"class_path": "os.abort"}]}]}, ["base[0]", "os.abort"]),
-        ({"settings": {"x": ["--trainer.callbacks=[{class_path: os.abort}]"]}}, ["settings.x[0]", "os.abort"]),
         ({"seeds": [0, 0]}, ["seeds:", "once"]),
         ({"seeds": []}, ["seeds:"]),
         ({"seeds": [0, -1]}, ["seeds[1]:", "-1"]),

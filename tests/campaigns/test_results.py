@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
-from campaigns_files import write
 
+from campaigns_files import write
 from moto_pl.campaigns.plan import Campaign, Run, read_campaign
 from moto_pl.campaigns.results import COLUMNS, has_rows, keep_rows, method, rows_path, wall_seconds
 from moto_pl.errors import SettingError
@@ -46,7 +46,14 @@ def test_rows_are_replaced(tmp_path: Path) -> None:
     keep_rows(campaign, runs[0])
     assert rows_path(campaign, runs[0]).read_bytes() == before
     evaluate(runs[0], 4, [True, True])  # evaluated again: the later record counts
-    evaluate(runs[0], 8, [True, True], success_last=[True, False], success_steps=[7, 2], completed=[[1, 1], [1, 0]])
+    evaluate(
+        runs[0],
+        8,
+        [True, True],
+        success_last=[True, False],
+        success_steps=[7, 2],
+        completed=[[True, True], [True, False]],
+    )
     assert not has_rows(campaign, runs[0])
     keep_rows(campaign, runs[0])
     mine = [row for row in rows(campaign, runs[0]) if (row["setting"], row["seed"]) == (runs[0].setting, "2")]

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from campaigns_files import write
 
+from campaigns_files import write
 from moto_pl.campaigns.check import Settings
 from moto_pl.campaigns.plan import Campaign, read_campaign
 from moto_pl.campaigns.progress import STATE

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import ROOT, assert_same_end, environment, fault, final, fit
 
 from moto_pl.evaluations import read_evaluations
 from moto_pl.replay import EpisodeStore
+from runs import ROOT, assert_same_end, environment, fault, final, fit
 
 TWO = ("--trainer.devices", "2", "--trainer.strategy", "ddp", "--data.num_envs", "2")
 
@@ -57,7 +57,7 @@ def test_ranks_share_what_they_collect(unbroken: Path) -> None:
     assert len(store) == 10 + 2 * 2  # twenty steps, five for each of a round's two episodes
     collected = [store[i].info["seed"] for i in range(10, 14)]
     assert len(set(collected)) == 4
-    assert final(unbroken)["OfflineToOnlineDataModule"]["collected_episodes"] == 4
+    assert final(unbroken)["callbacks"]["CollectEpisodes"]["collected_episodes"] == 4
     with open(unbroken / "csv/version_0/metrics.csv") as file:
         logged = [row for row in csv.DictReader(file) if row.get("online/return")]
     assert len(logged) == 2  # and the rounds' figures are those of all their episodes

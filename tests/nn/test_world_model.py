@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from torch.distributions import Bernoulli, Independent, Normal, OneHotCategorical, kl_divergence
 
-from moto_pl.callbacks.open_loop import predict_open_loop
 from moto_pl.errors import SettingError
-from moto_pl.nn import States, WorldModel, WorldModelConfig
-from moto_pl.nn.actor import Actor
-from moto_pl.ops import Key, Stream, imagine, integers
+from moto_pl.nn import RSSM, States, WorldModel, WorldModelConfig
+from moto_pl.nn.actor_critic import Actor
+from moto_pl.ops import Key, LatentSpec, Stream, draw_noise, imagine, integers, kl, observe, priors, sample, transition
+from moto_pl.ops.extension import available
 from moto_pl.replay.sampler import SequenceBatch
 
 TINY = WorldModelConfig(
@@ -106,13 +106,9 @@ def test_loss_by_hand(latent: str, kl_member: str, free_nats: float) -> None:
         means = each.mean((1, 2))
         kl, raw = np.maximum(means, free_nats).sum(), means.mean()
     # Both halves of the balanced KL have the same value: 0.8 + 0.2 of it.
-    expected = {
-        "model/image": 0.5 * image,
-        "model/reward": 3 * reward,
-        "model/discount": 7 * discount,
-        "model/kl": 2 * kl,
-    }
+    expected = {"model/image": image, "model/reward": reward, "model/discount": discount, "model/kl": kl}
     assert losses.keys() == expected.keys()
+    assert model.scales == {"model/image": 0.5, "model/reward": 3.0, "model/discount": 7.0, "model/kl": 2.0}
     for name, value in expected.items():
         assert losses[name].item() == pytest.approx(value, rel=1e-4), name
     assert metrics["model/kl_nats"].item() == pytest.approx(raw, rel=1e-4)
@@ -217,6 +213,14 @@ def test_free_nats_are_counted_on_the_batch_mean_of_each_member() -> None:
     assert (grad[0] != 0).any() and (grad[1:] == 0).all()
 
 
+@pytest.mark.parametrize("part", ["reward", "is_terminal"])
+def test_one_row_for_all_sequences_is_no_batch(part: str) -> None:
+    """It would be broadcast, without a word."""
+    batch = sequences()
+    with pytest.raises(AssertionError):
+        make(discount_head=True).loss(batch._replace(**{part: getattr(batch, part)[:1]}), KEY)
+
+
 @BOTH
 def test_every_parameter_learns(latent: str) -> None:
     model = make(latent=latent, discount_head=True, kl_member="all")
@@ -310,18 +314,165 @@ def test_rolling_given_actions_is_imagining_them(latent: str) -> None:
     torch.testing.assert_close(spread, imagined.disagreement)
 
 
-def test_open_loop_sees_the_context_alone() -> None:
-    model, batch = make(), sequences(3, 6)
+def test_a_prediction_sees_the_context_alone() -> None:
+    model, batch = make(latent="gaussian"), sequences(3, 6)
     changed = SequenceBatch(*(part.clone() for part in batch))
     changed.image[:, 3:] = 0
     changed.reward[:, 3:] = 9
-    images, rewards = predict_open_loop(model, batch, 3, KEY)
-    again, rewards_again = predict_open_loop(model, changed, 3, KEY)
-    assert images.shape == (3, 6, 3, 64, 64) and rewards.shape == (3, 6)
-    assert torch.equal(images, again) and torch.equal(rewards, rewards_again)
+    changed.is_first[:, 3:] = True
+    states, again = model.predict(batch, 3, KEY).features, model.predict(changed, 3, KEY).features
+    assert states.shape == (6, 3, model.feature_size) and torch.equal(states, again) and not states.requires_grad
     changed.action[:, 4] *= -1
-    other, _ = predict_open_loop(model, changed, 3, KEY)
-    assert torch.equal(other[:, :4], images[:, :4]) and not torch.equal(other[:, 4], images[:, 4])
+    other = model.predict(changed, 3, KEY).features
+    assert torch.equal(other[:4], states[:4]) and not torch.isclose(other[4], states[4]).any()
     changed.image[:, 2] = 0
-    assert not torch.equal(predict_open_loop(model, changed, 3, KEY)[0][:, 3], images[:, 3])
-    assert predict_open_loop(model, batch, 6, KEY)[0].shape == images.shape
+    assert not torch.equal(model.predict(changed, 3, KEY).features[3], states[3])
+
+
+def test_a_prediction_is_filtering_and_then_rolling() -> None:
+    model, batch = make(), sequences(3, 6)
+    seen = model.observe(SequenceBatch(*(part[:, :4] for part in batch)), KEY).states
+    found = model.predict(batch, 4, KEY)
+    rolled = model.roll(seen.map(lambda x: x[-1]), lambda i, _: batch.action[:, 4 + i], 2, KEY.fold(1)).states
+    assert torch.equal(found.features, torch.cat((seen.features, rolled.features[1:])))
+    assert torch.equal(model.predict(batch, 6, KEY).features, model.observe(batch, KEY).states.features)
+    # Another's actions, beyond the sequences' end; it is asked in the states that it leads to.
+    asked = []
+
+    def act(step: int, states: States) -> Tensor:
+        asked.append(states.features)
+        return torch.full((3, 2), 0.1 * step)
+
+    longer = model.predict(batch, 4, KEY, act, 5).features
+    assert longer.shape[0] == 4 + 5 and torch.equal(torch.stack(asked), longer[3:8])
+
+
+# The RSSM alone.
+
+LATENTS = [LatentSpec("categorical", 3, 4), LatentSpec("gaussian", 3)]
+
+
+def rows() -> tuple[torch.Tensor, ...]:
+    generator = torch.Generator().manual_seed(0)
+    is_first = torch.zeros(6, 2, dtype=torch.bool)
+    is_first[0, 0] = True
+    return torch.randn(6, 2, 2, generator=generator), torch.randn(6, 2, 5, generator=generator), is_first
+
+
+@pytest.mark.parametrize("latent", LATENTS, ids=lambda latent: latent.kind)
+def test_observe_starts_from_zero_and_can_be_continued(latent: LatentSpec) -> None:
+    torch.manual_seed(0)
+    rssm = RSSM(latent, 7, 6, 2, 5, 3)
+    action, embed, is_first = rows()
+    zeros = torch.zeros(2, 7), torch.zeros(2, latent.size)
+    for ours, theirs in zip(rssm.initial(2), zeros, strict=True):
+        assert torch.equal(ours, theirs)
+    key = Key(0, 1)
+    found = rssm.observe(action, embed, is_first, key)
+    expected = observe(action, embed, is_first, *zeros, rssm.cell(), rssm.posterior(), latent, key)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert torch.equal(ours, theirs)
+    # The noise of a continuation begins at number 0 again, so only its first row can be compared.
+    state = found[0][-1], found[1][-1]
+    after = rssm.observe(action[:1], embed[:1], torch.zeros(1, 2, dtype=torch.bool), key, state)
+    assert not torch.isclose(after[0][0], rssm.observe(action[:1], embed[:1], is_first[:1], key)[0][0]).all()
+
+
+@pytest.mark.parametrize("latent", LATENTS, ids=lambda latent: latent.kind)
+def test_priors_over_a_sequence_are_those_of_each_step(latent: LatentSpec) -> None:
+    torch.manual_seed(0)
+    rssm = RSSM(latent, 7, 6, 2, 5, 3)
+    deter = torch.randn(6, 2, 7)
+    found = rssm.priors(deter)
+    assert found.shape == (3, 6, 2, latent.params)
+    for t in range(6):
+        torch.testing.assert_close(found[:, t], priors(deter[t], rssm.prior()))
+    assert not torch.isclose(found[0], found[1]).all()  # members begin apart
+
+
+def test_observe_takes_the_latents_std() -> None:
+    """No compiled operator knows softplus: the reference serves, and ``compiled`` is refused."""
+    torch.manual_seed(0)
+    latent = LatentSpec("gaussian", 3, std="softplus")
+    rssm = RSSM(latent, 7, 6, 2, 5, 3)
+    _, stoch, params = rssm.observe(*rows(), Key(0, 1))
+    mean, raw = params.chunk(2, -1)
+    noise = draw_noise(latent, Key(0, 1), (6, 2), stoch)
+    torch.testing.assert_close(stoch, mean + (torch.nn.functional.softplus(raw) + 0.1) * noise)
+    rssm.ops = "compiled"
+    if available():
+        with pytest.raises(
+            SettingError, match="ops: found 'compiled' with world_model.latent_std: softplus in observe"
+        ):
+            rssm.observe(*rows(), Key(0, 1))
+
+
+def test_frozen_weights_have_no_gradient() -> None:
+    rssm = RSSM(LATENTS[0], 7, 6, 2, 5, 3)
+    for frozen in (False, True):
+        assert all(w.requires_grad is not frozen for w in (*rssm.cell(frozen), *rssm.prior(frozen)))
+    weights = {w.data_ptr() for w in (*rssm.cell(), *rssm.prior(), *rssm.posterior())}
+    assert weights == {p.data_ptr() for p in rssm.parameters()}  # nothing is left out
+
+
+# Prediction on its own.
+
+
+@BOTH
+@pytest.mark.parametrize("steps", [1, 3, 9])
+def test_open_loop_losses_by_hand(latent: str, steps: int) -> None:
+    """One state at a time, each with the member and the noise that are its own."""
+    model = make(latent=latent, open_loop_steps=steps, open_loop_rows=7, kl_scale=0.3, reward_scale=2.0)
+    batch = sequences()
+    losses, _, post = model.loss(batch, KEY)
+    key = KEY.fold(0x09E7)
+    B, T = batch.is_first.shape
+    taken = min(steps, T - 1)
+    t0 = integers(key, Stream.ROWS, T - taken, (7,), torch.device("cpu"))
+    b0 = integers(key.fold(1), Stream.ROWS, B, (7,), torch.device("cpu"))
+    member = integers(key, Stream.MEMBER, 3, (taken, 7), torch.device("cpu"))
+    noise = draw_noise(model.latent, key, (taken, 7), post.params)
+    errors, divergences, cut = [], [], 0
+    for n, (t, b) in enumerate(zip(t0.tolist(), b0.tolist(), strict=True)):
+        deter, stoch = post.states.deter[t, b], post.states.stoch[t, b]
+        goes_on = True
+        for i in range(taken):
+            row = t + 1 + i
+            goes_on = goes_on and not bool(batch.is_first[b, row])
+            deter = transition(deter[None], stoch[None], batch.action[b, row][None], model.rssm.cell())[0]
+            params = priors(deter[None], model.rssm.prior())[int(member[i, n]), 0]
+            stoch = sample(model.latent, params, noise[i, n])
+            reward = model.predict_reward(States(deter, stoch))
+            errors.append(0.5 * (reward - batch.reward[b, row]).square() if goes_on else torch.zeros(()))
+            divergences.append(kl(model.latent, post.params[row, b].detach(), params) if goes_on else torch.zeros(()))
+            cut += not goes_on
+    assert cut > 0 or steps == 1  # another episode begins within some of them
+    torch.testing.assert_close(losses["model/open_loop_reward"], torch.stack(errors).mean())
+    torch.testing.assert_close(losses["model/open_loop_kl"], torch.stack(divergences).mean())
+    assert model.scales["model/open_loop_reward"] == 2.0 and model.scales["model/open_loop_kl"] == 0.3
+
+
+def test_open_loop_losses_teach_what_rolls() -> None:
+    """Transition, every head and the reward; not, through its targets, the posterior of what followed."""
+    model = make(open_loop_steps=3, open_loop_rows=32)
+    losses, _, _ = model.loss(sequences(), KEY)
+    (losses["model/open_loop_reward"] + losses["model/open_loop_kl"]).backward()
+    heads = model.rssm.prior_out.grad
+    assert heads is not None and all(bool((head != 0).any()) for head in heads)
+    for module in (model.rssm.gru, model.rssm.input, model.reward):
+        assert any(p.grad is not None and bool((p.grad != 0).any()) for p in module.parameters())
+    assert all(p.grad is None or not p.grad.any() for p in model.decoder.parameters())
+
+
+def test_open_loop_losses_change_no_other_draw() -> None:
+    plain, _, _ = make().loss(sequences(), KEY)
+    more, _, _ = make(open_loop_steps=2).loss(sequences(), KEY)
+    assert more.keys() - plain.keys() == {"model/open_loop_reward", "model/open_loop_kl"}
+    for name, loss in plain.items():
+        assert torch.equal(loss, more[name])
+
+
+@pytest.mark.parametrize(("setting", "value"), [("open_loop_steps", -1), ("open_loop_rows", 0)])
+def test_bad_open_loop_settings(setting: str, value: int) -> None:
+    with pytest.raises(SettingError, match=rf"world_model\.{setting}: found {value}"):
+        WorldModelConfig(**{setting: value})

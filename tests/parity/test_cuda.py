@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from parity.rollouts import SIZES, Sizes, gradients, imagination, leaves, observation
-from parity.test_rollouts import KINDS, LATENTS, assert_alike, run_imagine
 from torch import Tensor
 
 from moto_pl.ops import LatentSpec, imagine, observe
 from moto_pl.ops.extension import build_info
 from moto_pl.ops.imagine import imagine_ref
 from moto_pl.ops.observe import observe_ref
+from parity.rollouts import SIZES, Sizes, gradients, imagination, leaves, observation
+from parity.test_rollouts import KINDS, LATENTS, assert_alike, run_imagine
 
 pytestmark = [
     pytest.mark.gpu,

@@ -16,14 +16,14 @@ from pathlib import Path
 import pytest
 import torch
 from filelock import FileLock
-from parity.rollouts import Sizes, gradients, imagination, observation
-from parity.test_rollouts import KINDS, LATENTS, assert_alike, run_imagine
 from torch.utils.cpp_extension import include_paths
 
 from moto_pl.ops import LatentSpec, autograd, imagine, lambda_return, observe
 from moto_pl.ops.imagine import imagine_ref
 from moto_pl.ops.lambda_return import lambda_return_ref
 from moto_pl.ops.observe import observe_ref
+from parity.rollouts import Sizes, gradients, imagination, observation
+from parity.test_rollouts import KINDS, LATENTS, assert_alike, run_imagine
 
 ROOT = Path(__file__).parents[2]
 CXX = shutil.which(os.environ.get("CXX", "c++"))

@@ -172,3 +172,13 @@ def test_return_threshold(share: float, expected: float) -> None:
 
 def test_return_threshold_of_nothing() -> None:
     assert return_threshold([], 0.1) == -np.inf
+
+
+def test_what_was_held_on_a_detour_is_not_cloned() -> None:
+    plain = episode(success=5)
+    for detour, rows in ((np.zeros(STEPS, bool), STEPS + 1), (np.arange(STEPS) == 30, 0)):
+        explored = Episode(
+            plain.image, plain.action, plain.reward, False, True, plain.success, {**plain.extras, "detour": detour}
+        )
+        assert keep_rows(explored, "success") == rows
+        assert keep_rows(explored, "none") == STEPS + 1

@@ -5,6 +5,7 @@ import os
 import tempfile
 import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from replay_episodes import assert_same, make_episode
 
+from faults import WatchedFile
 from moto_pl.errors import SettingError
 from moto_pl.replay import Episode, EpisodeStore
 
@@ -113,7 +115,6 @@ class Killer:
     def patch(self) -> None:
         for module, name in (
             (os, "open"),
-            (os, "write"),
             (os, "fsync"),
             (os, "replace"),
             (os, "close"),
@@ -121,6 +122,9 @@ class Killer:
             (fcntl, "flock"),
         ):
             setattr(module, name, self.wrap(name, getattr(module, name)))
+        opened: Callable[..., Any] = os.fdopen
+        watched = partial(WatchedFile, wrap=partial(self.wrap, "write"))
+        os.fdopen = lambda *args: watched(opened(*args))  # type: ignore[assignment]
 
     def wrap(self, name: str, operation: Callable[..., Any]) -> Callable[..., Any]:
         def wrapped(*args: Any, **kwargs: Any) -> Any:
@@ -128,7 +132,7 @@ class Killer:
             if number == self.at and self.when == "before":
                 os._exit(9)
             if number == self.at and self.when == "within" and name == "write":
-                operation(args[0], args[1][: len(args[1]) // 2])
+                operation(args[0][: len(args[0]) // 2])
                 os._exit(9)
             result = operation(*args, **kwargs)
             if number == self.at:
@@ -196,7 +200,7 @@ def test_a_crash_while_replacing_leaves_the_old_or_the_new(tmp_path: Path, when:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_opening_leaves_a_living_writer_alone(tmp_path: Path) -> None:
     store = filled(tmp_path, 1)
-    temporary = tmp_path / f"000001.safetensors.{os.getpid()}.tmp"
+    temporary = tmp_path / ".000001.safetensors.tmp"
     seen: list[bool] = []
     replace = os.replace
 
@@ -214,7 +218,7 @@ def test_opening_leaves_a_living_writer_alone(tmp_path: Path) -> None:
 
 def test_only_our_leftovers_are_removed(tmp_path: Path) -> None:
     filled(tmp_path, 1)
-    for name in ("000001.safetensors.123.tmp", "notes.tmp", "000007.safetensors.bak"):
+    for name in (".000001.safetensors.tmp", "notes.tmp", "000007.safetensors.bak"):
         (tmp_path / name).write_text("x")
     EpisodeStore(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {
@@ -237,31 +241,27 @@ def test_a_gap_ends_the_list(tmp_path: Path) -> None:
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
 def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operation: str, code: int) -> None:
     store = filled(tmp_path, 2)
-    real = getattr(os, operation)
-    calls = []
+    opened: Callable[..., Any] = os.fdopen
 
     def full(*args: Any, **kwargs: Any) -> Any:
-        calls.append(args)
-        if operation == "write" and len(calls) == 1:
-            return real(args[0], args[1][:7])
         raise OSError(code, os.strerror(code))
 
+    def full_file(*args: Any) -> Any:
+        file = opened(*args)
+        file.write(b"half of")
+        return WatchedFile(file, lambda write: full)
+
     with monkeypatch.context() as patch:
-        patch.setattr(os, operation, full)
+        if operation == "write":
+            patch.setattr(os, "fdopen", full_file)
+        else:
+            patch.setattr(os, operation, full)
         with pytest.raises(SettingError, match=r"000002\.safetensors: found a full disk \(.* free\)\. Free some space"):
             store.append(make_episode(2))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["000000.safetensors", "000001.safetensors"]
     assert_holds(store, [0, 1])
     store.append(make_episode(3))
     assert_holds(EpisodeStore(tmp_path), [0, 1, 3])
-
-
-def test_short_writes_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = os.write
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "write", lambda file, data: real(file, data[:50]))
-        filled(tmp_path, 2)
-    assert_holds(EpisodeStore(tmp_path), [0, 1])
 
 
 def test_another_error_is_not_called_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -296,7 +296,7 @@ def test_describe_capacity(tmp_path: Path) -> None:
     assert str(tmp_path) in line and "10 expected" in line and "TOO SMALL" not in line and "\n" not in line
     assert "THE DISK IS TOO SMALL" in store.describe_capacity(10**15, 6)
     assert "THE LIMIT IS TOO SMALL" in EpisodeStore(tmp_path, store.nbytes).describe_capacity(10, 6)
-    assert "117 MiB" in EpisodeStore(tmp_path / "empty").describe_capacity(100, 100)
+    assert "117.2 MiB" in EpisodeStore(tmp_path / "empty").describe_capacity(100, 100)
 
 
 def test_a_directory_that_can_not_be_made(tmp_path: Path) -> None:

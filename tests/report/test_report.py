@@ -3,6 +3,8 @@
 import base64
 import csv
 import json
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -11,12 +13,15 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 import yaml
+from jinja2 import UndefinedError
 
 from moto_pl.cli import main
 from moto_pl.errors import SettingError
+from moto_pl.report import html, videos
 from moto_pl.report import page as report
+from moto_pl.report.html import render_page
 from moto_pl.report.records import Evaluation, RunRecord, read_run
-from moto_pl.report.results import outcomes
+from moto_pl.report.results import outcomes, results
 
 OFFLINE, ONLINE, EVERY = 40, 160, 20
 VOID = {"meta", "br", "link", "img", "input"}
@@ -80,7 +85,7 @@ def add_video(root: Path, name: str, content: bytes) -> None:
 
 
 def inlined(content: bytes) -> str:
-    return f"data:video/mp4;base64,{base64.b64encode(content).decode()}'"
+    return f'data:video/mp4;base64,{base64.b64encode(content).decode()}"'
 
 
 class Page(HTMLParser):
@@ -123,7 +128,7 @@ def test_a_finished_run(whole: Path) -> None:
     assert "MOTO on moto_pl/Reach-v0" in page.text
     assert "85% [64%, 95%]" in page.text  # Wilson of 17 of 20
     assert "Missing or broken" not in page.text
-    assert "50 episodes, 50.0 kB" in page.text
+    assert "50 episodes, 48.8 KiB" in page.text
     assert "32% of all, 100% of the last 10" in page.text
     assert "offline_round_steps" in page.text
     titles = ("Evaluation success", "Evaluation return", "Online success", "Image loss", "Critic losses")
@@ -335,18 +340,18 @@ def test_few_videos_are_inlined_and_the_rest_is_named(tmp_path: Path) -> None:
         add_video(root, f"open_loop_{step:07d}", b"o%d" % step)
     add_video(root, ".eval_0000999.tmp", b"half")
     html = report.write_report(root).read_text()
-    assert html.count("<video ") == report.MAX_VIDEOS
+    assert html.count("<video ") == videos.MAX_VIDEOS
     for content in (b"eval_0000000", b"eval_0000200", b"open_loop_0000200", b"e40", b"o40"):
         assert inlined(content) in html  # first, newest, end of pre-training
-    videos = {path.name for path in (root / "videos").glob("[!.]*.mp4")}
-    assert all(name in html for name in videos)
-    assert f"{len(videos) - report.MAX_VIDEOS} more not in this page" in html
+    names = {path.name for path in (root / "videos").glob("[!.]*.mp4")}
+    assert all(name in html for name in names)
+    assert f"{len(names) - videos.MAX_VIDEOS} more not in this page" in html
     assert "tmp.mp4" not in html
 
 
 def test_videos_are_capped_by_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = write_run(tmp_path / "run")
-    monkeypatch.setattr(report, "MAX_VIDEO_BYTES", 1000)
+    monkeypatch.setattr(videos, "MAX_VIDEO_BYTES", 1000)
     add_video(root, "eval_0000200", bytes(1001))
     html = report.write_report(root).read_text()
     assert html.count("<video ") == 3
@@ -456,6 +461,30 @@ def test_how_often_each_seed_failed() -> None:
     (said,) = [str(a["aria-label"]) for _, a in page.found if str(a.get("aria-label")).startswith("Failed")]
     assert said == "Failed evaluations: 2 of 2 at seed 7, 1 of 2 at seed 8; 1 of 3 seeds never failed."
     # A row a seed, the worst first, with its count at the right.
-    texts = [part.strip() for part in page.text.split("\n")]
+    chart = results(record).seeds
+    assert chart is not None
+    texts = [part.strip() for part in Page(chart.svg).text.split("\n")]
     assert [text for text in texts if text in ("7", "8", "9")] == ["7", "8", "9"]
     assert [text for text in texts if text in ("2 of 2", "1 of 2", "0 of 2")] == ["2 of 2", "1 of 2", "0 of 2"]
+
+
+# The templates.
+
+
+def test_templates_escape_and_miss_nothing() -> None:
+    """Whatever a page is given is text, and what it asks for is given."""
+    evil = "<script>\"'&"
+    values = {"parts": None, "view": None, "verdict": evil}
+    with pytest.raises(UndefinedError):
+        render_page("comparison.html", "title", **values)
+    template = html._templates().from_string('<a title="{{ x }}">{{ x }}</a>{{ 1234567|count }} {{ 0.256|percent }}')
+    page = Page(template.render(x=evil))
+    assert page.found == [("a", {"title": evil})] and page.text == f"{evil}1,234,567 26%"
+    with pytest.raises(UndefinedError):
+        html._templates().from_string("{{ missing }}").render()
+
+
+def test_reading_runs_needs_no_torch() -> None:
+    """What shows runs starts fast, and beside a training takes no memory for it."""
+    code = "import sys, moto_pl.report.page, moto_pl.report.compare; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 
 from moto_pl.errors import SettingError
-from moto_pl.report.statistics import bootstrap_interval, running_mean, wilson_interval
+from moto_pl.report.statistics import (
+    bootstrap_interval,
+    interquartile_mean,
+    running_mean,
+    spearman,
+    wilson_interval,
+)
 
 
 # Newcombe (1998), "Two-sided confidence intervals for the single proportion", table I, method 3 (score).
@@ -66,6 +72,56 @@ def test_bootstrap_in_chunks_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     """A small memory bound leaves the number of resamples, and so the interval, what it was."""
     monkeypatch.setattr("moto_pl.report.statistics._DRAWS", 70)
     assert bootstrap_interval([0.0] * 10 + [1.0] * 10, resamples=5000) == pytest.approx((0.3, 0.7))
+
+
+def test_bootstrap_draws_what_its_seed_says() -> None:
+    """Numbers of a published table must not move with a library: recomputed here from the generator alone."""
+    values, rng = np.array([0.2, 0.9, 0.4, 0.7]), np.random.default_rng(5)
+    drawn = values[rng.integers(4, size=(10_000, 4))].mean(axis=1)
+    assert bootstrap_interval(values, seed=5) == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=1e-12)
+
+
+def test_bootstrap_of_one_value_has_no_width() -> None:
+    assert bootstrap_interval([3.0]) == (3.0, 3.0)
+
+
+def test_interquartile_mean_counts_the_cut_values_in_part() -> None:
+    assert interquartile_mean([1.0, 2.0, 3.0, 4.0]) == 2.5
+    assert interquartile_mean([[0.8, 1.0, 0.9], [0.0, 0.0, 3.0]]) == pytest.approx([0.9, 0.5])
+    low, high = bootstrap_interval([0.0, 0.0, 1.0, 100.0], statistic=interquartile_mean)
+    assert low == 0.0 and 1.0 < high <= 100.0
+    with pytest.raises(SettingError, match="values"):
+        interquartile_mean(np.ones((2, 3)), axis=0)
+
+
+# Rank correlation.
+
+
+def test_spearman_by_hand_and_its_interval() -> None:
+    left, right = np.array([1.0, 2.0, 3.0, 4.0, 5.0]), np.array([2.0, 1.0, 4.0, 3.0, 9.0])
+    found = spearman(left, right)  # 1 - 6 * 4 / (5 * 24)
+    assert found.value == pytest.approx(0.8)
+    assert -1 <= found.interval.low < 0.8 < found.interval.high <= 1
+    assert spearman(left, right) == found
+
+
+def test_spearman_draws_whole_groups() -> None:
+    """Values of one group go together: single draws would hide how few groups there are."""
+    group = np.repeat(np.arange(4), 50)
+    left = np.tile(np.arange(50.0), 4)
+    right = left * np.repeat([1.0, 1.0, 1.0, -1.0], 50)
+    grouped, single = spearman(left, right, group).interval, spearman(left, right).interval
+    assert grouped.high - grouped.low > 2 * (single.high - single.low)
+
+
+@pytest.mark.filterwarnings("error")
+def test_spearman_without_an_order_is_unknown() -> None:
+    found = spearman(np.ones(5), np.arange(5.0))
+    assert np.isnan([found.value, *found.interval]).all()
+    # A sample without an order, here one that draws one group alone, does not make the interval unknown.
+    some = spearman(np.array([1.0, 1.0, 2.0]), np.array([3.0, 3.0, 5.0]))
+    assert some.value == pytest.approx(1.0) and some.interval == pytest.approx((1.0, 1.0))
+    assert np.isnan(spearman(np.ones(1), np.ones(1)).value)
 
 
 @pytest.mark.parametrize("values", [[], [1.0, float("nan")], [[1.0, 2.0]]])

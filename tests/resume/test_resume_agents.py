@@ -6,10 +6,10 @@ import signal
 from pathlib import Path
 
 import pytest
-from runs import AGENTS, assert_same_end, fault, final, fit
 
 import moto_pl.agents
 from moto_pl.agents import Agent
+from runs import AGENTS, assert_same_end, fault, final, fit
 
 
 def test_all_agents_are_here() -> None:

@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
-from runs import assert_same_end, environment, final, fit
 
 from moto_pl import signals
+from runs import assert_same_end, environment, final, fit
 
 EPISODE = 30  # steps of the reaching task
 

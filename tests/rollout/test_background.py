@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from runs import assert_same_end, fit
 
 from moto_pl.agents import MOTO
 from moto_pl.errors import SettingError
@@ -16,13 +15,15 @@ from moto_pl.nn.world_model import WorldModelConfig
 from moto_pl.ops import Key
 from moto_pl.replay.episode import Episode
 from moto_pl.rollout.background import Collector, Job
+from moto_pl.rollout.explore import Exploration
 from moto_pl.rollout.pool import EnvPool
 from moto_pl.rollout.roll import roll_episodes
 from moto_pl.threads import ONE_THREAD
+from runs import assert_same_end, fit
 
 pytestmark = pytest.mark.slow
 ENV, OPTIONS = "moto_pl/Reach-v0", {"episode_steps": 6}
-JOB = Job([3], "sample", Key(0, 1), (0.0, 0.2))
+JOB = Job([3], "sample", Key(0, 1), Exploration(noise=(0.0, 0.2)))
 
 
 @pytest.fixture(scope="module")

@@ -11,13 +11,17 @@ import numpy as np
 import pytest
 import torch
 
-from moto_pl.agents.base import BatchPart
+from moto_pl.agents.base import RoundData, RunFacts
+from moto_pl.callbacks import CollectEpisodes, EvaluateEpisodes
+from moto_pl.callbacks.evaluation import SeedBatches
 from moto_pl.datasets.builders import build
 from moto_pl.errors import SettingError
 from moto_pl.ops import Key
+from moto_pl.replay.parts import BatchPart
+from moto_pl.rollout.explore import Exploration
 from moto_pl.rollout.pool import EnvPool, WorkerRestarted
 from moto_pl.rollout.roll import EVALUATION_SEEDS, TEST_SEEDS, roll_episodes, training_seed
-from moto_pl.training.datamodule import OfflineToOnlineDataModule, SeedBatches
+from moto_pl.training.datamodule import OfflineToOnlineDataModule
 
 
 class StraightLine:
@@ -32,9 +36,15 @@ class StraightLine:
         self.still = still  # never moves, so never succeeds
         self._parts = parts or {"model": BatchPart(4, 8), "clone": BatchPart(4, 8, "success")}
         self.logged: dict[str, float] = {}
+        self.begun_with: list[int] = []  # episodes that were there
 
     def parts(self) -> dict[str, BatchPart]:
         return self._parts
+
+    def meet(self, facts: RunFacts) -> None: ...
+
+    def begin_round(self, data: RoundData) -> None:
+        self.begun_with.append(len(data.store))
 
     def acting_weights(self) -> AbstractContextManager[None]:
         return nullcontext()
@@ -60,6 +70,9 @@ class StraightLine:
     def log(self, name: str, value: float, **kwargs: Any) -> None:
         self.logged[name] = value
 
+    def log_dict(self, values: dict[str, float]) -> None:
+        self.logged.update(values)
+
 
 def fake_trainer(root: Path, agent: StraightLine) -> Any:
     return SimpleNamespace(
@@ -68,6 +81,9 @@ def fake_trainer(root: Path, agent: StraightLine) -> Any:
         world_size=1,
         num_devices=1,
         global_rank=0,
+        local_rank=0,
+        is_global_zero=True,
+        max_epochs=-1,
         global_step=0,
         accumulate_grad_batches=1,
         state=SimpleNamespace(fn="fit"),
@@ -94,31 +110,58 @@ def make(
         **options,
     }
     data = OfflineToOnlineDataModule("moto_pl/Reach-v0", None if dataset is None else str(dataset), **settings)
-    data.trainer = fake_trainer(root, agent or StraightLine())
+    trainer = data.trainer = fake_trainer(root, agent or StraightLine())
+    trainer.datamodule, trainer.callbacks = data, data.callbacks()
     data.prepare_data()
     data.setup("fit")
+    collecting(data).setup(trainer, trainer.lightning_module, "fit")
     return data
+
+
+def collecting(data: OfflineToOnlineDataModule) -> CollectEpisodes:
+    (callback,) = (c for c in data.trainer.callbacks if isinstance(c, CollectEpisodes))  # type: ignore[attr-defined]
+    return callback
+
+
+def begin_round(data: OfflineToOnlineDataModule) -> None:
+    """As Lightning does."""
+    collecting(data).on_train_epoch_start(data.trainer, data.trainer.lightning_module)
+
+
+def load(data: OfflineToOnlineDataModule, checkpoint: dict[str, Any]) -> None:
+    """As Lightning does."""
+    data.load_state_dict(checkpoint["OfflineToOnlineDataModule"])
+    collecting(data).on_load_checkpoint(data.trainer, data.trainer.lightning_module, checkpoint)
+
+
+def saved(data: OfflineToOnlineDataModule) -> dict[str, Any]:
+    """What Lightning puts into a checkpoint."""
+    callbacks = {"CollectEpisodes": collecting(data).state_dict()}
+    return {"OfflineToOnlineDataModule": data.state_dict(), "callbacks": callbacks}
 
 
 def test_rounds_collect_once_each_and_only_online(tmp_path: Path, dataset: Path) -> None:
     data = make(tmp_path, dataset)
     agent: Any = data.trainer.lightning_module
-    data.begin_round(agent)
-    assert len(data.store) == 10 and data.env_episodes == 0
+    begin_round(data)
+    assert len(data.store) == 10 and collecting(data).collected_episodes == 0
     data.trainer.global_step = 4
-    data.begin_round(agent)
-    data.begin_round(agent)  # a resume in the middle of the round asks again
-    assert len(data.store) == 11 and data.env_steps == 30 and data.env_episodes == 1
+    begin_round(data)
+    begin_round(data)  # a resume in the middle of the round asks again
+    assert len(data.store) == 11 and collecting(data).env_steps == 30 and collecting(data).collected_episodes == 1
     data.trainer.global_step = 7
-    data.begin_round(agent)
+    begin_round(data)
     assert len(data.store) == 12
     assert agent.logged["online/length"] == 30.0
+    assert agent.begun_with == [10, 11, 11, 12]  # once a round's own are there
+    assert agent.logged["batch/model_demonstrations"] == 10 / 12
+    assert agent.logged["speed/env_steps_per_s"] > 0 and agent.logged["speed/exchange"] <= 1
 
 
 def test_loader_yields_what_is_left_of_the_round(tmp_path: Path, dataset: Path) -> None:
     data = make(tmp_path, dataset)
     data.trainer.global_step = 4
-    data.begin_round(data.trainer.lightning_module)  # type: ignore[arg-type]
+    begin_round(data)
     loader = data.train_dataloader()
     whole = list(loader)
     assert len(loader) == len(whole) == 3
@@ -142,6 +185,17 @@ def test_batches_hold_what_their_step_trains_on(tmp_path: Path, dataset: Path) -
         assert set(joint.make_batch(0)) == both
     apart.trainer.accumulate_grad_batches = 2  # type: ignore[misc]
     assert set(apart.make_batch(5)) == {"model"} and set(apart.make_batch(6)) == {"clone"}
+
+
+@pytest.mark.parametrize("missing", [CollectEpisodes, EvaluateEpisodes])
+def test_a_trainer_without_what_rolls_episodes_is_refused(missing: type, tmp_path: Path, dataset: Path) -> None:
+    data = OfflineToOnlineDataModule("moto_pl/Reach-v0", str(dataset), offline_steps=4)
+    trainer = data.trainer = fake_trainer(tmp_path / "run", StraightLine())
+    trainer.callbacks = [callback for callback in data.callbacks() if not isinstance(callback, missing)]
+    for trainer.state.fn in ("fit", "validate", "test"):
+        with pytest.raises(SettingError, match=rf"trainer.callbacks: found no {missing.__name__}.*data.callbacks"):
+            data.prepare_data()
+    assert not (tmp_path / "run").exists()
 
 
 def test_model_first_needs_a_world_model(tmp_path: Path, dataset: Path) -> None:
@@ -174,7 +228,7 @@ def test_the_schedule_is_said(
 def test_cloned_sequences_come_from_successful_episodes_alone(tmp_path: Path, dataset: Path) -> None:
     data = make(tmp_path, dataset, StraightLine(still=True))
     data.trainer.global_step = 4
-    data.begin_round(data.trainer.lightning_module)  # type: ignore[arg-type]
+    begin_round(data)
     assert not data.store[10].success.any()
     assert data._sets["model"].episodes.tolist() == list(range(11))
     assert data._sets["clone"].episodes.tolist() == list(range(10))
@@ -184,37 +238,35 @@ def test_an_empty_filter_falls_back_to_all_data(tmp_path: Path) -> None:
     agent = StraightLine(still=True)
     with pytest.warns(UserWarning, match="passes the filter 'success'"):
         data = make(tmp_path, None, agent, offline_steps=0)
-        data.begin_round(agent)  # type: ignore[arg-type]
+        begin_round(data)
     assert data._sets["clone"].episodes.tolist() == [0]
 
 
 def test_state_names_the_episodes_and_later_ones_are_replaced(tmp_path: Path, dataset: Path) -> None:
     data = make(tmp_path, dataset)
-    agent: Any = data.trainer.lightning_module
     data.trainer.global_step = 4
-    data.begin_round(agent)
-    state = data.state_dict()
+    begin_round(data)
+    state = saved(data)
     first = data.store[10].crc
     data.trainer.global_step = 7
-    data.begin_round(agent)
+    begin_round(data)
     assert len(list((tmp_path / "replay").glob("*.safetensors"))) == 12
     resumed = make(tmp_path, dataset)
     assert len(resumed.store) == 10  # before the checkpoint is read, the demonstrations alone
-    resumed.load_state_dict(state)
+    load(resumed, state)
     assert len(resumed.store) == 11 and resumed.store[10].crc == first
-    assert (resumed.env_episodes, resumed.env_steps) == (1, 30)
+    assert (collecting(resumed).collected_episodes, collecting(resumed).env_steps) == (1, 30)
 
 
 def test_steps_per_episode_are_the_setting_whatever_runs_side_by_side(tmp_path: Path, dataset: Path) -> None:
     counts = {}
     for envs in (1, 2, 3):
         data = make(tmp_path / str(envs), dataset, num_envs=envs, env_workers=envs - 1 and envs, online_steps=18)
-        agent: Any = data.trainer.lightning_module
-        with data.pool:
+        with collecting(data).pool:
             for step in range(data.schedule.total_steps):
                 data.trainer.global_step = step
-                data.begin_round(agent)
-        counts[envs] = data.env_episodes
+                begin_round(data)
+        counts[envs] = collecting(data).collected_episodes
     assert counts == {1: 6, 2: 6, 3: 6}
     described = data.schedule.describe(data.offline_episodes)
     assert described.endswith("then 2 rounds of 3 episode(s) and 9 steps: 3 steps per episode")
@@ -228,11 +280,13 @@ def test_more_environments_than_workers_are_refused(tmp_path: Path, dataset: Pat
 def _earlier_state(root: Path, dataset: Path) -> dict[str, Any]:
     """What a run with two environments wrote when six steps were those of a round, and it had taken two rounds."""
     data = make(root, dataset, num_envs=2, env_workers=2, online_steps=18)
-    with data.pool:
+    with collecting(data).pool:
         for step in (4, 10):
             data.trainer.global_step = step
-            data.begin_round(data.trainer.lightning_module)  # type: ignore[arg-type]
-    return {**data.state_dict(), "collected_rounds": 2}
+            begin_round(data)
+    # The data module kept it all.
+    state = {**data.state_dict(), **collecting(data).state_dict(), "collected_rounds": 2}
+    return {"OfflineToOnlineDataModule": state, "callbacks": {}}
 
 
 def test_a_run_from_before_goes_on_or_is_told_the_number(tmp_path: Path, dataset: Path) -> None:
@@ -240,22 +294,22 @@ def test_a_run_from_before_goes_on_or_is_told_the_number(tmp_path: Path, dataset
     settings = {"num_envs": 2, "env_workers": 2, "online_steps": 18}
     for step in (13, 16):  # in the second round, and as the third begins
         same = make(tmp_path, dataset, **settings)
-        same.load_state_dict(state)
+        load(same, state)
         same.trainer.global_step = step
-        with same.pool:
-            same.begin_round(same.trainer.lightning_module)  # type: ignore[arg-type]
-        assert same.env_episodes == (4 if step == 13 else 6)
+        with collecting(same).pool:
+            begin_round(same)
+        assert collecting(same).collected_episodes == (4 if step == 13 else 6)
     as_typed = make(tmp_path, dataset, updates_per_episode=6, **settings)
-    as_typed.load_state_dict(state)
+    load(as_typed, state)
     as_typed.trainer.global_step = 13
     with pytest.raises(SettingError, match=r"data\.updates_per_episode: found 6.*of 2 episodes.*by 2 and"):
-        as_typed.begin_round(as_typed.trainer.lightning_module)  # type: ignore[arg-type]
-    one_at_a_time = {**state, "collected_rounds": 4}  # then it meant the same
+        begin_round(as_typed)
+    state["OfflineToOnlineDataModule"]["collected_rounds"] = 4  # one at a time: then it meant the same
     data = make(tmp_path, dataset, online_steps=18)
-    data.load_state_dict(one_at_a_time)
+    load(data, state)
     data.trainer.global_step = 13
-    data.begin_round(data.trainer.lightning_module)  # type: ignore[arg-type]
-    assert data.env_episodes == 4
+    begin_round(data)
+    assert collecting(data).collected_episodes == 4
 
 
 def test_another_dataset_in_the_same_run_is_refused(tmp_path: Path, dataset: Path) -> None:
@@ -293,7 +347,7 @@ def test_rolled_episodes_depend_on_seed_and_key_alone() -> None:
         first = roll_episodes(pool, agent, [3], "sample", Key(0, 1))[0]
         other = roll_episodes(pool, agent, [4], "sample", Key(0, 1))[0]
         again = roll_episodes(pool, agent, [3], "sample", Key(0, 1))[0]
-        noisy = roll_episodes(pool, agent, [3], "sample", Key(0, 1), noise=(0.5, 0.5))[0]
+        noisy = roll_episodes(pool, agent, [3], "sample", Key(0, 1), Exploration(noise=(0.5, 0.5)))[0]
     assert first.length == 7 and first.truncated and not first.terminated and first.info["seed"] == 3
     assert np.array_equal(first.image, again.image) and np.array_equal(first.action, again.action)
     assert not np.array_equal(first.image, other.image)
@@ -307,7 +361,7 @@ def test_each_episode_draws_its_noise_between_the_two() -> None:
         stds = []
         for offset in range(12):
             plain = roll_episodes(pool, agent, [3], "mode", Key(0, offset))[0].action
-            noisy = roll_episodes(pool, agent, [3], "mode", Key(0, offset), noise=(0.0, 0.2))[0].action
+            noisy = roll_episodes(pool, agent, [3], "mode", Key(0, offset), Exploration(noise=(0.0, 0.2)))[0].action
             stds.append(float(np.std(noisy - plain)))
     assert max(stds) <= 0.25 and min(stds) < 0.08 and max(stds) > 0.12 and len(set(np.round(stds, 4))) > 8
 

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 
 from moto_pl.cli import main
 from moto_pl.datasets.info import PAPER_KITCHEN
@@ -15,20 +14,15 @@ from moto_pl.errors import SettingError
 from moto_pl.evaluations import read_evaluations
 from moto_pl.replay.episode import Episode
 from moto_pl.report.page import write_report
-from moto_pl.training.configs import expand_configs
-
-CONFIGS = Path(__file__).parents[1] / "configs" / "kitchen"
+from moto_pl.training.configs import config_path, settings_of
 
 
 @pytest.mark.parametrize("task", ["mixed", "partial"])
 def test_the_papers_settings(task: str) -> None:
-    data: dict[str, object] = {}
-    for argument in expand_configs(["--config", str(CONFIGS / f"{task}.yaml")]):
-        if argument != "--config":
-            data.update(yaml.safe_load(Path(argument).read_text())["data"])
+    data = settings_of("--config", str(config_path(f"tasks/kitchen/{task}")))["data"]
     assert data["env"] == kitchen_id(task)
     assert (data["offline_steps"], data["updates_per_episode"], data["online_steps"]) == (10_000, 50, 66_300)
-    assert data["online_steps"] / data["updates_per_episode"] == 1326  # type: ignore[operator]
+    assert data["online_steps"] / data["updates_per_episode"] == 1326
     assert data["build_options"] == {"episodes": PAPER_KITCHEN["trajectories"], "order": "canonical"}
     assert data["dataset"] == f"kitchen/{task}"
 
@@ -56,7 +50,7 @@ def test_the_cpu_sized_run_in_short(tmp_path: Path, capsys: pytest.CaptureFixtur
     dataset = write_dataset(tmp_path / "demonstrations", [demonstration()] * 3, kitchen_id("mixed"))
     run = tmp_path / "run"
     arguments = [
-        *("--config", str(CONFIGS / "cpu.yaml"), "--trainer.default_root_dir", str(run)),
+        *("--config", str(config_path("tasks/kitchen/mixed")), "--size", "cpu", "--trainer.default_root_dir", str(run)),
         *("--data.dataset", str(dataset), "--data.build_missing", "false", "--data.build_options", "{}"),
         *("--data.env_options", '{"episode_steps": 34}', "--data.eval_episodes", "2"),
         *("--data.offline_steps", "2", "--data.offline_round_steps", "2"),

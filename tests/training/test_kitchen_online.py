@@ -4,7 +4,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import gymnasium as gym
@@ -12,15 +11,15 @@ import numpy as np
 import pytest
 import torch
 
-from moto_pl.agents.base import BatchPart
-from moto_pl.envs import KITCHEN_OBJECTS, KITCHEN_TASKS, kitchen_id
+from moto_pl.envs import KITCHEN_OBJECTS, KITCHEN_TASKS, kitchen_id, task_objects
 from moto_pl.envs.kitchen import KitchenEnv
 from moto_pl.ops import Key
 from moto_pl.replay import EpisodeStore
 from moto_pl.replay.episode import Episode
+from moto_pl.replay.parts import BatchPart
 from moto_pl.rollout.pool import EnvPool
 from moto_pl.rollout.roll import roll_episodes
-from moto_pl.training.datamodule import OfflineToOnlineDataModule
+from moto_pl.training.views import Views
 
 STEPS = 40
 MIXED = [KITCHEN_OBJECTS.index(name) for name in KITCHEN_TASKS["mixed"]]
@@ -115,18 +114,16 @@ def test_a_simulation_that_blew_up_has_nothing_in_place(gl: None, monkeypatch: p
     env.close()
 
 
-def module(root: Path, env_id: str, episodes: list[Episode], **options: Any) -> OfflineToOnlineDataModule:
-    data = OfflineToOnlineDataModule(env_id, offline_steps=0, env_options=options)
-    data.trainer = SimpleNamespace(default_root_dir=str(root))  # type: ignore[assignment]
-    data.store = EpisodeStore(root / "replay")
+def views(root: Path, env_id: str, episodes: list[Episode], **options: Any) -> Views:
+    store = EpisodeStore(root / "replay")
     for episode in episodes:
-        data.store.append(episode)
-    return data
+        store.append(episode)
+    return Views(store, 0, task_objects(env_id, options))
 
 
-def kept(data: OfflineToOnlineDataModule, length: int = 8) -> dict[int, int]:
+def kept(views: Views, length: int = 8) -> dict[int, int]:
     """Rows that are cloned of each episode."""
-    view = data._view("clone", BatchPart(4, length, "progress"))
+    view = views.of("clone", BatchPart(4, length, "progress"))
     return dict(zip(view.episodes.tolist(), view.rows.tolist(), strict=True))
 
 
@@ -137,9 +134,9 @@ def test_what_is_cloned_follows_the_environments_order(
     order = {"microwave": 3, "bottom_burner": 6, "light_switch": 9, "kettle": 12}
     foreign = rolled(told, {**objects, **order})[0]
     whole = rolled(told, {**objects, "microwave": 3, "kettle": 6, "bottom_burner": 9, "light_switch": 12})[0]
-    assert kept(module(tmp_path / "a", kitchen_id("mixed"), [foreign, whole])) == {0: 3 + 12, 1: 6 + 12}
-    assert kept(module(tmp_path / "b", kitchen_id("partial"), [foreign, whole])) == {0: 3 + 12, 1: 12 + 12}
-    other = module(tmp_path / "c", kitchen_id("mixed"), [foreign], objects=["microwave", "bottom_burner", "kettle"])
+    assert kept(views(tmp_path / "a", kitchen_id("mixed"), [foreign, whole])) == {0: 3 + 12, 1: 6 + 12}
+    assert kept(views(tmp_path / "b", kitchen_id("partial"), [foreign, whole])) == {0: 3 + 12, 1: 12 + 12}
+    other = views(tmp_path / "c", kitchen_id("mixed"), [foreign], objects=["microwave", "bottom_burner", "kettle"])
     assert kept(other) == {0: 6 + 12}
     assert not [w for w in recwarn if "in_place" in str(w.message)]
 
@@ -148,7 +145,7 @@ def test_episodes_without_all_objects_load_and_are_named_once(told: str, tmp_pat
     order = {"microwave": 3, "bottom_burner": 6, "kettle": 9}
     old, new = rolled(told, order, 1) + rolled(told, order, 1)
     del old.extras["in_place"]
-    data = module(tmp_path, kitchen_id("mixed"), [old, new])
+    data = views(tmp_path, kitchen_id("mixed"), [old, new])
     with pytest.warns(UserWarning, match="1 of 2 episodes do not record.*in_place.*not the task's"):
         assert kept(data) == {0: 9 + 12, 1: 3 + 12}
     with warnings.catch_warnings():

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import AGENTS, command
 
 from moto_pl.cli import main
 from moto_pl.training.cli import MotoCLI
+from runs import AGENTS, command, small
 
-DEBUG = Path(__file__).parents[1] / "configs/debug.yaml"
+DEBUG = Path(__file__).parents[2] / "configs/debug.yaml"
 
 
 def fit(run: Path, dataset: Path, *args: str) -> list[str]:
@@ -22,12 +22,6 @@ def fit(run: Path, dataset: Path, *args: str) -> list[str]:
         *("--data.online_steps", "0", "--data.eval_episodes", "1", "--data.env_workers", "0"),
         *("--video_episodes", "0", "--evaluate_untrained", "false", *args),
     ]
-
-
-def small(agent: str) -> list[str]:
-    """Settings that make an agent cheap, its sequences' lengths left out."""
-    sizes = {name: value for name, value in AGENTS[agent].items() if not name.endswith("_length")}
-    return [word for name, value in sizes.items() for word in (f"--model.init_args.{name}", value)]
 
 
 @pytest.mark.parametrize("agent", sorted(AGENTS))

@@ -17,12 +17,13 @@ from moto_pl.datasets.kitchen.arm import KitchenArm
 from moto_pl.datasets.kitchen.orders import FREE_TASK_SHARE, Order, sequence
 from moto_pl.datasets.minari_io import DatasetReader, default_id, open_dataset, refuse_existing, write_dataset
 from moto_pl.datasets.parallel import in_processes
-from moto_pl.datasets.recording import MAX_ATTEMPTS, Built, Recording, demonstration_seed, versions
+from moto_pl.datasets.recording import MAX_ATTEMPTS, Built, Recording, check_counts, demonstration_seed, versions
 from moto_pl.envs import KITCHEN_OBJECTS, KITCHEN_TASKS, kitchen_id
 from moto_pl.envs.kitchen import ACTION_SIZE, KitchenEnv
 from moto_pl.envs.rendering import Quality, select_backend
 from moto_pl.errors import SettingError
-from moto_pl.replay.episode import Episode, completion_order, object_extras
+from moto_pl.replay.episode import Episode, completion_order
+from moto_pl.rollout.play import play, recorded
 
 KINDS = ("mixed", "partial")
 
@@ -175,9 +176,7 @@ def _check(
         raise SettingError(
             "dataset", f"kitchen/{kind}", f"Use one of {', '.join(f'kitchen/{name}' for name in KINDS)}."
         )
-    if episodes < 1 or seed < 0 or workers < 1:
-        setting = "episodes" if episodes < 1 else "seed" if seed < 0 else "workers"
-        raise SettingError(setting, min(episodes, seed, workers), "Use 1 or more (a seed may be 0).")
+    check_counts(episodes, seed, workers)
     for name, value in (("noise", noise), ("task_share", task_share)):
         if value is not None and not 0.0 <= value <= 1.0:
             raise SettingError(name, value, "Use a number from 0 to 1.")
@@ -239,34 +238,17 @@ def record_demonstration(plan: Demonstration) -> Episode:
     else:
         found = f"{', '.join(plan.objects)}: not once in {MAX_ATTEMPTS} attempts"
         raise SettingError(f"kitchen/{plan.kind}", found, "Use less noise, more steps, or keep failures.")
-    observation, _ = env.reset(seed=seed)
-    images, rewards, infos = [observation["image"]], [], []
-    for row in action:
-        observation, reward, _, truncated, info = env.step(row)
-        images.append(observation["image"])
-        rewards.append(reward)
-        infos.append(info)
-        if truncated:
-            break
-    return Episode(
-        image=np.stack(images),
-        action=action[: len(rewards)],
-        reward=np.array(rewards, np.float32),
-        terminated=False,
-        truncated=True,
-        success=np.array([info["success"] for info in infos]),
-        extras=object_extras(infos),
-        info={
-            "source": "scripted",
-            "env_id": kitchen_id(plan.kind),
-            "seed": seed,
-            "sequence": ", ".join(plan.objects),
-            "operated": int(in_place[:, _columns(plan.objects)].any(axis=0).sum()),
-            "retries": attempt,
-            "render_quality": env.render_quality,
-            "gl_renderer": env.gl_renderer,
-        },
-    )
+    info: dict[str, str | int | float | bool] = {
+        "source": "scripted",
+        "env_id": kitchen_id(plan.kind),
+        "seed": seed,
+        "sequence": ", ".join(plan.objects),
+        "operated": int(in_place[:, _columns(plan.objects)].any(axis=0).sum()),
+        "retries": attempt,
+        "render_quality": env.render_quality,
+        "gl_renderer": env.gl_renderer,
+    }
+    return replace(play(env, seed, recorded(action)), info=info)
 
 
 def rehearse(env: KitchenEnv, objects: tuple[str, ...], seed: int, noise: float = 0.0) -> tuple[np.ndarray, np.ndarray]:

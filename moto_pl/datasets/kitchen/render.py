@@ -21,10 +21,12 @@ from moto_pl.datasets.kitchen.states import StateDataset, StateEpisode, open_sta
 from moto_pl.datasets.minari_io import default_id, refuse_existing, target_path, write_dataset
 from moto_pl.datasets.parallel import in_processes
 from moto_pl.datasets.recording import versions
+from moto_pl.datasets.staging import staged
 from moto_pl.envs import KITCHEN_OBJECTS, KITCHEN_TASKS, kitchen_id
 from moto_pl.envs.kitchen import ACTION_SIZE, KitchenEnv, check_objects, objects_in_place
 from moto_pl.envs.rendering import Quality, select_backend
 from moto_pl.errors import SettingError
+from moto_pl.files import whole
 from moto_pl.replay.episode import Episode
 
 TOLERANCE = 0.02
@@ -255,13 +257,8 @@ def render_part(job: Job) -> int:
     for positions, velocities in zip(episode.positions, episode.velocities, strict=True):
         env.set_state(positions, velocities)
         frames.append(env.render())
-    part = Path(job.part)
-    temporary = part.with_name(f".{part.name}.{os.getpid()}")
-    with open(temporary, "wb") as file:
+    with whole(Path(job.part)) as file:
         np.savez_compressed(file, image=np.stack(frames))
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(part)
     return job.index
 
 
@@ -297,8 +294,5 @@ def _begin(parts: Path, settings: Mapping[str, Any]) -> None:
         for left_over in parts.glob(".episode_*"):
             left_over.unlink()
         return
-    parts.parent.mkdir(parents=True, exist_ok=True)
-    temporary = parts.with_name(f"{parts.name}.{os.getpid()}")
-    temporary.mkdir()
-    (temporary / "settings.json").write_text(text)
-    temporary.rename(parts)
+    with staged(parts) as directory:
+        (directory / "settings.json").write_text(text)

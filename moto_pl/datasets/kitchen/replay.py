@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,13 @@ from rich.progress import track
 from moto_pl.datasets.minari_io import default_id, open_dataset, refuse_existing, write_dataset
 from moto_pl.datasets.npz_import import find_npz, read_npz
 from moto_pl.datasets.parallel import in_processes
-from moto_pl.datasets.recording import Built, Recording, demonstration_seed, versions
+from moto_pl.datasets.recording import Built, Recording, check_counts, demonstration_seed, versions
 from moto_pl.envs import KITCHEN_TASKS, kitchen_id
 from moto_pl.envs.kitchen import ACTION_SIZE, KitchenEnv
 from moto_pl.envs.rendering import Quality, select_backend
 from moto_pl.errors import SettingError
-from moto_pl.replay.episode import Episode, object_extras
+from moto_pl.replay.episode import Episode, InfoValue
+from moto_pl.rollout import play as rollout
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Attempt:
     seed: int
     least: int
     env_kwargs: dict[str, Any]
-    info: dict[str, str | int | float | bool]
+    info: dict[str, InfoValue]
 
 
 def build_replay(
@@ -76,9 +77,7 @@ def build_replay(
         raise SettingError("source", "nothing", "Name the episodes to replay: --source, npz files or a dataset.")
     if task not in KITCHEN_TASKS:
         raise SettingError("task", repr(task), f"Use one of {', '.join(KITCHEN_TASKS)}.")
-    if episodes < 1 or seed < 0 or workers < 1:
-        setting = "episodes" if episodes < 1 else "seed" if seed < 0 else "workers"
-        raise SettingError(setting, min(episodes, seed, workers), "Use 1 or more (a seed may be 0).")
+    check_counts(episodes, seed, workers)
     if not 0.0 <= noise <= 1.0:
         raise SettingError("noise", noise, "Use a standard deviation from 0 to 1.")
     target = output or default_id("kitchen/replay")
@@ -99,30 +98,13 @@ def build_replay(
     if not 0 <= least <= len(kwargs["objects"]):
         raise SettingError("least", least, f"The task has {len(kwargs['objects'])} objects.")
     actions = list(_actions(source, kwargs["objects"]))
-    kept: list[Episode] = []
-    dropped = 0
-    # In rounds, because how many attempts reach enough is not known before; the round's size has no say in any attempt.
-    while len(kept) < episodes:
-        first, count = len(kept) + dropped, episodes - len(kept)
-        if dropped > 20 * episodes:
-            found = f"{len(kept)} of {first} attempts with {least} or more objects"
-            raise SettingError("least", found, "Ask for fewer objects, or use less noise.")
-        attempts = [
-            Attempt(
-                actions[index % len(actions)][1],
-                noise,
-                demonstration_seed(seed, index, 0),
-                least,
-                kwargs,
-                {"replayed": actions[index % len(actions)][0], "render_quality": render_quality},
-            )
-            for index in range(first, first + count)
-        ]
-        results = in_processes(play, attempts, min(workers, count))
-        shown = track(results, "replaying", total=count, console=Console(stderr=True))
-        reached = [episode for _, episode in sorted(shown, key=lambda pair: pair[0]) if episode is not None]
-        kept += reached
-        dropped += count - len(reached)
+
+    def attempt(index: int) -> Attempt:
+        name, action = actions[index % len(actions)]
+        info: dict[str, InfoValue] = {"replayed": name, "render_quality": render_quality}
+        return Attempt(action, noise, demonstration_seed(seed, index, 0), least, kwargs, info)
+
+    kept, dropped = _reach(attempt, episodes, least, workers)
     metadata = {
         "env_kwargs": kwargs,
         "source": str(source),
@@ -136,6 +118,26 @@ def build_replay(
     }
     path = write_dataset(target, kept, kitchen_id(task), metadata, overwrite)
     return Built(path, Recording(kept, dropped))
+
+
+def _reach(attempt: Callable[[int], Attempt], episodes: int, least: int, workers: int) -> tuple[list[Episode], int]:
+    """The first ``episodes`` attempts that bring ``least`` objects into place, and how many did not.
+
+    In rounds, because how many reach enough is not known before; the round's size has no say in any attempt.
+    """
+    kept: list[Episode] = []
+    dropped = 0
+    while len(kept) < episodes:
+        first, count = len(kept) + dropped, episodes - len(kept)
+        if dropped > 20 * episodes:
+            found = f"{len(kept)} of {first} attempts with {least} or more objects"
+            raise SettingError("least", found, "Ask for fewer objects, or use less noise.")
+        results = in_processes(play, [attempt(index) for index in range(first, first + count)], min(workers, count))
+        shown = track(results, "replaying", total=count, console=Console(stderr=True))
+        reached = [episode for _, episode in sorted(shown, key=lambda pair: pair[0]) if episode is not None]
+        kept += reached
+        dropped += count - len(reached)
+    return kept, dropped
 
 
 _open: dict[str, Any] = {}
@@ -161,25 +163,8 @@ def play(attempt: Attempt) -> Episode | None:
             ever |= env.objects_in_place()
         if ever.sum() < attempt.least:
             return None
-    observation, _ = env.reset(seed=attempt.seed)
-    images, rewards, infos = [observation["image"]], [], []
-    for row in action:
-        observation, reward, _, truncated, info = env.step(row)
-        images.append(observation["image"])
-        rewards.append(reward)
-        infos.append(info)
-        if truncated:
-            break
-    return Episode(
-        image=np.stack(images),
-        action=action[: len(rewards)],
-        reward=np.array(rewards, np.float32),
-        terminated=False,
-        truncated=True,
-        success=np.array([info["success"] for info in infos]),
-        extras=object_extras(infos),
-        info={"seed": attempt.seed, **attempt.info},
-    )
+    episode = rollout.play(env, attempt.seed, rollout.recorded(action))
+    return replace(episode, info={**episode.info, **attempt.info})
 
 
 def _actions(source: str | os.PathLike[str], objects: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:

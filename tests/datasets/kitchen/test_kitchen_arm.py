@@ -96,18 +96,18 @@ def test_seeds_vary_the_way(env: KitchenEnv) -> None:
 def test_nine_of_ten_attempts_succeed(env: KitchenEnv, name: str) -> None:
     others = [other for other in KITCHEN_OBJECTS if other != name]
     won = 0
-    for index in range(50):
+    for index in range(30):
         won += attempt(env, name, 1000 + index, 0.0, others[index // 2 % 6] if index % 2 else None)[0]
-    assert won >= 45
+    assert won >= 27
 
 
 @pytest.mark.slow
 def test_six_of_ten_free_sequences_succeed(env: KitchenEnv) -> None:
     won = 0
-    for index in range(30):
+    for index in range(20):
         objects = sequence("mixed", index, seed=1, order="free")
         won += together(rehearse(env, objects, 2000 + index, 0.05)[1], objects)
-    assert won >= 18
+    assert won >= 12
 
 
 @pytest.mark.slow

@@ -1,0 +1,62 @@
+"""What a checkpoint says of its agent, and whether it is the one that a run trains."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, is_dataclass
+from typing import Any
+
+from moto_pl.errors import SettingError
+
+from .earlier import complete
+
+
+def plain(value: Any) -> Any:
+    """Dataclasses, tuples and dicts as dicts, lists and scalars, which ``torch.load(weights_only=True)`` accepts."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return plain(asdict(value))
+    if isinstance(value, dict):
+        return {str(name): plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value
+
+
+#: Settings of an agent that may change on resume: they say how it is computed, not what the weights mean.
+FREE_SETTINGS = frozenset({"ops"})
+#: Before the networks are made, these match whatever a checkpoint's run found out.
+UNDECIDED = (("init_args.world_model.discount_head", "auto"),)
+
+
+def check_same_agent(found: dict[str, Any] | None, ours: dict[str, Any]) -> None:
+    """Raises a :class:`SettingError` where a checkpoint's agent is not ours, listing each setting that differs."""
+    if found is None:
+        raise SettingError("ckpt_path", "a checkpoint without an agent", "Give a checkpoint that moto fit wrote.")
+    if found["class_path"] != ours["class_path"]:
+        raise SettingError(
+            "ckpt_path",
+            f"a checkpoint of {found['class_path']}",
+            f"This run trains {ours['class_path']}: use another trainer.default_root_dir.",
+        )
+    before, after = _flatten(complete(found)), _flatten(ours)
+    changed = [
+        f"{name.removeprefix('init_args.')}: {before.get(name)} -> {after.get(name)}"
+        for name in sorted(before.keys() | after.keys())
+        if before.get(name) != after.get(name)
+        and name.split(".")[1:2] not in [[free] for free in FREE_SETTINGS]
+        and (name, after.get(name)) not in UNDECIDED
+    ]
+    if changed:
+        raise SettingError(
+            "model",
+            "settings other than the checkpoint's (" + "; ".join(changed) + ")",
+            "Restore them, or start a new run in another trainer.default_root_dir.",
+        )
+
+
+def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(value, dict):
+        out: dict[str, Any] = {}
+        for name, item in value.items():
+            out.update(_flatten(item, f"{prefix}.{name}" if prefix else name))
+        return out
+    return {prefix: value}

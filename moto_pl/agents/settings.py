@@ -1,0 +1,291 @@
+"""Settings of the agents with a world model: MOTO, DreamerV2, LOMPO and COMBO."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from moto_pl.errors import SettingError
+from moto_pl.nn import WorldModelConfig
+from moto_pl.nn.actor_critic import ActorValue
+from moto_pl.nn.image import ConvActivation
+from moto_pl.ops import ActionKind, Disagreement, LatentKind, LatentStd, MemberChoice
+from moto_pl.replay.filters import EpisodeFilter
+
+
+@dataclass
+class OptimConfig:
+    """Learning rates and clip norms of the components.
+
+    Attributes:
+        model_lr: world model's learning rate.
+        actor_lr: actor's.
+        critic_lr: critics'.
+        clip: largest gradient norm of each component.
+        weight_decay: share of every weight that a gradient step takes away, whatever the learning rate (DreamerV2's):
+            w <- (1 - weight_decay) w.
+        adam_eps: Adam's epsilon.
+        final_lr: share of the learning rates that is left when the online phase ends; they fall linearly over it.
+        ema_decay: decay, a gradient step, of the moving average of the weights that collects and is evaluated; 0 acts
+            with the weights themselves, as the paper does.
+    """
+
+    model_lr: float = 1e-4
+    actor_lr: float = 8e-5
+    critic_lr: float = 8e-5
+    clip: float = 100.0
+    weight_decay: float = 1e-6
+    adam_eps: float = 1e-5
+    final_lr: float = 1.0
+    ema_decay: float = 0.0
+
+
+@dataclass
+class BatchConfig:
+    """Sizes of a training batch's parts, over all ranks (paper: 16 for the model, 128 for the agent).
+
+    Attributes:
+        model_size: sequences that train the world model.
+        model_length: their rows.
+        agent_size: sequences in whose states imagination starts.
+        agent_length: their rows (25 in the authors' code).
+        clone_size: sequences that are cloned.
+        clone_length: their rows.
+    """
+
+    model_size: int = 16
+    model_length: int = 50
+    agent_size: int = 128
+    agent_length: int = 25
+    clone_size: int = 128
+    clone_length: int = 25
+
+
+@dataclass
+class ImaginationConfig:
+    """Actor, critic and imagination. Defaults: the MOTO paper (C.3), and DreamerV2's where it is silent.
+
+    Attributes:
+        horizon: H, steps of an imagined rollout.
+        gamma: discount, in (0, 1].
+        lambda_: weight of longer returns, in [0, 1].
+        critic_layers: hidden layers of a critic.
+        critic_units: their width.
+        actor_layers: hidden layers of the actor.
+        actor_units: their width.
+        action: the actor's distribution.
+        min_std: its smallest standard deviation.
+        entropy_scale: eta, weight of the policy's entropy.
+        target_every: gradient steps between copies of the critics to their targets.
+        imagine_rows: start states of imagination, drawn from the agent sequences' posterior states; null takes all. The
+            cost of imagination is proportional to it.
+        imagine_member: one prior head a step for the whole batch (authors' code), or one a row.
+    """
+
+    horizon: int = 15
+    gamma: float = 0.99
+    lambda_: float = 0.95
+    critic_layers: int = 4
+    critic_units: int = 400
+    actor_layers: int = 4
+    actor_units: int = 400
+    action: ActionKind = "trunc_normal"
+    min_std: float = 0.1
+    entropy_scale: float = 1e-4
+    target_every: int = 100
+    imagine_rows: int | None = 800
+    imagine_member: MemberChoice = "step"
+
+    def __post_init__(self) -> None:
+        for name in ("horizon", "target_every"):
+            if getattr(self, name) < 1:
+                raise SettingError(f"behaviour.{name}", getattr(self, name), "Give at least 1.")
+        if not 0 < self.gamma <= 1:
+            raise SettingError("behaviour.gamma", self.gamma, "Give a number in (0, 1].")
+        if not 0 <= self.lambda_ <= 1:
+            raise SettingError("behaviour.lambda_", self.lambda_, "Give a number in [0, 1].")
+
+
+@dataclass
+class BehaviourConfig(ImaginationConfig):
+    """MOTO's actor, critics, imagination and cloning.
+
+    Attributes:
+        horizon: H, states of an imagined rollout, the start included (``q_ensemble``); its steps (``v``).
+        disagreement_scale: alpha, the penalty's weight; 0 turns it off. The right value depends on the estimator: the
+            logs show ``imagined/reward`` beside ``imagined/penalty``.
+        disagreement: the estimator of u; see :func:`moto_pl.ops.disagreement`.
+        critic: ``q_ensemble``, critics Q(s, a) with model-based value expansion on imagined and real transitions; the
+            paper's own equations could not be read, so this follows the authors' public code. ``v``: DreamerV2's single
+            V(s), on imagined transitions alone.
+        critics: how many critics Q(s, a) there are.
+        real_return: what real transitions teach the critics Q(s, a). ``imagined``: their reward, then the imagined
+            value of the state that they led to (the authors' code). ``data``: their reward, then what was earned after
+            it in the sequence: the lambda-return along its rows, with the value of the policy's action in each.
+        actor_value: which of the critics' values the actor maximises.
+        value_scale: weight of the value in the actor's loss; 0 leaves cloning alone.
+        clone_scale: beta_bc, weight of behaviour cloning; 0 turns it off.
+        clone_filter: which data is cloned; see :func:`moto_pl.replay.filters.keep_rows`. ``advantage`` clones steps
+            whose lambda-return is at least the critics' value of the policy's own action.
+        clone_top: share of the episodes that ``clone_filter: return`` keeps.
+        clone_limit: cloned actions are clipped to [-clone_limit, clone_limit], in (0, 1]. Scripted demonstrations are
+            clipped to exactly -1 and 1 at many steps; their likelihood grows without end as the mean is driven to the
+            edge, where the gradient through tanh dies, for all other states too. Below 1 the optimum is inside.
+    """
+
+    disagreement_scale: float = 10.0
+    disagreement: Disagreement = "mean"
+    critic: Literal["q_ensemble", "v"] = "q_ensemble"
+    critics: int = 5
+    real_return: Literal["imagined", "data"] = "imagined"
+    actor_value: ActorValue = "min"
+    value_scale: float = 1.0
+    clone_scale: float = 10.0
+    clone_filter: EpisodeFilter = "auto"
+    clone_top: float = 0.1
+    clone_limit: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.horizon < (2 if self.critic == "q_ensemble" else 1):
+            raise SettingError("behaviour.horizon", self.horizon, "Give at least 2 (1 with critic: v).")
+        super().__post_init__()
+        if not 0 < self.clone_top <= 1:
+            raise SettingError("behaviour.clone_top", self.clone_top, "Give a share in (0, 1].")
+        if not 0 < self.clone_limit <= 1:
+            raise SettingError("behaviour.clone_limit", self.clone_limit, "Give a number in (0, 1].")
+        if self.critics < 1:
+            raise SettingError("behaviour.critics", self.critics, "Give at least 1.")
+        if self.value_scale < 0:
+            raise SettingError("behaviour.value_scale", self.value_scale, "Give 0 (cloning alone) or more.")
+        if self.real_return != "imagined" and self.critic != "q_ensemble":
+            raise SettingError("behaviour.real_return", "data with critic: v", "It needs critic: q_ensemble.")
+        if self.clone_filter == "advantage" and self.critic != "q_ensemble":
+            raise SettingError("behaviour.clone_filter", "advantage with critic: v", "It needs critic: q_ensemble.")
+
+
+@dataclass
+class LatentModelConfig(WorldModelConfig):
+    """The world model at LOMPO's sizes (MOTO's appendix C.3; LOMPO's public code).
+
+    Attributes:
+        latent: ``gaussian``.
+        deter: D, size of the deterministic state.
+        hidden: E, width of the RSSM's dense layers.
+        stoch: S, number of latent variables.
+        latent_std: ``softplus``.
+        encoder_channels: channels of the encoder's convolutions.
+        conv_activation: ``relu``.
+        mlp_layers: dense layers after the encoder's convolutions.
+        mlp_units: their width.
+        decoder_mlp_layers: none; the linear layer that makes the decoder's 1x1 maps, of 1024 here, is LOMPO's only one.
+        head_layers: hidden layers of the reward and discount heads.
+        head_units: their width.
+        kl_balance: null, the plain KL.
+        free_nats: none.
+    """
+
+    latent: LatentKind = "gaussian"
+    deter: int = 256
+    hidden: int = 256
+    stoch: int = 64
+    latent_std: LatentStd = "softplus"
+    encoder_channels: tuple[int, ...] = (32, 64, 128, 256)
+    conv_activation: ConvActivation = "relu"
+    mlp_layers: int = 1
+    mlp_units: int = 1024
+    decoder_mlp_layers: int | None = 0
+    head_layers: int = 2
+    head_units: int = 256
+    kl_balance: float | None = None
+    free_nats: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.latent != "gaussian":
+            raise SettingError(
+                "world_model.latent", self.latent, "LOMPO and COMBO have Gaussian latents; leave it out."
+            )
+        super().__post_init__()
+
+
+@dataclass
+class LatentBehaviourConfig:
+    """Policy, critics, imagination and the latent replay (LOMPO's public code).
+
+    Attributes:
+        horizon: steps of an imagined rollout.
+        replay: ``persistent`` is the papers': each episode is encoded once, by the model of the round that first sees
+            it, and rollouts are added as each round begins; nothing is encoded again. ``fresh`` is ours: the replay is
+            made anew as each round begins.
+        replay_capacity: real transitions that are kept, and imagined ones, each; when a half is full, its oldest go.
+        imagine_rows: rollouts that a round adds; null starts one in every posterior state of its ``replay_size``
+            sequences, as in the papers. None starts where an episode has terminated.
+        gamma: discount, in (0, 1].
+        tau: share of the critics that their targets take over at each step.
+        critic_layers: hidden layers of a critic.
+        critic_units: their width.
+        actor_layers: hidden layers of the policy.
+        actor_units: their width.
+        noise: standard deviation of the noise on the policy's actions, while it collects and in imagination.
+    """
+
+    horizon: int = 5
+    replay: Literal["persistent", "fresh"] = "persistent"
+    replay_capacity: int = 500_000
+    imagine_rows: int | None = None
+    gamma: float = 0.99
+    tau: float = 0.005
+    critic_layers: int = 3
+    critic_units: int = 256
+    actor_layers: int = 4
+    actor_units: int = 256
+    noise: float = 0.2
+
+    def __post_init__(self) -> None:
+        for name in ("horizon", "replay_capacity", "imagine_rows"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise SettingError(f"behaviour.{name}", getattr(self, name), "Give at least 1.")
+        for name in ("gamma", "tau"):
+            if not 0 < getattr(self, name) <= 1:
+                raise SettingError(f"behaviour.{name}", getattr(self, name), "Give a number in (0, 1].")
+        if self.noise < 0:
+            raise SettingError("behaviour.noise", self.noise, "Give a standard deviation, 0 or more.")
+
+
+@dataclass
+class LatentBatchConfig:
+    """Sizes of a training batch, over all ranks, and of what a round adds to the replay.
+
+    Attributes:
+        model_size: sequences that train the world model.
+        model_length: their rows.
+        agent_size: real latent transitions that train critics and policy; as many imagined ones join them.
+        replay_size: sequences of ``model_length`` rows in whose posterior states a round's rollouts start (``fresh``:
+            they are its real half, too).
+    """
+
+    model_size: int = 64
+    model_length: int = 50
+    agent_size: int = 256
+    replay_size: int = 64
+
+    def __post_init__(self) -> None:
+        for name, least in (("model_size", 1), ("model_length", 2), ("agent_size", 1), ("replay_size", 1)):
+            if getattr(self, name) < least:
+                raise SettingError(f"batch.{name}", getattr(self, name), f"Give at least {least}.")
+
+
+@dataclass
+class LatentOptimConfig(OptimConfig):
+    """Learning rates and clip norms of the components.
+
+    Attributes:
+        model_lr: world model's learning rate.
+        actor_lr: policy's.
+        critic_lr: critics'.
+        weight_decay: none: their sources have none.
+    """
+
+    model_lr: float = 6e-4
+    actor_lr: float = 3e-4
+    critic_lr: float = 3e-4
+    weight_decay: float = 0.0

@@ -1,0 +1,281 @@
+"""Collecting: the run's environments, and the episodes with which each online round begins."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+
+from moto_pl.agents.base import Agent, RunFacts
+from moto_pl.envs import task_objects
+from moto_pl.envs.checks import NO_LIMIT_SET, EpisodeLimit
+from moto_pl.errors import SettingError
+from moto_pl.nn.image import IMAGE_SIZE
+from moto_pl.ops import Key
+from moto_pl.replay import EpisodeView
+from moto_pl.replay.episode import Episode
+from moto_pl.rollout.background import Collector, Job
+from moto_pl.rollout.explore import Exploration
+from moto_pl.rollout.policy import ActMode
+from moto_pl.rollout.pool import EnvPool
+from moto_pl.rollout.roll import roll_episodes, training_seed
+from moto_pl.threads import share_cores
+
+from .metrics import EpisodeMetrics
+from .run import RunData, fitting, run_agent, run_data, stopping_together
+
+_COLLECT = 0xC011
+
+
+@dataclass(frozen=True)
+class CollectSettings:
+    """Where and how episodes are collected: settings of ``data``, under their names there, which say what they mean."""
+
+    env: str
+    env_options: dict[str, Any] = field(default_factory=dict)
+    num_envs: int = 1
+    env_workers: int = 2
+    worker_timeout_s: float = 60.0
+    max_episode_steps: int | None = None
+    collect_mode: ActMode = "sample"
+    exploration_noise: tuple[float, float] = (0.0, 0.0)
+    exploration_detours: tuple[float, float] = (0.0, 0.0)
+    collect: Literal["alternate", "overlap"] = "alternate"
+    exchange: Literal["shared", "broadcast"] = "shared"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.env_workers < 0:
+            raise SettingError("data.env_workers", self.env_workers, "Use 0 (in this process) or more.")
+        if self.worker_timeout_s <= 0:
+            raise SettingError("data.worker_timeout_s", self.worker_timeout_s, "Use a number of seconds above 0.")
+        low, high = self.exploration_noise
+        if not 0 <= low <= high:
+            raise SettingError(
+                "data.exploration_noise", [low, high], "Give a standard deviation, 0 or more, or two: [least, most]."
+            )
+        low, high = self.exploration_detours
+        if not 0 <= low <= high <= 0.9:
+            fix = "Give a share of the steps, 0 to 0.9, or two: [least, most]."
+            raise SettingError("data.exploration_detours", [low, high], fix)
+        if self.max_episode_steps is not None and self.max_episode_steps < 1:
+            raise SettingError("data.max_episode_steps", self.max_episode_steps, "Give at least 1 step, or null.")
+
+    @property
+    def side_by_side(self) -> int:
+        """Environments that a process has room for."""
+        return max(1, self.env_workers)
+
+    def check_share(self, world_size: int) -> None:
+        """Refuses more environments a process than it has workers to run them."""
+        share = -(-self.num_envs // world_size)
+        if share > self.side_by_side:
+            raise SettingError(
+                "data.num_envs",
+                f"{self.num_envs}, {share} for each process, which has room for {self.side_by_side}",
+                f"Give at most {self.side_by_side * world_size}, or data.env_workers: {share}.",
+            )
+
+
+class CollectEpisodes(L.Callback):
+    """Begins each online round with one episode of the present policy in each environment.
+
+    It owns the environments (:class:`EvaluateEpisodes` rolls in them too), tells the agent of its run before the
+    networks are made, and brings the processes' episodes together. An epoch is a round
+    (:class:`~moto_pl.schedule.Schedule`); what other callbacks do as an epoch starts comes before its episodes if they
+    stand before this one in the Trainer's list.
+
+    Logs ``online/...``, what a round's episodes came to; ``speed/env_steps_per_s``, over all processes, which counts
+    collecting time alone; ``speed/exchange``, the share (0 to 1) of it spent waiting for other processes; and
+    ``batch/<part>_demonstrations``, the share of a part's sequences that come from demonstrations.
+
+    Args:
+        settings: which environments, and how.
+
+    Attributes:
+        collected_episodes: in the whole run, over all processes.
+        env_steps: their steps.
+        collect_seconds: that this process has spent on collecting.
+        exchange_seconds: that it has spent on the others' episodes, waiting for them among it.
+    """
+
+    def __init__(self, settings: CollectSettings) -> None:
+        self.settings = settings
+        self.collected_episodes = self.env_steps = 0
+        self.collect_seconds = self.exchange_seconds = 0.0
+        self._earlier_round: float | None = None  # episodes a round of a run from before they were in its checkpoint
+        self._limit = NO_LIMIT_SET
+        self._pool: EnvPool | None = None
+        self._collector = Collector(settings.env, settings.env_options, settings.env_workers, settings.worker_timeout_s)
+
+    @property
+    def objects(self) -> tuple[str, ...]:
+        """Names of the task's objects; empty where it has none."""
+        return task_objects(self.settings.env, self.settings.env_options)
+
+    @property
+    def pool(self) -> EnvPool:
+        """The environment workers, started at first use."""
+        if self._pool is None:
+            of = self.settings
+            self._pool = EnvPool(
+                of.env, of.env_options, of.env_workers, of.worker_timeout_s, self._limit, image_size=IMAGE_SIZE
+            )
+        return self._pool
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Shares out the machine's cores, starts the environment workers and tells the agent of its run."""
+        data, settings = run_data(trainer), self.settings
+        overlap = settings.collect == "overlap"
+        threads = share_cores(trainer.num_devices, settings.env_workers + overlap, overlap)
+        if fitting(trainer):
+            settings.check_share(trainer.world_size)
+            rank_zero_info(str(threads))
+            # A checkpoint's own are taken back in on_load_checkpoint.
+            self.collected_episodes = self.env_steps = 0
+        self._limit = self._collector.limit = EpisodeLimit(settings.max_episode_steps, data.longest_demonstration)
+        facts = RunFacts(self._action_size(trainer), data.terminates, data.schedule, data.writes)
+        run_agent(pl_module).meet(facts)
+
+    def _action_size(self, trainer: L.Trainer) -> int:
+        shape = self.pool.action_space.shape
+        size = int(shape[0]) if shape else 0
+        data = run_data(trainer)
+        if fitting(trainer) and len(data.store) and data.store[0].action.shape[1] != size:
+            raise SettingError(
+                "data.dataset",
+                f"actions of size {data.store[0].action.shape[1]} in {data.dataset}",
+                f"{self.settings.env} takes actions of size {size}: choose the dataset of that environment.",
+            )
+        return size
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Ends the environment workers, unless a fit is to follow (``before_fit``)."""
+        self._collector.close()
+        if self._pool is not None and not (run_data(trainer).before_fit and stage == "validate"):
+            self._pool.close()
+            self._pool = None
+
+    # Rounds.
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Collects an online round's episodes, unless they were before a resume, and begins the round with them."""
+        data, agent = run_data(trainer), run_agent(pl_module)
+        online = data.schedule.round_of(trainer.global_step) - data.schedule.offline_rounds
+        self._check_earlier_rounds(data, online)
+        if online >= 0 and self.collected_episodes < (online + 1) * self.settings.num_envs:
+            self._collect(trainer, agent, last=online + 1 == data.schedule.online_rounds)
+        data.refresh()
+        for name, share in data.demonstration_shares().items():
+            agent.log(f"batch/{name}_demonstrations", share, on_epoch=True)
+        agent.begin_round(data)
+
+    def _check_earlier_rounds(self, data: RunData, online: int) -> None:
+        """Refuses to go on with a run that took ``updates_per_episode`` for the steps of a whole round.
+
+        Its rounds are where they were if the setting is now that number over the episodes of a round.
+        """
+        per_round, self._earlier_round = self._earlier_round, None
+        num_envs = self.settings.num_envs
+        if per_round is None or self.collected_episodes in (online * num_envs, (online + 1) * num_envs):
+            return
+        raise SettingError(
+            "data.updates_per_episode",
+            f"{data.schedule.updates_per_episode}, in a run that an earlier version began, for which it was the "
+            f"gradient steps of a round of {per_round:g} episodes ({self.collected_episodes} episodes so far)",
+            f"Divide the number that the run was begun with by {per_round:g} and give data.num_envs: {per_round:g} to "
+            "go on as before, or start a new run.",
+        )
+
+    def _collect(self, trainer: L.Trainer, agent: Agent, last: bool) -> None:
+        """A round's episodes; in the ``last`` round none are asked for ahead."""
+        begun, exchanging = time.perf_counter(), self.exchange_seconds
+        with stopping_together(trainer):
+            if self._collector.busy:
+                episodes = self._collector.fetch()
+            else:
+                job = self._job(trainer)
+                episodes = roll_episodes(self.pool, agent, *job) if job.seeds else []
+        collected = self._exchange(trainer, episodes)
+        steps = sum(episode.length for episode in collected)
+        self.env_steps += steps
+        if self.settings.collect == "overlap" and not last:
+            job = self._job(trainer)
+            if job.seeds:
+                self._collector.submit(agent, job)
+        seconds = time.perf_counter() - begun
+        self.collect_seconds += seconds
+        metrics = EpisodeMetrics(self.objects)
+        metrics.update(collected)
+        for name, value in metrics.compute().items():
+            agent.log(f"online/{name}", float(value), on_epoch=True, prog_bar=name == "success")
+        if seconds > 0:
+            exchanged = (self.exchange_seconds - exchanging) / seconds
+            agent.log_dict({"speed/env_steps_per_s": steps / seconds, "speed/exchange": min(1.0, exchanged)})
+
+    def _job(self, trainer: L.Trainer) -> Job:
+        """What this process is to roll for the round that comes next; no seeds where others roll it all."""
+        # Counted in episodes, not rounds: a resume may change the number of environments.
+        indices = [self.collected_episodes + i for i in self._share(trainer)]
+        seeds = [training_seed(self.settings.seed, index) for index in indices]
+        key = Key(self.settings.seed, indices[0] if indices else 0).fold(_COLLECT)
+        explore = Exploration(self.settings.exploration_noise, self.settings.exploration_detours)
+        return Job(seeds, self.settings.collect_mode, key, explore)
+
+    def _share(self, trainer: L.Trainer) -> range:
+        """Which of a round's episodes, from 0, this process collects."""
+        rank, ranks, count = trainer.global_rank, trainer.world_size, self.settings.num_envs
+        return range(rank * count // ranks, (rank + 1) * count // ranks)
+
+    def _exchange(self, trainer: L.Trainer, episodes: list[Episode]) -> list[EpisodeView]:
+        """Every process learns from every process's episodes, whose numbers do not depend on who rolled them.
+
+        Args:
+            trainer: of this process.
+            episodes: those that this process rolled.
+
+        Returns:
+            All of the round's.
+        """
+        begun, data, exchange = time.perf_counter(), run_data(trainer), self.settings.exchange
+        known = data.offline_episodes + self.collected_episodes
+        first = known + self._share(trainer).start
+        if exchange == "broadcast" and trainer.world_size > 1:
+            gathered: list[Any] = [None] * trainer.world_size
+            torch.distributed.all_gather_object(gathered, episodes)
+            first, episodes = known, [episode for rank in gathered for episode in rank]
+        if exchange == "shared" or trainer.local_rank == 0:
+            for i, episode in enumerate(episodes):
+                data.store.append(episode, first + i)
+        trainer.strategy.barrier("collected")
+        end = known + self.settings.num_envs
+        try:
+            data.store.refresh(end)
+        except SettingError as error:
+            if trainer.world_size == 1:
+                raise
+            raise SettingError(
+                "data.exchange",
+                f"{exchange}, and rank {trainer.global_rank} cannot read the round's episodes ({error})",
+                "Give all machines one directory, or set data.exchange: broadcast.",
+            ) from error
+        self.collected_episodes += self.settings.num_envs
+        self.exchange_seconds += time.perf_counter() - begun
+        return [data.store[i] for i in range(known, end)]
+
+    # Resume.
+
+    def state_dict(self) -> dict[str, Any]:
+        """The counters."""
+        return {"collected_episodes": self.collected_episodes, "env_steps": self.env_steps}
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Goes on counting; in checkpoints of earlier versions the data module did."""
+        state = checkpoint["callbacks"].get(self.state_key) or checkpoint["OfflineToOnlineDataModule"]
+        self.collected_episodes, self.env_steps = state["collected_episodes"], state["env_steps"]
+        if rounds := state.get("collected_rounds"):  # before num_envs and updates_per_episode meant what they say
+            self._earlier_round = self.collected_episodes / rounds

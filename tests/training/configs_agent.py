@@ -1,0 +1,7 @@
+"""An agent of somebody else's."""
+
+from moto_pl.agents import MOTO
+
+
+class Mine(MOTO):
+    """MOTO by another name."""
