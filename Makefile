@@ -5,10 +5,14 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 IMPORTS := import torch._dynamo, torch.utils.tensorboard, lightning.pytorch.cli, metaworld, minari, matplotlib.pyplot, pytest
 NATIVE := setup.py pyproject.toml CMakeLists.txt $(shell find csrc -type f)
+<<<<<<< HEAD
 CODE := moto_pl tests setup.py $(wildcard benchmarks)
 CPP := $(shell find csrc tests/cuda_emulation -type f)
+=======
+CODE := moto_pl tests setup.py $(wildcard benchmarks scripts notebooks)
+>>>>>>> main
 
-.PHONY: help setup test lint soak demo cuda-check clean
+.PHONY: help setup test lint soak demo docs release-check cuda-check clean
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' Makefile
 
@@ -47,6 +51,20 @@ soak: setup ## faults injected into whole runs, again and again (half an hour on
 demo: setup ## from ten demonstrations to a fine-tuned policy, and a report
 	$(BIN)/moto demo
 
+DOCS := .venv-docs
+$(DOCS)/.built: pyproject.toml
+	@$(PYTHON) -m venv $(DOCS)
+	@$(DOCS)/bin/python -m pip --disable-pip-version-check -q install -c constraints.txt \
+	  $$($(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"])')
+	@touch $@
+
+docs: $(DOCS)/.built ## site/: all pages and the reference, in an environment of their own; open site/index.html
+	@NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build
+
+release-check: setup ## what a release needs: versions, licences, and wheels that work in bare environments (minutes, gigabytes)
+	$(BIN)/python scripts/check_release.py
+	$(BIN)/python scripts/check_wheel.py $(foreach name,python3.11 python3.12 python3.13,$(shell command -v $(name)))
+
 NVCC ?= $(firstword $(shell command -v nvcc) $(wildcard /usr/local/cuda/bin/nvcc))
 cuda-check: ## compiles every CUDA kernel for sm_80 and sm_90; needs nvcc, no GPU
 	@test -n "$(NVCC)" || { echo "nvcc: not found. Install the CUDA toolkit or put nvcc on PATH."; exit 2; }
@@ -56,4 +74,4 @@ cuda-check: ## compiles every CUDA kernel for sm_80 and sm_90; needs nvcc, no GP
 	done; done
 
 clean: ## removes what was built, and ./.venv
-	rm -rf $(VENV) build *.egg-info moto_pl/_C*.so moto_pl/_build.json .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(DOCS) site build *.egg-info moto_pl/_C*.so moto_pl/_build.json .pytest_cache .mypy_cache .ruff_cache

@@ -1,10 +1,11 @@
 """Builds the compiled module ``moto_pl._C`` with CMake and Ninja; all metadata is in pyproject.toml.
 
 The module is optional: without a compiler the package installs all the same and its plain-PyTorch references serve.
-What was built, or why nothing was, is written to ``moto_pl/_build.json``, which ``moto_pl.ops.extension`` reads.
+``moto_pl/_build.json``, which ``moto_pl.ops.extension`` reads, says what was built of which commit, or why nothing was.
 
 Environment:
-    MOTO_BUILD: ``auto`` (default), ``0`` (build nothing) or ``require`` (a failed build fails the installation).
+    MOTO_BUILD: ``auto`` (default), ``0`` (build nothing; a wheel is then for any machine) or ``require`` (a failed
+        build fails the installation).
     MOTO_CUDA: ``auto`` (default: where torch has CUDA and nvcc is found) or ``0``.
     CUDAARCHS: architectures of the CUDA kernels, ``80;90`` by default (CMake's own variable).
     CMAKE_BUILD_PARALLEL_LEVEL: compile jobs, all cores by default (CMake's own variable).
@@ -23,7 +24,9 @@ import sysconfig
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
+from setuptools.command.sdist import sdist
 
 ROOT = Path(__file__).resolve().parent
 # Tools installed by pip lie beside the interpreter, which need not be on PATH.
@@ -61,6 +64,17 @@ def run(command: list[str]) -> None:
         raise BuildError(f"{Path(command[0]).name} failed: {reason}")
 
 
+def commit() -> str | None:
+    """The commit that is packaged: of a clone, or what its sdist has written down."""
+    if (ROOT / ".git").exists():
+        describe = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"]
+        try:
+            return subprocess.run(describe, capture_output=True, text=True, check=True).stdout.strip() or None
+        except (OSError, subprocess.CalledProcessError):
+            return None
+    return (ROOT / "COMMIT").read_text().strip() if (ROOT / "COMMIT").is_file() else None
+
+
 def cuda_compiler(torch_cuda: str | None) -> str | None:
     """The nvcc to use, or None where the CUDA kernels are not to be built."""
     nvcc = shutil.which("nvcc", path=SEARCH_PATH)
@@ -85,13 +99,15 @@ class CMakeBuild(build_ext):
             sys.exit(f"MOTO_BUILD: found {mode!r}. Use auto, 0 or require.")
         try:
             if mode == "0":
-                raise BuildError("MOTO_BUILD=0 was set at installation")
+                raise BuildError("MOTO_BUILD=0 was set when this was packaged")
             record = {"built": True, **self.compile(ext, target)}
         except BuildError as error:
             if mode == "require":
                 sys.exit(f"moto_pl: compiled operators could not be built: {error}")
             print(f"moto_pl: compiled operators not built, the PyTorch references serve: {error}", flush=True)
             record = {"built": False, "reason": str(error)}
+        if commit():
+            record["commit"] = commit()
         target.parent.mkdir(parents=True, exist_ok=True)
         (target.parent / "_build.json").write_text(json.dumps(record, indent=1) + "\n")
 
@@ -153,6 +169,23 @@ class CMakeBuild(build_ext):
             shutil.copy2(built.with_name("_build.json"), inplace.with_name("_build.json"))
 
 
+class Source(sdist):
+    """Writes down the commit, which is not to be had from the files."""
+
+    def make_release_tree(self, base_dir: str, files: list[str]) -> None:
+        super().make_release_tree(base_dir, files)
+        if name := commit():
+            (Path(base_dir) / "COMMIT").write_text(f"{name}\n")
+
+
+class Wheel(bdist_wheel):
+    """With ``MOTO_BUILD=0`` a wheel for any machine: pip takes it where no wheel with compiled operators fits."""
+
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        self.root_is_pure = os.environ.get("MOTO_BUILD") == "0"
+
+
 configs: dict[str, list[str]] = {}
 for path in sorted((ROOT / "configs").rglob("*.yaml")):
     configs.setdefault(f"share/moto_pl/{path.parent.relative_to(ROOT)}", []).append(str(path.relative_to(ROOT)))
@@ -160,6 +193,6 @@ for path in sorted((ROOT / "configs").rglob("*.yaml")):
 setup(
     # Optional, so that setuptools accepts a build that left no module behind.
     ext_modules=[Extension("moto_pl._C", sources=[], optional=True)],
-    cmdclass={"build_ext": CMakeBuild},
+    cmdclass={"build_ext": CMakeBuild, "bdist_wheel": Wheel, "sdist": Source},
     data_files=list(configs.items()),  # for wheels; moto_pl.training.configs.config_path looks here too
 )

@@ -9,21 +9,25 @@ from importlib import import_module
 from pathlib import Path
 from typing import Literal
 
-import moto_pl
 from moto_pl import signals
 from moto_pl.errors import SettingError
+from moto_pl.evaluations import TEST_SEEDS
 from moto_pl.training.configs import LIGHTNING_VERBS
 from moto_pl.trust import gate, split_trust
-from moto_pl.verbs import Verb, choose
+from moto_pl.verbs import Verb, choose, completion_script
 
 # What a verb needs is imported when it runs: a list of verbs should not wait for torch.
 
 
-def doctor() -> int:
-    """Check rendering, compiled operators, devices and disk."""
+def doctor(*, json: bool = False) -> int:
+    """Check rendering, compiled operators, devices and disk.
+
+    Args:
+        json: print one JSON object in place of the table.
+    """
     from moto_pl.doctor import run_doctor
 
-    return run_doctor()
+    return run_doctor(as_json=json)
 
 
 def report(run: Path, against: Sequence[Path] = ()) -> int:
@@ -111,14 +115,92 @@ def campaign(
     return run_campaign(file, dry_run, status, where, retry_failed, list(trust))
 
 
+def play(
+    checkpoint: Path,
+    *,
+    episodes: int = 4,
+    mode: Literal["mode", "sample"] = "mode",
+    seed: int = TEST_SEEDS,
+    out: Path | None = None,
+    device: str = "cpu",
+) -> int:
+    """Roll a checkpoint's policy in its environment; print what it came to, and film it.
+
+    Args:
+        checkpoint: in its run's directory, whose config.yaml names the environment.
+        episodes: how many; they stand side by side in the film.
+        mode: the likeliest action, or a draw.
+        seed: of the environment in the first episode; the default is the first of the test seeds.
+        out: the film, which ends in .mp4; null is videos/ in the run.
+        device: where the policy computes, such as cpu or cuda.
+    """
+    from moto_pl.deploy.play import run_play
+
+    return run_play(checkpoint, episodes, mode, seed, out, device)
+
+
+def export(checkpoint: Path, out: Path, *, control_rate: float | None = None, steps: int = 1000) -> int:
+    """Write a policy's step as ONNX or as a torch.export archive, which run without this package.
+
+    Args:
+        checkpoint: of any agent.
+        out: the file: NAME.onnx, or NAME.pt2; what goes in and comes out is written to OUT.json.
+        control_rate: actions a second that the policy was trained at, for whoever runs it; null is not known.
+        steps: in which the file is compared with the agent before it is written.
+    """
+    from moto_pl.deploy.export import run_export
+
+    return run_export(checkpoint, out, control_rate, steps)
+
+
+def serve(
+    checkpoint: Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8765,
+    mode: Literal["mode", "sample"] = "mode",
+    device: str = "cpu",
+    seed: int = 0,
+) -> int:
+    """Answer observations with a policy's actions over HTTP, for a control loop in another process.
+
+    Args:
+        checkpoint: of any agent.
+        host: an address of this machine; the default can be reached from this machine alone.
+        port: where to listen; 0 takes a free one.
+        mode: the likeliest action, or a draw.
+        device: where the policy computes, such as cpu or cuda.
+        seed: names the draws.
+    """
+    from moto_pl.deploy.serve import run_serve
+
+    return run_serve(checkpoint, host, port, mode, device, seed)
+
+
+def completion(shell: Literal["bash", "zsh"]) -> int:
+    """Print what a shell needs to complete verbs and options: eval "$(moto completion bash)".
+
+    Args:
+        shell: yours.
+    """
+    groups = {name: import_module(module).VERBS for name, (module, _) in GROUPS.items()}
+    print(completion_script("moto", VERBS, groups, {verb: COMMON_OPTIONS for verb in LIGHTNING_VERBS}, shell))
+    return 0
+
+
 _DISK = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE),
 }
 #: Verbs that have verbs of their own: the module whose ``VERBS`` they are, and what they are for.
 GROUPS = {
-    "data": ("moto_pl.datasets.commands", "Build, import, render, describe, show and list datasets of demonstrations."),
+    "data": (
+        "moto_pl.datasets.commands",
+        "Build, import, export, render, describe, show and list datasets of demonstrations.",
+    ),
     "analyze": ("moto_pl.analysis.commands", "Ask what a model knows, and what it knows that it does not know."),
 }
+#: What is completed of a verb whose options, a thousand and more, only its configuration knows.
+COMMON_OPTIONS = ("--config", "--size", "--agent", "--trust", "--print_config", "--seed_everything", "--help")
 #: All verbs, in the order in which they are shown.
 VERBS: dict[str, Verb | str] = {
     "fit": "Pre-train on demonstrations, then fine-tune online.",
@@ -129,9 +211,13 @@ VERBS: dict[str, Verb | str] = {
     "report": Verb(report),
     "compare": Verb(compare),
     "analyze": GROUPS["analyze"][1],
+    "play": Verb(play),
+    "export": Verb(export),
+    "serve": Verb(serve),
     "reproduce": Verb(reproduce, positional=("target",)),
     "demo": Verb(demo),
     "campaign": Verb(campaign),
+    "completion": Verb(completion),
 }
 
 
@@ -164,7 +250,9 @@ def run(args: Sequence[str]) -> int:
         SettingError: bad input.
     """
     if args and args[0] == "--version":
-        print(f"moto_pl {moto_pl.__version__}")
+        from moto_pl.doctor import version_line
+
+        print(version_line())
         return 0
     if args and args[0] == "campaign":  # it has an option of that name, which it hands on to its runs
         return _run(args)

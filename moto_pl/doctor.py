@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+import moto_pl
 from moto_pl.errors import SettingError
 from moto_pl.files import bytes_text
 from moto_pl.threads import cores
@@ -76,16 +77,47 @@ def environment_summary() -> dict[str, str]:
     }
 
 
-def run_doctor(console: Console | None = None) -> int:
+def version_line() -> str:
+    """Which code this is, and what runs it, for ``moto --version`` and reports of faults; torch is not imported."""
+    try:
+        record = json.loads((Path(moto_pl.__file__).parent / "_build.json").read_text())
+    except (OSError, ValueError):
+        record = {}
+    commit = _checked_out() or record.get("commit") or "unknown"
+    operators = f"compiled for torch {record['torch']}" if record.get("built") else "not built"
+    running = f"torch {_version('torch') or 'not installed'}, Python {platform.python_version()}"
+    return f"moto_pl {moto_pl.__version__} (commit {commit}; operators {operators}; {running})"
+
+
+def _checked_out() -> str | None:
+    """The commit of the clone that this runs from; None of an installed package."""
+    root = Path(moto_pl.__file__).parents[1]
+    if not (root / ".git").exists():
+        return None
+    describe = ["git", "-C", str(root), "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        return subprocess.run(describe, capture_output=True, text=True, check=True, timeout=10).stdout.strip() or None
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def run_doctor(console: Console | None = None, as_json: bool = False) -> int:
     """Print what is there, and what to do about each thing that is wrong.
 
     Args:
         console: where to print; the standard output by default.
+        as_json: print one JSON object, for programs: ``works``, and ``findings`` with the fields of :class:`Finding`.
 
     Returns:
         0 if everything needed works, else 1.
     """
     console = console or Console()
+    if as_json:
+        findings = _examine()
+        works = all(finding.state != "bad" for finding in findings)
+        report = {"works": works, "findings": [asdict(finding) for finding in findings]}
+        console.file.write(f"{json.dumps(report, indent=1)}\n")  # not print: a console breaks lines at its width
+        return int(not works)
     with console.status("looking at this machine, and rendering on it for a second"):
         findings = _examine()
     table = Table(title="moto doctor", title_justify="left", show_lines=False)

@@ -167,6 +167,42 @@ def choose(verbs: Mapping[str, Verb | str], args: Sequence[str], prog: str, desc
     return args[0], list(args[1:])
 
 
+def completion_script(
+    prog: str,
+    verbs: Mapping[str, Verb | str],
+    groups: Mapping[str, Mapping[str, Verb]],
+    others: Mapping[str, Sequence[str]],
+    shell: Literal["bash", "zsh"],
+) -> str:
+    """A shell's function that completes verbs, their options, and files.
+
+    Args:
+        prog: the program.
+        verbs: its verbs by name.
+        groups: verbs that have verbs of their own, and those.
+        others: options of verbs that are no functions.
+        shell: what reads it; zsh reads what bash does.
+    """
+    words = {"": [*verbs, "--help", "--version"]} | {name: list(options) for name, options in others.items()}
+    words |= {name: [*inner, "--help"] for name, inner in groups.items()}
+    parsers = {name: verb.parser(prog) for name, verb in verbs.items() if isinstance(verb, Verb)}
+    parsers |= {f"{group} {name}": verb.parser(prog) for group, inner in groups.items() for name, verb in inner.items()}
+    for name, parser in parsers.items():
+        words[name] = sorted(option for option in parser._option_string_actions if option.startswith("--"))
+    cases = "\n".join(f'    "{name}") words="{" ".join(found)}" ;;' for name, found in words.items())
+    return f"""{"autoload -Uz bashcompinit && bashcompinit" if shell == "zsh" else ""}
+_{prog}_complete() {{
+  local words="" current="${{COMP_WORDS[COMP_CWORD]}}" first="" second=""
+  ((COMP_CWORD > 1)) && first="${{COMP_WORDS[1]}}"
+  case " {" ".join(groups)} " in *" $first "*) ((COMP_CWORD > 2)) && second=" ${{COMP_WORDS[2]}}" ;; esac
+  case "$first$second" in
+{cases}
+  esac
+  COMPREPLY=($(compgen -W "$words" -- "$current"))
+}}
+complete -o default -F _{prog}_complete {prog}""".lstrip()
+
+
 def plain_text(text: str) -> str:
     """A docstring's text without its markup."""
     text = re.sub(r":\w+:`~?(?:[\w.]+\.)?(\w+)`", r"\1", text)

@@ -21,7 +21,6 @@ from moto_pl.campaigns.progress import Note, State
 from moto_pl.campaigns.results import keep_campaign, keep_rows, rows_path
 from moto_pl.checkpoints import BEST, DurableCheckpointIO, load_checkpoint, newest_checkpoint
 from moto_pl.datasets import staging
-from moto_pl.datasets.kitchen import render
 from moto_pl.datasets.minari_io import open_dataset, write_dataset
 from moto_pl.evaluations import read_evaluations
 from moto_pl.files import write_whole
@@ -151,14 +150,14 @@ SETTINGS = {"source": "x" * 300, "size": 64}
 
 def parts(root: Path) -> None:
     """The settings of a half rendered dataset, which decide whether it is gone on with."""
-    render._begin(root / "sets" / "parts", SETTINGS)
+    staging.begin_parts(root / "sets" / "parts", SETTINGS, "rendered")
     acknowledge(f"{root.name}/1")
 
 
 def check_parts(root: Path, acknowledged: list[str]) -> None:
     directory = root / "sets" / "parts"
     assert directory.exists() or not acknowledged
-    render._begin(directory, SETTINGS)
+    staging.begin_parts(directory, SETTINGS, "rendered")
     assert json.loads((directory / "settings.json").read_text()) == SETTINGS
 
 

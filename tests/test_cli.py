@@ -18,6 +18,7 @@ import torch
 import yaml
 from jsonargparse import ArgumentParser
 
+import moto_pl
 from moto_pl.agents.loading import load_agent
 from moto_pl.cli import main
 from moto_pl.datasets.builders import build
@@ -333,14 +334,16 @@ try:
 except SystemExit as stop:
     status = stop.code
 heavy = [name for name in ("torch", "lightning", "mujoco", "metaworld") if name in sys.modules]
-print("RESULT", json.dumps([status, heavy]))
+print("RESULT", json.dumps([status, heavy, len(sys.modules)]))
 """
 
 
 def light(*args: str) -> tuple[int, list[str]]:
     """A command's status, and which heavy packages it has imported."""
     done = subprocess.run([sys.executable, "-c", LIGHT, *args], capture_output=True, text=True, timeout=120)
-    status, heavy = json.loads(done.stdout.split("RESULT")[-1])
+    status, heavy, modules = json.loads(done.stdout.split("RESULT")[-1])
+    # About a millisecond each, which no busy machine changes: a list of verbs is there within a second.
+    assert "--help" not in args or modules < 800, f"{modules} modules for {' '.join(args)}"
     return status, heavy
 
 
@@ -355,11 +358,54 @@ def light(*args: str) -> tuple[int, list[str]]:
         "reproduce --help",
         "demo --help",
         "campaign --help",
+        "analyze --help",
+        "analyze bound --help",
+        "completion bash",
     ],
 )
 def test_help_does_not_wait_for_torch(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     assert light(*line.split()) == (0, [])
+
+
+def test_version_says_which_code_runs_on_what(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    line = capsys.readouterr().out
+    assert line.startswith(f"moto_pl {moto_pl.__version__} (commit ") and line.count("\n") == 1
+    assert f"torch {torch.__version__}" in line and "operators " in line
+    if (CONFIGS.parent / ".git").exists():
+        head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=CONFIGS, capture_output=True, text=True)
+        assert head.returncode != 0 or f"commit {head.stdout.strip()}" in line
+
+
+def test_windows_is_refused_in_one_line() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "import os; os.name = 'nt'; import moto_pl"], capture_output=True, text=True
+    )
+    assert done.stderr.splitlines()[-1].startswith("ImportError: moto_pl: found Windows. Use WSL 2")
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        (["d"], ["data", "doctor", "demo"]),
+        (["report", "run", "--a"], ["--against"]),
+        (["data", "b"], ["build"]),
+        (["data", "info", "--"], ["--help", "--json"]),
+        (["fit", "--ag"], ["--agent"]),
+        (["nothing", "--"], []),
+    ],
+)
+def test_completion_as_bash_does_it(typed: list[str], offered: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", "bash"]) == 0
+    words = " ".join(["moto", *typed])
+    script = f"{capsys.readouterr().out}\nCOMP_WORDS=({words}) COMP_CWORD={len(typed)}; _moto_complete\n"
+    done = subprocess.run(
+        ["bash", "-uc", script + 'printf "%s\\n" "${COMPREPLY[@]}"; complete -p moto'], capture_output=True, text=True
+    )
+    *found, registered = done.stdout.split("\n", done.stdout.count("\n") - 1)
+    assert done.returncode == 0 and "-F _moto_complete moto" in registered, done.stderr
+    assert [word for word in found if word] == offered
 
 
 def test_report_and_compare_need_no_torch(tmp_path: Path) -> None:
@@ -381,7 +427,9 @@ def test_report_and_compare_need_no_torch(tmp_path: Path) -> None:
 
 def test_the_same_choices_as_in_the_functions() -> None:
     from moto_pl import cli
+    from moto_pl.analysis import commands as analysis_commands
     from moto_pl.analysis import reproduce
+    from moto_pl.ops import Disagreement
     from moto_pl.report.comparison import Metric
 
     metric = get_type_hints(cli.compare)["metric"]
@@ -389,6 +437,7 @@ def test_the_same_choices_as_in_the_functions() -> None:
     hints = get_type_hints(cli.reproduce)
     assert get_args(get_args(hints["target"])[0]) == get_args(reproduce.Target)
     assert get_args(hints["scale"]) == get_args(reproduce.Scale)
+    assert get_type_hints(analysis_commands.bound)["disagreement"] == Disagreement
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import lightning as L
 import pytest
 
+import small_agents
 from moto_pl import cli
 from moto_pl.campaigns.check import check
 from moto_pl.campaigns.plan import read_campaign
@@ -44,12 +45,18 @@ RULES: dict[str, tuple[str, str]] = {
     "moto data list": ("run", ""),
     "moto data view": ("parse", "needs the dataset; tests/datasets/test_info_and_view.py"),
     "moto data repair": ("parse", "needs damaged files; tests/datasets/test_repair.py"),
-    "moto data import": ("parse", "needs others' files; tests/datasets/test_npz_import.py"),
+    "moto data import": ("parse", "needs others' files; tests/datasets/formats/test_importing.py"),
+    "moto data export": ("parse", "needs a run or a dataset; tests/datasets/formats/test_exporting.py"),
     "moto data render": ("parse", "needs others' data; tests/datasets/kitchen/test_kitchen_render.py"),
     "moto report": ("parse", "needs the run; tests/report/test_report.py"),
     "moto compare": ("parse", "needs runs; tests/report/test_compare.py"),
+    "moto --version": ("run", ""),
+    "moto completion": ("run", ""),
     "moto campaign": ("parse", "trains for hours; tests/campaigns/test_campaign.py"),
     "moto analyze": ("parse", "needs a checkpoint; tests/analysis/test_commands.py"),
+    "moto play": ("parse", "needs a run; tests/deploy/test_play_command.py"),
+    "moto export": ("parse", "needs a checkpoint; tests/deploy/test_export.py"),
+    "moto serve": ("parse", "needs a checkpoint, and does not end; tests/deploy/test_serve.py"),
     "moto reproduce": ("run", ""),
     "moto reproduce figure5": ("parse", "builds data and trains for minutes; tests/analysis/test_reproduce.py"),
     "torchrun": ("parse", "needs two machines; tests/distributed/test_ddp.py"),
@@ -227,7 +234,13 @@ def make(words: list[str]) -> None:
         pytest.skip("make is not installed")
     done = subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    ran = {"demo": "moto demo", "test": "bin/pytest", "soak": "tests/soak.py", "setup": ""}  # it may be done already
+    ran = {
+        "docs": "mkdocs build",
+        "demo": "moto demo",
+        "test": "bin/pytest",
+        "soak": "tests/soak.py",
+        "setup": "",
+    }  # it may be done already
     assert ran[words[1]] in done.stdout
 
 
@@ -248,6 +261,11 @@ def test_python(block: Code, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
             select_backend()
         except SettingError as error:
             pytest.skip(f"no OpenGL: {error}")
+    if block.page == "policy.md":
+        checkpoint = small_agents.save(small_agents.make("MOTO"), tmp_path / "runs/debug/checkpoints/best.ckpt")
+        if "onnxruntime" in block.text:
+            pytest.importorskip("onnxruntime", reason="ONNX is an extra")
+            assert cli.main(["export", str(checkpoint), "policy.onnx", "--steps", "1"]) == 0
     seen: list[tuple[Any, ...]] = []
     if block.page in NOTED:
         owner, name, _ = NOTED[block.page]
@@ -266,7 +284,7 @@ def test_yaml(block: Code, tmp_path: Path) -> None:
 
 
 def test_a_command_without_a_rule_fails() -> None:
-    for text in ("motor fit", "pip install x", "moto play", "moto data push", "./train"):
+    for text in ("motor fit", "pip install x", "moto dance", "moto data push", "./train"):
         with pytest.raises(AssertionError, match="no rule"):
             rule(text)
 

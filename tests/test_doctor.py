@@ -1,4 +1,5 @@
 import io
+import json
 
 import pytest
 from rich.console import Console
@@ -6,14 +7,14 @@ from rich.console import Console
 from moto_pl import doctor
 
 
-def run(monkeypatch, **changes) -> tuple[int, str]:
+def run(monkeypatch, as_json: bool = False, **changes) -> tuple[int, str]:
     rendering = {"backend": "egl", "renderer": "llvmpipe (LLVM 15)", "fps": 100.0}
     monkeypatch.setattr(doctor, "_render_apart", lambda: rendering)
     monkeypatch.setattr(doctor, "_gpus", lambda: [])
     for name, value in changes.items():
         monkeypatch.setattr(doctor, name, value)
     console = Console(file=io.StringIO(), width=200)
-    return doctor.run_doctor(console), console.file.getvalue()
+    return doctor.run_doctor(console, as_json), console.file.getvalue()
 
 
 def test_a_machine_in_order(monkeypatch):
@@ -29,6 +30,19 @@ def test_a_missing_package(monkeypatch):
     version = doctor._version
     status, text = run(monkeypatch, _version=lambda name: None if name == "minari" else version(name))
     assert status == 1 and "pip install minari" in text
+
+
+def test_for_programs(monkeypatch):
+    """The same findings, whole lines whatever the width, and the same exit status."""
+    error = "no image " * 40
+    status, text = run(monkeypatch, as_json=True, _render_apart=lambda: {"error": error}, _free_disk=lambda: 2**31)
+    report = json.loads(text)
+    assert status == 1 and report["works"] is False
+    states = {finding["what"]: finding["state"] for finding in report["findings"]}
+    assert states["rendering"] == "bad" and states["free disk"] == "poor" and states["python"] == "good"
+    assert any(error in finding["advice"] for finding in report["findings"])
+    status, text = run(monkeypatch, as_json=True)
+    assert status == 0 and json.loads(text)["works"] is True
 
 
 def test_malicious_lightning(monkeypatch):

@@ -36,6 +36,8 @@ NOT_SETTINGS = {
     "is_first": "an operator's tensor",
     "confidence": "an argument of the functions of analysis.statistics",
     "image_key": "an argument of open_dataset",
+    **dict.fromkeys(("request", "Origin"), "what a client of moto serve sent"),
+    **dict.fromkeys(("observation", "first", "executed"), "a key of such a request"),
 }
 #: Names that are put together where they are raised: the file, the expression, and what it comes to.
 PUT_TOGETHER = {
@@ -83,13 +85,18 @@ PUT_TOGETHER = {
     ("agents/base.py", "f'{self.optimizer_settings}.{name}'"): "looked at in test_what_agents_name",
     ("training/datamodule.py", "setting"): "BatchPart's, looked at in test_what_agents_name",
     ("training/views.py", "f'model.init_args.{setting}'"): "the same",
+    ("agents/loading.py", "setting"): "given by the caller: --ckpt, or checkpoint",
+    ("analysis/episodes.py", "setting"): "the same",
     ("analysis/commands.py", "f'--{name}'"): "looked at in test_what_agents_name",
 }
 
 
 #: What an error's text names beside settings.
 NAMES = {
-    **dict.fromkeys(("config.yaml", "moto_pl", "moto_pl.agents", "moto_pl.callbacks", "my_package"), "files, packages"),
+    **dict.fromkeys(
+        ("config.yaml", "huggingface_hub", "moto_pl", "moto_pl.agents", "moto_pl.callbacks", "my_package"),
+        "files, packages",
+    ),
     **dict.fromkeys(("log_prob", "max_var", "q_ensemble", "model_first"), "values of a setting"),
     "--shm-size": "an option of docker run",
     **dict.fromkeys(("class_path", "data_format"), "keys of a checkpoint, of Minari's metadata"),

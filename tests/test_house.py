@@ -26,7 +26,7 @@ FLOORS = (
     ("callbacks",),
     ("training", "report"),
     ("analysis", "campaigns"),
-    ("doctor", "demo"),
+    ("doctor", "demo", "deploy"),
     ("cli",),
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,9 +20,15 @@ from runs import environment
 Script = Callable[[str], list[str]]
 
 
-@pytest.fixture(autouse=True)
-def no_choice(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MOTO_TESTS_COLD", raising=False)
+@pytest.fixture(scope="module", autouse=True)
+def own_server() -> Iterator[None]:
+    """A server of this file's own: what other tests have left in the environment would make the common one refuse."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MOTO_TESTS_COLD", raising=False)
+        server = warm.Server(environment())
+        patch.setattr(warm, "_server", server)
+        yield
+        server.close()
 
 
 @pytest.fixture()

@@ -122,9 +122,13 @@ class Server:
 _server: Server | None = None
 
 
+#: What a run sets for itself, and so does a test that renders or parses in pytest's own process.
+_OWN = ("MUJOCO_GL", "PYOPENGL_PLATFORM", "LP_NUM_THREADS", "SDL_AUDIODRIVER", "JSONARGPARSE_DEPRECATION_WARNINGS")
+
+
 def _settled(environment: dict[str, str]) -> dict[str, str]:
-    """Without what pytest says of the test of the moment."""
-    return {name: value for name, value in environment.items() if not name.startswith("PYTEST_")}
+    """Without what pytest says of the test of the moment, and without what earlier tests have left."""
+    return {name: value for name, value in environment.items() if not name.startswith("PYTEST_") and name not in _OWN}
 
 
 def server(environment: dict[str, str]) -> Server | None:

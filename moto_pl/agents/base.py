@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -16,15 +16,18 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from moto_pl.agents.trainer_arguments import check_trainer
+from moto_pl.envs.checks import KEY
 from moto_pl.errors import SettingError
+from moto_pl.nn.image import IMAGE_SIZE
 from moto_pl.ops import Key
 from moto_pl.replay.parts import Batch, BatchPart
 from moto_pl.replay.sampler import SequenceBatch
 from moto_pl.replay.store import EpisodeStore
-from moto_pl.rollout.policy import ActMode
+from moto_pl.rollout.policy import ActMode, ArraySpec
 from moto_pl.schedule import Component, Components, Schedule
 
 from .description import check_same_agent, plain
+from .initial import InitialWeights, take
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,7 @@ class Agent(L.LightningModule):
         self.action_size: int | None = None
         self.terminates = False  # whether demonstrations end early; known before networks are made
         self.facts: RunFacts | None = None
+        self.initial: InitialWeights | None = None  # what a new run begins with, in place of the seed's weights
         self.settings: dict[str, Any] = {}
         self.loaded_step = 0  # gradient steps behind weights that were loaded to be evaluated
         self.step_losses: dict[str, Tensor] = {}  # of the step in progress, until its backward pass is done
@@ -161,6 +165,11 @@ class Agent(L.LightningModule):
         An agent without a world model is all behaviour, and has no losses of a model.
         """
         return ({}, {}) if components == "model" else self.losses(batch, key)
+
+    @property
+    def observes(self) -> Mapping[str, ArraySpec]:
+        """The arrays of an observation that it acts from, by their names in the environment's."""
+        return {KEY: ArraySpec((IMAGE_SIZE, IMAGE_SIZE, 3), "uint8")}
 
     @abstractmethod
     def initial_state(self, count: int) -> Any:
@@ -261,13 +270,16 @@ class Agent(L.LightningModule):
         return []
 
     def configure_model(self) -> None:
-        """Makes the networks once, from the seed alone."""
+        """Makes the networks once, from the seed alone, then takes the initial weights that fit, if there are any."""
         if self.action_size is None:
             assert self.facts is not None, "tell an agent of its run first: Agent.meet"
             self.action_size, self.terminates = self.facts.action_size, self.facts.terminates
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.seed)
                 self.build(self.action_size)
+            if self.initial is not None:
+                take(self, self.initial)
+                self.initial = None
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW with a group for each component, and the learning rates' schedule where they are to fall."""

@@ -16,7 +16,11 @@ _MODEL = {
     "world_model.open_loop_steps": 0,
     "world_model.open_loop_rows": 64,
 }
-_MOTO = {"behaviour.real_return": "imagined", "behaviour.value_scale": 1.0}
+_MOTO = {
+    "behaviour.real_return": "imagined",
+    "behaviour.value_scale": 1.0,
+    "behaviour.disagreement_unit": "one",
+}
 #: What agents had before there was a choice, by class. LOMPO and COMBO are no longer what they were: theirs is refused.
 _BEFORE: dict[str, dict[str, Any]] = {
     "moto_pl.agents.moto.MOTO": {**_MODEL, **_MOTO},

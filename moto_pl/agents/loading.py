@@ -1,7 +1,8 @@
-"""Agents from checkpoints, for analyses: without a trainer, a data module or an environment."""
+"""Agents and policies from checkpoints: without a trainer, a data module or an environment."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from jsonargparse import ArgumentParser
 import moto_pl.agents as agents
 from moto_pl.checkpoints import load_checkpoint
 from moto_pl.errors import SettingError
+from moto_pl.ops import Key
+from moto_pl.rollout.policy import ActMode, Policy
 
 from .base import Agent
 from .earlier import complete
@@ -26,12 +29,36 @@ def build_agent(settings: dict[str, Any], action_size: int) -> Agent:
     return agent
 
 
-def load_agent(path: Path, device: str | torch.device = "cpu") -> Agent:
+def load_policy(
+    checkpoint: str | os.PathLike[str], device: str | torch.device = "cpu", mode: ActMode = "mode", seed: int = 0
+) -> Policy:
+    """The policy of a checkpoint that ``moto fit`` wrote, with the weights that act: averaged ones, if it has them.
+
+    Call ``reset()`` as an episode begins and ``act(observation)`` at each of its steps; see :class:`Policy`.
+
+    Args:
+        checkpoint: the file. It is read as tensors and plain values; no code in it runs.
+        device: where it computes, such as ``cpu`` or ``cuda``.
+        mode: ``mode`` for the likeliest action, ``sample`` for a draw.
+        seed: names the draws.
+
+    Raises:
+        SettingError: where the file is no whole checkpoint, or its agent is none of ours.
+    """
+    try:
+        place = torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        raise SettingError("device", repr(device), f"Use cpu, or a GPU that is there ({_line(error)}).") from None
+    return Policy(load_agent(Path(checkpoint), place, "checkpoint"), mode, Key(seed, 0))
+
+
+def load_agent(path: Path, device: str | torch.device = "cpu", setting: str = "--ckpt") -> Agent:
     """The agent of a checkpoint that ``moto fit`` wrote, in evaluation mode; its averaged weights, if it has them.
 
     Args:
         path: the checkpoint. It is read as tensors and plain values; no code in it runs.
         device: where to put it.
+        setting: what the user calls the checkpoint.
 
     Raises:
         SettingError: where the file is no checkpoint, or its agent is none of ours.
@@ -42,17 +69,20 @@ def load_agent(path: Path, device: str | torch.device = "cpu") -> Agent:
         description = complete(description)
         name, settings, action_size = (description[key] for key in ("class_path", "init_args", "action_size"))
     except SettingError as error:
-        raise SettingError("--ckpt", error.found, f"It is no checkpoint of a run: {error.fix}") from None
+        raise SettingError(setting, error.found, f"It is no checkpoint of a run: {error.fix}") from None
     except (KeyError, TypeError):
-        raise SettingError("--ckpt", f"{path}, without an agent", "Give a checkpoint that moto fit wrote.") from None
+        raise SettingError(setting, f"{path}, without an agent", "Give a checkpoint that moto fit wrote.") from None
     ours = {f"{kind.__module__}.{kind.__qualname__}" for kind in vars(agents).values() if isinstance(kind, type)}
     if name not in ours:
-        raise SettingError("--ckpt", f"an agent {name} in {path}", "Give a checkpoint of an agent of moto_pl.")
+        raise SettingError(setting, f"an agent {name} in {path}", "Give a checkpoint of an agent of moto_pl.")
     try:
         agent = build_agent({"class_path": name, "init_args": settings}, int(action_size))
         agent.load_state_dict({**weights, **checkpoint.get("average", {})})
     except Exception as error:
-        reason = " ".join(str(error).split())[:300]
-        raise SettingError("--ckpt", path, f"Its agent cannot be built again ({reason}).") from None
+        raise SettingError(setting, path, f"Its agent cannot be built again ({_line(error)}).") from None
     agent.loaded_step = int(checkpoint["global_step"])
     return agent.to(device).eval().requires_grad_(False)
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]

@@ -346,7 +346,7 @@ class ImaginationAgent(ModelBasedAgent):
 
 
 @torch.no_grad()
-def rollout_metrics(rollout: Imagined, reward: Tensor, disagreement_scale: float = 0.0) -> Named:
+def rollout_metrics(rollout: Imagined, reward: Tensor, disagreement_scale: float | Tensor = 0.0) -> Named:
     """What to log of a rollout, of the rewards [H - 1, N] predicted in it, and of the penalty beside them."""
     spread = rollout.disagreement.mean()
     return {

@@ -101,10 +101,11 @@ class MOTO(ImaginationAgent):
         features, action = States(rollout.deter, rollout.stoch).features, rollout.action  # [H, N, F], [H, N, A]
         # r~_{i+1} = r(s_{i+1}) - alpha u(s_i, a_i) (Eq. 2), and how much each state counts.
         reward, discount = self.earned(rollout)  # [H - 1, N]
-        penalised = reward - config.disagreement_scale * rollout.disagreement
+        alpha = config.disagreement_scale / self.disagreement_unit(starts.rows)
+        penalised = reward - alpha * rollout.disagreement
         weights = trajectory_weights(discount.detach(), starts.goes_on)  # [H, N]
         assert weights.shape == features.shape[:2] and penalised.shape == discount.shape == weights[:-1].shape
-        metrics |= rollout_metrics(rollout, reward, config.disagreement_scale)
+        metrics |= rollout_metrics(rollout, reward, alpha)
 
         if isinstance(critic, ValueCritic):
             more, figures = self.state_value_losses(rollout, penalised, discount, weights)
@@ -143,6 +144,15 @@ class MOTO(ImaginationAgent):
     def imagined_steps(self) -> int:
         """With Q(s, a) the last of the H states closes the return; with V(s) all H steps are taken."""
         return self.config.horizon - 1 if self.config.critic == "q_ensemble" else self.config.horizon
+
+    @torch.no_grad()
+    def disagreement_unit(self, rows: States) -> float | Tensor:
+        """What disagreement is counted in: 1, or its mean along real sequences of states [T, B, ...]."""
+        if self.config.disagreement_unit == "one":
+            return 1.0
+        model, after = self.world_model, rows.map(lambda x: x[1:])
+        spread = model.disagreement(model.rssm.priors(after.deter), after.stoch, self.disagreement)  # [T - 1, B]
+        return spread.mean().clamp(min=1e-8)  # one member agrees with itself
 
     @torch.no_grad()
     def data_value(self, batch: SequenceBatch, starts: Starts, member: Tensor, key: Key) -> Tensor:

@@ -115,6 +115,9 @@ class BehaviourConfig(ImaginationConfig):
         disagreement_scale: alpha, the penalty's weight; 0 turns it off. The right value depends on the estimator: the
             logs show ``imagined/reward`` beside ``imagined/penalty``.
         disagreement: the estimator of u; see :func:`moto_pl.ops.disagreement`.
+        disagreement_unit: what u is counted in. ``one``: as it is (the paper's). ``data``: in what it is on average
+            along the real transitions of the batch, so that alpha means the same for every estimator and at every
+            time: a step into what the members know as well as the data costs alpha.
         critic: ``q_ensemble``, critics Q(s, a) with model-based value expansion on imagined and real transitions; the
             paper's own equations could not be read, so this follows the authors' public code. ``v``: DreamerV2's single
             V(s), on imagined transitions alone.
@@ -135,6 +138,7 @@ class BehaviourConfig(ImaginationConfig):
 
     disagreement_scale: float = 10.0
     disagreement: Disagreement = "mean"
+    disagreement_unit: Literal["one", "data"] = "one"
     critic: Literal["q_ensemble", "v"] = "q_ensemble"
     critics: int = 5
     real_return: Literal["imagined", "data"] = "imagined"

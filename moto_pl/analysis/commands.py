@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from moto_pl.errors import SettingError
-from moto_pl.ops import Disagreement
 from moto_pl.verbs import Verb
 
 
 def bound(
     *,
     run: Path,
-    disagreement: Disagreement = "mean",
+    disagreement: Literal["mean", "logit", "log_prob", "max_var"] = "mean",
     episodes: str,
     count: int = 10,
     horizon: int = 15,

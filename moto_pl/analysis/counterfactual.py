@@ -26,6 +26,7 @@ from moto_pl.report.charts import COLOURS, METHOD_COLOURS, charts_style
 from moto_pl.report.output import Finding
 from moto_pl.report.statistics import Interval, bootstrap_interval
 from moto_pl.rollout.play import Script, play_on, recorded
+from moto_pl.rollout.policy import Policy
 
 #: What is done from the moment on: the episode's own actions; none; uniform ones; its own with their signs turned; what
 #: the policy does, which sees real frames in the simulator and latent states in the model.
@@ -169,27 +170,11 @@ def branches(
 
 def _policy(agent: ModelBasedAgent, episode: Episode, context: int, key: Key) -> Script:
     """The policy as it acts, its filter brought up to the episode's moment."""
-    state = agent.initial_state(1)
-    first = torch.ones(1, dtype=torch.bool, device=agent.device)
-
-    def look(frame: np.ndarray, is_first: Tensor, step: int) -> Tensor:
-        nonlocal state
-        image = torch.from_numpy(np.ascontiguousarray(frame.transpose(2, 0, 1))).unsqueeze(0).to(agent.device)
-        action, state = agent.act(image, is_first, state, "mode", key.fold(step))
-        return action.float().clamp(-1, 1)
-
+    policy = Policy(agent, "mode", key)
     for step in range(context):
-        look(episode.image[step], first if step == 0 else ~first, step)
-        state = agent.executed(state, torch.from_numpy(episode.action[step]).unsqueeze(0).to(agent.device))
-
-    def act(i: int, frame: np.ndarray) -> np.ndarray:
-        nonlocal state
-        action = look(frame, ~first if context + i else first, context + i)
-        state = agent.executed(state, action)
-        found: np.ndarray = action[0].cpu().numpy()
-        return found
-
-    return act
+        policy.act(episode.image[step])
+        policy.executed(episode.action[step])
+    return lambda _, frame: policy.act(frame)
 
 
 def auroc(score: np.ndarray, wrong: np.ndarray) -> float:

@@ -14,6 +14,7 @@ from moto_pl.nn.image import IMAGE_SIZE
 from moto_pl.ops import Key
 from moto_pl.replay.episode import Episode
 from moto_pl.report.records import read_run
+from moto_pl.rollout.policy import ActMode
 from moto_pl.rollout.pool import EnvPool
 from moto_pl.rollout.roll import TEST_SEEDS, roll_episodes
 from moto_pl.training.ingest import longest_demonstration
@@ -34,31 +35,44 @@ def load_episodes(name: str, count: int, least_steps: int = 1) -> list[Episode]:
     return episodes
 
 
-def roll_own(agent: Agent, run: Path, count: int) -> list[Episode]:
-    """Rolls the policy's mode in the run's environment, on test seeds.
+def roll_own(
+    agent: Agent,
+    run: Path,
+    count: int,
+    mode: ActMode = "mode",
+    first_seed: int = TEST_SEEDS,
+    setting: str = "--ckpt",
+) -> list[Episode]:
+    """Rolls the policy in the run's environment.
 
     Args:
         agent: acts.
         run: its run, whose ``config.yaml`` names the environment.
         count: episodes.
+        mode: the policy's mode, or draws from it.
+        first_seed: of the environment in the first episode; test seeds are never trained on.
+        setting: what the user calls the checkpoint.
     """
-    env, options = environment_of(run)
+    env, options = environment_of(run, setting)
     data = read_run(run).setting("data")
     limit = EpisodeLimit(data.get("max_episode_steps"), longest_demonstration(run / "replay"))
     timeout_s = float(data.get("worker_timeout_s") or 60)
     with EnvPool(env, options, 0, timeout_s, limit, image_size=IMAGE_SIZE) as pool:
-        return [roll_episodes(pool, agent, [TEST_SEEDS + i], "mode", Key(agent.seed, i))[0] for i in range(count)]
+        return [roll_episodes(pool, agent, [first_seed + i], mode, Key(agent.seed, i))[0] for i in range(count)]
 
 
-def environment_of(run: Path) -> tuple[str, dict[str, Any]]:
+def environment_of(run: Path, setting: str = "--ckpt") -> tuple[str, dict[str, Any]]:
     """The id of a run's environment, and its arguments.
 
     Raises:
-        SettingError: the run has no configuration that names one.
+        SettingError: the run has no configuration that names one; ``setting`` is what the user calls the checkpoint.
     """
+    fix = "Give a checkpoint in its run's directory: config.yaml is missing."
+    if not (run / "config.yaml").is_file():
+        raise SettingError(setting, run, fix)
     data = read_run(run).setting("data")
     if not isinstance(data, dict) or not data.get("env"):
-        raise SettingError("--ckpt", run, "Give a checkpoint in its run's directory: config.yaml is missing.")
+        raise SettingError(setting, run, fix)
     return str(data["env"]), dict(data.get("env_options") or {})
 
 

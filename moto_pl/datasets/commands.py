@@ -1,20 +1,21 @@
-"""The verbs ``moto data build | import | render | info | view | repair | list``."""
+"""The verbs ``moto data build | import | export | render | info | view | repair | list``."""
 
 from __future__ import annotations
 
 import functools
 import json
-import os
 from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
 
 from moto_pl.datasets.builders import build, builder
+from moto_pl.datasets.formats.exporting import export_dataset
+from moto_pl.datasets.formats.importing import import_dataset
+from moto_pl.datasets.formats.table import FORMATS
 from moto_pl.datasets.info import info, list_table
 from moto_pl.datasets.kitchen.render import render_states
 from moto_pl.datasets.minari_io import buildable_names
-from moto_pl.datasets.npz_import import import_npz
 from moto_pl.datasets.repair import repair
 from moto_pl.datasets.view import view
 from moto_pl.verbs import Verb, VerbParser
@@ -67,26 +68,14 @@ class Build(Verb):
         return 0
 
 
-def _import(
-    npz: Sequence[str],
-    env: str | None = None,
-    success_reward: float | None = None,
-    output: str | os.PathLike[str] | None = None,
-    overwrite: bool = False,
-    counted_in_order: bool = False,
-) -> int:
-    """Turn DreamerV2's npz episodes into a Minari dataset.
-
-    Args:
-        npz: npz files, or directories of them.
-        env: the environment they came from, such as moto_pl/Kitchen-mixed-v0.
-        success_reward: reward from which a step is a success; null is any above 0, in a kitchen task all its objects.
-        output: dataset id or path; null is moto_pl/import/<name>-v0.
-        overwrite: replace a dataset that is there.
-        counted_in_order: the reward counts the task's objects, which the episodes complete in the task's order: tell
-            them apart by it.
-    """
-    print(f"Dataset: {import_npz(npz, output, env, success_reward, overwrite, counted_in_order)}")
+@functools.wraps(import_dataset)
+def _import(*args: Any, **options: Any) -> int:
+    done = import_dataset(*args, **options)
+    again = f", of which {done.resumed} were there from an earlier call" if done.resumed else ""
+    print(f"{done.episodes} episodes of {FORMATS[done.format].title}{again}")
+    if done.left_out:
+        print(f"Left out: the last {done.left_out} episodes, since the first of them is {done.reason}")
+    print(f"Dataset: {done.path}")
     return 0
 
 
@@ -96,6 +85,13 @@ def _render(*args: Any, **options: Any) -> int:
     print(f"Replayed: {rendered.verification}")
     print(f"{rendered.episodes} episodes, of which {rendered.resumed} were there from an earlier call")
     print(f"Dataset: {rendered.path}")
+    return 0
+
+
+@functools.wraps(export_dataset)
+def _export(*args: Any, **options: Any) -> int:
+    done = export_dataset(*args, **options)
+    print(f"{done.episodes} episodes\nDataset: {done.path}")
     return 0
 
 
@@ -132,6 +128,7 @@ def _json(numbers: dict[str, Any]) -> str:
 VERBS: dict[str, Verb] = {
     "build": Build(),
     "import": Verb(_import),
+    "export": Verb(_export),
     "render": Verb(_render),
     "info": Verb(_info),
     "view": Verb(_view),

@@ -38,8 +38,8 @@ IMAGE_KEYS = ("image", "pixels", "rgb", "observation/image")
 """Names preferred, in this order, where a dataset has several images and none was chosen."""
 FRAMES_PER_CHUNK = 16
 
-# All that Minari, h5py, Pillow and json raise on a file that is cut short or damaged.
-_READ_ERRORS = (OSError, KeyError, IndexError, ValueError, TypeError, AttributeError, AssertionError, RuntimeError)
+READ_ERRORS = (OSError, KeyError, IndexError, ValueError, TypeError, AttributeError, AssertionError, RuntimeError)
+"""All that Minari, h5py, Pillow and json raise on a file that is cut short or damaged."""
 
 
 def datasets_root() -> Path:
@@ -91,7 +91,7 @@ class DatasetReader:
         path = Path(path)
         self.path = path.parent if path.name == "data" and (path / METADATA_FILE_NAME).is_file() else path
         self.data_path = self.path / "data"
-        self.metadata = _read_metadata(self.data_path / METADATA_FILE_NAME)
+        self.metadata = read_metadata(self.data_path / METADATA_FILE_NAME)
         self.id = str(self.metadata.get("dataset_id", self.path.name))
         self._label = f"dataset {self.id}"
         if not self.data_file.exists():
@@ -101,7 +101,7 @@ class DatasetReader:
         except ImportError as error:
             found = f"the format {self.metadata['data_format']}"
             raise SettingError(self._label, found, 'Run: pip install "minari[arrow]".') from error
-        except _READ_ERRORS as error:
+        except READ_ERRORS as error:
             raise _damaged(self._label, self.data_path / METADATA_FILE_NAME, error) from error
         self.image_key, image_space = _find_image(self._label, self._storage.observation_space, image_key)
         self.image_shape: tuple[int, int, int] = (int(image_space.shape[0]), int(image_space.shape[1]), 3)
@@ -162,7 +162,7 @@ class DatasetReader:
             reward = np.asarray(raw["rewards"], np.float32)
             terminations, truncations = np.asarray(raw["terminations"], bool), np.asarray(raw["truncations"], bool)
             infos = raw["infos"] or {}
-        except _READ_ERRORS as error:
+        except READ_ERRORS as error:
             raise _damaged(self._label, self.data_file, error, index) from error
         raw_episode = RawEpisode(
             self._label, f"episode {index} of {self.data_file}", image, action, reward, terminations, truncations, infos
@@ -232,7 +232,7 @@ class DatasetReader:
                 missing = [i for i in range(len(self)) if f"episode_{i}" not in file]
         except SettingError:
             raise
-        except _READ_ERRORS as error:
+        except READ_ERRORS as error:
             raise _damaged(self._label, self.data_file, error) from error
         if missing:
             found = f"{len(self) - len(missing)} of {len(self)} episodes in {self.data_file}"
@@ -417,7 +417,8 @@ def _damaged(label: str, file: Path, error: BaseException, index: int | None = N
 MAX_METADATA = 1 << 24
 
 
-def _read_metadata(path: Path) -> dict[str, Any]:
+def read_metadata(path: Path) -> dict[str, Any]:
+    """A dataset's metadata, with all that opening it needs; raises a SettingError where that is missing."""
     try:
         metadata = read_json(path, dict, MAX_METADATA)
     except FileNotFoundError as error:
@@ -437,13 +438,13 @@ def _read_metadata(path: Path) -> dict[str, Any]:
 
 def _find_image(label: str, space: gym.Space[Any], image_key: str | None) -> tuple[str, spaces.Box]:
     """Key (empty where the observation itself is the image) and space of the image observation."""
-    leaves = dict(_leaves(space))
+    found = dict(leaves(space))
     images = {
         key: leaf
-        for key, leaf in leaves.items()
+        for key, leaf in found.items()
         if isinstance(leaf, spaces.Box) and leaf.dtype == np.uint8 and len(leaf.shape) == 3 and leaf.shape[2] == 3
     }
-    described = ", ".join(f"{key or 'observation'} {_describe(leaf)}" for key, leaf in leaves.items())
+    described = ", ".join(f"{key or 'observation'} {_describe(leaf)}" for key, leaf in found.items())
     if not images:
         fix = "Training needs an image, uint8 height x width x 3: render one into the dataset, or use another."
         raise SettingError(label, f"no image among its observations ({described})", fix)
@@ -459,10 +460,11 @@ def _find_image(label: str, space: gym.Space[Any], image_key: str | None) -> tup
     return key, images[key]
 
 
-def _leaves(space: gym.Space[Any], prefix: str = "") -> Iterator[tuple[str, gym.Space[Any]]]:
+def leaves(space: gym.Space[Any], prefix: str = "") -> Iterator[tuple[str, gym.Space[Any]]]:
+    """The spaces in a space, by name: ``a/b`` for a nested one, empty for the space itself."""
     if isinstance(space, spaces.Dict):
         for key, part in space.spaces.items():
-            yield from _leaves(part, f"{prefix}/{key}" if prefix else str(key))
+            yield from leaves(part, f"{prefix}/{key}" if prefix else str(key))
     else:
         yield prefix, space
 

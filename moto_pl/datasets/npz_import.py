@@ -6,19 +6,15 @@ import os
 import re
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-import gymnasium as gym
 import numpy as np
-from rich.console import Console
-from rich.progress import track
 
-from moto_pl.datasets.minari_io import default_id, refuse_existing, write_dataset
+from moto_pl.datasets.formats.recorded import damaged
 from moto_pl.datasets.raw_episode import clip_rounding
-from moto_pl.datasets.recording import versions
-from moto_pl.envs import KITCHEN_OBJECTS, list_envs, task_objects, unknown_name
+from moto_pl.envs import KITCHEN_OBJECTS
 from moto_pl.errors import SettingError
 from moto_pl.reading import open_regular
 from moto_pl.replay.episode import Episode
@@ -26,7 +22,7 @@ from moto_pl.replay.episode import Episode
 KEYS = ("image", "action", "reward", "is_first", "is_last", "is_terminal")
 OBJECT_KEY = re.compile(r"reward[ _/](.+)")
 """Name of an array that says whether one object of the kitchen is in place, such as ``reward bottom burner``."""
-_READ_ERRORS = (
+READ_ERRORS = (
     *(OSError, ValueError, KeyError, EOFError, OverflowError, MemoryError, RecursionError),
     *(RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error),
 )
@@ -94,7 +90,7 @@ def _read_arrays(path: Path, objects: Sequence[str]) -> tuple[dict[str, np.ndarr
     """An episode's arrays, and by object the key of its own; no ``reward`` where all the task's objects have theirs."""
     try:
         # Without pickle, an array of objects is refused and nothing in the file is executed.
-        _check_members(path)
+        check_members(path)
         with np.load(path, allow_pickle=False) as file:
             of_objects = _object_keys(file.files)
             keys = [key for key in KEYS if key != "reward" or not objects or not set(objects) <= of_objects.keys()]
@@ -108,13 +104,12 @@ def _read_arrays(path: Path, objects: Sequence[str]) -> tuple[dict[str, np.ndarr
         raise
     except FileNotFoundError:
         raise SettingError(str(path), "no such file", "Give npz files, or a directory that holds some.") from None
-    except _READ_ERRORS as error:
-        found = f"a file that cannot be read ({' '.join(str(error).split())})"
-        raise SettingError(str(path), found, "Copy it again; object arrays are not read.") from error
+    except READ_ERRORS as error:
+        raise damaged(path, f"{error}; object arrays are not read") from error
     return arrays, of_objects
 
 
-def _check_members(path: Path) -> None:
+def check_members(path: Path) -> None:
     """Raises a ValueError where the members claim more than they hold, before any is unpacked."""
     with open_regular(path) as file, zipfile.ZipFile(file) as archive:
         entries = archive.infolist()
@@ -198,54 +193,8 @@ def find_npz(sources: Sequence[str | os.PathLike[str]]) -> list[Path]:
         files = sorted(source.glob("*.npz")) if source.is_dir() else [source]
         if not files or not files[0].is_file():
             what = "a directory without npz files" if source.is_dir() else "no such file"
-            raise SettingError("npz", f"{source}: {what}", "Give npz files, or a directory that holds some.")
+            raise SettingError("source", f"{source}: {what}", "Give npz files, or a directory that holds some.")
         found += files
     if not found:
-        raise SettingError("npz", "nothing", "Give npz files, or a directory that holds some.")
+        raise SettingError("source", "nothing", "Give npz files, or a directory that holds some.")
     return found
-
-
-def import_npz(
-    sources: Sequence[str | os.PathLike[str]],
-    output: str | os.PathLike[str] | None = None,
-    env_id: str | None = None,
-    success_reward: float | None = None,
-    overwrite: bool = False,
-    counted_in_order: bool = False,
-) -> Path:
-    """Turn DreamerV2's npz episodes into a Minari dataset; every array is validated before anything is in place.
-
-    Args:
-        sources: npz files, and directories of them.
-        output: dataset id or path; None is named after the first source.
-        env_id: the environment that the episodes came from, kept in the dataset; None if unknown.
-        success_reward: as in :func:`read_npz`; None in a kitchen task is the number of its objects.
-        overwrite: replace a dataset that is there already.
-        counted_in_order: as in :func:`read_npz`, of the objects of ``env_id``.
-
-    Returns:
-        The dataset's directory.
-
-    Raises:
-        SettingError: an unknown environment, a bad file, a dataset that exists, or ``counted_in_order`` of a task
-            without objects.
-    """
-    files = find_npz(sources)
-    if env_id is not None and env_id not in gym.registry:
-        raise unknown_name("env", env_id, list_envs())
-    objects = task_objects(env_id, {}) if env_id is not None else ()
-    if counted_in_order and not objects:
-        fix = "Say whose objects the reward counts: --env moto_pl/Kitchen-mixed-v0, for instance."
-        raise SettingError("counted_in_order", f"the environment {env_id}, which has no objects", fix)
-    if success_reward is None and objects:
-        success_reward = float(len(objects))
-    first = Path(sources[0])
-    target = output or default_id(f"import/{first.absolute().stem.replace('.', '-')}")
-    refuse_existing(target, overwrite)
-
-    def episodes() -> Iterator[Episode]:
-        for file in track(files, "importing", transient=True, console=Console(stderr=True)):
-            yield read_npz(file, success_reward, objects, counted_in_order)
-
-    metadata = {"source": "npz", "episodes": len(files), "versions": versions("minari", "numpy"), "env_kwargs": {}}
-    return write_dataset(target, episodes(), env_id, metadata, overwrite)

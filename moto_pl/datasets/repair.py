@@ -21,7 +21,6 @@ from moto_pl.datasets.minari_io import DATA_FILE, DatasetReader, locate
 from moto_pl.datasets.staging import staged
 from moto_pl.errors import SettingError
 from moto_pl.files import sync, write_whole
-from moto_pl.replay.repair import is_replay, look_at_replay
 
 
 @dataclass
@@ -208,6 +207,8 @@ def repair(dataset: str, apply: bool = False) -> int:
         dataset: a dataset id, short name or path; or a run's directory, or its replay.
         apply: do what the report says. What is damaged is moved, never deleted.
     """
+    from moto_pl.replay.repair import is_replay, look_at_replay  # which reads checkpoints, and so imports torch
+
     path = Path(dataset).expanduser()
     found = look_at_replay(path) if is_replay(path) else look_at_dataset(locate(dataset))
     for line in found.lines():

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from moto_pl.errors import SettingError
 from moto_pl.files import is_held, make_directory, sync
 
 _HIDDEN = r"\.{name}\.[0-9a-f]{{8}}(\.old)?"
@@ -49,6 +52,34 @@ def staged(path: Path) -> Iterator[Path]:
         raise
     finally:
         os.close(lock)
+
+
+def begin_parts(parts: Path, settings: Mapping[str, Any], done: str) -> None:
+    """Makes a directory of finished parts, or goes on in one that was begun with the same settings.
+
+    Args:
+        parts: the directory.
+        settings: JSON-able.
+        done: what was half done where it was begun with others, such as ``rendered``.
+
+    Raises:
+        SettingError: it was begun with others.
+    """
+    file = parts / "settings.json"
+    text = json.dumps(settings, indent=2)
+    if parts.exists():
+        found = file.read_text() if file.is_file() else "none"
+        if found != text:
+            raise SettingError(
+                "output",
+                f"{parts}, half {done} from another source or with other settings",
+                "Run that command again to finish it, or remove the directory.",
+            )
+        for left_over in parts.glob(".episode_*"):
+            left_over.unlink()
+        return
+    with staged(parts) as directory:
+        (directory / "settings.json").write_text(text)
 
 
 def _sweep(path: Path) -> None:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -85,6 +87,20 @@ def _report_once() -> None:
     _logger.warning("%s. The plain-PyTorch references are used meanwhile.", status())
 
 
+_without = False
+
+
+@contextmanager
+def without_operators() -> Iterator[None]:
+    """Within it the references serve, whatever is asked for: what is exported runs where our operators are not."""
+    global _without
+    before, _without = _without, True
+    try:
+        yield
+    finally:
+        _without = before
+
+
 def use_compiled(ops: Ops, device: torch.device) -> bool:
     """Decides between an operator and its reference.
 
@@ -98,7 +114,7 @@ def use_compiled(ops: Ops, device: torch.device) -> bool:
     Raises:
         SettingError: naming ``ops``, where it is none of the three, or ``compiled`` is not possible here.
     """
-    if ops == "reference":
+    if ops == "reference" or _without:
         return False
     if ops not in ("auto", "compiled"):
         raise SettingError("ops", repr(ops), "Use auto, compiled or reference.")

@@ -115,7 +115,7 @@ def _check(
         raise SettingError("is_first", f"device {is_first.device}", f"Put it on deter's device, {deter.device}.")
 
 
-def observe_ref(
+def observe_drawn(
     action: Tensor,
     embed: Tensor,
     is_first: Tensor,
@@ -124,12 +124,10 @@ def observe_ref(
     cell: CellWeights,
     posterior: PosteriorWeights,
     latent: LatentSpec,
-    key: Key,
+    noise: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The definition of :func:`observe`, one PyTorch operation at a time. Same arguments and result."""
-    _check(action, embed, is_first, deter, stoch, cell, posterior, latent)
+    """As :func:`observe_ref`, with the draws [T, B, S] themselves in place of the key that names them."""
     dtype = deter.dtype
-    noise = draw_noise(latent, key, tuple(is_first.shape), deter)  # [T, B, S]
     keep = (~is_first).to(dtype).unsqueeze(-1)  # [T, B, 1]
     stoch_weight, deter_weight, from_action, from_embed = _pieces(action, embed, is_first, cell, posterior, latent)
     deters, stochs, params = [], [], []
@@ -143,6 +141,23 @@ def observe_ref(
         stochs.append(stoch)
         params.append(param)
     return torch.stack(deters), torch.stack(stochs), torch.stack(params)
+
+
+def observe_ref(
+    action: Tensor,
+    embed: Tensor,
+    is_first: Tensor,
+    deter: Tensor,
+    stoch: Tensor,
+    cell: CellWeights,
+    posterior: PosteriorWeights,
+    latent: LatentSpec,
+    key: Key,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The definition of :func:`observe`, one PyTorch operation at a time. Same arguments and result."""
+    _check(action, embed, is_first, deter, stoch, cell, posterior, latent)
+    noise = draw_noise(latent, key, tuple(is_first.shape), deter)  # [T, B, S]
+    return observe_drawn(action, embed, is_first, deter, stoch, cell, posterior, latent, noise)
 
 
 def observe(

@@ -17,7 +17,7 @@ from moto_pl.errors import SettingError
 from moto_pl.ops import Key
 from moto_pl.replay.episode import Episode
 from moto_pl.rollout.explore import Exploration
-from moto_pl.rollout.policy import ActMode, Policy
+from moto_pl.rollout.policy import Acting, ActMode
 from moto_pl.rollout.pool import EnvPool
 from moto_pl.rollout.roll import roll_episodes
 from moto_pl.threads import one_thread
@@ -62,11 +62,11 @@ class Collector:
         """Whether episodes have been asked for and not been fetched."""
         return self._message is not None
 
-    def submit(self, policy: Policy, job: Job) -> None:
-        """Begins to roll; the policy's present weights are copied."""
+    def submit(self, agent: Acting, job: Job) -> None:
+        """Begins to roll; the agent's present weights are copied."""
         assert not self.busy
         copy = io.BytesIO()
-        torch.save(policy, copy)
+        torch.save(agent, copy)
         self._message = copy.getvalue(), job
         self._send()
 
@@ -140,10 +140,10 @@ def _serve(
         while True:
             blob, job = connection.recv()
             # Our own learner's bytes, over our own pipe.
-            policy = torch.load(io.BytesIO(blob), map_location="cpu", weights_only=False)
+            agent = torch.load(io.BytesIO(blob), map_location="cpu", weights_only=False)
             try:
                 pool = pool or EnvPool(env, env_options, workers, timeout_s, limit)
-                result: Any = roll_episodes(pool, policy, *job)
+                result: Any = roll_episodes(pool, agent, *job)
             except Exception as error:
                 result = error
             connection.send(result)

@@ -56,16 +56,16 @@ class Explorer:
         """What is done in place of the policy's actions.
 
         Args:
-            action: the policy's [n, A].
+            action: the policy's [n, A], within [-1, 1].
             key: of this step.
 
         Returns:
-            The actions, within [-1, 1], and which episodes are on a detour, bool [n]; None where there are none.
+            The actions, ``action`` itself where nothing is changed, and which episodes are on a detour, bool [n]; None
+            where there are none.
         """
         shape, device = tuple(action.shape), action.device
         if self._exploration.noise[1] > 0:
-            action = action + self._stds * normal(key, Stream.NOISE, shape, device)
-        action = action.clamp(-1, 1)
+            action = (action + self._stds * normal(key, Stream.NOISE, shape, device)).clamp(-1, 1)
         if self._exploration.detours[1] == 0:
             return action, None
         draws = [uniform(key.fold(use), Stream.DETOUR, (len(action), 1), device) for use in (_STARTS, _ENDS)]

@@ -11,13 +11,14 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from moto_pl.envs.checks import KEY
 from moto_pl.evaluations import EVALUATION_SEEDS as EVALUATION_SEEDS
 from moto_pl.evaluations import TEST_SEEDS as TEST_SEEDS
 from moto_pl.ops import Key
 from moto_pl.replay.episode import Episode
 from moto_pl.rollout.explore import NO_EXPLORATION, Exploration, Explorer
 from moto_pl.rollout.play import Played, Recording
-from moto_pl.rollout.policy import ActMode, Policy
+from moto_pl.rollout.policy import Acting, ActMode, Policy
 from moto_pl.rollout.pool import EnvPool, WorkerRestarted
 
 
@@ -28,7 +29,7 @@ def training_seed(seed: int, index: int) -> int:
 
 def roll_episodes(
     pool: EnvPool,
-    policy: Policy,
+    agent: Acting,
     seeds: Sequence[int],
     mode: ActMode,
     key: Key,
@@ -41,7 +42,7 @@ def roll_episodes(
 
     Args:
         pool: at least ``len(seeds)`` workers.
-        policy: acts.
+        agent: acts.
         seeds: one for each environment.
         mode: ``sample`` to collect, ``mode`` to evaluate.
         key: names the policy's draws; step t folds t in.
@@ -50,7 +51,7 @@ def roll_episodes(
     Returns:
         The episodes, in the order of their seeds.
     """
-    return [rolled.episode for rolled in roll_on(pool, policy, seeds, mode, key, explore)]
+    return [rolled.episode for rolled in roll_on(pool, agent, seeds, mode, key, explore)]
 
 
 class Rolled(NamedTuple):
@@ -62,7 +63,7 @@ class Rolled(NamedTuple):
 
 def roll_on(
     pool: EnvPool,
-    policy: Policy,
+    agent: Acting,
     seeds: Sequence[int],
     mode: ActMode,
     key: Key,
@@ -70,10 +71,10 @@ def roll_on(
     beyond: int = 0,
 ) -> list[Rolled]:
     """As :func:`roll_episodes`, and on for ``beyond`` steps after a truncation, which is no end of the task."""
-    with policy.acting_weights():
+    with agent.acting_weights():
         while True:
             try:
-                recordings = _roll(pool, policy, seeds, mode, key, explore, beyond)
+                recordings = _roll(pool, agent, seeds, mode, key, explore, beyond)
             except WorkerRestarted:
                 continue
             return [
@@ -84,29 +85,27 @@ def roll_on(
 
 def _roll(
     pool: EnvPool,
-    policy: Policy,
+    agent: Acting,
     seeds: Sequence[int],
     mode: ActMode,
     key: Key,
     explore: Exploration,
     beyond: int,
 ) -> list[_Rolling]:
-    count, device = len(seeds), policy.device
+    count, device = len(seeds), agent.device
     explorer = Explorer(explore, count, key, device)
-    training = policy.training
-    policy.train(False)
+    training = agent.training
+    agent.train(False)
+    policy = Policy(agent, mode, key)
     try:
-        state = policy.initial_state(count)
         image = pool.reset(seeds, beyond)
-        is_first = torch.ones(count, dtype=torch.bool, device=device)
         recordings = [_Rolling(frame, beyond) for frame in image]
         t = 0
         while not all(recording.done for recording in recordings):
-            frames = torch.from_numpy(np.ascontiguousarray(image.transpose(0, 3, 1, 2))).to(device)
-            step_key = key.fold(t)
-            action, state = policy.act(frames, is_first, state, mode, step_key)
-            action, on_detour = explorer(action.float(), step_key)
-            state = policy.executed(state, action)  # the filter hears what the environment gets
+            asked = policy.act({KEY: torch.from_numpy(image).to(device)})
+            action, on_detour = explorer(asked, key.fold(t))
+            if action is not asked:
+                policy.executed(action)  # the filter hears what the environment gets
             actions = action.cpu().numpy()
             image, reward, terminated, truncated, infos = pool.step(actions)
             for i, recording in enumerate(recordings):
@@ -117,10 +116,9 @@ def _roll(
                         recording.detours.append(bool(on_detour[i]))
                 elif not recording.done:
                     recording.go_on(float(reward[i]), ends[0])
-            is_first = torch.zeros_like(is_first)
             t += 1
     finally:
-        policy.train(training)
+        agent.train(training)
     return recordings
 
 

@@ -37,6 +37,7 @@ from moto_pl.files import lock_run, write_whole
 from moto_pl.schedule import Schedule
 from moto_pl.training.configs import LIGHTNING_VERBS, config_names, expand_configs
 from moto_pl.training.datamodule import OfflineToOnlineDataModule
+from moto_pl.training.initial import read_initial
 from moto_pl.training.memory import keep_freed_memory
 from moto_pl.training.restart import move_aside, refuse_lost_progress
 from moto_pl.trust import check_classes
@@ -92,6 +93,12 @@ class MotoCLI(LightningCLI):
             "--keep_memory", type=bool, default=True, help="on a CPU: keep freed memory for the next step"
         )
         parser.add_argument("--evaluate_untrained", type=bool, default=True, help="begin a run with an evaluation")
+        parser.add_argument(
+            "--init",
+            type=str | None,
+            default=None,
+            help="a checkpoint whose weights, where they fit, a run begins with",
+        )
         parser.add_argument("--restart", action="store_true", help="move what the run has come to aside; begin anew")
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
         parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=int)
@@ -102,6 +109,9 @@ class MotoCLI(LightningCLI):
         self._restart = bool(self._get(self.config, "restart"))
         if self._restart and (self.subcommand != "fit" or self._get(self.config, "ckpt_path") is not None):
             raise SettingError("--restart", "true", "It is for moto fit without ckpt_path. Leave one of them out.")
+        self._init: str | None = self._get(self.config, "init")
+        if self._init is not None and (self.subcommand != "fit" or self._get(self.config, "ckpt_path") is not None):
+            raise SettingError("--init", self._init, "It is for moto fit without ckpt_path. Leave one of them out.")
         trainer = self._get(self.config, "trainer")
         check_arguments(vars(trainer))  # its items() would go into what is nested
         self._trial: TemporaryDirectory[str] | None = None
@@ -214,6 +224,8 @@ class MotoCLI(LightningCLI):
         elif ckpt_path in (None, "last"):
             ckpt_path = self._newest(root, datamodule.schedule)
         if ckpt_path is not None:
+            if self._init is not None:
+                self._say(f"init: {self._init} is not read again: {root} goes on from its own weights")
             checkpoint = load_checkpoint(ckpt_path)
             ours = {**model.description(), "action_size": (checkpoint.get("agent") or {}).get("action_size")}
             check_same_agent(checkpoint.get("agent"), ours)
@@ -226,10 +238,8 @@ class MotoCLI(LightningCLI):
                 return
             self._say(f"resuming {root} at gradient step {step} of {datamodule.schedule.total_steps}")
             del checkpoint
-        elif self._get(self.config, "evaluate_untrained") and datamodule.evaluation.eval_episodes > 0:
-            datamodule.before_fit = True
-            self.trainer.validate(model, datamodule, verbose=False)
-            datamodule.before_fit = False
+        else:
+            self._begin(model, datamodule)
         self.trainer.fit(model, datamodule=datamodule, ckpt_path=ckpt_path)
         if self.trainer.global_step < datamodule.schedule.total_steps:
             step, last = self.trainer.global_step, datamodule.schedule.total_steps
@@ -237,6 +247,15 @@ class MotoCLI(LightningCLI):
                 f"{root}: told to end at gradient step {step} of {last}; the same command goes on from there without "
                 "trainer.max_steps, trainer.max_time or what else ended it."
             )
+
+    def _begin(self, model: Agent, datamodule: OfflineToOnlineDataModule) -> None:
+        """Before a new run's first step: its initial weights, and an evaluation."""
+        if self._init is not None:
+            model.initial = read_initial(self._init)
+        if self._get(self.config, "evaluate_untrained") and datamodule.evaluation.eval_episodes > 0:
+            datamodule.before_fit = True
+            self.trainer.validate(model, datamodule, verbose=False)
+            datamodule.before_fit = False
 
     def _newest(self, root: Path, schedule: Schedule) -> str | None:
         """The checkpoint that the run goes on from; None where it begins."""

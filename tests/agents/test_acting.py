@@ -16,7 +16,6 @@ import yaml
 
 import listening_env
 from moto_pl.agents.base import Agent, RunFacts
-from moto_pl.agents.loading import build_agent
 from moto_pl.agents.model_based import ModelBasedAgent
 from moto_pl.analysis.episodes import roll_own
 from moto_pl.callbacks.collect import CollectEpisodes, CollectSettings
@@ -31,25 +30,11 @@ from moto_pl.rollout.pool import EnvPool
 from moto_pl.rollout.roll import roll_episodes
 from moto_pl.schedule import Schedule
 from runs import AGENTS
+from small_agents import make
 
 ENV = "listening_env:Listening-v0"
 OPTIONS = {"episode_steps": 5}
 EXPLORE = Exploration(noise=(0.3, 0.3), detours=(0.3, 0.3))
-
-
-def make(name: str) -> Agent:
-    """A tiny agent of the debug configuration's kind, whose policy's weights are large enough to clip."""
-    sizes: dict[str, Any] = {}
-    for setting, value in AGENTS[name].items():
-        group, key = setting.split(".")
-        if group not in ("optim", "batch"):
-            sizes.setdefault(group, {})[key] = yaml.safe_load(value)
-    if name in ("MOTO", "DreamerV2"):
-        small = {"encoder_channels": [4, 4, 4, 4], "decoder_channels": [4, 4, 4], "mlp_layers": 0}
-        sizes["world_model"] = {"deter": 8, "hidden": 8, "stoch": 2, "classes": 2, "ensemble": 2, **small}
-    torch.manual_seed(0)
-    agent = build_agent({"class_path": f"moto_pl.agents.{name}", "init_args": sizes}, 2)
-    return agent.eval()
 
 
 @pytest.fixture()

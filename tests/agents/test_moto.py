@@ -1,4 +1,3 @@
-import copy
 import dataclasses
 import math
 import warnings
@@ -9,94 +8,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tiny_moto import KEY, TINY, TINY_MODEL, batches, make, moved, sequences
 from torch import Tensor, nn
 
 from moto_pl.agents import MOTO
-from moto_pl.agents.description import check_same_agent
-from moto_pl.agents.model_based import TARGET, Starts
+from moto_pl.agents.model_based import Starts
 from moto_pl.agents.settings import BatchConfig, BehaviourConfig, OptimConfig
 from moto_pl.envs.reach import ReachEnv
 from moto_pl.errors import SettingError
 from moto_pl.nn import WorldModelConfig
-from moto_pl.nn.actor_critic import QEnsemble
 from moto_pl.ops import Imagined, Key, Stream, integers, uniform
 from moto_pl.replay.sampler import SequenceBatch
 
-TINY_MODEL = WorldModelConfig(
-    deter=6,
-    hidden=5,
-    stoch=3,
-    classes=4,
-    ensemble=3,
-    encoder_channels=(2, 3, 4, 5),
-    decoder_channels=(4, 3, 2),
-    mlp_layers=0,
-    head_layers=1,
-    head_units=6,
-    free_nats=0.0,
-)
-TINY = BehaviourConfig(
-    horizon=4,
-    gamma=0.9,
-    lambda_=0.7,
-    disagreement_scale=3.0,
-    critics=3,
-    critic_layers=1,
-    critic_units=7,
-    actor_layers=1,
-    actor_units=7,
-    entropy_scale=0.05,
-    target_every=5,
-    imagine_rows=None,
-    clone_scale=2.0,
-)
-KEY = Key(3, 8)
 CRITICS = pytest.mark.parametrize("critic", ["q_ensemble", "v"])
 LATENTS = pytest.mark.parametrize("latent", ["categorical", "gaussian"])
-
-
-def make(model: dict[str, Any] | None = None, seed: int = 0, **behaviour: Any) -> MOTO:
-    """A tiny agent whose networks, targets included, all differ."""
-    agent = MOTO(
-        dataclasses.replace(TINY_MODEL, **(model or {})),
-        dataclasses.replace(TINY, **behaviour),
-        ops="reference",
-        seed=seed,
-    )
-    agent.action_size = 2
-    torch.manual_seed(seed)
-    agent.build(2)
-    with torch.no_grad():
-        for p in (*agent.world_model.rssm.parameters(), *agent.world_model.reward.parameters()):
-            p.add_(0.3 * torch.randn_like(p))
-        for p in (*agent.actor.parameters(), *agent.critic.parameters()):
-            p.copy_(0.4 * torch.randn_like(p))
-    return agent
-
-
-def sequences(size: int = 3, length: int = 5, seed: int = 1) -> SequenceBatch:
-    """Random rows; every second sequence is the beginning of an episode."""
-    generator = torch.Generator().manual_seed(seed)
-    is_first = torch.zeros(size, length, dtype=torch.bool)
-    is_first[::2, 0] = True
-    is_terminal = torch.zeros(size, length, dtype=torch.bool)
-    is_terminal[-1, -1] = True
-    starts = is_first.unsqueeze(-1)
-    return SequenceBatch(
-        torch.randint(0, 256, (size, length, 3, 64, 64), generator=generator, dtype=torch.uint8),
-        (2 * torch.rand(size, length, 2, generator=generator) - 1).masked_fill(starts, 0),
-        torch.randn(size, length, generator=generator).masked_fill(is_first, 0),
-        is_first,
-        is_terminal,
-    )
-
-
-def batches() -> dict[str, SequenceBatch]:
-    return {"model": sequences(seed=1), "agent": sequences(seed=2), "clone": sequences(seed=3)}
-
-
-def moved(module: nn.Module) -> bool:
-    return any(p.grad is not None and bool((p.grad != 0).any()) for p in module.parameters())
 
 
 # Which loss trains which component.
@@ -701,69 +626,3 @@ def test_a_penalty_that_has_no_effect_is_said(ensemble: int, scale: float, said:
     assert any("has no effect" in str(warning.message) for warning in heard) == said
     losses, metrics = agent.losses(batches(), KEY)
     assert (metrics["imagined/penalty"].item() < 1e-5) == (ensemble == 1 or scale == 0)
-
-
-# What the data earned; cloning alone.
-
-
-def test_data_value_by_hand() -> None:
-    """Along each sequence, from its end: the reward, then (1 - lambda) of the value and lambda of what follows."""
-    agent = make(real_return="data", imagine_rows=6)
-    assert isinstance(agent.critic, QEnsemble)
-    batch = sequences(seed=2)
-    starts = agent.draw_starts(batch, KEY)
-    key = KEY.fold(TARGET)
-    features = starts.rows.features
-    member = integers(key, Stream.TARGET, 3, (1,), features.device)
-    found = agent.data_value(batch, starts, member, KEY)
-    dist = agent.actor.dist(features)
-    action = dist.sample(uniform(key, Stream.ACTION, tuple(dist.mean.shape), features.device))
-    q = agent.critic.target_value(features, action, member)  # [T, B]
-    B, T = batch.reward.shape
-    expected = torch.empty(T, B)
-    for b in range(B):
-        value = expected[T - 1, b] = q[T - 1, b]
-        for t in reversed(range(T - 1)):
-            goes_on = 1 - float(batch.is_terminal[b, t + 1])
-            earned = batch.reward[b, t + 1] + 0.9 * goes_on * value
-            value = expected[t, b] = 0.3 * q[t, b] + 0.7 * earned
-    torch.testing.assert_close(found, expected[starts.t, starts.b])
-    assert not found.requires_grad
-
-
-def test_real_return_changes_the_real_loss_alone() -> None:
-    imagined, _ = make().losses(batches(), KEY)
-    data, _ = make(real_return="data").losses(batches(), KEY)
-    assert {name for name in imagined if not torch.equal(imagined[name], data[name])} == {"critic/real"}
-
-
-def test_without_value_the_actor_clones() -> None:
-    agent = make(value_scale=0.0)
-    losses, _ = agent.losses(batches(), KEY)
-    assert float(losses["actor/value"].detach()) == 0
-    losses["actor/value"].backward()
-    assert not moved(agent.actor)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"value_scale": -1.0}, r"behaviour\.value_scale: found -1"),
-        ({"real_return": "data", "critic": "v"}, r"behaviour\.real_return: found data with critic: v"),
-    ],
-)
-def test_bad_value_settings(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(SettingError, match=message):
-        BehaviourConfig(**settings)
-
-
-def test_a_checkpoint_from_before_these_settings_goes_on() -> None:
-    ours = make().description()
-    before = copy.deepcopy(ours)
-    for name in ("real_return", "value_scale"):
-        del before["init_args"]["behaviour"][name]
-    for name in ("open_loop_steps", "open_loop_rows"):
-        del before["init_args"]["world_model"][name]
-    check_same_agent(before, ours)
-    with pytest.raises(SettingError, match=r"real_return: imagined -> data"):
-        check_same_agent(before, make(real_return="data").description())

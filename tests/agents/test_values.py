@@ -19,6 +19,7 @@ from moto_pl.errors import SettingError
 from moto_pl.ops import Key
 from moto_pl.replay.episode import Episode, rows
 from moto_pl.replay.sampler import SequenceBatch
+from moto_pl.rollout.explore import Exploration
 from moto_pl.rollout.pool import EnvPool
 from moto_pl.rollout.roll import roll_episodes, roll_on
 from moto_pl.training.datamodule import OfflineToOnlineDataModule
@@ -87,7 +88,7 @@ def test_an_end_is_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_values_are_the_critics_of_the_states_in_which_it_acted(name: str) -> None:
     agent: Any = make(name)
     with EnvPool(ENV, OPTIONS, 0) as pool:
-        episode = roll_episodes(pool, agent, [3], "mode", Key(0, 1), (0.3, 0.3))[0]
+        episode = roll_episodes(pool, agent, [3], "mode", Key(0, 1), Exploration(noise=(0.3, 0.3)))[0]
     found = agent.action_values(whole(episode), Key(0, 2))
     assert found.shape == (5,) and found.detach().std() > 0
     assert agent.gamma == 0.99

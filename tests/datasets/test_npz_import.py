@@ -1,12 +1,15 @@
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from moto_pl.cli import main
+from moto_pl.datasets.formats.importing import import_dataset
 from moto_pl.datasets.minari_io import list_datasets, open_dataset
-from moto_pl.datasets.npz_import import import_npz, read_npz
+from moto_pl.datasets.npz_import import read_npz
 from moto_pl.envs import KITCHEN_OBJECTS, KITCHEN_TASKS
 from moto_pl.envs.kitchen import KitchenEnv
 from moto_pl.errors import SettingError
@@ -19,6 +22,13 @@ SHARED = Path(os.environ.get("MOTO_SHARED_DATA", Path(__file__).parents[3] / "sh
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
     return tmp_path / "minari"
+
+
+def import_npz(
+    sources: Sequence[str | Path], output: str | None = None, env: str | None = None, **options: Any
+) -> None:
+    """As `moto data import` does, at the size of this file's frames, in this process."""
+    import_dataset([str(path) for path in sources], output, env, **{"image_size": 8, "workers": 1, **options})
 
 
 def arrays(rows: int = 5, seed: int = 0, terminal: bool = False) -> dict[str, np.ndarray]:
@@ -60,7 +70,8 @@ def test_which_steps_are_a_success(tmp_path: Path, least: float | None, expected
 def test_a_directory_becomes_a_dataset(tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for index in range(2):
         save(tmp_path / "expert" / f"{index}.npz", **arrays(seed=index))
-    assert main(["data", "import", str(tmp_path / "expert"), "--env", "moto_pl/Kitchen-mixed-v0"]) == 0
+    words = ["--env", "moto_pl/Kitchen-mixed-v0", "--image-size", "8", "--workers", "1"]
+    assert main(["data", "import", str(tmp_path / "expert"), *words]) == 0
     assert list_datasets() == ["moto_pl/import/expert-v0"]
     reader = open_dataset("import/expert")
     assert reader.own["env_id"] == "moto_pl/Kitchen-mixed-v0" and len(reader) == 2
@@ -116,7 +127,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
             read_npz(tmp_path / name)
     (tmp_path / "nothing").mkdir()
     for source in ("nothing", "not/there", "missing.npz"):
-        with pytest.raises(SettingError, match="npz"):
+        with pytest.raises(SettingError, match="source: found"):
             import_npz([tmp_path / source])
 
 
@@ -130,7 +141,7 @@ def test_a_dataset_that_is_there_is_kept(tmp_path: Path) -> None:
 
 def test_an_unknown_environment(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="Did you mean moto_pl/Kitchen-mixed-v0"):
-        import_npz([save(tmp_path / "0.npz")], env_id="moto_pl/Kitchen-mixd-v0")
+        import_npz([save(tmp_path / "0.npz")], env="moto_pl/Kitchen-mixd-v0")
 
 
 def of_objects(rows: int = 41, **steps: int) -> dict[str, np.ndarray]:
@@ -192,7 +203,8 @@ def test_objects_that_are_counted_in_the_tasks_order(tmp_path: Path) -> None:
     reward = np.array([0, 0, 1, 1, 2, 1, 2] + [2] * 34, np.float32)
     path = save(tmp_path / "a.npz", **{**arrays(41), "reward": reward})
     assert not read_npz(path, objects=KITCHEN_TASKS["mixed"]).extras, "only where it is asked for"
-    assert main(["data", "import", str(path), "--env", "moto_pl/Kitchen-mixed-v0", "--counted-in-order"]) == 0
+    words = ["--env", "moto_pl/Kitchen-mixed-v0", "--counted-in-order", "--image-size", "8", "--workers", "1"]
+    assert main(["data", "import", str(path), *words]) == 0
     episode = open_dataset("import/a")[0]
     expected = np.stack([reward[1:] > place for place in range(4)], axis=1)
     np.testing.assert_array_equal(episode.extras["completed"], expected)
@@ -204,10 +216,10 @@ def test_objects_that_are_counted_in_the_tasks_order(tmp_path: Path) -> None:
 def test_a_reward_that_counts_nothing(tmp_path: Path, value: float) -> None:
     path = save(tmp_path / "a.npz", reward=np.array([0, 0, 1, value, 1], np.float32))
     with pytest.raises(SettingError, match=f"{value} in row 3.*leave it out"):
-        import_npz([path], env_id="moto_pl/Kitchen-mixed-v0", counted_in_order=True)
+        import_npz([path], env="moto_pl/Kitchen-mixed-v0", counted_in_order=True)
     for env_id in (None, "moto_pl/Reach-v0"):
         with pytest.raises(SettingError, match="counted_in_order.*Say whose objects"):
-            import_npz([path], env_id=env_id, counted_in_order=True)
+            import_npz([path], env=env_id, counted_in_order=True)
 
 
 @pytest.fixture
@@ -238,7 +250,7 @@ def test_real_episodes_get_their_prefixes(expert: Path, gl: str) -> None:
 
 
 def test_real_episodes(expert: Path) -> None:
-    import_npz([SHARED / "kitchen_expert"], "moto_pl/expert-v0", "moto_pl/Kitchen-mixed-v0")
+    import_npz([SHARED / "kitchen_expert"], "moto_pl/expert-v0", "moto_pl/Kitchen-mixed-v0", image_size=64)
     reader = open_dataset("moto_pl/expert-v0")
     assert reader.check(64, 9) == [280] * 5
     assert [episode.total_reward for episode in reader] == [779, 771, 781, 771, 783]

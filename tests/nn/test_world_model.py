@@ -14,27 +14,15 @@ from moto_pl.nn.actor_critic import Actor
 from moto_pl.ops import Key, LatentSpec, Stream, draw_noise, imagine, integers, kl, observe, priors, sample, transition
 from moto_pl.ops.extension import available
 from moto_pl.replay.sampler import SequenceBatch
+from tiny_model import TINY_MODEL
 
-TINY = WorldModelConfig(
-    deter=6,
-    hidden=5,
-    stoch=3,
-    classes=4,
-    ensemble=3,
-    encoder_channels=(2, 3, 4, 5),
-    decoder_channels=(4, 3, 2),
-    mlp_layers=0,
-    head_layers=1,
-    head_units=6,
-    free_nats=0.0,
-)
 KEY = Key(3, 8)
 BOTH = pytest.mark.parametrize("latent", ["categorical", "gaussian"])
 
 
 def make(**changes: object) -> WorldModel:
     torch.manual_seed(0)
-    model = WorldModel(dataclasses.replace(TINY, **changes), 2)  # type: ignore[arg-type]
+    model = WorldModel(dataclasses.replace(TINY_MODEL, **changes), 2)  # type: ignore[arg-type]
     with torch.no_grad():
         for p in (*model.rssm.parameters(), *model.reward.parameters()):
             p.add_(0.3 * torch.randn_like(p))  # far enough from each other to tell terms apart
@@ -192,7 +180,7 @@ def test_relu_convolutions() -> None:
 )
 def test_bad_settings_are_named(settings: dict[str, Any], setting: str) -> None:
     with pytest.raises(SettingError, match=f"^{setting}: "):
-        dataclasses.replace(TINY, **settings)
+        dataclasses.replace(TINY_MODEL, **settings)
 
 
 def test_free_nats_are_counted_on_the_batch_mean_of_each_member() -> None:

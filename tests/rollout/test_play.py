@@ -14,6 +14,7 @@ import torch
 from moto_pl.envs import make
 from moto_pl.ops import Key
 from moto_pl.rollout.play import play, play_on, recorded
+from moto_pl.rollout.policy import ArraySpec
 from moto_pl.rollout.pool import EnvPool
 from moto_pl.rollout.roll import roll_episodes
 
@@ -48,6 +49,7 @@ class Repeats:
     """A policy that does what is written."""
 
     device, training = torch.device("cpu"), True
+    observes = {"image": ArraySpec((64, 64, 3), "uint8")}
 
     def train(self, mode: bool) -> None: ...
 

@@ -19,6 +19,7 @@ from moto_pl.errors import SettingError
 from moto_pl.ops import Key
 from moto_pl.replay.parts import BatchPart
 from moto_pl.rollout.explore import Exploration
+from moto_pl.rollout.policy import ArraySpec
 from moto_pl.rollout.pool import EnvPool, WorkerRestarted
 from moto_pl.rollout.roll import EVALUATION_SEEDS, TEST_SEEDS, roll_episodes, training_seed
 from moto_pl.training.datamodule import OfflineToOnlineDataModule
@@ -28,6 +29,7 @@ class StraightLine:
     """An agent whose action is its step's key alone: enough to roll episodes with."""
 
     device = torch.device("cpu")
+    observes = {"image": ArraySpec((64, 64, 3), "uint8")}
     training = True
     loaded_step = 0
     has_world_model = True

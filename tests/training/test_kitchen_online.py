@@ -17,6 +17,7 @@ from moto_pl.ops import Key
 from moto_pl.replay import EpisodeStore
 from moto_pl.replay.episode import Episode
 from moto_pl.replay.parts import BatchPart
+from moto_pl.rollout.policy import ArraySpec
 from moto_pl.rollout.pool import EnvPool
 from moto_pl.rollout.roll import roll_episodes
 from moto_pl.training.views import Views
@@ -65,6 +66,7 @@ class Still:
     """Acts, and that is all."""
 
     device, training = torch.device("cpu"), True
+    observes = {"image": ArraySpec((64, 64, 3), "uint8")}
 
     def eval(self) -> None: ...
     def train(self, mode: bool) -> None: ...

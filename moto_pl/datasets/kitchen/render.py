@@ -21,7 +21,7 @@ from moto_pl.datasets.kitchen.states import StateDataset, StateEpisode, open_sta
 from moto_pl.datasets.minari_io import default_id, refuse_existing, target_path, write_dataset
 from moto_pl.datasets.parallel import in_processes
 from moto_pl.datasets.recording import versions
-from moto_pl.datasets.staging import staged
+from moto_pl.datasets.staging import begin_parts
 from moto_pl.envs import KITCHEN_OBJECTS, KITCHEN_TASKS, kitchen_id
 from moto_pl.envs.kitchen import ACTION_SIZE, KitchenEnv, check_objects, objects_in_place
 from moto_pl.envs.rendering import Quality, select_backend
@@ -153,7 +153,7 @@ def render_states(
     path, _ = target_path(target)
     parts = path.parent / f".{path.name}.rendering"
     settings = {**kwargs, "source": fingerprint.hexdigest(), "episodes": count}
-    _begin(parts, settings)
+    begin_parts(parts, settings, "rendered")
     jobs = [Job(str(Path(source).expanduser()), index, kwargs, str(_part(parts, index))) for index in range(count)]
     todo = [job for job in jobs if _read_part(Path(job.part)) is None]
     work = in_processes(render_part, todo, min(workers, max(1, len(todo))), timeout_s) if todo else iter(())
@@ -277,22 +277,3 @@ def _read_part(part: Path) -> np.ndarray | None:
             return np.asarray(file["image"])
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
         return None
-
-
-def _begin(parts: Path, settings: Mapping[str, Any]) -> None:
-    """Make the directory of parts, or go on in one that was begun with the same settings."""
-    file = parts / "settings.json"
-    text = json.dumps(settings, indent=2)
-    if parts.exists():
-        found = file.read_text() if file.is_file() else "none"
-        if found != text:
-            raise SettingError(
-                "output",
-                f"{parts}, half rendered from another source or with other settings",
-                "Run that command again to finish it, or remove the directory.",
-            )
-        for left_over in parts.glob(".episode_*"):
-            left_over.unlink()
-        return
-    with staged(parts) as directory:
-        (directory / "settings.json").write_text(text)

@@ -18,7 +18,7 @@ import numpy as np
 from minari.dataset.minari_storage import METADATA_FILE_NAME, MinariStorage
 
 from moto_pl.datasets.hdf5_check import check_hdf5
-from moto_pl.datasets.minari_io import _READ_ERRORS, DATA_FILE, _read_metadata, datasets_root, exists, locate
+from moto_pl.datasets.minari_io import DATA_FILE, READ_ERRORS, datasets_root, exists, locate, read_metadata
 from moto_pl.envs.kitchen import ACTION_SIZE, POSITIONS, STATE_SIZE, VELOCITIES
 from moto_pl.errors import SettingError
 
@@ -155,11 +155,11 @@ class MinariStates(StateDataset):
     def __init__(self, path: Path) -> None:
         self.path = path
         data = path if path.name == "data" else path / "data"
-        metadata = _read_metadata(data / METADATA_FILE_NAME)
+        metadata = read_metadata(data / METADATA_FILE_NAME)
         self.id = str(metadata.get("dataset_id", path.name))
         try:
             self._storage = MinariStorage.read(data)
-        except _READ_ERRORS as error:
+        except READ_ERRORS as error:
             raise SettingError(self.id, f"a damaged dataset ({error})", "Copy or download it again.") from error
         space: Any = self._storage.observation_space
         self._key = "observation" if "observation" in getattr(space, "spaces", {}) else None
@@ -175,7 +175,7 @@ class MinariStates(StateDataset):
             raise SettingError(self.id, "no episodes", "Use a dataset with at least one.")
         try:
             check_hdf5(data / DATA_FILE)
-        except _READ_ERRORS as error:
+        except READ_ERRORS as error:
             raise SettingError(self.id, f"a damaged dataset ({error})", "Copy or download it again.") from error
 
     def __len__(self) -> int:
@@ -188,7 +188,7 @@ class MinariStates(StateDataset):
             numbers = raw["observations"][self._key] if self._key else raw["observations"]
             action = np.asarray(raw["actions"], np.float32)
             terminated = bool(np.asarray(raw["terminations"])[-1])
-        except _READ_ERRORS as error:
+        except READ_ERRORS as error:
             raise SettingError(name, f"a damaged episode ({error})", "Copy or download it again.") from error
         return _episode(name, np.asarray(numbers), action, terminated)
 

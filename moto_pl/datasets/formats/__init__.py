@@ -1,0 +1,1 @@
+"""Others' dataset formats, in and out: one module reads a format, ``table`` lists them."""

@@ -1,0 +1,159 @@
+"""Dreamer's npz files: an episode a file (V2), or chunks of a stream of steps (V3's replay).
+
+In V2, row t holds the action that led to frame t. In V3, row t holds the action that was taken at frame t.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from moto_pl.datasets.formats.recorded import MAX_PIXELS, Camera, Recorded, damaged
+from moto_pl.datasets.npz_import import READ_ERRORS, check_members, read_npz
+from moto_pl.errors import SettingError
+
+CHUNK = re.compile(r"(?P<time>\d{8}T\d{6}F\d+)-(?P<own>\w+)-(?P<next>\w+)-\d+\.npz")
+"""Name of a chunk: when it was begun, its own mark, that of the chunk that follows, its rows."""
+
+
+class Npz:
+    """An episode of DreamerV2's; see :class:`~moto_pl.datasets.formats.recorded.Source`.
+
+    Args:
+        path: the file.
+        objects: as in :func:`~moto_pl.datasets.npz_import.read_npz`.
+        counted_in_order: the same.
+    """
+
+    fps: float | None = None
+    cameras: tuple[str, ...] = ("image",)
+    columns: tuple[str, ...] = ("reward",)
+    reward: str | None = "reward"
+
+    def __init__(self, path: Path, objects: Sequence[str] = (), counted_in_order: bool = False) -> None:
+        self.path, self._objects, self._counted = path, tuple(objects), counted_in_order
+
+    def __len__(self) -> int:
+        return 1
+
+    def read(self, index: int) -> Recorded:
+        """The episode."""
+        episode = read_npz(self.path, None, self._objects, self._counted)
+        return Recorded(
+            place=str(self.path),
+            cameras={"image": Camera.of(episode.image)},
+            vectors={},
+            action=episode.action,
+            columns={"reward": episode.reward},
+            terminated=episode.terminated,
+            extras=episode.extras,
+            info=episode.info,
+        )
+
+
+class Chunks:
+    """A replay folder of DreamerV3's; see :class:`~moto_pl.datasets.formats.recorded.Source`.
+
+    Episodes whose first or last row is in no chunk are left out.
+
+    Args:
+        path: the folder.
+    """
+
+    fps: float | None = None
+    columns: tuple[str, ...] = ("reward",)
+    reward: str | None = "reward"
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        files = {match["own"]: (file, match["next"]) for file, match in _chunks(path)}
+        followed = {after for _, after in files.values()}
+        self._episodes: list[list[tuple[Path, int, int]]] = []
+        for own in files:
+            if own not in followed:  # a stream's first chunk
+                self._follow(own, files)
+        if not self._episodes:
+            raise SettingError("source", f"no whole episode in {path}", "Use a replay with one at least.")
+        arrays = _load(self._episodes[0][0][0])
+        self.cameras = tuple(name for name, array in arrays.items() if _is_camera(array))
+
+    def _follow(self, own: str, files: dict[str, tuple[Path, str]]) -> None:
+        """Cuts a stream, chunk after chunk, into its episodes."""
+        begun: list[tuple[Path, int, int]] | None = None
+        seen: set[str] = set()
+        while own in files and own not in seen:
+            seen.add(own)
+            path, own = files[own]
+            flags = _load(path, ("is_first", "is_last"))
+            start = 0
+            for row in range(len(flags["is_first"])):
+                if flags["is_first"][row]:
+                    begun, start = [], row
+                if flags["is_last"][row] and begun is not None:
+                    self._episodes.append([*begun, (path, start, row + 1)])
+                    begun = None
+            if begun is not None:
+                begun.append((path, start, len(flags["is_first"])))
+
+    def __len__(self) -> int:
+        return len(self._episodes)
+
+    def read(self, index: int) -> Recorded:
+        """One episode, of one chunk or several."""
+        parts = self._episodes[index]
+        place = f"episode {index} of {self.path}"
+        names = ("action", "reward", "is_terminal", *self.cameras)
+        found = [{name: _load(path)[name][start:stop] for name in names} for path, start, stop in parts]
+        arrays = {name: np.concatenate([part[name] for part in found]) for name in names}
+        if arrays["action"].ndim != 2 or arrays["reward"].ndim != 1 or arrays["is_terminal"].ndim != 1:
+            shapes = f"action {arrays['action'].shape}, reward {arrays['reward'].shape}"
+            raise SettingError("source", f"{shapes} in {place}", "Expected a flat action and one reward a row.")
+        return Recorded(
+            place=place,
+            cameras={name: Camera.of(arrays[name]) for name in self.cameras},
+            vectors={},
+            action=arrays["action"][:-1].astype(np.float32),
+            columns={"reward": arrays["reward"][1:].astype(np.float32)},
+            terminated=bool(arrays["is_terminal"][-1]),
+            info={"source": f"{self.path.name}/{index}"},
+        )
+
+
+def recognises(path: Path) -> bool:
+    """Whether a path is an episode's file."""
+    return path.suffix == ".npz" and path.is_file()
+
+
+def recognises_chunks(path: Path) -> bool:
+    """Whether a path is a folder of chunks."""
+    return path.is_dir() and any(True for _ in _chunks(path))
+
+
+def _chunks(path: Path) -> list[tuple[Path, re.Match[str]]]:
+    matches = ((file, CHUNK.fullmatch(file.name)) for file in sorted(path.glob("*.npz")))
+    return [(file, match) for file, match in matches if match is not None]
+
+
+def _is_camera(array: np.ndarray) -> bool:
+    return array.dtype == np.uint8 and array.ndim == 4 and array.shape[3] == 3 and array[0].size <= 3 * MAX_PIXELS
+
+
+@lru_cache(maxsize=2)
+def _load(path: Path, names: tuple[str, ...] | None = None) -> dict[str, np.ndarray]:
+    """A chunk's arrays, of one number of rows."""
+    try:
+        check_members(path)
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: np.asarray(file[name]) for name in names or file.files}
+    except READ_ERRORS as error:
+        raise damaged(path, error) from error
+    needed = names or ("action", "reward", "is_first", "is_last", "is_terminal")
+    if missing := [name for name in needed if name not in arrays]:
+        raise SettingError("source", f"no {', '.join(missing)} in {path}", "A chunk of a replay has them.")
+    if len({array.shape[:1] for array in arrays.values()}) != 1:
+        raise SettingError("source", f"arrays of different lengths in {path}", "A chunk has as many rows of each.")
+    return arrays

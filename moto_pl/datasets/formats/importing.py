@@ -1,0 +1,271 @@
+"""``moto data import``: others' episodes become a Minari dataset, one at a time, by several processes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import gymnasium as gym
+from rich.console import Console
+from rich.progress import track
+
+from moto_pl.datasets.formats.convert import as_episode, convert
+from moto_pl.datasets.formats.hub import local
+from moto_pl.datasets.formats.options import Labels, Selection, choose_camera, choose_reward, merged_steps
+from moto_pl.datasets.formats.recorded import Damaged
+from moto_pl.datasets.formats.table import Unit, find_units, open_unit
+from moto_pl.datasets.minari_io import default_id, refuse_existing, target_path, write_dataset
+from moto_pl.datasets.parallel import in_processes
+from moto_pl.datasets.recording import versions
+from moto_pl.datasets.staging import begin_parts
+from moto_pl.envs import list_envs, task_objects, unknown_name
+from moto_pl.errors import SettingError
+from moto_pl.files import lock_run
+from moto_pl.replay.episode import Episode
+
+# Of the store, which imports torch, no type is named here: jsonargparse imports the types of a module that has a verb.
+
+
+TIMEOUT_S = 1800.0
+"""The most that one episode may take."""
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What came of an import.
+
+    Attributes:
+        path: the dataset's directory.
+        format: the name of the source's format.
+        episodes: how many it holds.
+        resumed: of these, those that an earlier call had read.
+        left_out: episodes that could not be read, and those behind the first of them.
+        reason: why they could not be read; empty where all could.
+    """
+
+    path: Path
+    format: str
+    episodes: int
+    resumed: int
+    left_out: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Job:
+    """One episode to read: the source that holds it, its number there and among all, and what is wanted of it."""
+
+    unit: Unit
+    index: int
+    number: int
+    selection: Selection
+    labels: Labels | None
+    keep: bool
+
+
+def import_dataset(
+    source: Sequence[str | os.PathLike[str]],
+    output: str | os.PathLike[str] | None = None,
+    env: str | None = None,
+    counted_in_order: bool = False,
+    cameras: Sequence[str] = (),
+    reward: str | None = None,
+    success_reward: float | None = None,
+    fps: float | None = None,
+    merge_actions: Literal["last", "mean"] = "last",
+    trim_start: int = 0,
+    trim_end: int = 0,
+    image_size: int = 64,
+    keep_whole_episodes: bool = False,
+    workers: int = 2,
+    overwrite: bool = False,
+) -> Imported:
+    """Turn a dataset of another format into a Minari dataset of one camera's frames.
+
+    Each episode that was read is a file in a hidden folder beside the target, so that the same call goes on where a
+    killed one stopped; at the end they become the dataset, and the folder goes.
+
+    Args:
+        source: a folder or files: what they are is found out (docs/formats.md); or the id of a LeRobot dataset on the
+            hub, or of a local Minari dataset.
+        output: dataset id or path; None is ``moto_pl/import/<name>-v0``.
+        env: the environment that the episodes came from, kept in the dataset.
+        counted_in_order: as in :func:`~moto_pl.datasets.npz_import.read_npz`, of the objects of ``env``.
+        cameras: the camera to keep, as ``NAME=CAMERA``: your name for it, and the source's.
+        reward: a column of the source's; ``success-at-end``: 1 at the last step of an episode that succeeded; or a .csv
+            of labels. None is the format's own.
+        success_reward: reward from which a step is a success; None is what the source says, else any above 0.
+        fps: steps a second that are kept, a whole part of the recorded rate: rewards of merged steps are added.
+        merge_actions: the action of merged steps: the ``last`` (positions to go to), or the ``mean`` (velocities).
+        trim_start: steps left out at the start of each episode.
+        trim_end: steps left out at its end.
+        image_size: height and width to which frames are resized.
+        keep_whole_episodes: of a source that was cut short, keep the episodes before the first that cannot be read.
+        workers: processes that decode; 1 decodes in this one.
+        overwrite: replace a dataset that is there.
+
+    Raises:
+        SettingError: an unknown format, a bad file or choice, or a dataset that exists.
+    """
+    if workers < 1:
+        raise SettingError("workers", workers, "Use 1 or more.")
+    if env is not None and env not in gym.registry:
+        raise unknown_name("env", env, list_envs())
+    open_unit.cache_clear()  # a file may have changed since an earlier call of this process
+    units = find_units([local(str(path)) for path in source])
+    objects = _objects(units[0].format, env, counted_in_order)
+    units = [replace(unit, objects=objects, counted_in_order=counted_in_order) for unit in units]
+    if success_reward is None and objects:
+        success_reward = float(len(objects))
+    target = output or default_id(f"import/{_name(source[0])}")
+    refuse_existing(target, overwrite)
+    first = next((opened for opened in map(open_unit, units) if len(opened)), None)
+    if first is None:
+        raise SettingError("source", f"no episodes in {units[0].path}", "Give a source with at least one.")
+    chosen = choose_camera(first, cameras)
+    rule = choose_reward(first, reward)
+    labels = rule if isinstance(rule, Labels) else None
+    selection = Selection(
+        camera=next(iter(chosen.values())),
+        image_size=image_size,
+        reward=rule if isinstance(rule, str) else None,
+        success_reward=success_reward,
+        merge=merged_steps(first, fps),
+        merge_actions=merge_actions,
+        trim=(trim_start, trim_end),
+    )
+    jobs = list(_jobs(units, selection, labels, keep_whole_episodes))
+    path, _ = target_path(target)
+    parts = path.parent / f".{path.name}.importing"
+    begin_parts(parts, _settings(units, jobs, selection, labels, keep_whole_episodes), "imported")
+    with lock_run(parts, "output", "another import is at work"), _removed_where_refused(parts):
+        store = _whole_parts(parts)
+        resumed = len(store)
+        stop, reason = _read_all(store, jobs, workers)
+        metadata = {
+            "env_kwargs": {},
+            "source": units[0].format,
+            "episodes": stop,
+            "cameras": chosen,
+            "selection": asdict(selection),
+            "versions": versions("minari", "numpy", "pillow"),
+        }
+        written = write_dataset(target, map(as_episode, (store[i] for i in range(stop))), env, metadata, overwrite)
+        shutil.rmtree(parts)
+    return Imported(written, units[0].format, stop, min(resumed, stop), len(jobs) - stop, reason)
+
+
+@contextmanager
+def _removed_where_refused(parts: Path) -> Iterator[None]:
+    """Leaves nothing behind where the source is refused; a full disk keeps what was read."""
+    try:
+        yield
+    except SettingError as error:
+        if not error.setting.startswith(str(parts)):
+            shutil.rmtree(parts)
+        raise
+
+
+def _whole_parts(parts: Path) -> Any:
+    """What an earlier call has read; nothing where a disk has lost some of it."""
+    from moto_pl.replay.store import EpisodeStore
+
+    try:
+        store = EpisodeStore(parts)
+        store.verify()
+    except SettingError:
+        for part in parts.glob("*.safetensors"):
+            part.unlink()
+        store = EpisodeStore(parts)
+    return store
+
+
+def read_job(job: Job) -> Episode | str:
+    """One episode, in whatever process; where damaged ones may be left out, what is wrong with it."""
+    try:
+        return convert(open_unit(job.unit).read(job.index), job.selection, job.labels, job.number)
+    except Damaged as error:
+        if not job.keep:
+            raise
+        return str(error.found)
+
+
+def _read_all(store: Any, jobs: Sequence[Job], workers: int) -> tuple[int, str]:
+    """Reads what the store does not have yet; returns how many episodes there are, and what ended them."""
+    todo = jobs[len(store) :]
+    done = (
+        _in_turn(todo) if workers == 1 else in_processes(read_job, todo, min(workers, len(todo) or 1), TIMEOUT_S, False)
+    )
+    stop, reason, waiting = len(jobs), "", set(range(len(store), len(jobs)))
+    for place, episode in track(done, "importing", total=len(todo), transient=True, console=Console(stderr=True)):
+        number = todo[place].number
+        waiting.discard(number)
+        if isinstance(episode, str):
+            if number < stop:
+                stop, reason = number, episode
+        elif number < stop:
+            store.append(episode, number)
+        if not waiting or min(waiting) >= stop:
+            break
+    if stop == 0:
+        raise SettingError("source", f"no whole episode: {reason}", "Copy it again.")
+    store.refresh(stop)
+    return stop, reason
+
+
+def _in_turn(jobs: Sequence[Job]) -> Iterator[tuple[int, Episode | str]]:
+    for place, job in enumerate(jobs):
+        yield place, read_job(job)
+
+
+def _objects(format: str, env: str | None, counted_in_order: bool) -> tuple[str, ...]:
+    """The objects of a kitchen task, of which npz episodes may tell each; none for any other source."""
+    objects = tuple(task_objects(env, {})) if env is not None and format == "dreamer" else ()
+    if counted_in_order and not objects:
+        found = (
+            f"the environment {env}, which has no objects" if format == "dreamer" else f"a source in {format}'s format"
+        )
+        fix = "Say whose objects the reward of npz episodes counts: --env moto_pl/Kitchen-mixed-v0, for instance."
+        raise SettingError("counted_in_order", found, fix)
+    return objects
+
+
+def _jobs(units: Sequence[Unit], selection: Selection, labels: Labels | None, keep: bool) -> Iterator[Job]:
+    number = 0
+    for unit in units:
+        try:
+            count = len(open_unit(unit))
+        except Damaged:
+            if not keep or number == 0:
+                raise
+            count = 1  # which will be found damaged, and end the import
+        for index in range(count):
+            yield Job(unit, index, number, selection, labels, keep)
+            number += 1
+
+
+def _settings(
+    units: Sequence[Unit], jobs: Sequence[Job], selection: Selection, labels: Labels | None, keep: bool
+) -> dict[str, Any]:
+    """What a half import must have in common with the one that goes on with it."""
+    digest = hashlib.sha256()
+    for unit in units:
+        files = sorted(unit.path.rglob("*")) if unit.path.is_dir() else [unit.path]
+        for file in files:
+            status = file.stat()
+            digest.update(f"{file}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
+    if labels is not None:
+        digest.update(json.dumps([labels.last, labels.steps, labels.success], sort_keys=True).encode())
+    return {"source": digest.hexdigest(), "episodes": len(jobs), "keep_whole_episodes": keep, **asdict(selection)}
+
+
+def _name(source: str | os.PathLike[str]) -> str:
+    stem = Path(source).expanduser().absolute().stem
+    return "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in stem)

@@ -1,0 +1,92 @@
+"""Minari datasets of others (HDF5 or Arrow), any of whose cameras may be taken."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from minari.dataset.minari_storage import METADATA_FILE_NAME, MinariStorage
+
+from moto_pl.datasets.formats.recorded import MAX_PIXELS, Camera, Recorded, damaged
+from moto_pl.datasets.hdf5_check import check_hdf5
+from moto_pl.datasets.minari_io import DATA_FILE, READ_ERRORS, leaves, read_metadata
+from moto_pl.errors import SettingError
+
+
+class MinariSource:
+    """A Minari dataset's folder; see :class:`~moto_pl.datasets.formats.recorded.Source`."""
+
+    fps: float | None = None
+    columns: tuple[str, ...] = ("rewards",)
+    reward: str | None = "rewards"
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._data = path, path / "data"
+        metadata = read_metadata(self._data / METADATA_FILE_NAME)
+        try:
+            if metadata["data_format"] == "hdf5":
+                check_hdf5(self._data / DATA_FILE)
+            self._storage = MinariStorage.read(self._data)
+        except ImportError as error:
+            fix = 'Install what reads it: pip install "moto_pl[lerobot]".'
+            raise SettingError("source", f"{path} in the format {metadata['data_format']}", fix) from error
+        except READ_ERRORS as error:
+            raise damaged(path, error) from error
+        found = dict(leaves(self._storage.observation_space))
+        self.cameras = tuple(name or "observation" for name, space in found.items() if _is_camera(space))
+        self._vectors = [name for name, space in found.items() if _is_vector(space)]
+        self._episodes = int(metadata["total_episodes"])
+
+    def __len__(self) -> int:
+        return self._episodes
+
+    def read(self, index: int) -> Recorded:
+        """One episode."""
+        place = f"episode {index} of {self.path}"
+        try:
+            raw = next(iter(self._storage.get_episodes([index])))
+            cameras = {name: np.asarray(_leaf(raw["observations"], name)) for name in self.cameras}
+            vectors = {name: np.asarray(_leaf(raw["observations"], name)) for name in self._vectors}
+            action = np.asarray(raw["actions"], np.float32)
+            rewards = np.asarray(raw["rewards"], np.float32)
+            terminations = np.asarray(raw["terminations"], bool)
+            success = (raw["infos"] or {}).get("success")
+        except READ_ERRORS as error:
+            raise damaged(self.path, error, f"episode {index}") from error
+        if terminations[:-1].any():
+            found = f"a termination before the last step in {place}"
+            raise SettingError("source", found, "Make what follows another episode, and write it again.")
+        flags = None if success is None else np.asarray(success).reshape(-1)[-len(action) :] > 0
+        return Recorded(
+            place=place,
+            cameras={name: Camera.of(image) for name, image in cameras.items()},
+            vectors={name or "observation": vector for name, vector in vectors.items()},
+            action=action,
+            columns={"rewards": rewards.reshape(len(rewards), -1)[:, 0] if rewards.ndim else rewards},
+            success=flags if flags is not None and len(flags) == len(action) else None,
+            terminated=bool(terminations[-1:].any()),
+            info={"source": f"{self.path.name}/{index}"},
+        )
+
+
+def recognises(path: Path) -> bool:
+    """Whether a path is a Minari dataset's folder."""
+    return (path / "data" / METADATA_FILE_NAME).is_file()
+
+
+def _leaf(observations: Any, name: str) -> Any:
+    for key in name.split("/") if name and isinstance(observations, dict) else ():
+        observations = observations[key]
+    return observations
+
+
+def _is_camera(space: spaces.Space[Any]) -> bool:
+    if not isinstance(space, spaces.Box) or space.dtype != np.uint8 or len(space.shape) != 3:
+        return False
+    return space.shape[2] == 3 and space.shape[0] * space.shape[1] <= MAX_PIXELS
+
+
+def _is_vector(space: spaces.Space[Any]) -> bool:
+    return isinstance(space, spaces.Box) and space.dtype.kind == "f" and len(space.shape) == 1

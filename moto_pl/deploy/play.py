@@ -1,0 +1,32 @@
+"""``moto play``: a checkpoint's policy in its environment, what it came to, and a film of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from moto_pl.agents.loading import load_agent
+from moto_pl.analysis.episodes import roll_own
+from moto_pl.callbacks.video import side_by_side, write_video
+from moto_pl.errors import SettingError
+from moto_pl.rollout.policy import ActMode
+
+
+def run_play(checkpoint: Path, episodes: int, mode: ActMode, seed: int, out: Path | None, device: str) -> int:
+    """Rolls episodes, prints what they came to and writes a film; see :func:`moto_pl.cli.play`."""
+    if episodes < 1:
+        raise SettingError("--episodes", episodes, "Give at least 1.")
+    if not 0 <= seed < 2**31 - episodes:
+        raise SettingError("--seed", seed, "Give a whole number from 0 on, below 2 ** 31.")
+    if out is not None and (out.suffix != ".mp4" or not out.parent.is_dir() or out.is_dir()):
+        raise SettingError("--out", out, "Give the path of a film, which ends in .mp4, in a directory that is there.")
+    agent, run = load_agent(checkpoint, device, "checkpoint"), checkpoint.resolve().parent.parent
+    rolled = roll_own(agent, run, episodes, mode, seed, "checkpoint")
+    for number, episode in enumerate(rolled):
+        success = "success" if episode.succeeded else "no success"
+        print(f"seed {seed + number}: return {episode.total_reward:.2f}, {success}, {episode.length} steps")
+    mean = sum(episode.total_reward for episode in rolled) / episodes
+    print(f"mean return {mean:.2f}, success in {sum(episode.succeeded for episode in rolled)} of {episodes}")
+    film = out or run / "videos" / f"play_{agent.loaded_step:07d}.mp4"
+    write_video(film, side_by_side([episode.image for episode in rolled]))
+    print(f"film: {film}")
+    return 0

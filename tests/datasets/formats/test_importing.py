@@ -1,0 +1,380 @@
+"""``moto data import``: from files of another format to a dataset that is trained on."""
+
+from __future__ import annotations
+
+import os
+import socket
+import tarfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from layouts import FPS, d4rl, example, frames, rlds_episode, robomimic, rows, tfrecord
+
+from moto_pl.cli import main
+from moto_pl.datasets.formats import importing
+from moto_pl.datasets.formats.convert import resize
+from moto_pl.datasets.formats.importing import import_dataset
+from moto_pl.datasets.formats.table import FORMATS
+from moto_pl.datasets.minari_io import open_dataset
+from moto_pl.errors import SettingError
+
+ID = "test/arm-v0"
+LENGTHS = [6, 9, 4]
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+
+    def refuse(*args: Any) -> None:
+        raise AssertionError("the network was used")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    return tmp_path / "minari"
+
+
+def bring(source: Path | str, **options: Any) -> importing.Imported:
+    return import_dataset([str(source)], ID, **{"workers": 1, **options})
+
+
+def nothing_is_left(root: Path) -> bool:
+    return not list(root.rglob("*.hdf5")) and not list(root.rglob("*.safetensors")) and not list(root.rglob(".*"))
+
+
+def test_the_same_episodes(tmp_path: Path) -> None:
+    done = bring(robomimic(tmp_path / "lift.hdf5", LENGTHS))
+    assert (done.format, done.episodes, done.resumed, done.left_out) == ("robomimic", 3, 0, 0)
+    reader = open_dataset(ID)
+    assert reader.own["cameras"] == {"image": "agentview_image"} and reader.check(64, 3) == LENGTHS
+    for number, episode in enumerate(reader):
+        written, shown = rows(LENGTHS[number], number), frames(LENGTHS[number] + 1, number)
+        np.testing.assert_array_equal(episode.action, written["action"])
+        np.testing.assert_array_equal(episode.reward, written["reward"])
+        np.testing.assert_array_equal(episode.success, written["reward"] > 0)
+        np.testing.assert_array_equal(episode.image, [resize(frame, 64) for frame in shown])
+        assert episode.truncated and episode.info["source"] == f"lift.hdf5/demo_{number}"
+
+
+def test_a_frame_of_the_right_size_is_kept_to_the_bit(tmp_path: Path) -> None:
+    path = tmp_path / "lift.hdf5"
+    robomimic(path, [4])
+    image = frames(5, shape=(64, 64))
+    with h5py.File(path, "a") as file:
+        for group, found in (("obs", image[:-1]), ("next_obs", image[1:])):
+            del file[f"data/demo_0/{group}/agentview_image"]
+            file[f"data/demo_0/{group}/agentview_image"] = found
+    bring(path)
+    np.testing.assert_array_equal(open_dataset(ID)[0].image, image)
+
+
+def test_the_last_frame_stands_for_one_that_was_not_recorded(tmp_path: Path) -> None:
+    bring(robomimic(tmp_path / "lift.hdf5", [4], after=False))
+    episode = open_dataset(ID)[0]
+    np.testing.assert_array_equal(episode.image[4], episode.image[3])
+    np.testing.assert_array_equal(episode.reward, rows(4, 0)["reward"])
+
+
+def test_processes_read_what_one_reads(tmp_path: Path) -> None:
+    path = robomimic(tmp_path / "lift.hdf5", LENGTHS)
+    bring(path)
+    one = [episode.image for episode in open_dataset(ID)]
+    bring(path, workers=2, overwrite=True)
+    for left, right in zip(one, open_dataset(ID), strict=True):
+        np.testing.assert_array_equal(left, right.image)
+
+
+def test_it_goes_on_where_a_killed_one_stopped(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = robomimic(tmp_path / "lift.hdf5", LENGTHS)
+    bring(path, trim_start=1)
+    whole = [episode.image for episode in open_dataset(ID)]
+    read, numbers = importing.read_job, []
+
+    def killed(job: importing.Job) -> Any:
+        numbers.append(job.number)
+        if len(numbers) == 3:
+            raise KeyboardInterrupt
+        return read(job)
+
+    monkeypatch.setattr(importing, "read_job", killed)
+    with pytest.raises(KeyboardInterrupt):
+        bring(path, overwrite=True, trim_start=1)
+    assert len(list(root.rglob("*.safetensors"))) == 2
+    with pytest.raises(SettingError, match="half imported from another source or with other settings"):
+        bring(path, overwrite=True)
+    assert bring(path, overwrite=True, trim_start=1).resumed == 2
+    assert numbers == [0, 1, 2, 2], "what was there was read again"
+    assert not list(root.rglob("*.safetensors"))
+    for left, right in zip(whole, open_dataset(ID), strict=True):
+        np.testing.assert_array_equal(left, right.image)
+
+
+def test_two_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = robomimic(tmp_path / "lift.hdf5", LENGTHS)
+    read, said = importing.read_job, []
+
+    def second(job: importing.Job) -> Any:
+        monkeypatch.setattr(importing, "read_job", read)
+        with pytest.raises(SettingError, match="output: found .*another import is at work") as error:
+            bring(path)
+        said.append(error.value)
+        return read(job)
+
+    monkeypatch.setattr(importing, "read_job", second)
+    assert bring(path).episodes == 3 and said
+
+
+def test_cameras(tmp_path: Path) -> None:
+    path = robomimic(tmp_path / "lift.hdf5", [4], ("agentview_image", "wrist_image"))
+    with pytest.raises(SettingError, match="--cameras: found 2 cameras .agentview_image, wrist_image. and none chosen"):
+        bring(path)
+    with pytest.raises(SettingError, match="--cameras: found 'wrist_imag', .*Did you mean wrist_image"):
+        bring(path, cameras=["front=wrist_imag"])
+    with pytest.raises(SettingError, match="--cameras: found a=agentview_image b=wrist_image. Choose one"):
+        bring(path, cameras=["a=agentview_image", "b=wrist_image"])
+    with pytest.raises(SettingError, match="Write NAME=CAMERA"):
+        bring(path, cameras=["a b=wrist_image"])
+    bring(path, cameras=["wrist=wrist_image"])
+    assert open_dataset(ID).own["cameras"] == {"wrist": "wrist_image"}
+    np.testing.assert_array_equal(open_dataset(ID)[0].image[0], resize(frames(5, 10)[0], 64))
+
+
+def test_rate_and_trimming(tmp_path: Path) -> None:
+    path = robomimic(tmp_path / "lift.hdf5", [11])
+    written, shown = rows(11, 0), frames(12)
+    bring(path, fps=FPS / 2, trim_start=1, trim_end=3)
+    episode = open_dataset(ID)[0]
+    # Steps 1 to 7: 1+2, 3+4, 5+6, and 7 alone.
+    np.testing.assert_array_equal(episode.action, written["action"][[2, 4, 6, 7]])
+    sums = np.add.reduceat(written["reward"][:8].astype(np.float64), [1, 3, 5, 7])
+    np.testing.assert_array_equal(episode.reward, sums.astype(np.float32))
+    np.testing.assert_array_equal(episode.image, [resize(shown[frame], 64) for frame in (1, 3, 5, 7, 8)])
+    bring(path, fps=FPS / 2, merge_actions="mean", overwrite=True)
+    np.testing.assert_allclose(open_dataset(ID)[0].action[0], written["action"][:2].mean(0), rtol=1e-6)
+    for fps in (15, 40, 0, float("nan")):
+        with pytest.raises(SettingError, match="--fps: found .*recorded at 20: use a whole part"):
+            bring(path, fps=fps, overwrite=True)
+    with pytest.raises(SettingError, match="trim_start: found 11 steps to leave out of the 11"):
+        bring(path, trim_start=11, overwrite=True)
+    with pytest.raises(SettingError, match="--fps: found 10.*does not say at which rate"):
+        bring(d4rl(tmp_path / "a.hdf5", [4]), fps=10, overwrite=True)
+
+
+def test_rewards(tmp_path: Path) -> None:
+    path = robomimic(tmp_path / "lift.hdf5", LENGTHS)
+    bring(path, reward="dones")
+    assert [episode.reward.tolist() for episode in open_dataset(ID)][2] == [0, 0, 0, 1]
+    bring(path, reward="success-at-end", overwrite=True)
+    for episode in open_dataset(ID):
+        assert episode.total_reward == 1 == episode.success_steps and episode.success_last
+    bring(path, success_reward=0.5, overwrite=True)
+    np.testing.assert_array_equal(open_dataset(ID)[1].success, rows(9, 1)["reward"] >= 0.5)
+    with pytest.raises(SettingError, match="--reward: found 'done'. Give a column .rewards, dones., success-at-end"):
+        bring(path, reward="done", overwrite=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "rewards"),
+    [
+        ("episode,success\n0,1\n1,false\n2,True\n", [[0] * 5 + [1], [0] * 9, [0, 0, 0, 1]]),
+        ("Episode, Reward\n2,0.5\n1,2\n\n0,-1\n", [[0] * 5 + [-1], [0] * 8 + [2], [0, 0, 0, 0.5]]),
+        ("episode,step,reward\n0,2,1\n0,3,2\n1,0,5\n2,3,0.25\n", [[0, 0, 1, 2, 0, 0], [5] + [0] * 8, [0, 0, 0, 0.25]]),
+    ],
+)
+def test_labels(text: str, rewards: list[list[float]], tmp_path: Path) -> None:
+    labels = tmp_path / "labels.csv"
+    labels.write_text(text)
+    bring(robomimic(tmp_path / "lift.hdf5", LENGTHS), reward=str(labels))
+    assert [episode.reward.tolist() for episode in open_dataset(ID)] == rewards
+    assert [episode.succeeded for episode in open_dataset(ID)] == [max(row) > 0 for row in rewards]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "which cannot be read"),
+        ("", "a first line of ''"),
+        ("a,b\n", "a first line of 'a,b'"),
+        ("episode,success\n0,2\n", "'0,2' in line 2"),
+        ("episode,reward\n0,nan\n", "'0,nan' in line 2"),
+        ("episode,reward\n-1,0\n", "'-1,0' in line 2"),
+        ("episode,reward\n0,1,2\n", "'0,1,2' in line 2"),
+        ("episode,reward\n0,1\n0,1\n", "a second label in line 3"),
+        ("episode,reward\n0,1\n1,1\n", "no line for episode 2"),
+        ("episode,step,reward\n0,6,1\n1,0,1\n2,0,1\n", "step 6 of episode 0, which has 6"),
+    ],
+)
+def test_labels_that_are_wrong(text: str | None, said: str, tmp_path: Path, root: Path) -> None:
+    labels = tmp_path / "labels.csv"
+    if text is not None:
+        labels.write_text(text)
+    with pytest.raises(SettingError, match=f"--reward: found .*labels.csv.*{said}"):
+        bring(robomimic(tmp_path / "lift.hdf5", LENGTHS), reward=str(labels))
+    assert nothing_is_left(root)
+
+
+def test_no_reward_at_all(tmp_path: Path) -> None:
+    path = robomimic(tmp_path / "lift.hdf5", LENGTHS)
+    with h5py.File(path, "a") as file:
+        for demo in file["data"].values():
+            del demo["rewards"], demo["dones"]
+    with pytest.raises(SettingError, match="--reward: found no reward in the source, and none chosen. Give --reward: "):
+        bring(path)
+
+
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_the_first_whole_episodes_of_a_file_that_was_cut_short(workers: int, tmp_path: Path, root: Path) -> None:
+    records = [example(rlds_episode(length, seed)) for seed, length in enumerate(LENGTHS)]
+    path = tfrecord(tmp_path / "a.tfrecord", records)
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(SettingError, match="source: found .*a.tfrecord, which cannot be read.*keep_whole_episodes"):
+        bring(path, workers=workers)
+    assert nothing_is_left(root)
+    done = bring(path, keep_whole_episodes=True, workers=workers)
+    assert (done.episodes, done.left_out) == (2, 1) and "a.tfrecord" in done.reason
+    assert open_dataset(ID).check(64, 3) == LENGTHS[:2]
+
+
+def test_a_second_file_that_was_cut_short(tmp_path: Path, root: Path) -> None:
+    folder = tmp_path / "libero"
+    folder.mkdir()
+    robomimic(folder / "a.hdf5", [4])
+    whole = robomimic(folder / "b.hdf5", [5])
+    whole.write_bytes(whole.read_bytes()[:5000])
+    with pytest.raises(SettingError, match="b.hdf5, which cannot be read"):
+        bring(folder)
+    assert nothing_is_left(root)
+
+
+def test_a_folder_of_files_is_read_in_their_order(tmp_path: Path) -> None:
+    folder = tmp_path / "libero"
+    folder.mkdir()
+    for name, length in (("b", 5), ("a", 4)):
+        robomimic(folder / f"{name}.hdf5", [length])
+    (folder / "README.txt").write_text("x")
+    assert bring(folder).episodes == 2
+    assert open_dataset(ID).check(64, 3) == [4, 5]
+    d4rl(folder / "c.hdf5", [4])
+    with pytest.raises(SettingError, match="files of several formats .robomimic, d4rl."):
+        bring(folder, overwrite=True)
+
+
+@pytest.mark.parametrize("value", [1.5, float("nan"), float("inf")])
+def test_a_bad_action_is_named_and_nothing_is_left(value: float, tmp_path: Path, root: Path) -> None:
+    path = robomimic(tmp_path / "lift.hdf5", LENGTHS)
+    with h5py.File(path, "a") as file:
+        file["data/demo_2/actions"][1, 2] = value
+    with pytest.raises(SettingError, match="source: found .*action.*at step 1 of demo_2 of .*lift.hdf5"):
+        bring(path)
+    assert nothing_is_left(root)
+
+
+def test_episodes_of_several_sizes(tmp_path: Path, root: Path) -> None:
+    path = robomimic(tmp_path / "lift.hdf5", LENGTHS)
+    with h5py.File(path, "a") as file:
+        del file["data/demo_1/actions"]
+        file["data/demo_1/actions"] = np.zeros((9, 2))
+    with pytest.raises(SettingError, match="action sizes"):
+        bring(path)
+    assert nothing_is_left(root)
+
+
+def test_what_is_no_dataset(tmp_path: Path, root: Path) -> None:
+    files: dict[str, Path] = {name: tmp_path / name for name in ("a.zip", "a.tar.gz", "a.txt", "a.hdf5", "empty")}
+    bomb = tmp_path / "zeros"
+    bomb.write_bytes(b"\0" * (1 << 22))
+    with zipfile.ZipFile(files["a.zip"], "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(bomb, "meta/info.json")
+    with tarfile.open(files["a.tar.gz"], "w:gz") as tar:
+        tar.add(bomb, "meta/info.json")
+    files["a.txt"].write_text("hello")
+    with h5py.File(files["a.hdf5"], "w") as file:
+        file["x"] = 1
+    files["empty"].mkdir()
+    for path in files.values():
+        with pytest.raises(SettingError, match="of no known format. Known are: ") as error:
+            bring(path)
+        assert all(found.title in str(error.value) for found in FORMATS.values())
+    with pytest.raises(SettingError, match="not/there, which is not there"):
+        bring(tmp_path / "not/there")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(SettingError, match="of no known format"):
+        bring(tmp_path / "pipe")
+    assert nothing_is_left(root)
+
+
+def test_a_hub_id_without_the_package_or_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+    from types import SimpleNamespace
+
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(
+        SettingError, match="source: found somebody/arm, .*may be on the hub.*pip install huggingface_hub"
+    ):
+        bring("somebody/arm")
+
+    def unreachable(*args: Any, **options: Any) -> str:
+        raise ConnectionError("no route\nto host")
+
+    monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace(snapshot_download=unreachable))
+    with pytest.raises(
+        SettingError, match="source: found somebody/arm, which could not be fetched .no route to host."
+    ) as e:
+        bring("somebody/arm")
+    assert "\n" not in str(e.value)
+    path = robomimic(tmp_path / "lift.hdf5", [4])
+    fetched: list[Any] = []
+
+    def reachable(name: str, **options: Any) -> str:
+        fetched.append((name, options["repo_type"]))
+        return str(path)
+
+    monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace(snapshot_download=reachable))
+    assert bring("somebody/arm").episodes == 1 and fetched == [("somebody/arm", "dataset")]
+
+
+def test_settings_of_another_format(tmp_path: Path) -> None:
+    path = robomimic(tmp_path / "lift.hdf5", [4])
+    with pytest.raises(SettingError, match="counted_in_order: found a source in robomimic's format"):
+        bring(path, counted_in_order=True)
+    for options in ({"workers": 0}, {"image_size": 0}, {"trim_start": -1}, {"env": "moto_pl/Reach-v1"}):
+        with pytest.raises(SettingError, match=next(iter(options))):
+            bring(path, **options)
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = robomimic(tmp_path / "lift.hdf5", LENGTHS, ("a_image", "b_image"))
+    words = ["--cameras", "front=b_image", "--reward", "success-at-end", "--fps", "10", "--image-size", "32"]
+    assert main(["data", "import", str(path), *words, "--workers", "1"]) == 0
+    assert "3 episodes of robomimic, LIBERO (HDF5)\nDataset: " in capsys.readouterr().out
+    assert open_dataset("import/lift").check(32, 3) == [3, 5, 2]
+    assert main(["data", "import", str(path), "--workers", "1"]) == 2
+    error = capsys.readouterr().err
+    assert (
+        error.startswith("moto: dataset: found moto_pl/import/lift-v0, which is already there")
+        and error.count("\n") == 1
+    )
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_source(tmp_path: Path) -> None:
+    """Frames are read some at a time: an episode of 200 MB passes through far less."""
+    import tracemalloc
+
+    path = robomimic(tmp_path / "long.hdf5", [4])
+    with h5py.File(path, "a") as file:
+        del file["data/demo_0"]
+        count = 700
+        demo = file["data"].create_group("demo_0")
+        demo["actions"], demo["rewards"] = np.zeros((count, 3)), np.zeros(count)
+        big = demo.create_dataset("obs/image", (count, 300, 320, 3), np.uint8, chunks=(1, 300, 320, 3))
+        for row in range(count):
+            big[row] = row % 256
+    tracemalloc.start()
+    bring(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 80 << 20 < count * 300 * 320 * 3

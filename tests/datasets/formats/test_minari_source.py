@@ -1,0 +1,99 @@
+"""Minari datasets of others, any of whose cameras may be taken."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import h5py
+import minari
+import numpy as np
+import pytest
+from gymnasium import spaces
+from layouts import frames
+from minari.data_collector import EpisodeBuffer
+
+from moto_pl.datasets.formats.importing import import_dataset
+from moto_pl.datasets.formats.minari_source import MinariSource
+from moto_pl.datasets.formats.recorded import Damaged
+from moto_pl.datasets.formats.table import recognise
+from moto_pl.datasets.minari_io import open_dataset
+from moto_pl.errors import SettingError
+
+STEPS = 4
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    return tmp_path / "minari"
+
+
+def write(root: Path, infos: bool = True, **options: Any) -> Path:
+    """Two cameras and a state, by Minari's own writer."""
+    cameras = {"front": frames(STEPS + 1, 0), "wrist": frames(STEPS + 1, 1)}
+    state = np.arange(2 * (STEPS + 1), dtype=np.float32).reshape(-1, 2)
+    box = {name: spaces.Box(0, 255, image.shape[1:], np.uint8) for name, image in cameras.items()}
+    buffer = EpisodeBuffer(
+        observations={"cameras": cameras, "state": state},
+        actions=np.linspace(-1, 1, 2 * STEPS, dtype=np.float32).reshape(STEPS, 2),
+        rewards=[0.0, 1.0, 0.0, 2.0],
+        terminations=[False, False, False, True],
+        truncations=[False] * STEPS,
+        infos={"success": np.array([False, False, False, False, True])} if infos else {},
+    )
+    minari.create_dataset_from_buffers(
+        "test/two-v0",
+        [buffer],
+        observation_space=spaces.Dict({"cameras": spaces.Dict(box), "state": spaces.Box(-1e9, 1e9, (2,), np.float32)}),
+        action_space=spaces.Box(-1, 1, (2,)),
+        jpeg_encoding=False,
+        **options,
+    )
+    return root / "test/two-v0"
+
+
+@pytest.mark.parametrize("data_format", ["hdf5", "arrow"])
+def test_what_minari_writes(data_format: str, root: Path) -> None:
+    if data_format == "arrow":
+        pytest.importorskip("pyarrow", reason="needs the extra lerobot")
+    # Minari 0.5.4 cannot read a number a step in the infos of its own Arrow files.
+    infos = data_format == "hdf5"
+    path = write(root, infos, data_format=data_format)
+    assert json.loads((path / "data/metadata.json").read_text())["data_format"] == data_format
+    assert recognise(path) == "minari"
+    source = MinariSource(path)
+    assert (len(source), source.cameras) == (1, ("cameras/front", "cameras/wrist"))
+    read = source.read(0)
+    for number, name in enumerate(source.cameras):
+        np.testing.assert_array_equal(list(read.cameras[name].frames()), frames(STEPS + 1, number))
+    assert read.vectors["state"].shape == (STEPS + 1, 2) and read.terminated
+    assert read.columns["rewards"].tolist() == [0, 1, 0, 2]
+    assert (read.success is not None) == infos
+    assert read.success is None or read.success.tolist() == [False, False, False, True]
+
+
+def test_one_camera_of_it_becomes_a_dataset(root: Path) -> None:
+    write(root)
+    with pytest.raises(SettingError, match="--cameras: found 2 cameras"):
+        import_dataset(["test/two-v0"], "test/one-v0", workers=1)
+    import_dataset(["test/two-v0"], "test/one-v0", cameras=["cameras/wrist"], image_size=48, workers=1)
+    episode = open_dataset("test/one-v0")[0]
+    assert episode.terminated and episode.image.shape == (STEPS + 1, 48, 48, 3)
+    assert episode.success.tolist() == [False, False, False, True]
+
+
+def test_what_is_damaged(root: Path) -> None:
+    path = write(root)
+    data = path / "data/main_data.hdf5"
+    with h5py.File(data, "a") as file:
+        del file["episode_0/actions"]
+    with pytest.raises(Damaged, match="episode 0 of .*cannot be read"):
+        MinariSource(path).read(0)
+    data.write_bytes(data.read_bytes()[:3000])
+    with pytest.raises(Damaged, match="cannot be read"):
+        MinariSource(path)
+    (path / "data/metadata.json").write_text("{}")
+    with pytest.raises(SettingError, match="without a valid observation_space"):
+        MinariSource(path)
