@@ -5,7 +5,12 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 IMPORTS := import torch._dynamo, torch.utils.tensorboard, lightning.pytorch.cli, metaworld, minari, matplotlib.pyplot, pytest
 NATIVE := setup.py pyproject.toml CMakeLists.txt $(shell find csrc -type f)
+<<<<<<< HEAD
+CODE := moto_pl tests setup.py $(wildcard benchmarks)
+CPP := $(shell find csrc tests/cuda_emulation -type f)
+=======
 CODE := moto_pl tests setup.py $(wildcard benchmarks scripts notebooks)
+>>>>>>> main
 
 .PHONY: help setup test lint soak demo docs release-check cuda-check clean
 help: ## this list
@@ -29,10 +34,13 @@ $(VENV)/.built: $(VENV)/.packages $(NATIVE)
 	@$(BIN)/python -c 'from moto_pl.ops.extension import status; print("moto_pl:", status())'
 	@touch $@
 
-lint: setup ## ruff and mypy
+lint: setup ## ruff and mypy, clang-format and clang-tidy
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror $(CPP)
+	@# Files without torch headers: with them, one file takes longer than all of these.
+	$(BIN)/clang-tidy --quiet csrc/cpu/isa/*.cpp csrc/cpu/tables.cpp -- -std=c++20 -Icsrc -DMOTO_X86 -DMOTO_ISA=generic -fopenmp-simd
 
 test: lint ## lint, types and all tests
 	$(BIN)/pytest -n 2 --dist worksteal --durations=20
@@ -62,7 +70,7 @@ cuda-check: ## compiles every CUDA kernel for sm_80 and sm_90; needs nvcc, no GP
 	@test -n "$(NVCC)" || { echo "nvcc: not found. Install the CUDA toolkit or put nvcc on PATH."; exit 2; }
 	@for kernel in csrc/cuda/*.cu; do for arch in 80 90; do \
 	  echo "nvcc $$kernel sm_$$arch"; \
-	  $(NVCC) -c -std=c++17 -Werror all-warnings -arch=sm_$$arch -Icsrc -Icsrc/include $$kernel -o /dev/null || exit 1; \
+	  $(NVCC) -c -std=c++17 -Werror all-warnings -arch=sm_$$arch -Icsrc $$kernel -o /dev/null || exit 1; \
 	done; done
 
 clean: ## removes what was built, and ./.venv

@@ -1,4 +1,4 @@
-// The Python module moto_pl._C. Loading it registers the operators of torch_ops.cpp; it reports how it was built.
+// The Python module moto_pl._C. Loading it registers the operators of ops/; it reports how it was built.
 #include <pybind11/pybind11.h>
 
 #include <string>

@@ -1,9 +1,9 @@
-#include "cpu/action.h"
+#include "kernels/action.h"
 
 #include <ATen/native/Math.h>
 #include <c10/util/BFloat16.h>
 
-#include "moto/action.h"
+#include "cpu/cpu_kernels.h"
 
 namespace moto::cpu {
 namespace {
@@ -17,7 +17,7 @@ struct Normal {
 
 template <typename T, typename S>
 T load(const S* p) {
-  if constexpr (std::is_same_v<S, Half>) {
+  if constexpr (std::is_same_v<S, BFloat16>) {
     return c10::detail::f32_from_bits(p->bits);
   } else {
     return *p;
@@ -69,11 +69,11 @@ void latent_noise(Latent kind, PhiloxKey key, int64_t first, int64_t count, T* o
   }
 }
 
-#define MOTO_INSTANTIATE(T, S)                                   \
-  template void act<T, S>(const Act<T, S>&, int64_t, int64_t);   \
+#define MOTO_INSTANTIATE(T, S)                                 \
+  template void act<T, S>(const Act<T, S>&, int64_t, int64_t); \
   template void act_backward<T, S>(const Act<T, S>&, int64_t, int64_t);
 MOTO_INSTANTIATE(float, float)
-MOTO_INSTANTIATE(float, Half)
+MOTO_INSTANTIATE(float, BFloat16)
 MOTO_INSTANTIATE(double, double)
 #undef MOTO_INSTANTIATE
 template void latent_noise<float>(Latent, PhiloxKey, int64_t, int64_t, float*);

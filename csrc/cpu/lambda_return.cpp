@@ -1,10 +1,10 @@
-#include "lambda_return.h"
-
 #include <ATen/Parallel.h>
 #include <c10/util/BFloat16.h>
 
 #include <algorithm>
 #include <type_traits>
+
+#include "cpu/cpu_kernels.h"
 
 namespace moto::cpu {
 namespace {
@@ -66,7 +66,7 @@ void lambda_return_backward(const T* grad, const T* value, const T* discount, co
     std::fill_n(grad_value + first, width, T(0));  // the first state's value enters no return
     for (int64_t i = 0; i < shape.steps; ++i) {
       const int64_t row = i * shape.batch + first, next = row + shape.batch;
-      // The last return bootstraps from value[N] alone, which is both its shorter and its longer target.
+      // The last return bootstraps from value[H] alone, which is both its shorter and its longer target.
       const bool final_step = i + 1 == shape.steps;
       const T* target = final_step ? value + next : returns + next;
       const T *g = grad + row, *d = discount + row, *v = value + next;
@@ -83,8 +83,8 @@ void lambda_return_backward(const T* grad, const T* value, const T* discount, co
   });
 }
 
-#define MOTO_INSTANTIATE(T)                                                                                          \
-  template void lambda_return<T>(const T*, const T*, const T*, T*, const LambdaReturnShape&);                        \
+#define MOTO_INSTANTIATE(T)                                                                   \
+  template void lambda_return<T>(const T*, const T*, const T*, T*, const LambdaReturnShape&); \
   template void lambda_return_backward<T>(const T*, const T*, const T*, const T*, T*, T*, T*, const LambdaReturnShape&);
 MOTO_INSTANTIATE(float)
 MOTO_INSTANTIATE(double)

@@ -1,12 +1,11 @@
-#include "cuda/lambda_return.h"
-
-#include "cuda/block.h"
-#include "cuda/launch.h"
+#include "cuda/block.cuh"
+#include "cuda/cuda_kernels.h"
+#include "cuda/launch.cuh"
 
 namespace moto::cuda {
 namespace {
 
-constexpr int kThreads = 128;
+constexpr int kColumns = 128;  // of a block, one a thread
 
 // bfloat16 has 8 bits of mantissa: sums run in float and are rounded once, when stored.
 template <typename T>
@@ -23,7 +22,7 @@ template <typename T>
 __global__ void forward_kernel(const T* __restrict__ reward, const T* __restrict__ value, const T* __restrict__ discount,
                                T* __restrict__ returns, LambdaReturnShape shape) {
   using A = typename Accumulator<T>::type;
-  const int64_t column = int64_t(blockIdx.x) * kThreads + threadIdx.x;
+  const int64_t column = int64_t(blockIdx.x) * kColumns + threadIdx.x;
   if (column >= shape.batch) return;
   const A longer = A(shape.lambda), shorter = A(1 - shape.lambda);
   A running = load(value + shape.steps * shape.batch + column);
@@ -39,7 +38,7 @@ __global__ void backward_kernel(const T* __restrict__ grad, const T* __restrict_
                                 const T* __restrict__ returns, T* __restrict__ grad_reward, T* __restrict__ grad_value,
                                 T* __restrict__ grad_discount, LambdaReturnShape shape) {
   using A = typename Accumulator<T>::type;
-  const int64_t column = int64_t(blockIdx.x) * kThreads + threadIdx.x;
+  const int64_t column = int64_t(blockIdx.x) * kColumns + threadIdx.x;
   if (column >= shape.batch) return;
   const A longer = A(shape.lambda), shorter = A(1 - shape.lambda);
   A carried = A(0);
@@ -57,30 +56,30 @@ __global__ void backward_kernel(const T* __restrict__ grad, const T* __restrict_
   }
 }
 
-int64_t blocks(const LambdaReturnShape& shape) { return (shape.batch + kThreads - 1) / kThreads; }
+int64_t blocks(const LambdaReturnShape& shape) { return (shape.batch + kColumns - 1) / kColumns; }
 
 }  // namespace
 
 template <typename T>
 cudaError_t lambda_return(const T* reward, const T* value, const T* discount, T* returns, const LambdaReturnShape& shape,
                           cudaStream_t stream) {
-  return launch(forward_kernel<T>, blocks(shape), kThreads, 0, false, stream, reward, value, discount, returns, shape);
+  return launch(forward_kernel<T>, blocks(shape), kColumns, 0, false, stream, reward, value, discount, returns, shape);
 }
 
 template <typename T>
 cudaError_t lambda_return_backward(const T* grad, const T* value, const T* discount, const T* returns, T* grad_reward,
                                    T* grad_value, T* grad_discount, const LambdaReturnShape& shape, cudaStream_t stream) {
-  return launch(backward_kernel<T>, blocks(shape), kThreads, 0, false, stream, grad, value, discount, returns, grad_reward, grad_value,
-                grad_discount, shape);
+  return launch(backward_kernel<T>, blocks(shape), kColumns, 0, false, stream, grad, value, discount, returns, grad_reward,
+                grad_value, grad_discount, shape);
 }
 
-#define MOTO_INSTANTIATE(T)                                                                                            \
-  template cudaError_t lambda_return<T>(const T*, const T*, const T*, T*, const LambdaReturnShape&, cudaStream_t);     \
-  template cudaError_t lambda_return_backward<T>(const T*, const T*, const T*, const T*, T*, T*, T*,                   \
-                                                 const LambdaReturnShape&, cudaStream_t);
+#define MOTO_INSTANTIATE(T)                                                                                                    \
+  template cudaError_t lambda_return<T>(const T*, const T*, const T*, T*, const LambdaReturnShape&, cudaStream_t);             \
+  template cudaError_t lambda_return_backward<T>(const T*, const T*, const T*, const T*, T*, T*, T*, const LambdaReturnShape&, \
+                                                 cudaStream_t);
 MOTO_INSTANTIATE(float)
 MOTO_INSTANTIATE(double)
-MOTO_INSTANTIATE(Half)
+MOTO_INSTANTIATE(BFloat16)
 #undef MOTO_INSTANTIATE
 
 }  // namespace moto::cuda

@@ -1,17 +1,17 @@
 // The scan of observe in one launch. Every block keeps the weights of some columns of each product in shared memory; a step is
 // products by columns and, between them, rows of the batch by one block each, with a barrier of the whole grid after each phase.
-#include "cuda/scan.h"
-
 #include <algorithm>
 
-#include "cuda/launch.h"
-#include "cuda/mma.h"
-#include "cuda/rows.h"
+#include "cuda/gru.cuh"
+#include "cuda/latent.cuh"
+#include "cuda/launch.cuh"
+#include "cuda/mma.cuh"
+#include "cuda/scan.h"
 
 namespace moto::cuda {
 namespace {
 
-constexpr int kWarps = 8, kThreads = kWarps * kWarp;
+constexpr int kWarps = kThreads / kWarp;
 constexpr int kTile = 8;     // columns that one mma computes
 constexpr int kTiles = 4;    // of them, side by side, by one warp
 constexpr int kRows = 16;    // rows that one mma computes
@@ -34,33 +34,34 @@ struct Columns {
 
 // The block's share of the weights, in its memory.
 struct Slice {
-  const Half* weight;  // [8 tiles, stride]
-  int64_t first;       // column
+  const BFloat16* weight;  // [8 tiles, stride]
+  int64_t first;           // column
   int64_t tiles;
   Columns of;
 };
 
 // Copies the block's columns of weight [columns, depth] to `memory`, and moves it behind them. What lies beyond is zero.
-__device__ Slice load_slice(const Half* weight, const Columns& of, Half*& memory) {
+__device__ Slice load_slice(const BFloat16* weight, const Columns& of, BFloat16*& memory) {
   const int64_t begin = of.first_tile(blockIdx.x, gridDim.x), end = of.first_tile(blockIdx.x + 1, gridDim.x);
   const Slice slice{memory, begin * kTile, end - begin, of};
   const int64_t stride = of.stride();
   for (int64_t i = threadIdx.x / kWarp; i < slice.tiles * kTile; i += kWarps) {
     const int64_t column = slice.first + i;
     for (int64_t k = threadIdx.x % kWarp; k < stride; k += kWarp) {
-      memory[i * stride + k] = column < of.columns && k < of.depth ? weight[column * of.depth + k] : Half{0};
+      memory[i * stride + k] = column < of.columns && k < of.depth ? weight[column * of.depth + k] : BFloat16{0};
     }
   }
   memory += of.memory(gridDim.x);
   return slice;
 }
 
-__device__ inline uint32_t pair_at(const Half* p) { return *reinterpret_cast<const uint32_t*>(p); }
+__device__ inline uint32_t pair_at(const BFloat16* p) { return *reinterpret_cast<const uint32_t*>(p); }
 
-// rows [B, depth], `stride` apart, times the slice: done(b, column, sum) for each of the block's columns, by any of its threads. The
-// warps share the summed dimension, and their sums are added in their order.
+// rows [B, depth], `stride` apart, times the slice: done(b, column, sum) for each of the block's columns, by any of its threads.
+// The warps share the summed dimension, and their sums are added in their order.
 template <typename Done>
-__device__ void multiply(const Half* rows, int64_t stride, int64_t batch, const Slice& slice, float* partial, const Done& done) {
+__device__ void multiply(const BFloat16* rows, int64_t stride, int64_t batch, const Slice& slice, float* partial,
+                         const Done& done) {
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, group = lane / 4, within = lane % 4;
   const int64_t depth = slice.of.depth, weight_stride = slice.of.stride();
   for (int64_t row = 0; row < batch; row += kRows) {
@@ -77,7 +78,7 @@ __device__ void multiply(const Half* rows, int64_t stride, int64_t batch, const 
 #pragma unroll
         for (int i = 0; i < kTiles; ++i) {
           if (i < count) {
-            const Half* column = slice.weight + ((tile + i) * kTile + group) * weight_stride;
+            const BFloat16* column = slice.weight + ((tile + i) * kTile + group) * weight_stride;
             const uint32_t b[2] = {pair_at(column + left), pair_at(column + right)};
             mma(sums[i], a, b);
           }
@@ -124,9 +125,9 @@ __device__ void for_own_rows(int64_t batch, const Row& row) {
 
 // A product is rounded to bfloat16 before anything is done with it, as ATen's is.
 __device__ inline float rounded(float x) {
-  Half half;
-  store(&half, x);
-  return load(&half);
+  BFloat16 bits;
+  store(&bits, x);
+  return load(&bits);
 }
 
 struct Forward {
@@ -160,7 +161,8 @@ inline int64_t row_memory(const ScanShape& n) { return round_up(sample_memory(n.
 
 template <typename Plan>
 size_t bytes(const Plan& plan, const ScanShape& n, int64_t blocks) {
-  return sizeof(float) * static_cast<size_t>(kPartial + row_memory(n)) + sizeof(Half) * static_cast<size_t>(plan.weights(blocks));
+  return sizeof(float) * static_cast<size_t>(kPartial + row_memory(n)) +
+         sizeof(BFloat16) * static_cast<size_t>(plan.weights(blocks));
 }
 
 __global__ void __launch_bounds__(kThreads, 1) scan_kernel(Scan x, int64_t row_floats) {
@@ -169,14 +171,14 @@ __global__ void __launch_bounds__(kThreads, 1) scan_kernel(Scan x, int64_t row_f
   const Forward plan(n);
   float* partial = block_memory<float>();
   float* memory = partial + kPartial;
-  Half* weights = reinterpret_cast<Half*>(memory + row_floats);
+  BFloat16* weights = reinterpret_cast<BFloat16*>(memory + row_floats);
   const Slice gates = load_slice(x.gru_weight, plan.gates, weights), head = load_slice(x.deter_weight, plan.head, weights);
   const Slice logits = load_slice(x.out_weight, plan.logits, weights);
   unsigned arrived = 0;
 
   // The input layer of step t; its rows are those whose latents this block draws.
   const auto input_layer = [&](int64_t t) {
-    GatherLayer<float, Half> layer{};
+    GatherLayer<float, BFloat16> layer{};
     layer.product = t == 0 ? x.first_product : nullptr, layer.addend = x.from_action + t * B * V;
     layer.out = x.inputs + t * B * width, layer.stride = width, layer.units = V, layer.is_first = x.is_first + t * B;
     if (t > 0) layer.index = x.index, layer.table = x.stoch_weight, layer.stoch = n.latent.stoch;
@@ -186,11 +188,11 @@ __global__ void __launch_bounds__(kThreads, 1) scan_kernel(Scan x, int64_t row_f
 
   for (int64_t t = 0; t < n.steps; ++t) {
     grid_barrier(x.arrived, arrived);
-    Half* parts = x.parts + t * B * 3 * D;
+    BFloat16* parts = x.parts + t * B * 3 * D;
     multiply(x.inputs + t * B * width, width, B, gates, partial,
              [&](int64_t b, int64_t j, float sum) { store(parts + b * 3 * D + j, sum); });
     grid_barrier(x.arrived, arrived);
-    Gru<float, Half> gru{};
+    Gru<float, BFloat16> gru{};
     gru.parts = parts, gru.norm_weight = x.norm_weight, gru.norm_bias = x.norm_bias, gru.is_first = x.is_first + t * B;
     gru.previous = t == 0 ? x.start_deter : x.deter + (t - 1) * B * D, gru.stats = x.stats + t * B * 2, gru.deter = D;
     gru.out = x.deter + t * B * D, gru.operand = x.state + t * B * D, gru.stride = D;
@@ -200,19 +202,18 @@ __global__ void __launch_bounds__(kThreads, 1) scan_kernel(Scan x, int64_t row_f
     for_own_rows(B, [&](int64_t b) { gru_row(gru, b, memory); });
     grid_barrier(x.arrived, arrived);
     const float* from_embed = x.from_embed + t * B * U;
-    Half* hidden = x.hidden + t * B * U;
-    multiply(x.state + t * B * D, D, B, head, partial, [&](int64_t b, int64_t j, float sum) {
-      store(hidden + b * U + j, elu(rounded(sum) + from_embed[b * U + j]));
-    });
+    BFloat16* hidden = x.hidden + t * B * U;
+    multiply(x.state + t * B * D, D, B, head, partial,
+             [&](int64_t b, int64_t j, float sum) { store(hidden + b * U + j, elu(rounded(sum) + from_embed[b * U + j])); });
     grid_barrier(x.arrived, arrived);
-    Half* products = x.logits + t * B * P;
+    BFloat16* products = x.logits + t * B * P;
     multiply(hidden, U, B, logits, partial, [&](int64_t b, int64_t j, float sum) { store(products + b * P + j, sum); });
     grid_barrier(x.arrived, arrived);
-    Sample<float, Half> draw{};
+    Sample<float, BFloat16> draw{};
     draw.latent = n.latent, draw.members = 1, draw.batch = B, draw.params = products, draw.bias = x.out_bias, draw.key = x.key;
     draw.first = t * B * n.latent.stoch, draw.z = x.stoch + t * B * n.latent.size(), draw.index = x.index;
     draw.full = x.params + t * B * P;
-    const GatherLayer<float, Half> next = t + 1 < n.steps ? input_layer(t + 1) : GatherLayer<float, Half>{};
+    const GatherLayer<float, BFloat16> next = t + 1 < n.steps ? input_layer(t + 1) : GatherLayer<float, BFloat16>{};
     for_own_rows(B, [&](int64_t b) { sample_row(draw, next, b, memory); });
   }
 }
@@ -223,7 +224,7 @@ __global__ void __launch_bounds__(kThreads, 1) scan_backward_kernel(ScanBackward
   const Backward plan(n);
   float* partial = block_memory<float>();
   float* memory = partial + kPartial;
-  Half* weights = reinterpret_cast<Half*>(memory + row_floats);
+  BFloat16* weights = reinterpret_cast<BFloat16*>(memory + row_floats);
   const Slice to_hidden = load_slice(x.out_weight, plan.hidden, weights), to_head = load_slice(x.deter_weight, plan.head, weights);
   const Slice to_inputs = load_slice(x.gru_weight, plan.inputs, weights), to_z = load_slice(x.stoch_weight, plan.latent, weights);
   unsigned arrived = 0;
@@ -231,12 +232,13 @@ __global__ void __launch_bounds__(kThreads, 1) scan_backward_kernel(ScanBackward
   // Behind step t's product: the last columns of its operand's gradient belong to the state before.
   const auto add_to_previous = [&](int64_t t, int64_t b) {
     if (x.is_first[t * B + b]) return;
-    for (int64_t j = threadIdx.x; j < D; j += blockDim.x) x.grad_deter[b * D + j] += load(x.grad_inputs + (t * B + b) * width + V + j);
+    for (int64_t j = threadIdx.x; j < D; j += blockDim.x)
+      x.grad_deter[b * D + j] += load(x.grad_inputs + (t * B + b) * width + V + j);
   };
 
   for (int64_t t = n.steps - 1; t >= 0; --t) {
     const bool last = t + 1 == n.steps;
-    Sample<float, Half> draw{};
+    Sample<float, BFloat16> draw{};
     draw.latent = n.latent, draw.members = 1, draw.batch = B, draw.params = x.params + t * B * P, draw.bias = x.no_bias;
     draw.z = const_cast<float*>(x.stoch) + t * B * Z, draw.grad_z = last ? nullptr : x.grad_z + (t + 1) * B * Z;
     draw.forgotten = last ? nullptr : x.is_first + (t + 1) * B, draw.grad_extra = x.to_stoch ? x.to_stoch + t * B * Z : nullptr;
@@ -246,16 +248,16 @@ __global__ void __launch_bounds__(kThreads, 1) scan_backward_kernel(ScanBackward
       sample_backward_row(draw, b, memory);
     });
     grid_barrier(x.arrived, arrived);
-    const Half* hidden = x.hidden + t * B * U;
-    Half* grad_hidden = x.grad_hidden + t * B * U;
+    const BFloat16* hidden = x.hidden + t * B * U;
+    BFloat16* grad_hidden = x.grad_hidden + t * B * U;
     multiply(draw.grad_params, P, B, to_hidden, partial, [&](int64_t b, int64_t j, float sum) {
       store(grad_hidden + b * U + j, rounded(sum) * elu_slope(load(hidden + b * U + j)));
     });
     grid_barrier(x.arrived, arrived);
-    Half* grad_head = x.grad_head + t * B * D;
+    BFloat16* grad_head = x.grad_head + t * B * D;
     multiply(grad_hidden, U, B, to_head, partial, [&](int64_t b, int64_t j, float sum) { store(grad_head + b * D + j, sum); });
     grid_barrier(x.arrived, arrived);
-    Gru<float, Half> gru{};
+    Gru<float, BFloat16> gru{};
     gru.parts = x.parts + t * B * 3 * D, gru.norm_weight = x.norm_weight, gru.norm_bias = x.norm_bias;
     gru.previous = t == 0 ? x.start_deter : x.deter + (t - 1) * B * D, gru.is_first = x.is_first + t * B, gru.deter = D;
     gru.stats = const_cast<float*>(x.stats) + t * B * 2, gru.grad = x.grad_deter;
@@ -264,14 +266,14 @@ __global__ void __launch_bounds__(kThreads, 1) scan_backward_kernel(ScanBackward
     gru.grad_norm = x.grad_norm + t * B * 3 * D;
     for_own_rows(B, [&](int64_t b) { gru_backward_row(gru, b, memory); });
     grid_barrier(x.arrived, arrived);
-    const Half* inputs = x.inputs + t * B * width;
-    Half* grad_inputs = x.grad_inputs + t * B * width;
+    const BFloat16* inputs = x.inputs + t * B * width;
+    BFloat16* grad_inputs = x.grad_inputs + t * B * width;
     multiply(gru.grad_parts, 3 * D, B, to_inputs, partial, [&](int64_t b, int64_t j, float sum) {
       const float slope = j < V ? elu_slope(load(inputs + b * width + j)) : 1.0f;
       store(grad_inputs + b * width + j, rounded(sum) * slope);
     });
     grid_barrier(x.arrived, arrived);
-    Half* grad_z = x.grad_z + t * B * Z;
+    BFloat16* grad_z = x.grad_z + t * B * Z;
     multiply(grad_inputs, width, B, to_z, partial, [&](int64_t b, int64_t j, float sum) { store(grad_z + b * Z + j, sum); });
     grid_barrier(x.arrived, arrived);
   }

@@ -4,7 +4,7 @@
 
 #include <cuda_runtime_api.h>
 
-#include "moto/rollout.h"
+#include "kernels/types.h"
 
 namespace moto::cuda {
 
@@ -17,28 +17,28 @@ struct ScanShape {
   LatentShape latent;
 };
 
-// Arrays are contiguous, weights [out, in]. What one block writes for another has a place of its own for each step: a plain load then
-// never finds an older value in its cache.
+// Arrays are contiguous, weights [out, in]. What one block writes for another has a place of its own for each step: a plain load
+// then never finds an older value in its cache.
 struct Scan {
   ScanShape shape;
   PhiloxKey key;
-  const Half* first_product;  // [B, V] of the latent before step 0
-  const float* from_action;   // [T, B, V]
-  const float* from_embed;    // [T, B, U]
-  const bool* is_first;       // [T, B]
-  const float* start_deter;   // [B, D]
-  const Half* stoch_weight;   // [Z, V], transposed: rows are gathered
-  const Half* gru_weight;     // [3D, V + D]
-  const Half* deter_weight;   // [U, D]
-  const Half* out_weight;     // [P, U]
+  const BFloat16* first_product;  // [B, V] of the latent before step 0
+  const float* from_action;       // [T, B, V]
+  const float* from_embed;        // [T, B, U]
+  const bool* is_first;           // [T, B]
+  const float* start_deter;       // [B, D]
+  const BFloat16* stoch_weight;   // [Z, V], transposed: rows are gathered
+  const BFloat16* gru_weight;     // [3D, V + D]
+  const BFloat16* deter_weight;   // [U, D]
+  const BFloat16* out_weight;     // [P, U]
   const float *norm_weight, *norm_bias, *out_bias;
   // Results; of inputs [T, B, V + D], the last D columns of step 0 are given.
   float *deter, *stoch, *params, *stats;
-  Half *inputs, *parts, *hidden;
+  BFloat16 *inputs, *parts, *hidden;
   // Scratch.
   int32_t* index;     // [B, S]
-  Half* state;        // [T, B, D]
-  Half* logits;       // [T, B, P]
+  BFloat16* state;    // [T, B, D]
+  BFloat16* logits;   // [T, B, P]
   unsigned* arrived;  // zero
 };
 
@@ -46,19 +46,19 @@ struct ScanBackward {
   ScanShape shape;
   const bool* is_first;
   const float *start_deter, *deter, *stoch, *stats, *norm_weight, *norm_bias;
-  const float* no_bias;             // [P] zeros
-  const Half *params;               // [T, B, P]
-  const Half *inputs, *parts, *hidden;
-  const Half* out_weight;           // [U, P], transposed, like all weights here
-  const Half* deter_weight;         // [D, U]
-  const Half* gru_weight;           // [V + D, 3D]
-  const Half* stoch_weight;         // [Z, V]
-  const float *to_deter, *to_stoch, *to_params;  // gradients of the results, or null
-  float* grad_deter;                // [B, D] zero; becomes the start's
-  Half* grad_z;                     // [T, B, Z]; the first row becomes the start's
-  Half *grad_logits, *grad_hidden, *grad_head, *grad_parts, *grad_inputs;  // [T, B, .]
-  float* grad_norm;                 // [T, B, 3D]
-  unsigned* arrived;                // zero
+  const float* no_bias;    // [P] zeros
+  const BFloat16* params;  // [T, B, P]
+  const BFloat16 *inputs, *parts, *hidden;
+  const BFloat16* out_weight;                                                  // [U, P], transposed, like all weights here
+  const BFloat16* deter_weight;                                                // [D, U]
+  const BFloat16* gru_weight;                                                  // [V + D, 3D]
+  const BFloat16* stoch_weight;                                                // [Z, V]
+  const float *to_deter, *to_stoch, *to_params;                                // gradients of the results, or null
+  float* grad_deter;                                                           // [B, D] zero; becomes the start's
+  BFloat16* grad_z;                                                            // [T, B, Z]; the first row becomes the start's
+  BFloat16 *grad_logits, *grad_hidden, *grad_head, *grad_parts, *grad_inputs;  // [T, B, .]
+  float* grad_norm;                                                            // [T, B, 3D]
+  unsigned* arrived;                                                           // zero
 };
 
 // How many blocks of the current device share a scan, or 0 where it has to be done step by step: sizes that do

@@ -1,7 +1,17 @@
-"""The hot paths: compiled where they were built, each beside the plain-PyTorch reference that defines it."""
+"""The hot paths: compiled where they were built, each beside the plain-PyTorch reference that defines it.
+
+An operator has one name everywhere: ``ops/imagine.py`` here, ``ops/imagine.cpp`` in ``csrc/``.
+
+The letters of shapes, in Python and C++:
+    B batch: sequences, or states that imagination starts from; T rows of a sequence; H imagined steps; K members of
+    the ensemble; N critics; D deter; S latent variables, C classes of each; A actions; E an image's embedding; U hidden
+    units (in C++, U the heads' and V those of the cell's input layer).
+    Z = S*C (categorical) or S (Gaussian) is the size of z; P = S*C or 2*S that of its parameters.
+Images are [frames, channels, rows, columns], written out.
+"""
 
 from .action import ActionDist, ActionKind
-from .convolution import Activation, conv, conv_transpose
+from .conv import Activation, conv, conv_transpose
 from .imagine import Imagined, MemberChoice, PriorWeights, choose, imagine, priors
 from .lambda_return import Ops, lambda_return
 from .latent import Disagreement, LatentKind, LatentSpec, LatentStd, disagreement, draw_noise, entropy, kl, sample

@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 from ..errors import SettingError
+from . import autograd
 
 Ops = Literal["auto", "compiled", "reference"]
 
@@ -54,6 +55,7 @@ def _load() -> _State:
         info = import_module("moto_pl._C").build_info()
     except ImportError as error:
         return _State(None, f"compiled operators: off, loading failed ({error}); to rebuild them, {_REBUILD}")
+    autograd.register("moto")
     devices = f"CPU and CUDA {info['cuda']}" if info["cuda"] else "CPU"
     return _State(info, f"compiled operators: on, for {devices} ({info['compiler']}, torch {info['torch']})")
 

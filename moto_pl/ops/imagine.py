@@ -186,7 +186,7 @@ def imagine(
     """
     if (
         not use_compiled(ops, deter.device)
-        or (half := compiled_products("imagine", ops, deter, latent.uncompiled)) is None
+        or (bfloat16 := compiled_products("imagine", ops, deter, latent.uncompiled)) is None
     ):
         return imagine_ref(
             deter,
@@ -219,7 +219,7 @@ def imagine(
         min_std,
         member_choice == "row",
         get_args(Disagreement).index(disagreement_kind),
-        half,
+        bfloat16,
         save,
     )
     return Imagined(*outputs[:5])

@@ -46,19 +46,19 @@ def lambda_return_ref(reward: Tensor, value: Tensor, discount: Tensor, lambda_: 
 
 
 def lambda_return(reward: Tensor, value: Tensor, discount: Tensor, lambda_: float, ops: Ops = "auto") -> Tensor:
-    """The lambda-return of N steps for a batch of B, differentiable once in all three tensors.
+    """The lambda-return of H steps for a batch of B, differentiable once in all three tensors.
 
-    ``G[i] = reward[i] + discount[i] * ((1 - lambda_) * value[i + 1] + lambda_ * G[i + 1])``, and ``G[N] = value[N]``.
+    ``G[i] = reward[i] + discount[i] * ((1 - lambda_) * value[i + 1] + lambda_ * G[i + 1])``, and ``G[H] = value[H]``.
 
     Args:
-        reward: [N, B], received in going from state i to state i + 1. N may be 0. float32, float64 or bfloat16.
-        value: [N + 1, B], of states 0 to N. ``value[0]`` enters no return and gets a zero gradient.
-        discount: [N, B], gamma times the probability that the episode goes on in state i + 1; in [0, 1].
+        reward: [H, B], received in going from state i to state i + 1. H may be 0. float32, float64 or bfloat16.
+        value: [H + 1, B], of states 0 to H. ``value[0]`` enters no return and gets a zero gradient.
+        discount: [H, B], gamma times the probability that the episode goes on in state i + 1; in [0, 1].
         lambda_: in [0, 1]: 0 looks one step ahead, 1 to the end.
         ops: ``compiled``, ``reference``, or ``auto``: the compiled operator where it was built for this device.
 
     Returns:
-        [N, B], G[0] to G[N - 1], in reward's dtype.
+        [H, B], G[0] to G[H - 1], in reward's dtype.
 
     Raises:
         SettingError: naming the argument whose shape, dtype, device or value is wrong, or ``ops`` where it is

@@ -1,10 +1,4 @@
-"""The stochastic latent z: its distribution, sample, divergence, and the ensemble's disagreement about it.
-
-Symbols (used in all of ``ops``, ``nn``, ``behaviour`` and ``agents``):
-    B batch, T time steps of data, H imagined steps, K ensemble members, N critics, D deter, U hidden units,
-    S latent variables, C classes of each, A action size, E embedding.
-    Z = S*C (categorical) or S (Gaussian) is the size of z; P = S*C or 2*S that of its parameters.
-"""
+"""The stochastic latent z: its distribution, sample, divergence, and the ensemble's disagreement about it."""
 
 from __future__ import annotations
 

@@ -199,7 +199,7 @@ def observe(
     """
     if (
         not use_compiled(ops, deter.device)
-        or (half := compiled_products("observe", ops, deter, latent.uncompiled)) is None
+        or (bfloat16 := compiled_products("observe", ops, deter, latent.uncompiled)) is None
     ):
         return observe_ref(action, embed, is_first, deter, stoch, cell, posterior, latent, key)
     _check(action, embed, is_first, deter, stoch, cell, posterior, latent)
@@ -217,6 +217,6 @@ def observe(
     inputs = (from_action.to(dtype), from_embed.to(dtype))
     save = torch.is_grad_enabled() and any(x.requires_grad for x in (*inputs, deter, stoch, *weights))
     outputs = torch.ops.moto.observe(
-        *inputs, is_first, deter, stoch, weights, latent.codes, signed(key.seed), signed(key.offset), half, save
+        *inputs, is_first, deter, stoch, weights, latent.codes, signed(key.seed), signed(key.offset), bfloat16, save
     )
     return outputs[0], outputs[1], outputs[2]

@@ -22,8 +22,8 @@ def squared_error(values: Tensor, image: Tensor, ops: Ops = "auto") -> Tensor:
     """Half the sum of squares of ``values - to_float(image)``, by frame; differentiable once, in ``values``.
 
     Args:
-        values: [..., C, H, W] float32 or float64.
-        image: uint8 [..., C, H, W], anywhere in memory: the compiled operator makes no float copy of it.
+        values: [..., channels, rows, columns] float32 or float64.
+        image: uint8 [..., channels, rows, columns], anywhere in memory: the operator makes no float copy of it.
         ops: ``compiled``, ``reference``, or ``auto``: the compiled operator where it was built for this device.
 
     Returns:
@@ -42,10 +42,11 @@ def squared_error(values: Tensor, image: Tensor, ops: Ops = "auto") -> Tensor:
 def shift_ref(image: Tensor, offset: Tensor) -> Tensor:
     """The definition of :func:`shift`, one PyTorch operation at a time. Same arguments and result."""
     height, width = image.shape[-2:]
-    rows = (torch.arange(height, device=image.device) + offset[:, :1]).clamp(0, height - 1)  # [B, H]
-    columns = (torch.arange(width, device=image.device) + offset[:, 1:]).clamp(0, width - 1)  # [B, W]
+    rows = (torch.arange(height, device=image.device) + offset[:, :1]).clamp(0, height - 1)  # [frames, rows]
+    columns = (torch.arange(width, device=image.device) + offset[:, 1:]).clamp(0, width - 1)  # [frames, columns]
     batch = torch.arange(image.shape[0], device=image.device)[:, None, None]
-    picked = image.permute(0, 2, 3, 1)[batch, rows[:, :, None], columns[:, None, :]]  # [B, H, W, C]
+    # [frames, rows, columns, channels]
+    picked = image.permute(0, 2, 3, 1)[batch, rows[:, :, None], columns[:, None, :]]
     return picked.permute(0, 3, 1, 2)
 
 
@@ -53,12 +54,12 @@ def shift(image: Tensor, offset: Tensor, ops: Ops = "auto") -> Tensor:
     """Moves each image by whole pixels; where a pixel would come from beyond the edge, the edge's own is repeated.
 
     Args:
-        image: [B, C, H, W]; the compiled operator takes uint8.
-        offset: int64 [B, 2], rows and columns: pixel (y, x) of the result is (y, x) + offset of the image.
+        image: [frames, channels, rows, columns]; the compiled operator takes uint8.
+        offset: int64 [frames, 2], rows and columns: pixel (y, x) of the result is (y, x) + offset of the image.
         ops: ``compiled``, ``reference``, or ``auto``: the compiled operator where it was built for this device.
 
     Returns:
-        [B, C, H, W], of the same type.
+        [frames, channels, rows, columns], of the same type.
 
     Raises:
         SettingError: naming ``ops``, where it is ``compiled`` and no operators were built.

@@ -1,7 +1,6 @@
 #include "emulation.h"
 
 #include <torch/library.h>
-
 #include <ucontext.h>
 
 #include <algorithm>

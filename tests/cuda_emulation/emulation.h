@@ -1,6 +1,6 @@
-// Runs CUDA kernels on the CPU, to test their logic where there is no GPU. Each CUDA thread is a fiber; barriers and shuffles switch
-// between fibers, in an order that is shuffled every round so that a missing barrier shows. Shared memory starts as NaNs. What it
-// cannot show: speed, and what a real memory system reorders.
+// Runs CUDA kernels on the CPU, to test their logic where there is no GPU. Each CUDA thread is a fiber; barriers and shuffles
+// switch between fibers, in an order that is shuffled every round so that a missing barrier shows. Shared memory starts as NaNs.
+// What it cannot show: speed, and what a real memory system reorders.
 #pragma once
 
 #include <cstddef>

@@ -3,14 +3,11 @@
 
 #include <torch/library.h>
 
-#define MOTO_OPERATOR(name) "moto_emulated::" name
 #define EMULATED_CUDA CPU
 #define EMULATED_CPU PrivateUse1  // never called
 #define EMULATED_Autograd Autograd
 #define EMULATED_Meta Meta
 #define EMULATED_IMPL(key, library) _TORCH_LIBRARY_IMPL(moto_emulated, key, library, C10_UID)
-#undef TORCH_LIBRARY
-#define TORCH_LIBRARY(name, library) _TORCH_LIBRARY_FRAGMENT(moto_emulated, library, C10_UID)
 #undef TORCH_LIBRARY_FRAGMENT
 #define TORCH_LIBRARY_FRAGMENT(name, library) _TORCH_LIBRARY_FRAGMENT(moto_emulated, library, C10_UID)
 #undef TORCH_LIBRARY_IMPL

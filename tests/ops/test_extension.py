@@ -17,7 +17,7 @@ from moto_pl.ops.lambda_return import lambda_return, lambda_return_ref
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
 #: Sources with code for CUDA alone; the others are compiled whole by any build.
-WITH_CUDA = [path for path in sorted((ROOT / "csrc").glob("*.cpp")) if "MOTO_WITH_CUDA" in path.read_text()]
+WITH_CUDA = [path for path in sorted((ROOT / "csrc/ops").glob("*.cpp")) if "MOTO_WITH_CUDA" in path.read_text()]
 NVCC = shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
 
 
@@ -158,7 +158,6 @@ def test_cuda_compiles(kernel: Path, arch: str, tmp_path: Path) -> None:
         "all-warnings",
         f"-arch={arch}",
         f"-I{ROOT}/csrc",
-        f"-I{ROOT}/csrc/include",
         str(kernel),
     ]
     process = subprocess.run([*command, "-o", str(tmp_path / "kernel.o")], capture_output=True, text=True)
@@ -173,7 +172,7 @@ def test_cuda_registrations_compile(source: Path, tmp_path: Path) -> None:
     missing = tmp_path / "c10/cuda/impl/cuda_cmake_macros.h"
     missing.parent.mkdir(parents=True)
     missing.touch()
-    includes = [f"-I{ROOT}/csrc", f"-I{ROOT}/csrc/include", f"-isystem={tmp_path}"]
+    includes = [f"-I{ROOT}/csrc", f"-isystem={tmp_path}"]
     includes += [f"-isystem={path}" for path in include_paths()]
     warnings = "-Wall,-Wextra,-Wno-unused-parameter,-Werror"
     flags = ["-c", "-x", "c++", "-std=c++20", "-Xcompiler", f"-fsyntax-only,-fopenmp,{warnings}", "-DMOTO_WITH_CUDA"]

@@ -18,7 +18,7 @@ import torch
 from filelock import FileLock
 from torch.utils.cpp_extension import include_paths
 
-from moto_pl.ops import LatentSpec, imagine, lambda_return, observe
+from moto_pl.ops import LatentSpec, autograd, imagine, lambda_return, observe
 from moto_pl.ops.imagine import imagine_ref
 from moto_pl.ops.lambda_return import lambda_return_ref
 from moto_pl.ops.observe import observe_ref
@@ -34,20 +34,12 @@ pytestmark = [pytest.mark.skipif(CXX is None, reason="no C++ compiler"), pytest.
 def _sources() -> dict[Path, list[str]]:
     """Source files and what each is compiled with beside the rest."""
     own = Path(__file__).parents[1] / "cuda_emulation"
-    both = (
-        path for path in (ROOT / "csrc").glob("*ops*.cpp") if path.stem not in ("ops_conv", "ops_draw")
-    )  # CPU alone
+    both = (ROOT / f"csrc/ops/{name}.cpp" for name in ("imagine", "observe", "lambda_return"))  # the others: CPU alone
     operators = {path: ["-include", str(own / "library.h")] for path in both}
     kernels = {path: ["-x", "c++"] for path in (ROOT / "csrc/cuda").glob("*.cu")}
     cpu = {path: [] for path in (ROOT / "csrc/cpu").glob("*.cpp")}
-    return {
-        **operators,
-        **kernels,
-        **cpu,
-        ROOT / "csrc/cpu/isa/rollout_kernels.cpp": ["-DMOTO_ISA=generic"],
-        ROOT / "csrc/cpu/isa/conv_kernels.cpp": ["-DMOTO_ISA=generic"],
-        own / "emulation.cpp": [],
-    }
+    vectorised = {path: ["-DMOTO_ISA=generic"] for path in (ROOT / "csrc/cpu/isa").glob("*.cpp")}
+    return {**operators, **kernels, **cpu, **vectorised, own / "emulation.cpp": []}
 
 
 @pytest.fixture(scope="session")
@@ -60,7 +52,7 @@ def library() -> Path:
     built = folder / "libmoto_emulated.so"
     folder.mkdir(parents=True, exist_ok=True)
     flags = ["-std=c++20", "-O1", "-fPIC", "-fopenmp", "-fvisibility=hidden", "-DMOTO_WITH_CUDA"]
-    flags += [f"-I{own}", f"-I{ROOT}/csrc", f"-I{ROOT}/csrc/include", *(f"-isystem{path}" for path in include_paths())]
+    flags += [f"-I{own}", f"-I{ROOT}/csrc", *(f"-isystem{path}" for path in include_paths())]
 
     def run(command: list[str]) -> None:
         process = subprocess.run(command, capture_output=True, text=True)
@@ -87,6 +79,7 @@ def library() -> Path:
 def emulated(library: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The package's operators are the emulated ones; draws, which have none for a GPU, their reference."""
     torch.ops.load_library(library)
+    autograd.register("moto_emulated")
     monkeypatch.setattr("moto_pl.ops.philox._compiled", lambda *_: None)
     monkeypatch.setattr(torch.ops, "moto", torch.ops.moto_emulated)
     yield

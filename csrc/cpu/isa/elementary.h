@@ -1,7 +1,10 @@
-// Elementary functions for loops that the compiler vectorises. Unnamed, so that each instruction set has its own.
+// What the kernels of this folder are made of. Each of its files is compiled once for each instruction set (CMakeLists.txt),
+// MOTO_ISA naming it. Loops are plain so that the compiler vectorises them; `omp simd` allows it to reorder the sums. Everything is
+// unnamed and of its file, and nothing of the standard library is called but inlined builtins: the linker must find no function
+// here to share with code for older processors.
 #pragma once
 
-#include <cstdint>
+#include "kernels/types.h"
 
 namespace moto::cpu {
 namespace {
@@ -78,6 +81,19 @@ inline T tanh(T x) {
   twice = twice < T(-40) ? T(-40) : twice;
   const T e = expm1(twice);
   return e / (e + T(2));
+}
+
+// Loads and stores, rounding to nearest even where the storage is bfloat16.
+
+inline float load(const float* p) { return *p; }
+inline double load(const double* p) { return *p; }
+inline float load(const BFloat16* p) { return bits_to_float(static_cast<int32_t>(static_cast<uint32_t>(p->bits) << 16)); }
+inline void store(float* p, float x) { *p = x; }
+inline void store(double* p, double x) { *p = x; }
+inline void store(BFloat16* p, float x) {
+  const uint32_t bits = __builtin_bit_cast(uint32_t, x);
+  const uint32_t rounded = (bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16;
+  p->bits = static_cast<uint16_t>(x != x ? 0x7FC0u : rounded);
 }
 
 }  // namespace

@@ -1,0 +1,47 @@
+// Parameters of imagine and observe, shared by the CPU and CUDA kernels. No torch headers here: cuda/*.cu must compile without
+// torch.
+#pragma once
+
+#include <cstdint>
+
+#ifdef __CUDACC__
+#define MOTO_DEVICE __host__ __device__
+#else
+#define MOTO_DEVICE
+#endif
+
+// The letters of shapes are those of moto_pl/ops/__init__.py. T and S are also template parameters, of types: the full precision
+// and that of the products' operands.
+
+namespace moto {
+
+// bfloat16 as the kernels see it: no torch type, whose inline functions the linker could mix between instruction sets.
+struct BFloat16 {
+  uint16_t bits;
+};
+
+enum class Latent : int64_t { categorical, gaussian };
+enum class Spread : int64_t { mean, logit, log_prob, max_var };  // the estimators of the ensemble's disagreement
+enum class Action : int64_t { trunc_normal, tanh_normal };
+
+// Streams of moto_pl/ops/philox.py.
+enum class Stream : uint32_t { latent = 0, action = 1, member = 2 };
+
+// The stochastic latent z: S variables, of C classes each where categorical.
+struct LatentShape {
+  Latent kind;
+  int64_t stoch;    // S
+  int64_t classes;  // C; 1 where Gaussian
+
+  MOTO_DEVICE int64_t size() const { return stoch * classes; }  // Z
+  // P
+  MOTO_DEVICE int64_t params() const { return kind == Latent::categorical ? size() : 2 * stoch; }
+};
+
+// Names a family of draws.
+struct PhiloxKey {
+  uint64_t seed;
+  uint64_t offset;
+};
+
+}  // namespace moto

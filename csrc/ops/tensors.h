@@ -1,0 +1,65 @@
+// Helpers of the operators' drivers: what is the same on every device.
+#pragma once
+
+#include <ATen/ATen.h>
+#include <ATen/autocast_mode.h>
+
+#include "kernels/arguments.h"
+
+namespace moto {
+
+using at::Tensor;
+using at::TensorList;
+using OptionalTensor = std::optional<Tensor>;
+
+template <typename T>
+T* data(const Tensor& tensor) {
+  return tensor.numel() ? static_cast<T*>(tensor.data_ptr()) : nullptr;
+}
+
+template <typename T>
+T* data_if(const Tensor& tensor) {
+  return tensor.defined() ? data<T>(tensor) : nullptr;
+}
+
+template <typename S>
+constexpr at::ScalarType kStorage = std::is_same_v<S, BFloat16> ? at::kBFloat16
+                                    : std::is_same_v<S, double> ? at::kDouble
+                                                                : at::kFloat;
+
+// From LatentSpec.codes of moto_pl/ops/latent.py.
+inline LatentShape latent_shape(at::IntArrayRef latent) {
+  return {static_cast<Latent>(latent[0]), latent[1], latent[0] == 0 ? latent[2] : 1};
+}
+
+inline PhiloxKey philox_key(int64_t seed, int64_t offset) { return {static_cast<uint64_t>(seed), static_cast<uint64_t>(offset)}; }
+
+// A gradient as backward gets it, contiguous; undefined where there is none.
+inline Tensor given(const OptionalTensor& grad) { return grad && grad->defined() ? grad->contiguous() : Tensor(); }
+
+// out = a b, or out += a b; in a's dtype, whatever out's.
+inline void product(const Tensor& out, const Tensor& a, const Tensor& b, bool add = false) {
+  Tensor target = out;
+  if (out.scalar_type() != a.scalar_type()) {
+    target.copy_(at::mm(a, b));
+  } else if (add) {
+    at::addmm_out(target, target, a, b);
+  } else {
+    at::mm_out(target, a, b);
+  }
+}
+
+inline void batched_product(const Tensor& out, const Tensor& a, const Tensor& b) {
+  Tensor target = out;
+  at::bmm_out(target, a, b);
+}
+
+// Calls body(T{}, S{}) with the kernels' types.
+template <typename Body>
+void with_types(const Tensor& tensor, bool bfloat16, const Body& body) {
+  if (tensor.scalar_type() == at::kDouble) return body(double{}, double{});
+  if (bfloat16) return body(float{}, BFloat16{});
+  body(float{}, float{});
+}
+
+}  // namespace moto
