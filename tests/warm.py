@@ -125,7 +125,7 @@ _server: Server | None = None
 #: What a run sets for itself, and so does a test that renders or parses in pytest's own process.
 _OWN = (
     *("MUJOCO_GL", "PYOPENGL_PLATFORM", "LP_NUM_THREADS", "SDL_AUDIODRIVER", "JSONARGPARSE_DEPRECATION_WARNINGS"),
-    *("PL_GLOBAL_SEED", "PL_SEED_WORKERS"),
+    *("PL_GLOBAL_SEED", "PL_SEED_WORKERS", "CUBLAS_WORKSPACE_CONFIG"),
 )
 
 
