@@ -17,7 +17,7 @@ from moto_pl.envs.checks import NO_LIMIT_SET, EpisodeLimit
 from moto_pl.envs.observation import IMAGE_ALONE, Observation, ObservationConfig
 from moto_pl.errors import SettingError
 from moto_pl.nn.image import IMAGE_SIZE
-from moto_pl.ops import Key
+from moto_pl.ops import Key, Share
 from moto_pl.replay import EpisodeView
 from moto_pl.replay.episode import Episode
 from moto_pl.rollout.background import Collector, Job
@@ -263,11 +263,15 @@ class CollectEpisodes(L.Callback):
             agent.log_dict({"speed/env_steps_per_s": steps / seconds, "speed/exchange": min(1.0, exchanged)})
 
     def _job(self, trainer: L.Trainer) -> Job:
-        """What this process is to roll for the round that comes next; no seeds where others roll it all."""
+        """What this process is to roll for the round that comes next; no seeds where others roll it all.
+
+        What an episode draws depends on its number and its round alone, not on who rolls it.
+        """
         # Counted in episodes, not rounds: a resume may change the number of environments.
-        indices = [self.collected_episodes + i for i in self._share(trainer)]
-        seeds = [training_seed(self.settings.seed, index) for index in indices]
-        key = Key(self.settings.seed, indices[0] if indices else 0).fold(_COLLECT)
+        first, mine = self.collected_episodes, self._share(trainer)
+        seeds = [training_seed(self.settings.seed, first + i) for i in mine]
+        share = Share(mine.start, mine.stop, self.settings.num_envs) if mine else Share()
+        key = Key(self.settings.seed, first, share).fold(_COLLECT)
         explore = Exploration(self.settings.exploration_noise, self.settings.exploration_detours)
         return Job(seeds, self.settings.collect_mode, key, explore)
 
