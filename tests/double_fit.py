@@ -1,6 +1,7 @@
 """``moto`` in double precision, which its settings refuse: what differs by more than rounding shows at once.
 
-Every process writes what each gradient step learned from and what its loss came to, to ``<run>/steps_<rank>.jsonl``.
+Every process writes what each gradient step learned from, and what its losses came to, to
+``<run>/steps_<processes>_<rank>.jsonl``.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Steps(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, index: int
     ) -> None:
         logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        path = Path(trainer.default_root_dir) / f"steps_{trainer.global_rank}.jsonl"
+        path = Path(trainer.default_root_dir) / f"steps_{trainer.world_size}_{trainer.global_rank}.jsonl"
         with path.open("a") as file:
             file.write(json.dumps({"step": self.before, "rows": self.rows, "logged": logged}) + "\n")
 

@@ -253,6 +253,23 @@ class Agent(L.LightningModule):
             with torch.no_grad():
                 _copy(parameters, present)
 
+    def acting_snapshot(self) -> dict[str, Tensor]:
+        """A copy, on the host, of the weights that act at present, by their names in :meth:`state_dict`."""
+        with self.acting_weights():
+            return {name: weight.detach().to("cpu", copy=True) for name, weight in self.state_dict().items()}
+
+    @contextmanager
+    def acting_as(self, snapshot: dict[str, Tensor]) -> Iterator[None]:
+        """Within it the agent's weights, and its acting weights, are those of an :meth:`acting_snapshot`."""
+        present = {name: weight.detach().clone() for name, weight in self.state_dict().items()}
+        average, self._average = self._average, {}
+        try:
+            self.load_state_dict(snapshot)
+            yield
+        finally:
+            self.load_state_dict(present)
+            self._average = average
+
     @torch.no_grad()
     def _update_average(self, step: int) -> None:
         """Moves the average by gradient step ``step`` (from 1); while it is young it is the mean of what there was.

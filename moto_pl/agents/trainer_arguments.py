@@ -261,7 +261,7 @@ ARGUMENTS: dict[str, Argument] = {
     "enable_model_summary": Argument("works", "off unless given"),
     "accumulate_grad_batches": Argument(
         "works",
-        "batches of which one gradient step is made, [drawn as those of as many processes](distributed.md); schedules "
+        "batches of which one gradient step is made, each of which [all processes share](distributed.md); schedules "
         "count steps",
         lambda value: value >= 1,
         "Give at least 1 batch.",
