@@ -248,8 +248,7 @@ class ModelFreeAgent(Agent):
 
     def noise(self, like: Tensor, key: Key, count: int | None = None) -> Tensor:
         """Standard normal noise for actions of ``like``'s batch: [B, A], or [count, B, A]."""
-        shape = (like.shape[0], cast(int, self.action_size))
-        shape = shape if count is None else (count, *shape)
+        shape = (*(() if count is None else (count,)), like.shape[0], cast(int, self.action_size))
         dtype = like.dtype if like.is_floating_point() else torch.float32
         return normal(key, Stream.ACTION, shape, like.device, dtype, rows=-2)
 

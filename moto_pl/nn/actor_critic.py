@@ -51,7 +51,8 @@ class QEnsemble(nn.Module):
     def actor_value(self, features: Tensor, action: Tensor, reduce: ActorValue) -> Tensor:
         """What the actor maximises: the critics' min, mean or max, with gradient to the inputs alone. [...]."""
         q = full(self.online(torch.cat((features, action), -1), frozen=True).squeeze(-1))
-        return {"min": q.amin, "mean": q.mean, "max": q.amax}[reduce](0)
+        reduced: Tensor = getattr(q, {"min": "amin", "mean": "mean", "max": "amax"}[reduce])(0)
+        return reduced
 
     @torch.no_grad()
     def target_value(self, features: Tensor, action: Tensor, member: Tensor) -> Tensor:

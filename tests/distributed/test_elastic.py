@@ -53,6 +53,7 @@ def steps(run: Path, processes: int) -> dict[int, dict[str, Any]]:
     return found
 
 
+@pytest.mark.timeout(900)  # of nine processes, where others want the cores, too
 def test_one_two_and_four_processes_take_the_same_steps(reach_dataset: Path, tmp_path: Path) -> None:
     """Two processes are killed, four go on and are killed, one ends what they began."""
     whole, changing = tmp_path / "whole", tmp_path / "changing"
