@@ -109,7 +109,7 @@ def _val_check_interval(trainer: Any) -> Any:
     return trainer.val_check_interval if seconds is None else f"{seconds:g} s"
 
 
-_PRECISIONS = ("None", "32", "32-true", "bf16", "bf16-mixed", "16", "16-mixed")
+_PRECISIONS: tuple[str, ...] = ("None", "32", "32-true", "bf16", "bf16-mixed", "16", "16-mixed")
 
 #: Every argument, in the order of Lightning's signature.
 ARGUMENTS: dict[str, Argument] = {

@@ -6,8 +6,9 @@ import errno
 import os
 import re
 import socket
+import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -92,10 +93,16 @@ class Peers(L.Callback):
         try:
             yield
         except RuntimeError as error:
-            if trainer.world_size == 1 or not _COLLECTIVE.search(str(error)):
+            of_others = isinstance(error, torch.distributed.DistError) or _COLLECTIVE.search(str(error))
+            if trainer.world_size == 1 or not of_others:
                 raise
+            if not self._peers:
+                self._end_started(trainer, {process.pid for process in _started(trainer)})
+                found = f"{trainer.world_size} processes in all, which have not come together in {self.timeout_s:g} s"
+                fix = "See that all were started, and reach MASTER_ADDR and MASTER_PORT, or give more --peer_timeout_s."
+                raise SettingError("trainer.devices", found, fix) from None
             gone = self._gone()
-            self._end_stopped(trainer)
+            self._end_started(trainer, {peer.pid for peer in self._peers if peer.fate is not None})
             found = f"{trainer.world_size} processes in all, of which {gone} (rank {trainer.global_rank} says so)"
             fix = "Look at what it said, if it did; the same command goes on from the last checkpoint."
             raise SettingError("trainer.devices", found, fix) from None
@@ -113,8 +120,12 @@ class Peers(L.Callback):
                 return f"one does not answer (on {hosts}; waited at most {self.timeout_s:g} s)"
             time.sleep(0.05)
 
-    def _end_stopped(self, trainer: L.Trainer) -> None:
-        """Ends the processes of its own that this one started and that would stay behind."""
-        for process in getattr(trainer.strategy.launcher, "procs", []):
-            if process.poll() is None and any(peer.pid == process.pid and peer.fate for peer in self._peers):
+    def _end_started(self, trainer: L.Trainer, pids: set[int]) -> None:
+        """Ends those of these processes that this one has started: they would stay behind."""
+        for process in _started(trainer):
+            if process.poll() is None and process.pid in pids:
                 process.kill()
+
+
+def _started(trainer: L.Trainer) -> Sequence[subprocess.Popen[bytes]]:
+    return getattr(trainer.strategy.launcher, "procs", ())

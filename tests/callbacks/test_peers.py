@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from lightning.pytorch.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 
@@ -86,6 +87,14 @@ def test_one_on_another_machine_is_not_named(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(SettingError, match=r"one does not answer \(on .*elsewhere.*; waited at most 7 s\)"):
         with peers.watched(trainer()):
             raise RuntimeError("Timed out waiting 7000ms for recv operation to complete: gloo")
+
+
+def test_processes_that_never_meet_are_one_line(sleeper: subprocess.Popen[bytes]) -> None:
+    """As where another has not started, or waits at another port."""
+    line = "^trainer.devices: found 2 processes in all, which have not come together in 9 s"
+    with pytest.raises(SettingError, match=line), Peers(9).watched(trainer(procs=(sleeper,))):
+        raise torch.distributed.DistStoreError("Timed out after 10 seconds waiting for clients. 1/2 clients joined.")
+    assert sleeper.wait(5) == -signal.SIGKILL
 
 
 @pytest.mark.parametrize(("processes", "words"), [(1, CLOSED), (2, "mat1 and mat2 shapes cannot be multiplied")])

@@ -93,7 +93,7 @@ def test_logs_are_written_once(unbroken: Path) -> None:
 def test_a_lost_rank_ends_all_with_a_line_and_resume_is_exact(
     step: int, rank: int, signal_name: str, fate: str, data: tuple[str, ...], unbroken: Path, tmp_path: Path
 ) -> None:
-    settings = (*data, *TWO, "--data.eval_episodes", "5", "--peer_timeout_s", "30")
+    settings = (*data, *TWO, "--data.eval_episodes", "5", "--peer_timeout_s", "60")
     killed = fit(tmp_path / "run", *settings, *fault(step, signal_name=signal_name, rank=rank), timeout=180)
     assert killed.returncode != 0
     (line,) = (line for line in killed.stderr.splitlines() if line.startswith("moto: "))

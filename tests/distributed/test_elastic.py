@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 SETTINGS = (
     *("--trainer.precision", "64-true", "--trainer.callbacks+=double_fit.Steps", "--data.build_missing", "false"),
     *("--data.num_envs", "2", "--data.updates_per_episode", "1", "--data.online_steps", "20"),
-    *("--data.exploration_noise", "0.3", "--data.exploration_detours", "0.3", "--data.eval_episodes", "2"),
+    *("--data.exploration_noise", "0.3", "--data.exploration_detours", "0.3", "--data.eval_episodes", "0"),
     *("--data.value_steps", "0", "--video_episodes", "0", "--evaluate_untrained", "false"),
     *("--model.init_args.optim.ema_decay", "0.9", "--model.init_args.optim.final_lr", "0.1"),
     *("--model.init_args.world_model.open_loop_steps", "2", "--model.init_args.behaviour.disagreement_unit", "data"),
