@@ -30,6 +30,7 @@ NOT_SETTINGS = {
     "MUJOCO_GL": "an environment variable",
     **dict.fromkeys(("extends", "for"), "a key of a configuration"),
     "arguments": "what a parser says of a whole command line, where it names nothing",
+    "MASTER_PORT": "a variable of the environment, where torch's processes meet",
     "gradient": "of the networks; the line names --max_skipped",
     "activation": "an argument of ops.conv",
     "embed": "an operator's tensor",

@@ -37,7 +37,7 @@ class Device {
     int64_t* index = data<int64_t>(member);
     const int64_t batch = member.size(1);
     for (int64_t i = 0; i < member.numel(); ++i)
-      index[i] = philox_member(key, static_cast<uint64_t>(by_row ? i : i / batch), members);
+      index[i] = philox_member(key, static_cast<uint64_t>(by_row ? key.row(i / batch, batch) + i % batch : i / batch), members);
   }
 
   void gather_layer(const GatherLayer<T, S>& x, int64_t rows) const {

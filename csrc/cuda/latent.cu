@@ -20,7 +20,8 @@ __global__ void sample_backward_kernel(Sample<T, S> x) {
 
 __global__ void draw_members_kernel(int64_t* member, int64_t count, int64_t batch, PhiloxKey key, int64_t members, bool by_row) {
   const int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
-  if (i < count) member[i] = philox_member(key, static_cast<uint64_t>(by_row ? i : i / batch), members);
+  if (i < count)
+    member[i] = philox_member(key, static_cast<uint64_t>(by_row ? key.row(i / batch, batch) + i % batch : i / batch), members);
 }
 
 // Threads and bytes of a block of the sample's kernels: as many warps as have room.

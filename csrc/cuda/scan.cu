@@ -211,7 +211,7 @@ __global__ void __launch_bounds__(kThreads, 1) scan_kernel(Scan x, int64_t row_f
     grid_barrier(x.arrived, arrived);
     Sample<float, BFloat16> draw{};
     draw.latent = n.latent, draw.members = 1, draw.batch = B, draw.params = products, draw.bias = x.out_bias, draw.key = x.key;
-    draw.first = t * B * n.latent.stoch, draw.z = x.stoch + t * B * n.latent.size(), draw.index = x.index;
+    draw.first = x.key.row(t, B) * n.latent.stoch, draw.z = x.stoch + t * B * n.latent.size(), draw.index = x.index;
     draw.full = x.params + t * B * P;
     const GatherLayer<float, BFloat16> next = t + 1 < n.steps ? input_layer(t + 1) : GatherLayer<float, BFloat16>{};
     for_own_rows(B, [&](int64_t b) { sample_row(draw, next, b, memory); });

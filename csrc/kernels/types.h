@@ -38,10 +38,15 @@ struct LatentShape {
   MOTO_DEVICE int64_t params() const { return kind == Latent::categorical ? size() : 2 * stoch; }
 };
 
-// Names a family of draws.
+// Names a family of draws, and whose rows of a common batch these are: `rows` in all, from `first_row` on; 0 is all of them.
 struct PhiloxKey {
   uint64_t seed;
   uint64_t offset;
+  int64_t first_row;
+  int64_t rows;
+
+  // The number of the first of `batch` rows in step t, counted over the common batch.
+  MOTO_DEVICE int64_t row(int64_t t, int64_t batch) const { return rows == 0 ? t * batch : t * rows + first_row; }
 };
 
 }  // namespace moto

@@ -24,15 +24,16 @@ namespace {
 using Outputs = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 using Gradients = std::tuple<Tensor, Tensor, std::vector<Tensor>>;
 
-#define MOTO_IMAGINE_OPTIONS                                                                                                 \
-  at::IntArrayRef latent, int64_t seed, c10::SymInt offset, int64_t steps, int64_t action_kind, double min_std, bool by_row, \
-      int64_t spread, bool bfloat16
-#define MOTO_IMAGINE_OPTIONS_INT                                                                                         \
-  at::IntArrayRef latent, int64_t seed, int64_t offset, int64_t steps, int64_t action_kind, double min_std, bool by_row, \
-      int64_t spread, bool bfloat16
-#define MOTO_IMAGINE_ARGUMENTS latent, seed, offset, steps, action_kind, min_std, by_row, spread, bfloat16
-#define MOTO_IMAGINE_SCHEMA                                                                                            \
-  "Tensor[] actor, Tensor[] cell, Tensor[] prior, int[] latent, int seed, SymInt offset, int steps, int action_kind, " \
+#define MOTO_IMAGINE_OPTIONS                                                                                                     \
+  at::IntArrayRef latent, int64_t seed, c10::SymInt offset, int64_t first_row, int64_t rows, int64_t steps, int64_t action_kind, \
+      double min_std, bool by_row, int64_t spread, bool bfloat16
+#define MOTO_IMAGINE_OPTIONS_INT                                                                                             \
+  at::IntArrayRef latent, int64_t seed, int64_t offset, int64_t first_row, int64_t rows, int64_t steps, int64_t action_kind, \
+      double min_std, bool by_row, int64_t spread, bool bfloat16
+#define MOTO_IMAGINE_ARGUMENTS latent, seed, offset, first_row, rows, steps, action_kind, min_std, by_row, spread, bfloat16
+#define MOTO_IMAGINE_SCHEMA                                                                                                        \
+  "Tensor[] actor, Tensor[] cell, Tensor[] prior, int[] latent, int seed, SymInt offset, int first_row, int rows, int steps, int " \
+  "action_kind, "                                                                                                                  \
   "float min_std, bool by_row, int spread, bool bfloat16"
 
 // Sizes, symbolic so that the same code serves real and fake tensors.
@@ -112,7 +113,7 @@ void forward(const Outputs& outputs, const Tensor& start_deter, const Tensor& st
   const int64_t B = start_deter.size(0), D = start_deter.size(1), Z = z_shape.size(), P = z_shape.params();
   const int64_t K = prior[0].size(0), U = prior[0].size(2), V = cell[1].size(0), A = actor.back().size(0) / 2;
   const bool categorical = z_shape.kind == Latent::categorical;
-  const PhiloxKey key = philox_key(seed, offset);
+  const PhiloxKey key = philox_key(seed, offset, first_row, rows);
   const auto full = start_deter.options(), storage = full.dtype(kStorage<S>);
   const auto cast = [&](const Tensor& weight) { return weight.to(kStorage<S>); };
   const Device device(z_shape, K, B, start_deter);
@@ -196,7 +197,7 @@ void forward(const Outputs& outputs, const Tensor& start_deter, const Tensor& st
     }
     Act<T, S> act{};
     act.kind = static_cast<Action>(action_kind), act.min_std = static_cast<T>(min_std), act.key = key;
-    act.actions = A, act.first = i * B, act.raw = data<T>(raw.select(0, slot(i))), act.bias = data<T>(actor_bias.back());
+    act.actions = A, act.first = key.row(i, B), act.raw = data<T>(raw.select(0, slot(i))), act.bias = data<T>(actor_bias.back());
     if (linear || !Device::kMultipliesInAct) {
       if (!linear) product(raw_product, layers.back().select(0, slot(i)), actor_t.back());
       act.product = data<S>(raw_product);
@@ -235,7 +236,7 @@ void forward(const Outputs& outputs, const Tensor& start_deter, const Tensor& st
     if (!categorical && copies) z_operand = at::empty({B, Z}, storage);
     Sample<T, S> draw{};
     draw.latent = z_shape, draw.members = K, draw.batch = B, draw.params = data<S>(params_now), draw.bias = data<T>(out_bias);
-    draw.member = data<int64_t>(member.select(0, i)), draw.key = key, draw.first = i * B * z_shape.stoch;
+    draw.member = data<int64_t>(member.select(0, i)), draw.key = key, draw.first = key.row(i, B) * z_shape.stoch;
     draw.kind = static_cast<Spread>(spread), draw.z = data<T>(stoch.select(0, i + 1));
     draw.operand = !categorical && copies ? data<S>(z_operand) : nullptr;
     draw.index = data<int32_t>(index), draw.spread = data<T>(disagreement.select(0, i));
@@ -262,7 +263,7 @@ void backward(const OptionalTensor& grad_deter, const OptionalTensor& grad_stoch
                params = saved[6], actor_hidden = saved[7], raw = saved[8];
   const int64_t B = deter.size(1), D = deter.size(2), Z = z_shape.size(), P = z_shape.params();
   const int64_t K = prior[0].size(0), U = prior[0].size(2), V = cell[1].size(0), A = actor.back().size(0) / 2;
-  const PhiloxKey key = philox_key(seed, offset);
+  const PhiloxKey key = philox_key(seed, offset, first_row, rows);
   const auto full = deter.options(), storage = full.dtype(kStorage<S>);
   const auto cast = [&](const Tensor& weight) { return weight.to(kStorage<S>); };
   const Device device(z_shape, K, B, deter);
@@ -292,7 +293,7 @@ void backward(const OptionalTensor& grad_deter, const OptionalTensor& grad_stoch
       Sample<T, S> draw{};
       draw.latent = z_shape, draw.members = K, draw.batch = B, draw.params = data<S>(params.select(0, i));
       draw.bias = data<T>(out_bias), draw.member = data<int64_t>(member.select(0, i)), draw.key = key;
-      draw.first = i * B * z_shape.stoch, draw.kind = static_cast<Spread>(spread), draw.z = data<T>(stoch.select(0, i + 1));
+      draw.first = key.row(i, B) * z_shape.stoch, draw.kind = static_cast<Spread>(spread), draw.z = data<T>(stoch.select(0, i + 1));
       draw.grad_z = data_if<S>(grad_z), draw.grad_extra = now(to_stoch, i + 1), draw.grad_spread = now(to_spread, i);
       draw.grad_params = data<S>(grad_params), draw.probs = keeps_probs<T, S>(z_shape, draw.kind);
       const Tensor hidden_now = hidden.select(0, i);
@@ -330,8 +331,8 @@ void backward(const OptionalTensor& grad_deter, const OptionalTensor& grad_stoch
     }
     if (to_actor) {
       actions_grad = to_action.defined() ? to_action.clone() : at::zeros({steps + 1, B, A}, full);
-      const Tensor rows = grad_inputs.view({steps * B, V + D}).narrow(1, 0, V);
-      actions_grad.narrow(0, 0, steps).view({steps * B, A}).add_(at::mm(rows, input_weight.narrow(1, Z, A)));
+      const Tensor grad_rows = grad_inputs.view({steps * B, V + D}).narrow(1, 0, V);
+      actions_grad.narrow(0, 0, steps).view({steps * B, A}).add_(at::mm(grad_rows, input_weight.narrow(1, Z, A)));
     }
   } else {
     actions_grad = to_action;
@@ -346,29 +347,39 @@ void backward(const OptionalTensor& grad_deter, const OptionalTensor& grad_stoch
   if (!to_actor) return;
 
   // The actor saw states without gradient: one pass over all (H + 1) B rows.
-  const int64_t rows = (steps + 1) * B;
-  const Tensor grad_raw = at::empty({rows, 2 * A}, full);
+  const int64_t all = (steps + 1) * B;
+  const Tensor grad_raw = at::empty({all, 2 * A}, full);
   Act<T, S> act{};
   act.kind = static_cast<Action>(action_kind), act.min_std = static_cast<T>(min_std), act.key = key;
   act.actions = A, act.raw = data<T>(raw), act.grad_raw = data<T>(grad_raw);
   act.grad_action = data_if<T>(actions_grad), act.grad_entropy = data_if<T>(to_entropy);
-  device.act_backward(act, rows);
+  if (rows == 0) {
+    device.act_backward(act, all);
+  } else {
+    for (int64_t i = 0; i <= steps; ++i) {  // between two steps' rows lie those of others
+      act.first = key.row(i, B);
+      device.act_backward(act, B);
+      act.raw += 2 * A * B, act.grad_raw += 2 * A * B;
+      if (act.grad_action) act.grad_action += A * B;
+      if (act.grad_entropy) act.grad_entropy += B;
+    }
+  }
   Tensor grad = cast(grad_raw);
   int64_t end = actor_hidden.numel();
   for (size_t l = actor.size() / 2; l-- > 0;) {
     device.column_sums(grad, weights[2 * l + 1]);
     if (l == 0) {
-      device.weight_product(weights[0].narrow(1, 0, D), grad, inputs.view({rows, V + D}).narrow(1, V, D));
-      device.weight_product(weights[0].narrow(1, D, Z), grad, cast(stoch.view({rows, Z})));
+      device.weight_product(weights[0].narrow(1, 0, D), grad, inputs.view({all, V + D}).narrow(1, V, D));
+      device.weight_product(weights[0].narrow(1, D, Z), grad, cast(stoch.view({all, Z})));
       break;
     }
     const int64_t width = actor[2 * l].size(1);
-    end -= rows * width;
-    const Tensor operand = actor_hidden.narrow(0, end, rows * width).view({rows, width});
+    end -= all * width;
+    const Tensor operand = actor_hidden.narrow(0, end, all * width).view({all, width});
     device.weight_product(weights[2 * l], grad, operand);
-    const Tensor before = at::empty({rows, width}, storage);
+    const Tensor before = at::empty({all, width}, storage);
     product(before, grad, cast(actor[2 * l]));
-    device.elu_backward(data<S>(before), data<S>(operand), width, rows);
+    device.elu_backward(data<S>(before), data<S>(operand), width, all);
     grad = before;
   }
 }

@@ -32,7 +32,9 @@ inline LatentShape latent_shape(at::IntArrayRef latent) {
   return {static_cast<Latent>(latent[0]), latent[1], latent[0] == 0 ? latent[2] : 1};
 }
 
-inline PhiloxKey philox_key(int64_t seed, int64_t offset) { return {static_cast<uint64_t>(seed), static_cast<uint64_t>(offset)}; }
+inline PhiloxKey philox_key(int64_t seed, int64_t offset, int64_t first_row = 0, int64_t rows = 0) {
+  return {static_cast<uint64_t>(seed), static_cast<uint64_t>(offset), first_row, rows};
+}
 
 // A gradient as backward gets it, contiguous; undefined where there is none.
 inline Tensor given(const OptionalTensor& grad) { return grad && grad->defined() ? grad->contiguous() : Tensor(); }

@@ -20,7 +20,7 @@ from moto_pl.envs.actions import ActionScale
 from moto_pl.envs.observation import Observation
 from moto_pl.errors import SettingError
 from moto_pl.nn.image import IMAGE_SIZE
-from moto_pl.ops import Key
+from moto_pl.ops import Key, Share, average, full
 from moto_pl.replay.parts import Batch, BatchPart
 from moto_pl.replay.sampler import SequenceBatch
 from moto_pl.replay.store import EpisodeStore
@@ -253,6 +253,23 @@ class Agent(L.LightningModule):
             with torch.no_grad():
                 _copy(parameters, present)
 
+    def acting_snapshot(self) -> dict[str, Tensor]:
+        """A copy, on the host, of the weights that act at present, by their names in :meth:`state_dict`."""
+        with self.acting_weights():
+            return {name: weight.detach().to("cpu", copy=True) for name, weight in self.state_dict().items()}
+
+    @contextmanager
+    def acting_as(self, snapshot: dict[str, Tensor]) -> Iterator[None]:
+        """Within it the agent's weights, and its acting weights, are those of an :meth:`acting_snapshot`."""
+        present = {name: weight.detach().clone() for name, weight in self.state_dict().items()}
+        average, self._average = self._average, {}
+        try:
+            self.load_state_dict(snapshot)
+            yield
+        finally:
+            self.load_state_dict(present)
+            self._average = average
+
     @torch.no_grad()
     def _update_average(self, step: int) -> None:
         """Moves the average by gradient step ``step`` (from 1); while it is young it is the mean of what there was.
@@ -343,9 +360,10 @@ class Agent(L.LightningModule):
         components = self.schedule.trains(self.global_step)
         losses, metrics = self.losses_of(components, batch, self.step_key(batch_idx))
         self.step_losses = losses
-        total = torch.stack([loss.float() for loss in losses.values()]).sum()
-        self.log_dict({name: value.detach() for name, value in {**losses, **metrics}.items()})
-        self.log("loss", total.detach(), prog_bar=True)
+        total = torch.stack([full(loss) for loss in losses.values()]).sum()
+        logged = self._logged({**losses, **metrics, "loss": total})
+        self.log("loss", logged.pop("loss"), prog_bar=True)
+        self.log_dict(logged)
         # DistributedDataParallel waits for a gradient of every parameter: an idle one's is of nothing.
         idle = [p.sum() for group in self._idle_groups(self.global_step) for p in _parameters(group.modules)]
         return total + 0 * torch.stack(idle).sum() if idle else total
@@ -383,7 +401,7 @@ class Agent(L.LightningModule):
         """Takes the model's losses on held-out episodes. A batch of seeds is rolled, and judged, by a callback."""
         if isinstance(batch, Tensor):
             return
-        losses, _ = self.losses_of("model", batch, Key(self.seed, batch_idx).fold(0xE7A1))
+        losses, _ = self.losses_of("model", batch, Key(self.seed, batch_idx, self.share).fold(0xE7A1))
         held_out = {f"held_out/{name}": loss.detach() for name, loss in losses.items()}
         self.log_dict(held_out, add_dataloader_idx=False, on_epoch=True, batch_size=1, sync_dist=True)
 
@@ -424,9 +442,23 @@ class Agent(L.LightningModule):
         return [group for group in self.param_groups() if trains not in ("all", group.component)]
 
     def step_key(self, batch_idx: int) -> Key:
-        """Names this batch's draws: each rank, and each batch that a step accumulates, has its own."""
+        """Names this batch's draws: each batch that a step accumulates has its own, each process its rows of them."""
         accumulate = self.trainer.accumulate_grad_batches
-        return Key(self.seed, self.global_step).fold(self.global_rank * accumulate + batch_idx % accumulate)
+        return Key(self.seed, self.global_step, self.share).fold(batch_idx % accumulate)
+
+    @property
+    def share(self) -> Share:
+        """This process's, of a batch; all of it outside of a Trainer."""
+        if self._trainer is None:
+            return Share()
+        return Share(self.global_rank, self.global_rank + 1, self.trainer.world_size)
+
+    def _logged(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Of all processes together: the means of what each has found in its rows."""
+        if self.share.whole:
+            return {name: value.detach() for name, value in values.items()}
+        found = average(torch.stack([full(value.detach()) for value in values.values()]), self.share)
+        return dict(zip(values, found, strict=True))
 
     def description(self) -> dict[str, Any]:
         """Class, settings, action size, what its actions stand for and what it sees, as plain types."""

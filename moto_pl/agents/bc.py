@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from moto_pl.errors import SettingError
 from moto_pl.nn.gaussian import BoundedNormal
 from moto_pl.nn.image import Seen
-from moto_pl.ops import Key
+from moto_pl.ops import Key, full
 from moto_pl.replay.filters import EpisodeFilter
 
 from .base import Batch, ParamGroup
@@ -120,5 +120,5 @@ class LogStd(nn.Module):
 
 def normal_policy(raw: Tensor, log_std: LogStd, config: NormalConfig) -> BoundedNormal:
     """The policy that a network's outputs [..., A] are the mean of, before ``tanh`` where it has one."""
-    raw = raw.float() if raw.dtype != torch.float64 else raw
+    raw = full(raw)
     return BoundedNormal(torch.tanh(raw) if config.mean == "tanh" else raw, log_std())

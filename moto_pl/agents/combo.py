@@ -63,8 +63,9 @@ class COMBO(LatentReplayAgent):
 
     def conservative_losses(self, data: LatentTransitions, q_real: Tensor, key: Key) -> tuple[Named, Named]:
         """Ln-sum-exp of Q over proposed actions, minus Q of the real transitions (COMBO, Eq. 4)."""
-        shape = (self.conservatism.actions, *data.action.shape)
-        random = 2 * uniform(key, Stream.ACTION, shape, data.action.device) - 1
+        halves = data.action.unflatten(0, (2, -1))  # real, imagined: of each a process has its rows
+        shape = (self.conservatism.actions, *halves.shape)
+        random = 2 * uniform(key, Stream.ACTION, shape, halves.device, halves.dtype, rows=2).flatten(1, 2) - 1
         action = torch.cat((random, self.policy(data.state).detach().unsqueeze(0)))  # [n + 1, N, A]
         q = self.critic(data.state.expand(len(action), *data.state.shape), action)  # [2, n + 1, N]
         gap = soft_gap(q, q_real)

@@ -95,7 +95,8 @@ class CQL(SAC):
         """Uniform actions, and the policy's in the current and, where asked, the next states; ln of their densities."""
         count = cast(int, self.conservatism.actions)
         size, dims = data.action.shape
-        random = 2 * uniform(key.fold(_RANDOM), Stream.ACTION, (count, size, dims), data.action.device) - 1
+        shape, like = (count, size, dims), data.action
+        random = 2 * uniform(key.fold(_RANDOM), Stream.ACTION, shape, like.device, like.dtype, rows=1) - 1
         actions, densities = [random], [torch.full_like(random[..., 0], -dims * math.log(2))]
         policies = [(_CURRENT, self.policy(data.image, features))]
         if self.conservatism.next_state:

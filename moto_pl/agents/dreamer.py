@@ -61,5 +61,5 @@ class DreamerV2(ImaginationAgent):
             weights = trajectory_weights(discount.detach(), starts.goes_on)  # [H + 1, N]
             found, figures = self.state_value_losses(rollout, reward, discount, weights)  # Eq. 4 to 6
             losses |= found
-            metrics |= rollout_metrics(rollout, reward) | figures
+            metrics |= rollout_metrics(rollout, reward, key.share) | figures
         return scaled(losses, self.scales(components)), metrics

@@ -11,7 +11,7 @@ from torch import Tensor
 from moto_pl.errors import SettingError
 from moto_pl.nn.gaussian import BoundedNormal
 from moto_pl.nn.image import Seen
-from moto_pl.ops import Key
+from moto_pl.ops import Key, full
 
 from .base import Batch, ParamGroup
 from .bc import LogStd, NormalConfig, normal_policy
@@ -102,7 +102,7 @@ class IQL(TwinCriticAgent):
 
     def state_value(self, image: Seen, features: Tensor | None = None) -> Tensor:
         """V of stacked frames: [B]; for ``features`` see :meth:`TwinCriticAgent.read`."""
-        return self.read(self.value, image, features).squeeze(-1).float()
+        return full(self.read(self.value, image, features).squeeze(-1))
 
     def losses(self, batch: Batch, key: Key) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Value, critics, policy."""
@@ -131,7 +131,7 @@ class IQL(TwinCriticAgent):
 
 def expectile_loss(error: Tensor, expectile: float) -> Tensor:
     """Mean of ``|expectile - 1(error < 0)| * error^2`` (IQL, equation 5), for errors of Q - V."""
-    weight = (expectile - (error.detach() < 0).float()).abs()
+    weight = (expectile - (error.detach() < 0).to(error)).abs()
     return (weight * error.square()).mean()
 
 

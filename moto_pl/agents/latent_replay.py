@@ -20,7 +20,7 @@ from moto_pl.errors import SettingError
 from moto_pl.nn import States, WorldModel
 from moto_pl.nn.actor_critic import QEnsemble
 from moto_pl.nn.mlp import MLP
-from moto_pl.ops import Key, Ops, Stream, integers, normal
+from moto_pl.ops import Key, Ops, Stream, full, integers, normal
 from moto_pl.replay.latents import LatentReplay, LatentTransitions, transition_bytes, whole_episodes
 from moto_pl.replay.sampler import SequenceBatch
 from moto_pl.schedule import Components
@@ -90,7 +90,7 @@ class LatentReplayAgent(ModelBasedAgent):
 
     def policy(self, features: Tensor) -> Tensor:
         """The action in states with ``features`` [..., F]: [..., A] in (-1, 1)."""
-        return torch.tanh(self.actor(features).float())
+        return torch.tanh(full(self.actor(features)))
 
     def after_step(self, step: int) -> None:
         """Moves the critics' targets by ``tau``."""
@@ -291,7 +291,7 @@ class LatentReplayAgent(ModelBasedAgent):
         if components != "behaviour":
             losses, metrics, _ = self.world_model.loss(batch["model"], key.fold(MODEL))
         if components != "model":
-            size = self.batch.agent_size // (1 if self._trainer is None else self.trainer.world_size)
+            size = self.batch.agent_size // key.share.of
             real = self.replay.real.pick(size, key.fold(_REAL), self.device)
             imagined = self.replay.imagined.pick(size, key.fold(_IMAGINED), self.device)
             more, figures = self.transition_losses(real, imagined, key)
@@ -334,7 +334,8 @@ class LatentReplayAgent(ModelBasedAgent):
         action = self.policy(features)
         if mode == "mode":
             return action
-        return self._disturbed(action, normal(key, Stream.ACTION, tuple(action.shape), action.device))
+        noise = normal(key, Stream.ACTION, tuple(action.shape), action.device, action.dtype, rows=-2)
+        return self._disturbed(action, noise)
 
     def _disturbed(self, action: Tensor, noise: Tensor) -> Tensor:
         """The policy's actions with standard normal ``noise`` at its standard deviation, within [-1, 1]."""

@@ -12,9 +12,10 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
+from moto_pl.errors import SettingError
 from moto_pl.nn import States, WorldModel, WorldModelConfig
 from moto_pl.nn.actor_critic import Actor, QEnsemble, ValueCritic
-from moto_pl.ops import Disagreement, Imagined, Key, Ops, Stream, imagine, lambda_return, uniform
+from moto_pl.ops import Disagreement, Imagined, Key, Ops, Share, Stream, average, imagine, lambda_return, total, uniform
 from moto_pl.ops.extension import compiled_products, status, use_compiled
 from moto_pl.replay.sampler import SequenceBatch
 from moto_pl.schedule import Components
@@ -176,12 +177,44 @@ def scaled(losses: Named, scales: dict[str, float]) -> Named:
     return {name: scales[name] * loss for name, loss in losses.items()}
 
 
+class Places(NamedTuple):
+    """Where imagination starts: places in the sequences of all processes, which imagine from equal parts of them.
+
+    A place's row is often another process's than the one that starts there.
+    """
+
+    t: Tensor  # [M] int64, steps
+    b: Tensor  # [M] int64, sequences, counted over all processes
+    share: Share
+
+    def take(self, *rows: Tensor, back: int = 0) -> list[Tensor]:
+        """What lies in this process's N places, of what each process has of its own sequences.
+
+        Args:
+            rows: floats [T, B, ...].
+            back: steps before the places, but not before a sequence's start.
+
+        Returns:
+            [N, ...] of each, without gradient where there are other processes.
+        """
+        t = (self.t - back).clamp(min=0)
+        if self.share.whole:
+            return [x[t, self.b] for x in rows]
+        count, (first, _) = rows[0].shape[1], self.share.rows(rows[0].shape[1])
+        here = ((self.b >= first) & (self.b < first + count)).to(rows[0].dtype)
+        b = (self.b - first).clamp(0, count - 1)
+        flat = [x[t, b].reshape(len(t), -1) for x in rows]
+        found = total(torch.cat(flat, 1) * here.unsqueeze(1), self.share)  # of one term that is not 0
+        each = len(t) // self.share.of
+        parts = found.narrow(0, self.share.begin * each, each).split([x.shape[1] for x in flat], 1)
+        return [part.reshape(each, *x.shape[2:]) for part, x in zip(parts, rows, strict=True)]
+
+
 class Starts(NamedTuple):
     """Where imagination starts, and the real transition that led there."""
 
     rows: States  # [T, B, ...] the sequences' states, of which the start states are some
-    t: Tensor  # [N] int64, the start states' places there
-    b: Tensor  # [N]
+    places: Places
     states: States  # [N, ...] start states
     previous: States  # [N, ...] the states before them
     action: Tensor  # [N, A] the action taken there
@@ -247,6 +280,14 @@ class ImaginationAgent(ModelBasedAgent):
         if step % self.config.target_every == 0:
             self.critic.update_target()
 
+    def on_fit_start(self) -> None:
+        """Refuses what processes cannot share; see :meth:`ModelBasedAgent.on_fit_start`."""
+        super().on_fit_start()
+        wanted, processes = self.config.imagine_rows, self.trainer.world_size
+        if wanted is not None and wanted % processes:
+            setting = "model.init_args.behaviour.imagine_rows"
+            raise SettingError(setting, wanted, f"Give a multiple of the {processes} processes, or null.")
+
     # Rollouts.
 
     @torch.no_grad()
@@ -254,26 +295,20 @@ class ImaginationAgent(ModelBasedAgent):
         """Encodes sequences [B, T] with the current model and draws the N states where imagination starts."""
         states = self.world_model.observe(batch, key.fold(AGENT)).states  # [T, B, ...]
         B, T = batch.is_first.shape
-        count, wanted, device = T * B, self.config.imagine_rows, batch.reward.device
+        _, sequences = key.share.rows(B)
+        count, wanted, device = T * sequences, self.config.imagine_rows, batch.reward.device
         if wanted is None or wanted >= count:
             rows = torch.arange(count, device=device)
         else:
             # The first `wanted` of a random order: drawn without replacement.
             rows = uniform(key.fold(ROWS), Stream.ROWS, (count,), device).argsort()[:wanted]
-        t, b = rows // B, rows % B
-        before = (t - 1).clamp(min=0)
         assert states.deter.shape[:2] == (T, B) == batch.reward.shape[::-1]
-        return Starts(
-            rows=states,
-            t=t,
-            b=b,
-            states=states.map(lambda x: x[t, b]),
-            previous=states.map(lambda x: x[before, b]),
-            action=batch.action[b, t],
-            reward=batch.reward[b, t],
-            valid=((t > 0) & ~batch.is_first[b, t]).float(),
-            goes_on=1 - batch.is_terminal[b, t].float(),
-        )
+        places, like = Places(rows // sequences, rows % sequences, key.share), batch.reward
+        follows = ~batch.is_first.T & (torch.arange(T, device=device) > 0).unsqueeze(1)  # [T, B]
+        data = batch.action.transpose(0, 1), batch.reward.T, follows.to(like), 1 - batch.is_terminal.T.to(like)
+        deter, stoch, action, reward, valid, goes_on = places.take(*states, *data)
+        previous = States(*places.take(*states, back=1))
+        return Starts(states, places, States(deter, stoch), previous, action, reward, valid, goes_on)
 
     def imagine(self, start: States, key: Key) -> Imagined:
         """Rolls the policy from ``start`` [N, ...] through the model, whose weights are constants here."""
@@ -349,17 +384,18 @@ class ImaginationAgent(ModelBasedAgent):
         dist = self.actor.dist(features)
         if mode == "mode":
             return dist.mode()
-        return dist.sample(uniform(key, Stream.ACTION, tuple(dist.mean.shape), features.device))
+        noise = uniform(key, Stream.ACTION, tuple(dist.mean.shape), features.device, dist.mean.dtype, rows=-2)
+        return dist.sample(noise)
 
 
 @torch.no_grad()
-def rollout_metrics(rollout: Imagined, reward: Tensor, disagreement_scale: float | Tensor = 0.0) -> Named:
+def rollout_metrics(rollout: Imagined, reward: Tensor, share: Share, disagreement_scale: float | Tensor = 0.0) -> Named:
     """What to log of a rollout, of the rewards [H - 1, N] predicted in it, and of the penalty beside them."""
-    spread = rollout.disagreement.mean()
+    spread, size = average(torch.stack((rollout.disagreement.mean(), reward.abs().mean())), share)
     return {
         "imagined/reward": reward.mean(),
         "imagined/disagreement": spread,
         "imagined/penalty": disagreement_scale * spread,
-        "imagined/penalty_share": disagreement_scale * spread / reward.abs().mean().clamp(min=1e-6),
+        "imagined/penalty_share": disagreement_scale * spread / size.clamp(min=1e-6),
         "actor/entropy": rollout.entropy.mean(),
     }

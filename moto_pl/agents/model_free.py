@@ -27,7 +27,7 @@ from moto_pl.nn.gaussian import BoundedNormal, SquashedNormal
 from moto_pl.nn.image import PixelEncoder, Seen, Stacked, random_shift
 from moto_pl.nn.mlp import glorot, orthogonal
 from moto_pl.nn.vector import VectorEncoder
-from moto_pl.ops import Key, Stream, normal
+from moto_pl.ops import Key, Stream, full, normal
 from moto_pl.replay.filters import EpisodeFilter
 from moto_pl.replay.sampler import SequenceBatch
 
@@ -184,7 +184,7 @@ class TwinCritic(nn.Module):
         """The encoder's features [B, F], actions [..., B, A] -> [2, ..., B]."""
         latent = self.bottleneck(features)
         x = torch.cat((latent.expand(*action.shape[:-1], latent.shape[-1]), action), -1)
-        return torch.stack([critic(x).squeeze(-1).float() for critic in self.critics])
+        return torch.stack([full(critic(x).squeeze(-1)) for critic in self.critics])
 
     def frozen(self, features: Tensor, action: Tensor) -> Tensor:
         """As :meth:`forward`; the gradient passes to the inputs, not to the weights."""
@@ -242,14 +242,15 @@ class ModelFreeAgent(Agent):
             image=image if vector is None else Stacked(image, vector[0]),
             action=rows.action[:, -1],
             reward=rows.reward[:, -1],
-            goes_on=1 - rows.is_terminal[:, -1].float(),
+            goes_on=1 - rows.is_terminal[:, -1].to(rows.reward),
             next_image=next_image if vector is None else Stacked(next_image, vector[1]),
         )
 
     def noise(self, like: Tensor, key: Key, count: int | None = None) -> Tensor:
         """Standard normal noise for actions of ``like``'s batch: [B, A], or [count, B, A]."""
-        shape = (like.shape[0], cast(int, self.action_size))
-        return normal(key, Stream.ACTION, shape if count is None else (count, *shape), like.device)
+        shape = (*(() if count is None else (count,)), like.shape[0], cast(int, self.action_size))
+        dtype = like.dtype if like.is_floating_point() else torch.float32
+        return normal(key, Stream.ACTION, shape, like.device, dtype, rows=-2)
 
     def group(self, name: str, *modules: nn.Module) -> ParamGroup:
         """A parameter group at the one learning rate."""

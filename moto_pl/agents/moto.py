@@ -11,7 +11,7 @@ from torch import Tensor
 
 from moto_pl.nn import States, WorldModelConfig
 from moto_pl.nn.actor_critic import QEnsemble, ValueCritic, expand, masked_mean, trajectory_weights
-from moto_pl.ops import Key, Ops, Stream, integers, lambda_return
+from moto_pl.ops import Key, Ops, Share, Stream, average, integers, lambda_return
 from moto_pl.ops.latent import check_disagreement
 from moto_pl.replay.sampler import SequenceBatch
 from moto_pl.schedule import Components
@@ -101,11 +101,11 @@ class MOTO(ImaginationAgent):
         features, action = States(rollout.deter, rollout.stoch).features, rollout.action  # [H, N, F], [H, N, A]
         # r~_{i+1} = r(s_{i+1}) - alpha u(s_i, a_i) (Eq. 2), and how much each state counts.
         reward, discount = self.earned(rollout)  # [H - 1, N]
-        alpha = config.disagreement_scale / self.disagreement_unit(starts.rows)
+        alpha = config.disagreement_scale / self.disagreement_unit(starts.rows, key.share)
         penalised = reward - alpha * rollout.disagreement
         weights = trajectory_weights(discount.detach(), starts.goes_on)  # [H, N]
         assert weights.shape == features.shape[:2] and penalised.shape == discount.shape == weights[:-1].shape
-        metrics |= rollout_metrics(rollout, reward, alpha)
+        metrics |= rollout_metrics(rollout, reward, key.share, alpha)
 
         if isinstance(critic, ValueCritic):
             more, figures = self.state_value_losses(rollout, penalised, discount, weights)
@@ -125,7 +125,7 @@ class MOTO(ImaginationAgent):
             real_target = starts.reward + config.gamma * starts.goes_on * worth  # [N]
             assert imagined.shape[1:] == target[:-1].shape and real.shape[1:] == real_target.shape == starts.valid.shape
             model_loss = (0.5 * (imagined - target[:-1]).square() * weights[:-1]).mean()
-            real_loss = masked_mean(0.5 * (real - real_target).square(), starts.valid)
+            real_loss = masked_mean(0.5 * (real - real_target).square(), starts.valid, key.share)
             # The actor: the same expansion of what the critics now say, with the gradient through all of the rollout.
             q = critic.actor_value(features, action, config.actor_value)  # [H, N]
             returns, value = expand(penalised, q, discount, config.lambda_, self.ops)
@@ -146,13 +146,13 @@ class MOTO(ImaginationAgent):
         return self.config.horizon - 1 if self.config.critic == "q_ensemble" else self.config.horizon
 
     @torch.no_grad()
-    def disagreement_unit(self, rows: States) -> float | Tensor:
-        """What disagreement is counted in: 1, or its mean along real sequences of states [T, B, ...]."""
+    def disagreement_unit(self, rows: States, share: Share) -> float | Tensor:
+        """What disagreement is counted in: 1, or its mean along all processes' real sequences, here [T, B, ...]."""
         if self.config.disagreement_unit == "one":
             return 1.0
         model, after = self.world_model, rows.map(lambda x: x[1:])
         spread = model.disagreement(model.rssm.priors(after.deter), after.stoch, self.disagreement)  # [T - 1, B]
-        return spread.mean().clamp(min=1e-8)  # one member agrees with itself
+        return average(spread.mean(), share).clamp(min=1e-8)  # one member agrees with itself
 
     @torch.no_grad()
     def data_value(self, batch: SequenceBatch, starts: Starts, member: Tensor, key: Key) -> Tensor:
@@ -170,9 +170,9 @@ class MOTO(ImaginationAgent):
         q = critic.target_value(features, self.latent_action(features, "sample", key.fold(TARGET)), member)  # [T, B]
         # Row t + 1 holds the reward for what was done in row t's state.
         reward = batch.reward.transpose(0, 1)[1:]
-        goes_on = 1 - batch.is_terminal.transpose(0, 1)[1:].float()
+        goes_on = 1 - batch.is_terminal.transpose(0, 1)[1:].to(reward)
         _, value = expand(reward, q, config.gamma * goes_on, config.lambda_, self.ops)
-        return value[starts.t, starts.b]
+        return starts.places.take(value)[0]
 
     def _clone_loss(self, batch: SequenceBatch, key: Key) -> tuple[Tensor, Named]:
         """The negative mean of ln pi(a_t | s_t) over a batch [B, T], of the steps that the filter keeps; not scaled."""
@@ -187,7 +187,7 @@ class MOTO(ImaginationAgent):
             mean = log_prob.mean()
             return -mean, {"actor/clone_log_prob": mean.detach()}
         keep = self._advantage_mask(batch, features, key)
-        mean = masked_mean(log_prob, keep)
+        mean = masked_mean(log_prob, keep, key.share)
         return -mean, {"actor/clone_log_prob": mean.detach(), "actor/clone_share": keep.mean()}
 
     @torch.no_grad()
@@ -198,10 +198,10 @@ class MOTO(ImaginationAgent):
         own = self.latent_action(features, "sample", key.fold(CLONE))  # [T - 1, B, A]
         q = critic.actor_value(features, own, "mean")  # [T - 1, B]
         reward = batch.reward.transpose(0, 1)[1:-1]
-        goes_on = 1 - batch.is_terminal.transpose(0, 1)[1:-1].float()
+        goes_on = 1 - batch.is_terminal.transpose(0, 1)[1:-1].to(reward)
         returns = lambda_return(reward, q, config.gamma * goes_on, config.lambda_, ops=self.ops)
         # The sequence's last transition has no successor to bootstrap from: it is not judged, and not cloned.
-        return torch.cat((returns >= q[:-1], torch.zeros_like(q[-1:], dtype=torch.bool))).float()
+        return torch.cat((returns >= q[:-1], torch.zeros_like(q[-1:], dtype=torch.bool))).to(q)
 
     def action_values(self, batch: SequenceBatch, key: Key) -> Tensor:
         """See :meth:`Agent.action_values`; the state's value where the critic is one of states."""

@@ -77,8 +77,8 @@ class ImaginationConfig:
         min_std: its smallest standard deviation.
         entropy_scale: eta, weight of the policy's entropy.
         target_every: gradient steps between copies of the critics to their targets.
-        imagine_rows: start states of imagination, drawn from the agent sequences' posterior states; null takes all. The
-            cost of imagination is proportional to it.
+        imagine_rows: start states of imagination, over all ranks, drawn from the agent sequences' posterior states;
+            null takes all. The cost of imagination is proportional to it.
         imagine_member: one prior head a step for the whole batch (authors' code), or one a row.
     """
 

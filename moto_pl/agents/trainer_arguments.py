@@ -109,7 +109,7 @@ def _val_check_interval(trainer: Any) -> Any:
     return trainer.val_check_interval if seconds is None else f"{seconds:g} s"
 
 
-_PRECISIONS = ("None", "32", "32-true", "bf16", "bf16-mixed", "16", "16-mixed")
+_PRECISIONS: tuple[str, ...] = ("None", "32", "32-true", "bf16", "bf16-mixed", "16", "16-mixed")
 
 #: Every argument, in the order of Lightning's signature.
 ARGUMENTS: dict[str, Argument] = {
@@ -261,7 +261,7 @@ ARGUMENTS: dict[str, Argument] = {
     "enable_model_summary": Argument("works", "off unless given"),
     "accumulate_grad_batches": Argument(
         "works",
-        "batches of which one gradient step is made, [drawn as those of as many processes](distributed.md); schedules "
+        "batches of which one gradient step is made, each of which [all processes share](distributed.md); schedules "
         "count steps",
         lambda value: value >= 1,
         "Give at least 1 batch.",

@@ -196,7 +196,7 @@ class RunCheckpoint(Checkpoint):
         if len(states) != trainer.world_size:
             rank_zero_warn(
                 f"The checkpoint was written by {len(states)} processes and is resumed by {trainer.world_size}: "
-                "batches are dealt out anew, and the run will not be bit-equal to an unbroken one."
+                "batches and episodes stay the same, sums are rounded otherwise (docs/distributed.md)."
             )
 
 

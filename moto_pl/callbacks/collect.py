@@ -9,6 +9,7 @@ from typing import Any, Literal
 import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
 
 from moto_pl.agents.base import Agent, RunFacts
 from moto_pl.envs import task_objects
@@ -17,7 +18,7 @@ from moto_pl.envs.checks import NO_LIMIT_SET, EpisodeLimit
 from moto_pl.envs.observation import IMAGE_ALONE, Observation, ObservationConfig
 from moto_pl.errors import SettingError
 from moto_pl.nn.image import IMAGE_SIZE
-from moto_pl.ops import Key
+from moto_pl.ops import Key, Share
 from moto_pl.replay import EpisodeView
 from moto_pl.replay.episode import Episode
 from moto_pl.rollout.background import Collector, Job
@@ -103,6 +104,7 @@ class CollectEpisodes(L.Callback):
     Attributes:
         collected_episodes: in the whole run, over all processes.
         env_steps: their steps.
+        ahead: the weights that roll the episodes that are on their way (``overlap``); None where none are.
         collect_seconds: that this process has spent on collecting.
         exchange_seconds: that it has spent on the others' episodes, waiting for them among it.
     """
@@ -111,6 +113,7 @@ class CollectEpisodes(L.Callback):
         self.settings = settings
         self.collected_episodes = self.env_steps = 0
         self.collect_seconds = self.exchange_seconds = 0.0
+        self.ahead: dict[str, Tensor] | None = None
         self._earlier_round: float | None = None  # episodes a round of a run from before they were in its checkpoint
         self._limit = NO_LIMIT_SET
         self._scale: ActionScale | None = None
@@ -151,6 +154,7 @@ class CollectEpisodes(L.Callback):
             rank_zero_info(str(threads))
             # A checkpoint's own are taken back in on_load_checkpoint.
             self.collected_episodes = self.env_steps = 0
+            self.ahead = None
         self._limit = self._collector.limit = EpisodeLimit(settings.max_episode_steps, data.longest_demonstration)
         self._scale = self._collector.scale = data.demonstrated_scale
         size, observation = self._action_size(trainer), self._observation(trainer)
@@ -207,6 +211,16 @@ class CollectEpisodes(L.Callback):
 
     # Rounds.
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Asks again for the episodes that were on their way when the checkpoint was written."""
+        if self.settings.collect != "overlap":
+            self.ahead = None
+        try:
+            self._ask(trainer, run_agent(pl_module))
+        except (RuntimeError, TypeError, AttributeError) as error:
+            found = f"a checkpoint whose policy of the episodes on their way is none ({str(error).splitlines()[0]})"
+            raise SettingError("ckpt_path", found, "Give another checkpoint of the run.") from None
+
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Collects an online round's episodes, unless they were before a resume, and begins the round with them."""
         data, agent = run_data(trainer), run_agent(pl_module)
@@ -246,12 +260,12 @@ class CollectEpisodes(L.Callback):
                 job = self._job(trainer)
                 episodes = roll_episodes(self.pool, agent, *job) if job.seeds else []
         collected = self._exchange(trainer, episodes)
+        self.ahead = None
         steps = sum(episode.length for episode in collected)
         self.env_steps += steps
         if self.settings.collect == "overlap" and not last:
-            job = self._job(trainer)
-            if job.seeds:
-                self._collector.submit(agent, job)
+            self.ahead = agent.acting_snapshot()
+            self._ask(trainer, agent)
         seconds = time.perf_counter() - begun
         self.collect_seconds += seconds
         metrics = EpisodeMetrics(self.objects)
@@ -262,12 +276,26 @@ class CollectEpisodes(L.Callback):
             exchanged = (self.exchange_seconds - exchanging) / seconds
             agent.log_dict({"speed/env_steps_per_s": steps / seconds, "speed/exchange": min(1.0, exchanged)})
 
+    def _ask(self, trainer: L.Trainer, agent: Agent) -> None:
+        """Asks the background for this process's episodes of the round to come, rolled by the weights ``ahead``."""
+        if self.ahead is None:
+            return
+        job = self._job(trainer)
+        if not job.seeds:
+            return
+        with agent.acting_as(self.ahead):
+            self._collector.submit(agent, job)
+
     def _job(self, trainer: L.Trainer) -> Job:
-        """What this process is to roll for the round that comes next; no seeds where others roll it all."""
+        """What this process is to roll for the round that comes next; no seeds where others roll it all.
+
+        What an episode draws depends on its number and its round alone, not on who rolls it.
+        """
         # Counted in episodes, not rounds: a resume may change the number of environments.
-        indices = [self.collected_episodes + i for i in self._share(trainer)]
-        seeds = [training_seed(self.settings.seed, index) for index in indices]
-        key = Key(self.settings.seed, indices[0] if indices else 0).fold(_COLLECT)
+        first, mine = self.collected_episodes, self._share(trainer)
+        seeds = [training_seed(self.settings.seed, first + i) for i in mine]
+        share = Share(mine.start, mine.stop, self.settings.num_envs) if mine else Share()
+        key = Key(self.settings.seed, first, share).fold(_COLLECT)
         explore = Exploration(self.settings.exploration_noise, self.settings.exploration_detours)
         return Job(seeds, self.settings.collect_mode, key, explore)
 
@@ -315,12 +343,14 @@ class CollectEpisodes(L.Callback):
     # Resume.
 
     def state_dict(self) -> dict[str, Any]:
-        """The counters."""
-        return {"collected_episodes": self.collected_episodes, "env_steps": self.env_steps}
+        """The counters, and who rolls what is on its way."""
+        state: dict[str, Any] = {"collected_episodes": self.collected_episodes, "env_steps": self.env_steps}
+        return state if self.ahead is None else {**state, "ahead": self.ahead}
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Goes on counting; in checkpoints of earlier versions the data module did."""
         state = checkpoint["callbacks"].get(self.state_key) or checkpoint["OfflineToOnlineDataModule"]
         self.collected_episodes, self.env_steps = state["collected_episodes"], state["env_steps"]
+        self.ahead = state.get("ahead")
         if rounds := state.get("collected_rounds"):  # before num_envs and updates_per_episode meant what they say
             self._earlier_round = self.collected_episodes / rounds

@@ -79,11 +79,15 @@ class SeedBatches:
 
     @classmethod
     def share(cls, first: int, count: int, rank: int, world_size: int, size: int) -> SeedBatches:
-        """A process's share of ``count`` seeds from ``first`` on, ``size`` at a time."""
-        seeds = torch.arange(first, first + count)[rank::world_size]
+        """A process's share of ``count`` seeds from ``first`` on, ``size`` at a time.
+
+        Whole batches are dealt out: what an episode draws depends on those beside it, never on the processes.
+        """
+        seeds = torch.arange(first, first + count)
+        batches = seeds.split(size)
         # As many on every process, because after each they agree on whether to go on.
-        most = len(range(0, count, world_size))
-        return cls(seeds, size, len(range(0, most, size)))
+        most = -(-len(batches) // world_size)
+        return cls(torch.cat((seeds[:0], *batches[rank::world_size])), size, most)
 
     def __len__(self) -> int:
         return len(self.batches)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from moto_pl.nn.mlp import MLP, EnsembleMLP
-from moto_pl.ops import ActionDist, ActionKind, Ops, lambda_return
+from moto_pl.ops import ActionDist, ActionKind, Ops, Share, full, lambda_return, total
 
 ActorValue = Literal["min", "mean", "max"]
 
@@ -46,22 +46,23 @@ class QEnsemble(nn.Module):
 
     def forward(self, features: Tensor, action: Tensor) -> Tensor:
         """What all critics say, for training them: [..., F], [..., A] -> [Q, ...]."""
-        return self.online(torch.cat((features, action), -1)).squeeze(-1).float()
+        return full(self.online(torch.cat((features, action), -1)).squeeze(-1))
 
     def actor_value(self, features: Tensor, action: Tensor, reduce: ActorValue) -> Tensor:
         """What the actor maximises: the critics' min, mean or max, with gradient to the inputs alone. [...]."""
-        q = self.online(torch.cat((features, action), -1), frozen=True).squeeze(-1).float()
-        return {"min": q.amin, "mean": q.mean, "max": q.amax}[reduce](0)
+        q = full(self.online(torch.cat((features, action), -1), frozen=True).squeeze(-1))
+        reduced: Tensor = getattr(q, {"min": "amin", "mean": "mean", "max": "amax"}[reduce])(0)
+        return reduced
 
     @torch.no_grad()
     def target_value(self, features: Tensor, action: Tensor, member: Tensor) -> Tensor:
         """The target copy of one critic (``member`` [1]), without gradient: [...]."""
-        return self.target(torch.cat((features, action), -1), member=member)[0].squeeze(-1).float()
+        return full(self.target(torch.cat((features, action), -1), member=member)[0].squeeze(-1))
 
     @torch.no_grad()
     def target_min(self, features: Tensor, action: Tensor) -> Tensor:
         """The least of the targets: [...]."""
-        return self.target(torch.cat((features, action), -1)).squeeze(-1).float().amin(0)
+        return full(self.target(torch.cat((features, action), -1)).squeeze(-1)).amin(0)
 
     def update_target(self, share: float = 1.0) -> None:
         """Moves the targets towards the critics; see :func:`track`."""
@@ -78,11 +79,11 @@ class ValueCritic(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """V for training it: [..., F] -> [...]."""
-        return self.online(features).squeeze(-1).float()
+        return full(self.online(features).squeeze(-1))
 
     def target_value(self, features: Tensor) -> Tensor:
         """The target's V, with gradient to the features alone: [...]."""
-        return self.target(features, frozen=True).squeeze(-1).float()
+        return full(self.target(features, frozen=True).squeeze(-1))
 
     def update_target(self) -> None:
         """Copies the critic to its target."""
@@ -128,6 +129,11 @@ def expand(reward: Tensor, value: Tensor, discount: Tensor, lambda_: float, ops:
     return returns, (1 - lambda_) * value + lambda_ * returns
 
 
-def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """The mean of ``values`` [..., *M] where ``mask`` [*M] is 1; 0 where it never is."""
-    return (values * mask).sum() / (values.numel() // mask.numel() * mask.sum().clamp(min=1))
+def masked_mean(values: Tensor, mask: Tensor, share: Share) -> Tensor:
+    """The mean of ``values`` [..., *M] where ``mask`` [*M] is 1; 0 where it never is.
+
+    The mask's ones are counted over the whole batch, of which these rows are the ``share``: the processes' mean of what
+    this gives is the batch's.
+    """
+    count = total(mask.sum(), share).clamp(min=1)
+    return share.times * (values * mask).sum() / (values.numel() // mask.numel() * count)

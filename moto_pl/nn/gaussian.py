@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from moto_pl.ops import full
+
 _LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 
 
@@ -21,7 +23,7 @@ class SquashedNormal:
     """
 
     def __init__(self, raw: Tensor, min_log_std: float = -20.0, max_log_std: float = 2.0) -> None:
-        self.mean, log_std = raw.float().chunk(2, -1) if raw.dtype != torch.float64 else raw.chunk(2, -1)
+        self.mean, log_std = full(raw).chunk(2, -1)
         self.log_std = log_std.clamp(min_log_std, max_log_std)
 
     def mode(self) -> Tensor:
@@ -46,7 +48,7 @@ class BoundedNormal:
     """
 
     def __init__(self, mean: Tensor, log_std: Tensor) -> None:
-        self.mean = mean.float() if mean.dtype != torch.float64 else mean
+        self.mean = full(mean)
         self.log_std = log_std
 
     def mode(self) -> Tensor:

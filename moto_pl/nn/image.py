@@ -219,5 +219,5 @@ def random_shift(image: Tensor, pad: int, key: Key) -> Tensor:
     """
     if pad == 0:
         return image
-    offset = integers(key, Stream.ROWS, 2 * pad + 1, (image.shape[0], 2), image.device) - pad
+    offset = integers(key, Stream.ROWS, 2 * pad + 1, (image.shape[0], 2), image.device, rows=0) - pad
     return shift(image, offset)

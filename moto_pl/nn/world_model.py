@@ -35,6 +35,8 @@ from moto_pl.ops import (
     squared_error,
     transition,
 )
+from moto_pl.ops.precision import full
+from moto_pl.ops.share import at_least, common_mean
 from moto_pl.replay.sampler import SequenceBatch
 
 from .image import ConvActivation, Decoder, Encoder
@@ -377,13 +379,13 @@ class WorldModel(nn.Module):
 
     def predict_reward(self, states: States, frozen: bool = False) -> Tensor:
         """[...], the mean of r(s); ``frozen``: gradient to the states only."""
-        return self.reward(states.features, frozen).squeeze(-1).float()
+        return full(self.reward(states.features, frozen).squeeze(-1))
 
     def predict_continuation(self, states: States) -> Tensor:
         """[...], d(s), the probability that the episode goes on after s; without gradient."""
         if self.discount is None:
             return torch.ones_like(states.deter[..., 0])
-        return torch.sigmoid(self.discount(states.features.detach(), frozen=True).squeeze(-1).float()).detach()
+        return torch.sigmoid(full(self.discount(states.features.detach(), frozen=True).squeeze(-1))).detach()
 
     @property
     def scales(self) -> dict[str, float]:
@@ -415,23 +417,19 @@ class WorldModel(nn.Module):
         features = post.states.features  # [T, B, F]
         B, T = batch.is_first.shape
         assert features.shape == (T, B, self.feature_size) and batch.reward.shape == batch.is_terminal.shape == (B, T)
-        reconstruction = self.decoder(features).float()
+        reconstruction = full(self.decoder(features))
         image = squared_error(reconstruction, batch.image.transpose(0, 1), self.decoder.ops).mean()
         reward_error = self.predict_reward(post.states) - batch.reward.transpose(0, 1)
         reward = 0.5 * reward_error.square().mean()
         prior = self.rssm.priors(post.states.deter)  # [K, T, B, P]
         assert prior.shape == (self.rssm.ensemble, *post.params.shape)
         divergence, raw_kl = self._kl(post.params, prior, key)
-        losses = {
-            "model/image": image,
-            "model/reward": reward,
-            "model/kl": divergence,
-        }
+        losses = {"model/image": image, "model/reward": reward, "model/kl": divergence}
         if self.vector is not None:
             losses["model/vector"] = self._vector_loss(batch, features)
         if self.discount is not None:
-            logit = self.discount(features).squeeze(-1).float()
-            goes_on = 1 - batch.is_terminal.transpose(0, 1).float()
+            logit = full(self.discount(features).squeeze(-1))
+            goes_on = 1 - batch.is_terminal.transpose(0, 1).to(logit)
             losses["model/discount"] = F.binary_cross_entropy_with_logits(logit, goes_on)
         if self.config.open_loop_steps > 0:
             losses |= self._open_loop(batch, post, key.fold(_OPEN_LOOP))
@@ -447,8 +445,7 @@ class WorldModel(nn.Module):
         """Half the squared error of the normalised vectors [T, B, V], summed over V: a Gaussian of unit variance."""
         assert self.vector is not None and self.vector_encoder is not None and batch.vector is not None
         target = self.vector_encoder.normalised(batch.vector).transpose(0, 1)
-        error = self.vector(features).float() - target
-        return 0.5 * error.square().sum(-1).mean()
+        return 0.5 * (full(self.vector(features)) - target).square().sum(-1).mean()
 
     def _open_loop(self, batch: SequenceBatch, post: Posterior, key: Key) -> dict[str, Tensor]:
         """What the prior, rolled along the actions of a batch [B, T], misses of the rewards and states that followed.
@@ -456,21 +453,26 @@ class WorldModel(nn.Module):
         The other losses look one step ahead, from states that have seen every frame. Imagination looks further, from
         states of its own making, and the actor goes wherever these promise what is not there.
         """
-        config, ensemble, device = self.config, self.rssm.ensemble, batch.reward.device
-        B, T = batch.is_first.shape
+        config, device, (B, T) = self.config, batch.reward.device, batch.is_first.shape
         steps, count = min(config.open_loop_steps, T - 1), config.open_loop_rows
-        t = integers(key, Stream.ROWS, T - steps, (count,), device)
-        b = integers(key.fold(1), Stream.ROWS, B, (count,), device)
-        member = integers(key, Stream.MEMBER, ensemble, (steps, count), device)  # one a state: all heads roll
-        noise = draw_noise(self.latent, key, (steps, count), post.params)
+        common, share, (first, rows) = key.common, key.share, key.share.rows(B)
+        t = integers(common, Stream.ROWS, T - steps, (count,), device)
+        b = integers(common.fold(1), Stream.ROWS, rows, (count,), device)
+        shape = steps, count  # of members: one a state, so that all heads roll
+        member = integers(common, Stream.MEMBER, self.rssm.ensemble, shape, device)
+        noise = draw_noise(self.latent, common, shape, post.params)
+        if not share.whole:  # of the whole batch's states those in these sequences, however many that are
+            own = ((b >= first) & (b < first + B)).nonzero().squeeze(1)
+            t, b, member, noise = t[own], b[own] - first, member[:, own], noise[:, own]
         at = t + 1 + torch.arange(steps, device=device).unsqueeze(1)  # [H, N] rows that followed
         rolled = self._rolled(post.states.map(lambda x: x[t, b]), replayed(batch.action[b, at]), member, noise)
-        params = choose(rolled.prior.flatten(1, 2), member.flatten()).unflatten(0, (steps, count))  # [H, N, P]
+        params = choose(rolled.prior.flatten(1, 2), member.flatten()).unflatten(0, (steps, len(t)))  # [H, N, P]
         reward = self.predict_reward(rolled.states.map(lambda x: x[1:]))  # [H, N]
         followed = (1 - batch.is_first[b, at].float()).cumprod(0)  # 0 from where another episode begins
+        error, gap = (reward - batch.reward[b, at]).square(), kl(self.latent, post.params[at, b].detach(), params)
         return {
-            "model/open_loop_reward": (followed * 0.5 * (reward - batch.reward[b, at]).square()).mean(),
-            "model/open_loop_kl": (followed * kl(self.latent, post.params[at, b].detach(), params)).mean(),
+            "model/open_loop_reward": common_mean(followed * 0.5 * error, steps * count, share),
+            "model/open_loop_kl": common_mean(followed * gap, steps * count, share),
         }
 
     def disagreement(self, prior: Tensor, stoch: Tensor, kind: Disagreement) -> Tensor:
@@ -483,16 +485,15 @@ class WorldModel(nn.Module):
         Without a balance it is the plain KL: one value, whose gradient goes to both sides.
         """
         if self.config.kl_member == "sampled":
-            steps = post.shape[0]
-            member = integers(key, Stream.MEMBER, prior.shape[0], (steps,), post.device)
+            member = integers(key, Stream.MEMBER, prior.shape[0], (len(post),), post.device)
             # Time is choose's row dimension here: each step has its own member.
             prior = choose(prior, member).unsqueeze(0)  # [1, T, B, P]
         balance, free = self.config.kl_balance, self.config.free_nats
         post = post.expand_as(prior)
         if balance is None:
             plain = kl(self.latent, post, prior).mean((1, 2))  # [1 or K]
-            return plain.clamp(min=free).sum(), plain.detach().mean()
+            return at_least(plain, free, key.share).sum(), plain.detach().mean()
         to_prior = kl(self.latent, post.detach(), prior).mean((1, 2))  # [1 or K]
         to_post = kl(self.latent, post, prior.detach()).mean((1, 2))
-        loss = balance * to_prior.clamp(min=free) + (1 - balance) * to_post.clamp(min=free)
+        loss = balance * at_least(to_prior, free, key.share) + (1 - balance) * at_least(to_post, free, key.share)
         return loss.sum(), to_post.detach().mean()

@@ -18,6 +18,8 @@ from .latent import Disagreement, LatentKind, LatentSpec, LatentStd, disagreemen
 from .observe import CellWeights, PosteriorWeights, observe, transition
 from .philox import Key, Stream, integers, normal, uniform
 from .pixels import squared_error
+from .precision import full
+from .share import Share, at_least, average, common_mean, total
 
 __all__ = [
     "ActionDist",
@@ -34,13 +36,18 @@ __all__ = [
     "Ops",
     "PosteriorWeights",
     "PriorWeights",
+    "Share",
     "Stream",
+    "at_least",
+    "average",
     "choose",
+    "common_mean",
     "conv",
     "conv_transpose",
     "disagreement",
     "draw_noise",
     "entropy",
+    "full",
     "imagine",
     "integers",
     "kl",
@@ -50,6 +57,7 @@ __all__ = [
     "priors",
     "sample",
     "squared_error",
+    "total",
     "transition",
     "uniform",
 ]

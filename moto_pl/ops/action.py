@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .precision import full
+
 ActionKind = Literal["trunc_normal", "tanh_normal"]
 _LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 _SQRT_2 = math.sqrt(2)
@@ -35,7 +37,7 @@ class ActionDist:
     """
 
     def __init__(self, raw: Tensor, kind: ActionKind = "trunc_normal", min_std: float = 0.1) -> None:
-        mean, std = raw.float().chunk(2, -1) if raw.dtype != torch.float64 else raw.chunk(2, -1)
+        mean, std = full(raw).chunk(2, -1)
         self.kind = kind
         self.mean = torch.tanh(mean) if kind == "trunc_normal" else 5 * torch.tanh(mean / 5)
         self.std = 2 * torch.sigmoid(std / 2) + min_std

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from ..errors import SettingError
 from .action import ActionDist, ActionKind
-from .extension import Ops, check_tensors, compiled_products, signed, use_compiled
+from .extension import Ops, check_tensors, compiled_products, use_compiled
 from .latent import Disagreement, LatentSpec, check_disagreement, disagreement, draw_noise, sample
 from .observe import CellWeights, transition
-from .philox import Key, Stream, integers, uniform
+from .philox import Key, Stream, integers, operator_key, uniform
 
 MemberChoice = Literal["step", "row"]
 
@@ -116,10 +116,11 @@ def imagine_ref(
     _check(deter, stoch, actor, cell, prior, latent, steps, disagreement_kind)
     rows, actions_dim = deter.shape[0], actor[-1][1].shape[0] // 2
     members = prior.hidden_weight.shape[0]
-    action_noise = uniform(key, Stream.ACTION, (steps + 1, rows, actions_dim), deter.device, deter.dtype)
+    action_noise = uniform(key, Stream.ACTION, (steps + 1, rows, actions_dim), deter.device, deter.dtype, rows=1)
     latent_noise = draw_noise(latent, key, (steps, rows), deter)
-    member_shape = (steps,) if member_choice == "step" else (steps, rows)
-    member = integers(key, Stream.MEMBER, members, member_shape, deter.device)
+    by_step = member_choice == "step"
+    member_shape = (steps,) if by_step else (steps, rows)
+    member = integers(key, Stream.MEMBER, members, member_shape, deter.device, None if by_step else 1)
 
     deters, stochs, actions, entropies, spreads = [deter], [stoch], [], [], []
     for i in range(steps + 1):
@@ -212,8 +213,7 @@ def imagine(
         list(cell),
         list(prior),
         latent.codes,
-        signed(key.seed),
-        signed(key.offset),
+        *operator_key(key, deter.shape[0]),
         steps,
         get_args(ActionKind).index(action_kind),
         min_std,

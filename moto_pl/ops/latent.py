@@ -61,9 +61,12 @@ class LatentSpec:
 
 
 def draw_noise(spec: LatentSpec, key: Key, shape: tuple[int, ...], like: Tensor) -> Tensor:
-    """The noise that :func:`sample` needs: [*shape, S], one number a variable, uniform or standard normal."""
+    """The noise that :func:`sample` needs: [*shape, S], one number a variable, uniform or standard normal.
+
+    The last dimension of ``shape`` is the batch's.
+    """
     draw = uniform if spec.kind == "categorical" else normal
-    return draw(key, Stream.LATENT, (*shape, spec.stoch), like.device, like.dtype)
+    return draw(key, Stream.LATENT, (*shape, spec.stoch), like.device, like.dtype, rows=-2)
 
 
 def sample(spec: LatentSpec, params: Tensor, noise: Tensor) -> Tensor:

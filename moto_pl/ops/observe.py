@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import SettingError
-from .extension import Ops, check_tensors, compiled_products, signed, use_compiled
+from .extension import Ops, check_tensors, compiled_products, use_compiled
 from .latent import LatentSpec, draw_noise, sample
-from .philox import Key
+from .philox import Key, operator_key
 
 
 class CellWeights(NamedTuple):
@@ -186,7 +186,8 @@ def observe(
         cell: input layer and GRU.
         posterior: posterior head.
         latent: kind and sizes of z.
-        key: names the draws; the noise of row t, batch b, variable s is number (t * B + b) * S + s.
+        key: names the draws; the noise of row t, batch b, variable s is number (t * B + b) * S + s, of the
+            common batch where the key's share is not all of it.
         ops: ``compiled``, ``reference``, or ``auto``: the compiled operator where it was built for this device, takes
             this dtype (float32, under bfloat16 autocast too, and float64) and knows the latent's std (``sigmoid2``).
 
@@ -216,7 +217,6 @@ def observe(
     ]
     inputs = (from_action.to(dtype), from_embed.to(dtype))
     save = torch.is_grad_enabled() and any(x.requires_grad for x in (*inputs, deter, stoch, *weights))
-    outputs = torch.ops.moto.observe(
-        *inputs, is_first, deter, stoch, weights, latent.codes, signed(key.seed), signed(key.offset), bfloat16, save
-    )
+    named = operator_key(key, deter.shape[0])
+    outputs = torch.ops.moto.observe(*inputs, is_first, deter, stoch, weights, latent.codes, *named, bfloat16, save)
     return outputs[0], outputs[1], outputs[2]

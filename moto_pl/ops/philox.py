@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .extension import signed, use_compiled
+from .share import Share
 
 _MASK = 0xFFFFFFFF
 _MASK64 = 0xFFFFFFFFFFFFFFFF
@@ -36,17 +37,23 @@ class Stream(IntEnum):
 
 
 class Key(NamedTuple):
-    """Names a family of draws: ``seed`` is the run's, ``offset`` counts its uses."""
+    """Names a family of draws: ``seed`` is the run's, ``offset`` counts its uses, ``share`` says whose rows to draw."""
 
     seed: int
     offset: int
+    share: Share = Share()
+
+    @property
+    def common(self) -> Key:
+        """The same, of which all processes draw all."""
+        return self._replace(share=Share())
 
     def fold(self, *data: int) -> Key:
         """A key of its own for each ``data``: a hash of the offset and the data, in 63 bits."""
         state = _mix(self.offset & _MASK64)
         for value in data:
             state = _mix(state ^ (value & _MASK64))
-        return Key(self.seed, state >> 1)
+        return Key(self.seed, state >> 1, self.share)
 
 
 def _mix(x: int) -> int:
@@ -77,6 +84,15 @@ def philox_ref(key: Key, stream: int, count: int, device: torch.device | str = "
         c0, c1, c2, c3 = high_b ^ c1 ^ k0, low_b, high_a ^ c3 ^ k1, low_a
         k0, k1 = (k0 + _WEYL_A) & _MASK, (k1 + _WEYL_B) & _MASK
     return torch.stack((c0, c1, c2, c3), dim=1).flatten()[:count]
+
+
+def _of_all(key: Key, shape: tuple[int, ...], rows: int | None) -> tuple[tuple[int, ...], int | None]:
+    """The shape of what all processes draw together, and this one's first row of it; None where it draws for itself."""
+    if rows is None or key.share.whole:
+        return shape, None
+    first, count = key.share.rows(shape[rows])
+    rows %= len(shape)
+    return (*shape[:rows], count, *shape[rows + 1 :]), first
 
 
 def philox(key: Key, stream: int, count: int, device: torch.device | str = "cpu") -> Tensor:
@@ -115,10 +131,23 @@ def uniform(
     shape: tuple[int, ...],
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
+    rows: int | None = None,
 ) -> Tensor:
-    """Uniform draws in the open interval (0, 1), each an odd multiple of 2**-24, so exact in float32."""
+    """Uniform draws in the open interval (0, 1), each an odd multiple of 2**-24, so exact in float32.
+
+    Args:
+        key: names them.
+        stream: what they are for.
+        shape: of the result.
+        device: where it lies.
+        dtype: its type.
+        rows: the dimension that runs over a batch's rows, of which the key's share has some; None where all processes
+            draw the same.
+    """
+    wanted, (shape, first) = shape, _of_all(key, shape, rows)
     drawn = _compiled(key, stream, math.prod(shape), device, dtype)
-    return uniform_ref(key, stream, shape, device, dtype) if drawn is None else drawn.reshape(shape)
+    drawn = uniform_ref(key, stream, shape, device, dtype) if drawn is None else drawn.reshape(shape)
+    return drawn if rows is None or first is None else drawn.narrow(rows, first, wanted[rows])
 
 
 def normal(
@@ -127,12 +156,27 @@ def normal(
     shape: tuple[int, ...],
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
+    rows: int | None = None,
 ) -> Tensor:
-    """Standard normal draws by inversion of the uniform ones."""
-    return torch.special.ndtri(uniform(key, stream, shape, device, torch.float64)).to(dtype)
+    """Standard normal draws by inversion of the uniform ones; arguments as there."""
+    return torch.special.ndtri(uniform(key, stream, shape, device, torch.float64, rows)).to(dtype)
 
 
-def integers(key: Key, stream: int, high: int, shape: tuple[int, ...], device: torch.device | str = "cpu") -> Tensor:
-    """Integers in [0, high) as int64; the bias is below ``high / 2**32``."""
-    words = philox(key, stream, math.prod(shape), device)
-    return ((words * high) >> 32).reshape(shape)
+def integers(
+    key: Key,
+    stream: int,
+    high: int,
+    shape: tuple[int, ...],
+    device: torch.device | str = "cpu",
+    rows: int | None = None,
+) -> Tensor:
+    """Integers in [0, high) as int64; the bias is below ``high / 2**32``. ``rows`` as in :func:`uniform`."""
+    wanted, (shape, first) = shape, _of_all(key, shape, rows)
+    drawn = ((philox(key, stream, math.prod(shape), device) * high) >> 32).reshape(shape)
+    return drawn if rows is None or first is None else drawn.narrow(rows, first, wanted[rows])
+
+
+def operator_key(key: Key, batch: int) -> tuple[int, int, int, int]:
+    """A key as operators on ``batch`` rows take it: seed, offset, first row, and all rows or 0 for just these."""
+    first, rows = (0, 0) if key.share.whole else key.share.rows(batch)
+    return signed(key.seed), signed(key.offset), first, rows

@@ -95,8 +95,8 @@ class LatentTable:
         return LatentTransitions(*(part[place].to(device).float() for part in self._parts))
 
     def pick(self, count: int, key: Key, device: torch.device | str) -> LatentTransitions:
-        """``count`` transitions, drawn with replacement."""
-        return self.rows(integers(key, Stream.ROWS, len(self), (count,)), device)
+        """``count`` transitions, drawn with replacement: the key's share of what all processes draw."""
+        return self.rows(integers(key, Stream.ROWS, len(self), (count,), rows=0), device)
 
 
 class LatentReplay:

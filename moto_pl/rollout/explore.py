@@ -46,9 +46,9 @@ class Explorer:
     def __init__(self, exploration: Exploration, count: int, key: Key, device: torch.device) -> None:
         self._exploration = exploration
         low, high = exploration.noise
-        self._stds = low + (high - low) * uniform(key, Stream.NOISE, (count, 1), device)  # [n, 1]
+        self._stds = low + (high - low) * uniform(key, Stream.NOISE, (count, 1), device, rows=0)  # [n, 1]
         low, high = exploration.detours
-        self._share = low + (high - low) * uniform(key, Stream.DETOUR, (count, 1), device)  # [n, 1]
+        self._share = low + (high - low) * uniform(key, Stream.DETOUR, (count, 1), device, rows=0)  # [n, 1]
         self._on_detour = torch.zeros(count, 1, dtype=torch.bool, device=device)
         self._held: Tensor | None = None  # [n, A]
 
@@ -65,16 +65,16 @@ class Explorer:
         """
         shape, device = tuple(action.shape), action.device
         if self._exploration.noise[1] > 0:
-            action = (action + self._stds * normal(key, Stream.NOISE, shape, device)).clamp(-1, 1)
+            action = (action + self._stds * normal(key, Stream.NOISE, shape, device, rows=0)).clamp(-1, 1)
         if self._exploration.detours[1] == 0:
             return action, None
-        draws = [uniform(key.fold(use), Stream.DETOUR, (len(action), 1), device) for use in (_STARTS, _ENDS)]
+        draws = [uniform(key.fold(use), Stream.DETOUR, (len(action), 1), device, rows=0) for use in (_STARTS, _ENDS)]
         # A chain of two states, in the second of which the share of the steps is spent, from the first step on.
         ends = draws[1] < 1 / DETOUR_STEPS
         starts = draws[0] < (self._share / (1 - self._share) / DETOUR_STEPS if self._held is not None else self._share)
         begun = ~self._on_detour & starts
         self._on_detour = torch.where(self._on_detour, ~ends, starts)
-        moves = uniform(key.fold(_MOVES), Stream.DETOUR, shape, device) < 0.5
-        new = moves * (2 * uniform(key.fold(_ACTION), Stream.DETOUR, shape, device) - 1)
+        moves = uniform(key.fold(_MOVES), Stream.DETOUR, shape, device, rows=0) < 0.5
+        new = moves * (2 * uniform(key.fold(_ACTION), Stream.DETOUR, shape, device, rows=0) - 1)
         self._held = torch.where(begun, new, new if self._held is None else self._held)
         return torch.where(self._on_detour, self._held, action), self._on_detour[:, 0]

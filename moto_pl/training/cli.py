@@ -22,6 +22,7 @@ from moto_pl.callbacks.checkpoint import RunCheckpoint
 from moto_pl.callbacks.finite import FiniteGuard
 from moto_pl.callbacks.gradients import ActorGradients
 from moto_pl.callbacks.open_loop import OpenLoopVideo
+from moto_pl.callbacks.peers import Peers
 from moto_pl.callbacks.progress import RunProgress
 from moto_pl.callbacks.throughput import Throughput
 from moto_pl.checkpoints import (
@@ -99,6 +100,12 @@ class MotoCLI(LightningCLI):
             default=None,
             help="a checkpoint whose weights, where they fit, a run begins with",
         )
+        parser.add_argument(
+            "--peer_timeout_s",
+            type=float,
+            default=1800.0,
+            help="of several processes: seconds after which one that does not answer ends the run",
+        )
         parser.add_argument("--restart", action="store_true", help="move what the run has come to aside; begin anew")
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
         parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=int)
@@ -157,8 +164,10 @@ class MotoCLI(LightningCLI):
         trainer_config = self._get(self.config_init, "trainer")
         root = Path(str(trainer_config.get("default_root_dir") or DEFAULT_ROOT))
         own = _as_list(trainer_config.get("callbacks"))
+        self._peers = Peers(self._get(self.config_init, "peer_timeout_s"))
         evaluate, collect = self.datamodule.callbacks(self._get(self.config_init, "video_episodes"))
         extra: list[Any] = [
+            self._peers,
             Throughput(),
             evaluate,
             OpenLoopVideo(sequences=self._get(self.config_init, "video_episodes")),
@@ -184,6 +193,7 @@ class MotoCLI(LightningCLI):
         except (MisconfigurationException, ImportError, RuntimeError, TypeError, ValueError) as error:
             raise SettingError("trainer", " ".join(str(error).split()), "See docs/trainer.md.") from error
         check_trainer(trainer)
+        self._peers.check(trainer)
         if self._trial is not None and trainer.world_size > 1:
             found = f"true, with {trainer.world_size} processes"
             raise SettingError("trainer.fast_dev_run", found, "Give trainer.devices: 1 and trainer.num_nodes: 1.")
@@ -244,7 +254,8 @@ class MotoCLI(LightningCLI):
             del checkpoint
         else:
             self._begin(model, datamodule)
-        self.trainer.fit(model, datamodule=datamodule, ckpt_path=ckpt_path)
+        with self._peers.watched(self.trainer):
+            self.trainer.fit(model, datamodule=datamodule, ckpt_path=ckpt_path)
         if self.trainer.global_step < datamodule.schedule.total_steps:
             step, last = self.trainer.global_step, datamodule.schedule.total_steps
             self._say(

@@ -353,8 +353,8 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
     def make_batch(self, index: int) -> Batch:
         """The batch number ``index`` of this process: each part that its step trains on, from its own view and stream.
 
-        A gradient step may accumulate several batches. They are dealt out as those of as many processes would be: n
-        processes and one that accumulates n batches take the same steps, up to rounding.
+        A gradient step may accumulate several batches, of each of which every process has its rows: n processes take
+        the steps of one, up to rounding.
         """
         trains = self.schedule.trains(index // self.trainer.accumulate_grad_batches)
         parts = self.parts.items()
@@ -365,7 +365,7 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         step, batch = divmod(index, accumulate)
         sampler = SequenceSampler(self.store, self.seed, name, self._online_fraction(part), self._mirror)
         size = part.size // self.world_size
-        shard, shards = self.rank * accumulate + batch, self.world_size * accumulate
+        shard, shards = batch * self.world_size + self.rank, accumulate * self.world_size
         return sampler.sample(step, shard, shards, size, part.length, self._sets[name], part.history)
 
     @property

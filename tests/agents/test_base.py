@@ -38,6 +38,7 @@ def tiny(target_every: int = 100, **optim: Any) -> MOTO:
     trainer: Any = SimpleNamespace(
         global_step=0,
         global_rank=0,
+        world_size=1,
         accumulate_grad_batches=1,
     )
     agent._trainer = trainer

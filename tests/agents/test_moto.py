@@ -17,7 +17,7 @@ from moto_pl.agents.settings import BatchConfig, BehaviourConfig, OptimConfig
 from moto_pl.envs.reach import ReachEnv
 from moto_pl.errors import SettingError
 from moto_pl.nn import WorldModelConfig
-from moto_pl.ops import Imagined, Key, Stream, integers, uniform
+from moto_pl.ops import Imagined, Key, Share, Stream, integers, uniform
 from moto_pl.replay.sampler import SequenceBatch
 
 CRITICS = pytest.mark.parametrize("critic", ["q_ensemble", "v"])
@@ -426,16 +426,18 @@ def test_losses_are_a_function_of_the_key() -> None:
         assert not torch.equal(value, other[name])
 
 
-def test_step_keys_of_steps_ranks_and_accumulated_batches_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_step_keys_of_steps_and_accumulated_batches_differ(monkeypatch: pytest.MonkeyPatch) -> None:
     agent = make()
     monkeypatch.setattr(MOTO, "trainer", SimpleNamespace(accumulate_grad_batches=2))
-    keys = set()
+    keys, shares = set(), set()
     for step in range(50):
         for rank in range(4):
             monkeypatch.setattr(MOTO, "global_step", step)
-            monkeypatch.setattr(MOTO, "global_rank", rank)
-            keys |= {agent.step_key(batch_idx).fold(purpose) for batch_idx in (0, 1) for purpose in range(6)}
-    assert len(keys) == 50 * 4 * 2 * 6
+            monkeypatch.setattr(MOTO, "share", Share(rank, rank + 1, 4))
+            found = {agent.step_key(batch_idx).fold(purpose) for batch_idx in (0, 1) for purpose in range(6)}
+            keys |= {key.common for key in found}  # ranks draw together
+            shares |= {key.share for key in found}
+    assert len(keys) == 50 * 2 * 6 and len(shares) == 4
 
 
 @LATENTS

@@ -13,7 +13,7 @@ from moto_pl.agents.model_based import TARGET
 from moto_pl.agents.settings import BehaviourConfig
 from moto_pl.errors import SettingError
 from moto_pl.nn.actor_critic import QEnsemble
-from moto_pl.ops import Stream, disagreement, integers, uniform
+from moto_pl.ops import Share, Stream, disagreement, integers, uniform
 
 # What the data earned; cloning alone.
 
@@ -39,7 +39,7 @@ def test_data_value_by_hand() -> None:
             goes_on = 1 - float(batch.is_terminal[b, t + 1])
             earned = batch.reward[b, t + 1] + 0.9 * goes_on * value
             value = expected[t, b] = 0.3 * q[t, b] + 0.7 * earned
-    torch.testing.assert_close(found, expected[starts.t, starts.b])
+    torch.testing.assert_close(found, expected[starts.places.t, starts.places.b])
     assert not found.requires_grad
 
 
@@ -87,8 +87,8 @@ def test_a_step_into_what_is_known_as_well_as_the_data_costs_alpha(kind: Any) ->
     raw = make(disagreement=kind)
     agent = make(disagreement=kind, disagreement_unit="data")
     rows = agent.draw_starts(batches()["agent"], KEY).rows
-    unit = agent.disagreement_unit(rows)
-    assert isinstance(unit, Tensor) and not unit.requires_grad and raw.disagreement_unit(rows) == 1.0
+    unit = agent.disagreement_unit(rows, Share())
+    assert isinstance(unit, Tensor) and not unit.requires_grad and raw.disagreement_unit(rows, Share()) == 1.0
     found = []
     for t in range(1, len(rows.deter)):
         for b in range(rows.deter.shape[1]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import socket
 import subprocess
 import sys
@@ -34,12 +35,11 @@ def unbroken(data: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def test_gradients_are_those_of_one_process(data: tuple[str, ...], tmp_path: Path) -> None:
-    """One process that accumulates the two halves of each batch takes the same steps."""
+    """Two processes take the steps of one, also of several batches each; test_elastic.py looks closer."""
     short = ("--data.offline_steps", "6", "--data.online_steps", "0", "--data.eval_episodes", "0")
-    halves = [f"--model.init_args.batch.{name}_size=2" for name in ("model", "agent", "clone")]
-    rows = ("--model.init_args.behaviour.imagine_rows", "8")  # a process's share of the starts
-    two = fit(tmp_path / "two", *data, *short, *TWO, *rows)
-    one = fit(tmp_path / "one", *data, *short, *halves, *rows, "--trainer.accumulate_grad_batches", "2")
+    short += ("--trainer.accumulate_grad_batches", "2")
+    two = fit(tmp_path / "two", *data, *short, *TWO)
+    one = fit(tmp_path / "one", *data, *short)
     assert two.returncode == 0 and one.returncode == 0, two.stderr + one.stderr
     a, b = final(tmp_path / "two"), final(tmp_path / "one")
     assert a["global_step"] == b["global_step"] == 6
@@ -86,13 +86,19 @@ def test_logs_are_written_once(unbroken: Path) -> None:
     assert len(steps) == len(set(steps)) == 40
 
 
-@pytest.mark.parametrize(("step", "rank"), [(13, 1), (28, 0)], ids=["offline-rank-1", "online-rank-0"])
-def test_killed_rank_ends_all_and_resume_is_exact(
-    step: int, rank: int, data: tuple[str, ...], unbroken: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("step", "rank", "signal_name", "fate"),
+    [(13, 1, "SIGKILL", "has ended"), (28, 0, "SIGSEGV", "has ended"), (32, 1, "SIGSTOP", "is stopped")],
+)
+def test_a_lost_rank_ends_all_with_a_line_and_resume_is_exact(
+    step: int, rank: int, signal_name: str, fate: str, data: tuple[str, ...], unbroken: Path, tmp_path: Path
 ) -> None:
-    settings = (*data, *TWO, "--data.eval_episodes", "5")
-    killed = fit(tmp_path / "run", *settings, *fault(step, rank=rank), timeout=120)
+    settings = (*data, *TWO, "--data.eval_episodes", "5", "--peer_timeout_s", "60")
+    killed = fit(tmp_path / "run", *settings, *fault(step, signal_name=signal_name, rank=rank), timeout=180)
     assert killed.returncode != 0
+    (line,) = (line for line in killed.stderr.splitlines() if line.startswith("moto: "))
+    assert re.search(rf"trainer.devices: found 2 processes in all, of which rank {rank} \(process \d+\) {fate}", line)
+    assert "the same command goes on" in line and "Traceback" not in killed.stderr
     assert final(tmp_path / "run")["global_step"] < 40
     resumed = fit(tmp_path / "run", *settings)
     assert resumed.returncode == 0, resumed.stderr
@@ -129,6 +135,21 @@ def test_another_number_of_processes(
     assert [store[i].crc for i in range(len(crcs))] == crcs
     seeds = [store[i].info["seed"] for i in range(10, len(store))]
     assert len(set(seeds)) == len(seeds)
+
+
+def test_a_port_in_use_is_one_line_before_another_process_is_started(
+    data: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as other:
+        other.bind(("", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        monkeypatch.setenv("MASTER_PORT", str(port))
+        refused = fit(tmp_path / "run", *data, *TWO, timeout=100)
+    assert refused.returncode == 2
+    (line,) = (line for line in refused.stderr.splitlines() if "found" in line)
+    assert line.startswith(f"moto: MASTER_PORT: found {port}, which another program uses. Give a free port, or leave")
+    assert not (tmp_path / "run").exists()
 
 
 def test_two_machines_without_a_shared_disk(data: tuple[str, ...], tmp_path: Path) -> None:

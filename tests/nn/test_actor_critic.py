@@ -5,6 +5,7 @@ from torch import Tensor
 
 from moto_pl.nn import EnsembleMLP
 from moto_pl.nn.actor_critic import Actor, QEnsemble, ValueCritic, expand, masked_mean, trajectory_weights
+from moto_pl.ops import Share
 
 
 def scatter(module: torch.nn.Module, seed: int) -> None:
@@ -122,6 +123,6 @@ def test_expansion_by_hand() -> None:
 
 def test_a_mean_over_what_counts() -> None:
     values = torch.tensor([[1.0, 2.0, 9.0], [3.0, 4.0, 9.0]])
-    assert masked_mean(values, torch.tensor([1.0, 1.0, 0.0])) == 2.5
-    assert masked_mean(values[0], torch.tensor([0.0, 1.0, 1.0])) == 5.5
-    assert masked_mean(values, torch.zeros(3)) == 0
+    assert masked_mean(values, torch.tensor([1.0, 1.0, 0.0]), Share()) == 2.5
+    assert masked_mean(values[0], torch.tensor([0.0, 1.0, 1.0]), Share()) == 5.5
+    assert masked_mean(values, torch.zeros(3), Share()) == 0

@@ -1,0 +1,131 @@
+"""Processes that train together: what is said when one of them is gone, and what is looked at before they start."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import lightning as L
+import torch
+from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.pytorch.strategies import DDPStrategy
+
+from moto_pl.errors import SettingError
+
+#: What collectives' errors say of themselves, whatever carries them.
+_COLLECTIVE = re.compile(r"gloo|nccl|ProcessGroup|TCPStore|Connection (closed|reset)|Broken pipe", re.IGNORECASE)
+_LOOKS_S = 2.0  # a process that was killed takes a moment to be gone
+
+
+class Peer(NamedTuple):
+    """A process that trains with others, by its rank's place in a list."""
+
+    host: str
+    pid: int
+
+    @property
+    def fate(self) -> str | None:
+        """What has become of it, as far as this machine can tell; None where it runs."""
+        if self.host != socket.gethostname():
+            return None
+        try:
+            state = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            return "has ended"
+        return {"Z": "has ended", "X": "has ended", "T": "is stopped", "t": "is stopped"}.get(state)
+
+
+class Peers(L.Callback):
+    """Knows the processes that train together, so that a run that ends for one of them can name it.
+
+    Args:
+        timeout_s: seconds after which a process that does not answer ends the run.
+    """
+
+    def __init__(self, timeout_s: float = 1800.0) -> None:
+        if timeout_s <= 0:
+            raise SettingError("peer_timeout_s", timeout_s, "Give a number of seconds above 0.")
+        self.timeout_s = timeout_s
+        self._peers: list[Peer] = []
+
+    def check(self, trainer: L.Trainer) -> None:
+        """Refuses a port that is in use before any other process is started; sets how long one is waited for."""
+        if trainer.world_size == 1:
+            return
+        strategy = cast(Any, trainer.strategy)
+        if isinstance(strategy, DDPStrategy):
+            strategy._timeout = timedelta(seconds=self.timeout_s)
+        environment, port = strategy.cluster_environment, os.environ.get("MASTER_PORT")
+        starts_others = isinstance(environment, LightningEnvironment) and not environment.creates_processes_externally
+        if port is None or not starts_others or environment.node_rank() > 0:
+            return
+        fix = "Give a free port, or leave it out: on one machine a free one is found."
+        try:
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(("", int(port)))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise SettingError("MASTER_PORT", f"{port}, which another program uses", fix) from None
+            raise SettingError("MASTER_PORT", f"{port} ({error.strerror})", fix) from None
+        except (ValueError, OverflowError):
+            raise SettingError("MASTER_PORT", port, fix) from None
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Hears from every process which it is."""
+        if trainer.world_size > 1 and not self._peers:
+            gathered: list[Any] = [None] * trainer.world_size
+            torch.distributed.all_gather_object(gathered, (socket.gethostname(), os.getpid()))
+            self._peers = [Peer(*peer) for peer in gathered]
+
+    @contextmanager
+    def watched(self, trainer: L.Trainer) -> Iterator[None]:
+        """Within it, what a collective says of a process that is gone becomes one line that names that process."""
+        try:
+            yield
+        except RuntimeError as error:
+            of_others = isinstance(error, torch.distributed.DistError) or _COLLECTIVE.search(str(error))
+            if trainer.world_size == 1 or not of_others:
+                raise
+            if not self._peers:
+                self._end_started(trainer, {process.pid for process in _started(trainer)})
+                found = f"{trainer.world_size} processes in all, which have not come together in {self.timeout_s:g} s"
+                fix = "See that all were started, and reach MASTER_ADDR and MASTER_PORT, or give more --peer_timeout_s."
+                raise SettingError("trainer.devices", found, fix) from None
+            gone = self._gone()
+            self._end_started(trainer, {peer.pid for peer in self._peers if peer.fate is not None})
+            found = f"{trainer.world_size} processes in all, of which {gone} (rank {trainer.global_rank} says so)"
+            fix = "Look at what it said, if it did; the same command goes on from the last checkpoint."
+            raise SettingError("trainer.devices", found, fix) from None
+
+    def _gone(self) -> str:
+        end = time.monotonic() + _LOOKS_S
+        while True:
+            fates = [(rank, peer, peer.fate) for rank, peer in enumerate(self._peers)]
+            named = [f"rank {rank} (process {peer.pid}) {fate}" for rank, peer, fate in fates if fate is not None]
+            if named:
+                time.sleep(max(0.0, end - time.monotonic()))  # the others are still looking for who was gone first
+                return " and ".join(named)
+            if time.monotonic() > end:
+                hosts = ", ".join(sorted({peer.host for peer in self._peers}))
+                return f"one does not answer (on {hosts}; waited at most {self.timeout_s:g} s)"
+            time.sleep(0.05)
+
+    def _end_started(self, trainer: L.Trainer, pids: set[int]) -> None:
+        """Ends those of these processes that this one has started: they would stay behind."""
+        for process in _started(trainer):
+            if process.poll() is None and process.pid in pids:
+                process.kill()
+
+
+def _started(trainer: L.Trainer) -> Sequence[subprocess.Popen[bytes]]:
+    return getattr(trainer.strategy.launcher, "procs", ())
