@@ -246,10 +246,18 @@ def policy_step(agent: Agent) -> PolicyStep:
     """The step of an agent on the CPU.
 
     Raises:
-        SettingError: it is of another kind than ours are.
+        SettingError: it is of another kind than ours are, or what it sees has the name of another input.
     """
+    step: PolicyStep
     if isinstance(agent, ModelBasedAgent):
-        return LatentStep(agent)
-    if isinstance(agent, ModelFreeAgent):
-        return StackStep(agent)
-    raise SettingError("checkpoint", f"an agent {type(agent).__name__}", "Give one of an agent that moto_pl exports.")
+        step = LatentStep(agent)
+    elif isinstance(agent, ModelFreeAgent):
+        step = StackStep(agent)
+    else:
+        found = f"an agent {type(agent).__name__}"
+        raise SettingError("checkpoint", found, "Give one of an agent that moto_pl exports.")
+    names = [part.name for part in step.inputs] + list(step.outputs)
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        found = f"an agent that observes '{twice[0]}', as an input of the step is called"
+        raise SettingError("checkpoint", found, "Train one whose environment calls it something else.")
+    return step
