@@ -190,7 +190,7 @@ class Agent(L.LightningModule):
         """Acts in n environments.
 
         Args:
-            image: uint8 [n, 3 * C, H, W], C cameras' one after another.
+            image: uint8 [n, 3 * M, H, W], M cameras' one after another.
             is_first: bool [n], true on an episode's first frame.
             state: from :meth:`initial_state` or the last call.
             mode: ``sample`` to collect, ``mode`` to evaluate.

@@ -131,7 +131,7 @@ class Transitions(NamedTuple):
     """B steps: what was seen, done, received and seen next.
 
     Attributes:
-        image: uint8 [B, stack * 3 * C, H, W] of C cameras, the oldest frame first; with the vectors beside it where
+        image: uint8 [B, stack * 3 * M, H, W] of M cameras, the oldest frame first; with the vectors beside it where
             there are any.
         action: [B, A].
         reward: [B].
@@ -271,10 +271,10 @@ class ModelFreeAgent(Agent):
 
     @abstractmethod
     def policy(self, image: Seen) -> SquashedNormal | BoundedNormal:
-        """The policy for stacked frames uint8 [n, stack * 3 * C, H, W], with the vectors beside them, if any."""
+        """The policy for stacked frames uint8 [n, stack * 3 * M, H, W], with the vectors beside them, if any."""
 
     def initial_state(self, count: int) -> Seen:
-        """Nothing seen yet: zeros, uint8 [count, stack * 3 * C, H, W]; float32 [count, stack * V] of V numbers."""
+        """Nothing seen yet: zeros, uint8 [count, stack * 3 * M, H, W]; float32 [count, stack * V] of V numbers."""
         stack, seen = self.pixels.frame_stack, self.observation
         shape = (count, stack * seen.channels, seen.image_size, seen.image_size)
         image = torch.zeros(shape, dtype=torch.uint8, device=self.device)
@@ -335,7 +335,7 @@ class TwinCriticAgent(ModelFreeAgent):
         device = batch.reward.device
         frames = torch.arange(steps, device=device)[:, None] + torch.arange(1 - stack, 1, device=device)  # [T, stack]
         rows = frames.clamp(min=0)
-        image = batch.image[0][rows].flatten(1, 2)  # [T, stack * 3 * C, H, W]
+        image = batch.image[0][rows].flatten(1, 2)  # [T, stack * 3 * M, H, W]
         seen: Seen = image
         if batch.vector is not None:
             seen = Stacked(image, batch.vector[0][rows].flatten(1))
@@ -357,7 +357,7 @@ class TwinCriticAgent(ModelFreeAgent):
 
         Args:
             head: from :meth:`head`.
-            image: uint8 [B, stack * 3 * C, H, W], with the vectors beside it where there are any.
+            image: uint8 [B, stack * 3 * M, H, W], with the vectors beside it where there are any.
             features: of the critics' encoder for them [B, F], where they are at hand; a head that shares the encoder
                 passes no gradient to them.
         """

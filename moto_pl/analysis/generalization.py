@@ -33,7 +33,7 @@ class OpenLoop(NamedTuple):
         context: frames that were seen.
         true_reward: [T].
         reward: predicted [samples, T]; the first ``context - 1`` are of states that saw their frames.
-        image: uint8 [T + 1, H, W, 3 * C], the first sample's; the first ``context`` are reconstructions.
+        image: uint8 [T + 1, H, W, 3 * M], the first sample's; the first ``context`` are reconstructions.
         final: features of the last state [samples, F].
     """
 

@@ -114,7 +114,7 @@ class PolicyStep(nn.Module):
         """What the agent sees, the cameras stacked and the vectors joined, with a batch of 1; and the other inputs.
 
         Returns:
-            uint8 [1, 3 * C, H, W], [1, V] or None, and what follows the observation.
+            uint8 [1, 3 * M, H, W], [1, V] or None, and what follows the observation.
         """
         found = list(zip(self.observation, inputs, strict=False))
         images = [array for part, array in found if part.example.dtype == torch.uint8]
@@ -224,7 +224,7 @@ class StackStep(PolicyStep):
         )
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """The observation's arrays, bool [], the frames [stack * 3 * C, H, W] and, if any are seen, the vectors
+        """The observation's arrays, bool [], the frames [stack * 3 * M, H, W] and, if any are seen, the vectors
         [stack * V] so far -> the action [A], the next frames and vectors.
         """
         image, vector, (is_first, frames, *vectors) = self.seen(inputs)

@@ -126,10 +126,10 @@ class Observation:
 
 
 class Seen(NamedTuple):
-    """What is seen at one moment: the frames of C cameras, and the vectors, one after another.
+    """What is seen at one moment: the frames of M cameras, and the vectors, one after another.
 
     Attributes:
-        image: uint8 [H, W, 3 * C].
+        image: uint8 [H, W, 3 * M].
         vector: float32 [V]; None where no vector is learned from.
     """
 
@@ -154,12 +154,12 @@ def seen(observation: Mapping[str, Any], config: ObservationConfig) -> Seen:
 
 
 def stacked(images: Sequence[np.ndarray]) -> np.ndarray:
-    """The cameras' images [..., H, W, 3], one after another: [..., H, W, 3 * C]; one alone is itself."""
+    """The cameras' images [..., H, W, 3], one after another: [..., H, W, 3 * M]; one alone is itself."""
     return images[0] if len(images) == 1 else np.concatenate(images, -1)
 
 
 def cameras_beside(image: np.ndarray) -> np.ndarray:
-    """The cameras' images side by side, as people look at them: [..., H, W, 3 * C] -> [..., H, C * W, 3]."""
+    """The cameras' images side by side, as people look at them: [..., H, W, 3 * M] -> [..., H, M * W, 3]."""
     count = image.shape[-1] // 3
     return image if count == 1 else np.concatenate(np.split(image, count, -1), -2)
 

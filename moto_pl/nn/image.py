@@ -70,7 +70,7 @@ class Encoder(nn.Module):
         self.out_features = self.mlp.out_features
 
     def forward(self, image: Tensor) -> Tensor:
-        """uint8 [..., 3 * C, H, W] of C cameras -> [..., embedding]."""
+        """uint8 [..., 3 * M, H, W] of M cameras -> [..., embedding]."""
         x = image.flatten(end_dim=-4)
         for weight, bias in _weights(self.convs):
             x = conv(x, weight, bias, self.activation, ops=self.ops)
@@ -141,7 +141,7 @@ class Decoder(nn.Module):
         _channels_last(self.convs)
 
     def forward(self, features: Tensor) -> Tensor:
-        """[..., F] -> [..., 3 * C, H, W]."""
+        """[..., F] -> [..., 3 * M, H, W]."""
         x = self.first(self.base(self.mlp(features.flatten(end_dim=-2))))
         x = x.unflatten(-1, self.first_shape).contiguous(memory_format=torch.channels_last)
         x = F.elu(x) if self.activation == "elu" else F.relu(x)
@@ -165,7 +165,7 @@ def _channels_last(convs: nn.ModuleList) -> None:
 
 
 class Stacked(NamedTuple):
-    """Stacked frames uint8 [B, stack * 3 * C, H, W], and the state vectors seen with them [B, stack * V]."""
+    """Stacked frames uint8 [B, stack * 3 * M, H, W], and the state vectors seen with them [B, stack * V]."""
 
     image: Tensor
     vector: Tensor

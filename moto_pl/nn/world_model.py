@@ -304,7 +304,7 @@ class WorldModel(nn.Module):
             self.vector = MLP(self.feature_size, seen.vector_size, config.head_layers, config.head_units)
 
     def embed(self, image: Tensor, vector: Tensor | None) -> Tensor:
-        """What is seen, as the posterior takes it: uint8 [..., 3 * C, H, W] and [..., V] -> [..., E]."""
+        """What is seen, as the posterior takes it: uint8 [..., 3 * M, H, W] and [..., V] -> [..., E]."""
         embed: Tensor = self.encoder(image)
         if self.vector_encoder is None:
             return embed
@@ -324,7 +324,7 @@ class WorldModel(nn.Module):
     def step(
         self, state: States, action: Tensor, image: Tensor, is_first: Tensor, key: Key, vector: Tensor | None = None
     ) -> States:
-        """One step of acting: the posterior after ``action`` [n, A] led to ``image`` uint8 [n, 3 * C, H, W], ``vector``
+        """One step of acting: the posterior after ``action`` [n, A] led to ``image`` uint8 [n, 3 * M, H, W], ``vector``
         [n, V].
         """
         deter, stoch, _ = self.rssm.observe(

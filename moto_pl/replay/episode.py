@@ -77,7 +77,7 @@ class Episode(EpisodeFigures):
     """One episode of T steps, with the T + 1 frames around them.
 
     Attributes:
-        image: uint8 [T + 1, H, W, 3 * C], C cameras' images one after another; frame t is what was seen before step t,
+        image: uint8 [T + 1, H, W, 3 * M], M cameras' images one after another; frame t is what was seen before step t,
             the last one after the last step.
         action: float32 [T, A] in [-1, 1].
         reward: float32 [T], finite.
@@ -106,7 +106,7 @@ class Episode(EpisodeFigures):
     def __post_init__(self) -> None:
         _check("image", self.image, np.uint8, "[T + 1, H, W, 3]", ndim=4)
         if self.image.shape[3] % 3 or 0 in self.image.shape:
-            fix = "Give frames [T + 1, H, W, 3], or of C cameras [T + 1, H, W, 3 * C]."
+            fix = "Give frames [T + 1, H, W, 3], or of M cameras [T + 1, H, W, 3 * M]."
             raise SettingError("episode.image", f"shape {self.image.shape}", fix)
         steps = len(self.image) - 1
         if steps < 1:
@@ -170,7 +170,7 @@ class Rows(NamedTuple):
     """An episode as the learner reads it: T + 1 rows, each with the action that led to its frame.
 
     Attributes:
-        image: uint8 [T + 1, 3 * C, H, W], contiguous.
+        image: uint8 [T + 1, 3 * M, H, W], contiguous.
         action: float32 [T + 1, A]; row 0 is zero.
         reward: float32 [T + 1]; row 0 is zero.
         is_first: bool [T + 1], true in row 0.

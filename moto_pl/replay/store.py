@@ -46,7 +46,7 @@ class EpisodeView(EpisodeFigures):
 
     Attributes:
         path: the file.
-        image_rows: uint8 [T + 1, 3 * C, H, W].
+        image_rows: uint8 [T + 1, 3 * M, H, W].
         action_rows: float32 [T + 1, A]; row t holds the action that led to frame t.
         reward_rows: float32 [T + 1].
         success: bool [T].
@@ -80,7 +80,7 @@ class EpisodeView(EpisodeFigures):
 
     @property
     def image(self) -> np.ndarray:
-        """uint8 [T + 1, H, W, 3 * C], as in :class:`Episode` (not contiguous)."""
+        """uint8 [T + 1, H, W, 3 * M], as in :class:`Episode` (not contiguous)."""
         return self.image_rows.transpose(0, 2, 3, 1)
 
     @property

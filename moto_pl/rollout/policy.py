@@ -59,7 +59,7 @@ class Acting(Protocol):
     def act(
         self, image: Tensor, is_first: Tensor, state: Any, mode: ActMode, key: Key, vector: Tensor | None = None
     ) -> tuple[Tensor, Any]:
-        """Actions [n, A] for frames uint8 [n, 3 * C, H, W] and state vectors [n, V], and the next state."""
+        """Actions [n, A] for frames uint8 [n, 3 * M, H, W] and state vectors [n, V], and the next state."""
 
     def executed(self, state: Any, action: Tensor) -> Any:
         """The state that knows what the environments got."""
@@ -69,7 +69,7 @@ class Policy:
     """Gives an action for each observation, and remembers what it has to between them.
 
     An observation is what an environment of the run gives: a dictionary of arrays by name, or, where only cameras are
-    seen, their images stacked in one array, ``uint8 [H, W, 3 * C]``; or n of them at once, with n in front. NumPy
+    seen, their images stacked in one array, ``uint8 [H, W, 3 * M]``; or n of them at once, with n in front. NumPy
     arrays are answered with float32 ``[A]`` or ``[n, A]`` of NumPy, tensors with tensors on their own device. Actions
     lie in [-1, 1].
 
@@ -138,7 +138,7 @@ class Policy:
 
     @torch.no_grad()
     def act_seen(self, seen: Seen) -> Tensor:
-        """As :meth:`act`, for what n environments show: images uint8 [n, H, W, 3 * C], vectors float32 [n, V] or None.
+        """As :meth:`act`, for what n environments show: images uint8 [n, H, W, 3 * M], vectors float32 [n, V] or None.
 
         Returns:
             Actions [n, A] on the agent's device.
@@ -146,7 +146,7 @@ class Policy:
         return self._act(self._tensor(seen.image), None if seen.vector is None else self._tensor(seen.vector))
 
     def _act(self, image: Tensor, vector: Tensor | None) -> Tensor:
-        """Actions [n, A] for images uint8 [n, H, W, 3 * C], and vectors float32 [n, V] where the agent sees any."""
+        """Actions [n, A] for images uint8 [n, H, W, 3 * M], and vectors float32 [n, V] where the agent sees any."""
         count = len(image)
         if self._is_first is None:
             self.state = self.agent.initial_state(count)
@@ -154,7 +154,7 @@ class Policy:
         elif count != len(self._is_first):
             found = f"{count} at once, after {len(self._is_first)}"
             raise SettingError("observation", found, "Call reset() before observations of another number.")
-        frames = image.movedim(-1, -3).contiguous()  # [n, 3 * C, H, W]
+        frames = image.movedim(-1, -3).contiguous()  # [n, 3 * M, H, W]
         key = self.key.fold(self._calls)
         vectors = () if vector is None else (vector,)
         action, self.state = self.agent.act(frames, self._is_first, self.state, self.mode, key, *vectors)
@@ -199,7 +199,7 @@ class Policy:
 
 
 def _unstacked(array: Array, specs: Mapping[str, ArraySpec]) -> dict[str, Array]:
-    """The cameras' images in one array, [..., 3 * C], by their names."""
+    """The cameras' images in one array, [..., 3 * M], by their names."""
     if len(specs) == 1:
         return dict.fromkeys(specs, array)
     shape = tuple(getattr(array, "shape", ()))

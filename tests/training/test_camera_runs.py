@@ -114,6 +114,24 @@ def test_a_dataset_of_two_cameras_is_looked_at(
     assert meta["size"][0] == 2 * 256  # cameras side by side
 
 
+def test_a_dataset_of_two_cameras_is_written_in_others_formats(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wanted = open_dataset(dataset, wanted=ObservationConfig(("image", "wrist")))[0]
+    assert main(["data", "export", str(dataset), str(tmp_path / "a.hdf5"), "--format", "robomimic"]) == 0
+    with h5py.File(tmp_path / "a.hdf5") as file:
+        obs, after = file["data/demo_0/obs"], file["data/demo_0/next_obs"]
+        assert sorted(obs) == sorted(after) == ["image_image", "wrist_image"]
+        assert np.array_equal(obs["wrist_image"][:], wanted.image[:-1, ..., 3:])
+        assert np.array_equal(after["image_image"][:], wanted.image[1:, ..., :3])
+    assert main(["data", "export", str(dataset), str(tmp_path / "b"), "--format", "minari"]) == 0
+    again = open_dataset(tmp_path / "b", wanted=ObservationConfig(("image", "wrist")))[0]
+    assert np.array_equal(again.image, wanted.image)
+    assert main(["data", "export", str(dataset), str(tmp_path / "c"), "--format", "lerobot"]) == 2
+    assert "--format: found lerobot, and episodes of image, wrist. Give minari or robomimic" in error_of(capsys)
+    assert not (tmp_path / "c").exists()
+
+
 # Runs.
 
 
@@ -140,6 +158,9 @@ def test_a_run_sees_two_cameras(agent: str, dataset: Path, tmp_path: Path, capsy
     assert np.array_equal(store[4].image[0], np.concatenate([first["wrist"], first["image"]], -1))
     film = sorted((run / "videos").glob("eval_*.mp4"))[-1]
     assert next(imageio_ffmpeg.read_frames(str(film)))["size"] == (2 * 64 * 4, 64 * 4)
+    assert main(["data", "export", str(run), str(tmp_path / "run.hdf5"), "--format", "robomimic"]) == 0
+    with h5py.File(tmp_path / "run.hdf5") as file:
+        assert np.array_equal(file["data/demo_0/obs/wrist_image"][0], first["wrist"])
     capsys.readouterr()
     assert main(["play", str(run / "checkpoints/last.ckpt"), "--episodes", "1", "--out", str(tmp_path / "p.mp4")]) == 0
     assert next(imageio_ffmpeg.read_frames(str(tmp_path / "p.mp4")))["size"] == (2 * 64 * 4, 64 * 4)
