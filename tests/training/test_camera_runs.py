@@ -272,3 +272,14 @@ def test_a_run_repeats_its_actions(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "data.action_repeat: found 1, where" in found and "was recorded with 4" in found
     assert main(["play", str(run / "checkpoints/last.ckpt"), "--episodes", "1"]) == 0
     assert ", 3 steps" in capsys.readouterr().out
+
+
+def test_the_command_builds_what_runs_ask_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = ("--episodes", "1", "--workers", "1", "--output")
+    assert main(["data", "build", "reach", "--action_repeat", "4", *few, str(tmp_path / "a")]) == 0
+    assert open_dataset(tmp_path / "a")[0].length == 8, capsys.readouterr().err
+    words = ["data", "build", "reach", *few, str(tmp_path / "b"), "--image_size", "96", "--observe", "wrist", "image"]
+    assert main(words) == 0, capsys.readouterr().err
+    assert open_dataset(tmp_path / "b").image_shape == (96, 96, 6)
+    plain = open_dataset(tmp_path / "a").own["env_kwargs"]
+    assert plain["observe"] == ["image"]
