@@ -5,12 +5,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 IMPORTS := import torch._dynamo, torch.utils.tensorboard, lightning.pytorch.cli, metaworld, minari, matplotlib.pyplot, pytest
 NATIVE := setup.py pyproject.toml CMakeLists.txt $(shell find csrc -type f)
-<<<<<<< HEAD
-CODE := moto_pl tests setup.py $(wildcard benchmarks)
-CPP := $(shell find csrc tests/cuda_emulation -type f)
-=======
 CODE := moto_pl tests setup.py $(wildcard benchmarks scripts notebooks)
->>>>>>> main
+CPP := $(shell find csrc tests/cuda_emulation -type f)
 
 .PHONY: help setup test lint soak demo docs release-check cuda-check clean
 help: ## this list

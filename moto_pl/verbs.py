@@ -96,6 +96,8 @@ class VerbParser(ArgumentParser):
         if name in self._positional:
             return super().add_argument(name, type=hint, nargs="?", **kept)
         if (element := _element(hint)) is not None:
+            if isinstance(kept.get("default"), tuple):  # the parser writes into a list's default
+                kept["default"] = list(kept["default"])
             return super().add_argument(args[0], type=element, nargs="+", **kept)
         if hint is bool and kwargs.get("default") is False:
             return super().add_argument(args[0], action="store_true", **kept)

@@ -10,10 +10,13 @@ import yaml
 
 from moto_pl.agents.base import Agent
 from moto_pl.agents.loading import build_agent
+from moto_pl.envs.observation import Observation
 from runs import AGENTS
 
 
-def make(name: str, actions: int = 2, seed: int = 0, **settings: dict[str, Any]) -> Agent:
+def make(
+    name: str, actions: int = 2, seed: int = 0, observation: Observation | None = None, **settings: dict[str, Any]
+) -> Agent:
     """A tiny agent of the debug configuration's kind, whose policy's weights are large enough to clip.
 
     ``settings`` are added to its groups of settings, such as ``world_model={"latent": "gaussian"}``.
@@ -29,7 +32,7 @@ def make(name: str, actions: int = 2, seed: int = 0, **settings: dict[str, Any])
     for group, values in settings.items():
         sizes[group] = {**sizes.get(group, {}), **values}
     torch.manual_seed(seed)
-    agent = build_agent({"class_path": f"moto_pl.agents.{name}", "init_args": sizes}, actions)
+    agent = build_agent({"class_path": f"moto_pl.agents.{name}", "init_args": sizes}, actions, observation)
     return agent.eval()
 
 

@@ -19,7 +19,6 @@ from moto_pl.agents.trainer_arguments import check_trainer
 from moto_pl.envs.actions import ActionScale
 from moto_pl.envs.observation import Observation
 from moto_pl.errors import SettingError
-from moto_pl.nn.image import IMAGE_SIZE
 from moto_pl.ops import Key, Share, average, full
 from moto_pl.replay.parts import Batch, BatchPart
 from moto_pl.replay.sampler import SequenceBatch
@@ -176,7 +175,8 @@ class Agent(L.LightningModule):
     @property
     def observes(self) -> Mapping[str, ArraySpec]:
         """The arrays of an observation that it acts from, by their names in the environment's."""
-        cameras = {name: ArraySpec((IMAGE_SIZE, IMAGE_SIZE, 3), "uint8") for name in self.observation.cameras}
+        size = self.observation.image_size
+        cameras = {name: ArraySpec((size, size, 3), "uint8") for name in self.observation.cameras}
         return cameras | {name: ArraySpec((size,), "float32") for name, size in self.observation.state.items()}
 
     @abstractmethod
@@ -190,7 +190,7 @@ class Agent(L.LightningModule):
         """Acts in n environments.
 
         Args:
-            image: uint8 [n, 3, 64, 64].
+            image: uint8 [n, 3 * M, H, W], M cameras' one after another.
             is_first: bool [n], true on an episode's first frame.
             state: from :meth:`initial_state` or the last call.
             mode: ``sample`` to collect, ``mode`` to evaluate.

@@ -81,11 +81,15 @@ def check_same_agent(found: dict[str, Any] | None, ours: dict[str, Any]) -> None
         )
 
 
-def check_same_names(found: dict[str, Any], wanted: ObservationConfig) -> None:
+def check_same_names(found: dict[str, Any], wanted: ObservationConfig, image_size: int) -> None:
     """Raises a :class:`SettingError` where a checkpoint's agent saw other observations than a run asks for."""
     saved = observation_of(found)
     if saved.config != wanted:
         raise _other_observation(", ".join(wanted.names), saved)
+    if saved.image_size != image_size:
+        fix = "Restore it, or start a new run in another trainer.default_root_dir."
+        found_sizes = f"{image_size}, where the checkpoint's agent sees {saved.image_size}x{saved.image_size}"
+        raise SettingError("data.image_size", found_sizes, fix)
 
 
 def _check_same_observation(found: dict[str, Any], ours: dict[str, Any]) -> None:

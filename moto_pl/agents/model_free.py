@@ -131,7 +131,8 @@ class Transitions(NamedTuple):
     """B steps: what was seen, done, received and seen next.
 
     Attributes:
-        image: uint8 [B, 3 * stack, 64, 64], the oldest frame first; with the vectors beside it where there are any.
+        image: uint8 [B, stack * 3 * M, H, W] of M cameras, the oldest frame first; with the vectors beside it where
+            there are any.
         action: [B, A].
         reward: [B].
         goes_on: float [B], 0 where the episode terminated.
@@ -271,13 +272,16 @@ class ModelFreeAgent(Agent):
 
     @abstractmethod
     def policy(self, image: Seen) -> SquashedNormal | BoundedNormal:
-        """The policy for stacked frames uint8 [n, 3 * stack, 64, 64], with the vectors beside them if it sees any."""
+        """The policy for stacked frames uint8 [n, stack * 3 * M, H, W], with the vectors beside them, if any."""
 
     def initial_state(self, count: int) -> Seen:
-        """Nothing seen yet: zeros, uint8 [count, 3 * stack, 64, 64]; and float32 [count, stack * V] of V numbers."""
-        stack, size = self.pixels.frame_stack, self.observation.vector_size
-        image = torch.zeros(count, 3 * stack, 64, 64, dtype=torch.uint8, device=self.device)
-        return Stacked(image, torch.zeros(count, stack * size, device=self.device)) if size else image
+        """Nothing seen yet: zeros, uint8 [count, stack * 3 * M, H, W]; float32 [count, stack * V] of V numbers."""
+        stack, seen = self.pixels.frame_stack, self.observation
+        shape = (count, stack * seen.channels, seen.image_size, seen.image_size)
+        image = torch.zeros(shape, dtype=torch.uint8, device=self.device)
+        if not seen.vector_size:
+            return image
+        return Stacked(image, torch.zeros(count, stack * seen.vector_size, device=self.device))
 
     @torch.no_grad()
     def act(
@@ -332,7 +336,7 @@ class TwinCriticAgent(ModelFreeAgent):
         device = batch.reward.device
         frames = torch.arange(steps, device=device)[:, None] + torch.arange(1 - stack, 1, device=device)  # [T, stack]
         rows = frames.clamp(min=0)
-        image = batch.image[0][rows].flatten(1, 2)  # [T, 3 * stack, 64, 64]
+        image = batch.image[0][rows].flatten(1, 2)  # [T, stack * 3 * M, H, W]
         seen: Seen = image
         if batch.vector is not None:
             seen = Stacked(image, batch.vector[0][rows].flatten(1))
@@ -354,7 +358,7 @@ class TwinCriticAgent(ModelFreeAgent):
 
         Args:
             head: from :meth:`head`.
-            image: uint8 [B, 3 * stack, 64, 64], with the vectors beside it where there are any.
+            image: uint8 [B, stack * 3 * M, H, W], with the vectors beside it where there are any.
             features: of the critics' encoder for them [B, F], where they are at hand; a head that shares the encoder
                 passes no gradient to them.
         """
@@ -382,12 +386,10 @@ def td_loss(q: Tensor, target: Tensor) -> Tensor:
 def pixel_encoder(config: PixelConfig, observation: Observation | None = None) -> PixelEncoder:
     """For stacked frames, and the state vectors that come with them."""
     init = orthogonal if config.init == "orthogonal" else glorot
-    stack, vectors = config.frame_stack, None
-    if observation is not None and observation.vector_size:
-        vectors = VectorEncoder(
-            observation.mean * stack, observation.std * stack, config.vector_layers, config.vector_units
-        )
-    return PixelEncoder(3 * stack, config.channels, init, vectors)
+    stack, vectors, seen = config.frame_stack, None, observation or Observation()
+    if seen.vector_size:
+        vectors = VectorEncoder(seen.mean * stack, seen.std * stack, config.vector_layers, config.vector_units)
+    return PixelEncoder(stack * seen.channels, config.channels, init, vectors, seen.image_size)
 
 
 def _bottleneck(features: int, config: PixelConfig) -> nn.Sequential:

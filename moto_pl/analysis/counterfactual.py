@@ -16,7 +16,7 @@ from torch import Tensor
 
 from moto_pl.agents.model_based import ModelBasedAgent
 from moto_pl.envs import make
-from moto_pl.envs.actions import ActionScale, scaled
+from moto_pl.envs.actions import ActionScale, repeated, scaled
 from moto_pl.envs.observation import IMAGE_ALONE, ObservationConfig, Seen, env_arguments, seen
 from moto_pl.errors import SettingError
 from moto_pl.nn import States
@@ -69,6 +69,8 @@ class Simulator:
         options: the environment's arguments.
         wanted: what of its observations is seen.
         scale: what actions in [-1, 1] stand for; None: they span its Box.
+        image_size: of the images; None leaves it to the environment.
+        action_repeat: its steps for each action.
     """
 
     def __init__(
@@ -77,9 +79,12 @@ class Simulator:
         options: Mapping[str, Any],
         wanted: ObservationConfig = IMAGE_ALONE,
         scale: ActionScale | None = None,
+        image_size: int | None = None,
+        action_repeat: int = 1,
     ) -> None:
         self.name, self.wanted = env_id, wanted
-        self.env = scaled(make(env_id, **env_arguments(env_id, options, wanted)), scale)
+        env = make(env_id, **env_arguments(env_id, options, wanted, image_size))
+        self.env = scaled(repeated(env, action_repeat), scale)
 
     def restore(self, episode: Episode, step: int) -> Seen:
         """Goes to where ``episode`` was after ``step`` steps; returns what is seen there.
@@ -241,6 +246,7 @@ def find_counterfactual(
     steps: int = 45,
     samples: int = 8,
     tolerance: float = 0.5,
+    action_repeat: int = 1,
 ) -> Finding:
     """Predicted against true rewards after every kind of actions, and which estimator knows where they differ.
 
@@ -253,6 +259,7 @@ def find_counterfactual(
         steps: H, steps of a prediction.
         samples: rolls of each prediction.
         tolerance: further from the truth than this, a predicted reward is wrong.
+        action_repeat: the environment's steps for each action.
 
     Raises:
         SettingError: where the environment does not repeat an episode.
@@ -261,7 +268,8 @@ def find_counterfactual(
     estimators: list[Disagreement] = [
         kind for kind in get_args(Disagreement) if kind != ("logit" if gaussian else "max_var")
     ]
-    simulator = Simulator(*env, agent.observation.config, agent.action_scale)
+    of = agent.observation
+    simulator = Simulator(*env, of.config, agent.action_scale, of.image_size, action_repeat)
     try:
         found = [
             branches(agent, episode, simulator, context, steps, estimators, samples, number)

@@ -9,9 +9,8 @@ from moto_pl.agents.base import Agent
 from moto_pl.agents.model_based import ModelBasedAgent
 from moto_pl.datasets.minari_io import open_dataset
 from moto_pl.envs.checks import EpisodeLimit
-from moto_pl.envs.observation import IMAGE_ALONE
+from moto_pl.envs.observation import IMAGE_ALONE, IMAGE_SIZE
 from moto_pl.errors import SettingError
-from moto_pl.nn.image import IMAGE_SIZE
 from moto_pl.ops import Key
 from moto_pl.replay.episode import Episode
 from moto_pl.report.records import read_run
@@ -36,7 +35,7 @@ def load_episodes(name: str, count: int, least_steps: int = 1, agent: Agent | No
     reader = open_dataset(name, wanted=IMAGE_ALONE if agent is None else agent.observation.config)
     if agent is not None and agent.action_scale is not None:
         reader.scale, reader.clips = agent.action_scale, True
-    reader.check(image_size=IMAGE_SIZE)
+    reader.check(image_size=IMAGE_SIZE if agent is None else agent.observation.image_size)
     episodes = [reader[index] for index in range(min(count, len(reader)))]
     short = [episode.length for episode in episodes if episode.length < least_steps]
     if short:
@@ -64,10 +63,10 @@ def roll_own(
     """
     env, options = environment_of(run, setting)
     data = read_run(run).setting("data")
-    limit = EpisodeLimit(data.get("max_episode_steps"), longest_demonstration(run / "replay"))
-    timeout_s = float(data.get("worker_timeout_s") or 60)
-    seen, scale = agent.observation.config, agent.action_scale
-    with EnvPool(env, options, 0, timeout_s, limit, IMAGE_SIZE, seen, scale) as pool:
+    repeat, longest = action_repeat_of(run), longest_demonstration(run / "replay")
+    limit = EpisodeLimit(data.get("max_episode_steps"), None if longest is None else longest * repeat)
+    timeout_s, seen = float(data.get("worker_timeout_s") or 60), agent.observation
+    with EnvPool(env, options, 0, timeout_s, limit, seen.image_size, seen.config, agent.action_scale, repeat) as pool:
         return [roll_episodes(pool, agent, [first_seed + i], mode, Key(agent.seed, i))[0] for i in range(count)]
 
 
@@ -84,6 +83,12 @@ def environment_of(run: Path, setting: str = "--ckpt") -> tuple[str, dict[str, A
     if not isinstance(data, dict) or not data.get("env"):
         raise SettingError(setting, run, fix)
     return str(data["env"]), dict(data.get("env_options") or {})
+
+
+def action_repeat_of(run: Path) -> int:
+    """Steps of a run's environment for each action; 1 in runs of earlier versions."""
+    data = read_run(run).setting("data")
+    return int((data.get("action_repeat") if isinstance(data, dict) else None) or 1)
 
 
 def model_based(agent: Agent) -> ModelBasedAgent:

@@ -12,6 +12,7 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from moto_pl.agents.model_based import ModelBasedAgent
+from moto_pl.envs.observation import cameras_beside
 from moto_pl.errors import SettingError
 from moto_pl.nn import WorldModel
 from moto_pl.nn.image import to_uint8
@@ -32,7 +33,7 @@ class OpenLoop(NamedTuple):
         context: frames that were seen.
         true_reward: [T].
         reward: predicted [samples, T]; the first ``context - 1`` are of states that saw their frames.
-        image: uint8 [T + 1, 64, 64, 3], the first sample's; the first ``context`` are reconstructions.
+        image: uint8 [T + 1, H, W, 3 * M], the first sample's; the first ``context`` are reconstructions.
         final: features of the last state [samples, F].
     """
 
@@ -236,7 +237,7 @@ def _figure(shown: Episode, found: Sequence[OpenLoop], imagined: np.ndarray) -> 
         above, below = parts
         grid = above.subplots(3, len(moments), squeeze=False)
         for column, moment in enumerate(moments):
-            truth, predicted = shown.image[moment], first.image[moment]
+            truth, predicted = (cameras_beside(of.image[moment]) for of in (shown, first))
             error = np.abs(truth.astype(int) - predicted.astype(int)).astype(np.uint8)
             for row, (name, image) in enumerate((("truth", truth), ("model", predicted), ("error", error))):
                 axes = grid[row, column]

@@ -15,9 +15,8 @@ from moto_pl.agents.base import Agent, RunFacts
 from moto_pl.envs import task_objects
 from moto_pl.envs.actions import ActionScale, ActionScaling
 from moto_pl.envs.checks import NO_LIMIT_SET, EpisodeLimit
-from moto_pl.envs.observation import IMAGE_ALONE, Observation, ObservationConfig
+from moto_pl.envs.observation import IMAGE_ALONE, IMAGE_SIZE, Observation, ObservationConfig, check_image_size
 from moto_pl.errors import SettingError
-from moto_pl.nn.image import IMAGE_SIZE
 from moto_pl.ops import Key, Share
 from moto_pl.replay import EpisodeView
 from moto_pl.replay.episode import Episode
@@ -52,8 +51,13 @@ class CollectSettings:
     seed: int = 0
     observation: ObservationConfig = IMAGE_ALONE
     action_scale: ActionScaling = "bounds"
+    image_size: int = IMAGE_SIZE
+    action_repeat: int = 1
 
     def __post_init__(self) -> None:
+        check_image_size(self.image_size)
+        if self.action_repeat < 1:
+            raise SettingError("data.action_repeat", self.action_repeat, "Give at least 1 step of the environment.")
         if self.env_workers < 0:
             raise SettingError("data.env_workers", self.env_workers, "Use 0 (in this process) or more.")
         if self.worker_timeout_s <= 0:
@@ -119,7 +123,13 @@ class CollectEpisodes(L.Callback):
         self._scale: ActionScale | None = None
         self._pool: EnvPool | None = None
         self._collector = Collector(
-            settings.env, settings.env_options, settings.env_workers, settings.worker_timeout_s, settings.observation
+            settings.env,
+            settings.env_options,
+            settings.env_workers,
+            settings.worker_timeout_s,
+            settings.observation,
+            settings.image_size,
+            settings.action_repeat,
         )
 
     @property
@@ -138,9 +148,10 @@ class CollectEpisodes(L.Callback):
                 of.env_workers,
                 of.worker_timeout_s,
                 self._limit,
-                IMAGE_SIZE,
+                of.image_size,
                 of.observation,
                 self._scale,
+                of.action_repeat,
             )
         return self._pool
 
@@ -155,7 +166,9 @@ class CollectEpisodes(L.Callback):
             # A checkpoint's own are taken back in on_load_checkpoint.
             self.collected_episodes = self.env_steps = 0
             self.ahead = None
-        self._limit = self._collector.limit = EpisodeLimit(settings.max_episode_steps, data.longest_demonstration)
+        longest = data.longest_demonstration
+        demonstrated = None if longest is None else longest * settings.action_repeat
+        self._limit = self._collector.limit = EpisodeLimit(settings.max_episode_steps, demonstrated)
         self._scale = self._collector.scale = data.demonstrated_scale
         size, observation = self._action_size(trainer), self._observation(trainer)
         facts = RunFacts(size, data.terminates, data.schedule, data.writes, observation, self._agreed_scale(trainer))

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from moto_pl.agents.base import Agent
+from moto_pl.envs.observation import cameras_beside
 from moto_pl.errors import SettingError
 from moto_pl.evaluations import FILE
 from moto_pl.files import make_directory, open_to_add, sync
@@ -208,7 +209,7 @@ class EvaluateEpisodes(L.Callback):
                 }
             )
             if len(self._videos) < self.videos:
-                self._videos.append(episode.image)
+                self._videos.append(cameras_beside(episode.image))
 
     def _write(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         results = self._results

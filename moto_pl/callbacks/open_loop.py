@@ -8,6 +8,7 @@ import lightning as L
 import numpy as np
 import torch
 
+from moto_pl.envs.observation import cameras_beside
 from moto_pl.errors import SettingError
 from moto_pl.nn.image import to_float, to_uint8
 from moto_pl.ops import Key
@@ -38,12 +39,13 @@ class OpenLoopVideo(L.Callback):
         batch = data.preview(self.sequences)
         states = model.predict(batch, min(self.context, batch.action.shape[1]), Key(0, 0))
         with torch.no_grad():
-            images = model.decoder(states.features).float().transpose(0, 1)  # [B, T, 3, 64, 64]
+            images = model.decoder(states.features).float().transpose(0, 1)  # [B, T, 3 * M, H, W]
         truth = to_float(batch.image)
         error = (images - truth) / 2
         columns = []
         for i in range(len(batch.image)):
-            stacked = torch.cat((to_uint8(truth[i]), to_uint8(images[i]), to_uint8(error[i])), 2)  # [T, 3, 3 * 64, 64]
-            columns.append(np.ascontiguousarray(stacked.permute(0, 2, 3, 1).cpu().numpy()))
+            column = torch.cat((to_uint8(truth[i]), to_uint8(images[i]), to_uint8(error[i])), 2)
+            frames = cameras_beside(column.permute(0, 2, 3, 1).cpu().numpy())  # [T, 3 * H, M * W, 3]
+            columns.append(np.ascontiguousarray(frames))
         path = Path(trainer.default_root_dir) / "videos" / f"open_loop_{run_agent(pl_module).trained_steps:07d}.mp4"
         write_video(path, side_by_side(columns), fps=10)

@@ -55,13 +55,15 @@ def build_reach(
     workers: int = 1,
     image_size: int = 64,
     noise: float = 0.0,
+    action_repeat: int = 1,
     output: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
     **env_options: Any,
 ) -> Built:
     """Record scripted demonstrations of the two-dimensional reaching task; it needs no OpenGL and takes a second.
 
-    The arguments are those of :func:`moto_pl.datasets.metaworld.build_metaworld`.
+    The arguments are those of :func:`moto_pl.datasets.metaworld.build_metaworld`; ``action_repeat`` is a run's
+    ``data.action_repeat``, and ``steps`` counts the environment's.
 
     Raises:
         SettingError: bad settings, or a dataset that exists.
@@ -69,7 +71,7 @@ def build_reach(
     target = output or default_id("reach")
     refuse_existing(target, overwrite)
     env_kwargs = {"image_size": image_size, "episode_steps": steps, **env_options}
-    plan = Plan(REACH_ENV_ID, env_kwargs, episodes, seed, noise, {"source": "scripted"})
+    plan = Plan(REACH_ENV_ID, env_kwargs, episodes, seed, noise, {"source": "scripted"}, action_repeat)
     recording = record(plan, workers)
     metadata = {**plan.describe(), "retries": recording.retries, "versions": versions("gymnasium", "minari", "numpy")}
     path = write_dataset(target, recording.episodes, plan.env_id, metadata, overwrite, recording.observation)
@@ -142,7 +144,7 @@ def ensure(name: str, **options: Any) -> Path:
     kwargs = reader.own.get("env_kwargs")
     if kwargs is not None:
         # Kitchen datasets from before there was a choice of order are free.
-        found = {"order": "free", **reader.own, **kwargs, "steps": kwargs.get("episode_steps")}
+        found = {"order": "free", "action_repeat": 1, **reader.own, **kwargs, "steps": kwargs.get("episode_steps")}
         observed = set(kwargs.get("observe", IMAGE_ALONE.names))  # more than is asked for does no harm
         options = {key: value for key, value in options.items() if key != "observe" or not observed >= set(value)}
         for key, value in options.items():

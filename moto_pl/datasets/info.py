@@ -48,10 +48,10 @@ def dataset_numbers(reader: DatasetReader) -> dict[str, Any]:
         ``id``, ``path``, ``trajectories``, ``transitions``, ``mean_return``, ``min_return``, ``max_return``,
         ``success_rate`` (share of episodes with a success), ``min_length``, ``mean_length``, ``max_length`` (steps),
         ``action_size``, ``action_min`` and ``action_max`` (one number a dimension), ``image_size`` (height, width),
-        ``image_key``, ``bytes`` (on disk), ``metadata`` (what this package wrote when it built the dataset). Where
-        the dataset records a kitchen's objects, also ``mean_objects`` and ``object_rates``: how many of all seven were
-        in place at some step of an episode, and the share of episodes for each; and ``canonical_rate``, the share of
-        episodes whose objects in place at the end were completed in canonical order.
+        ``image_key`` (or several, with commas), ``bytes`` (on disk), ``metadata`` (what this package wrote when it
+        built the dataset). Where the dataset records a kitchen's objects, also ``mean_objects`` and ``object_rates``:
+        how many of all seven were in place at some step of an episode, and the share of episodes for each; and
+        ``canonical_rate``, the share of episodes whose objects in place at the end were completed in canonical order.
 
     Raises:
         SettingError: the dataset holds a value that cannot be trained on, or is damaged.
@@ -85,7 +85,7 @@ def dataset_numbers(reader: DatasetReader) -> dict[str, Any]:
         "action_min": np.min(lows, axis=0).tolist(),
         "action_max": np.max(highs, axis=0).tolist(),
         "image_size": reader.image_shape[:2],
-        "image_key": reader.image_key,
+        "image_key": ", ".join(reader.cameras.values()),
         "bytes": reader.bytes,
         "metadata": reader.own,
         **_object_numbers(objects, canonical, len(lengths)),

@@ -26,11 +26,11 @@ from minari.storage.datasets_root_dir import get_dataset_path
 import moto_pl.envs
 from moto_pl.datasets.hdf5_check import check_hdf5
 from moto_pl.datasets.minari_files import READ_ERRORS, damaged, read_metadata
-from moto_pl.datasets.offered import find_image, observed, vector_sizes
+from moto_pl.datasets.offered import find_cameras, observed, vector_sizes
 from moto_pl.datasets.raw_episode import RawEpisode
 from moto_pl.datasets.staging import staged
 from moto_pl.envs.actions import ActionScale
-from moto_pl.envs.observation import IMAGE_ALONE, Observation, ObservationConfig, joined
+from moto_pl.envs.observation import Observation, ObservationConfig, joined, stacked
 from moto_pl.errors import SettingError
 from moto_pl.replay.episode import Episode
 
@@ -80,9 +80,12 @@ class DatasetReader:
     Args:
         path: the dataset's directory, holding ``data/metadata.json``, or that ``data`` directory itself.
         image_key: which observation is the image, ``a/b`` for a nested one; None finds it.
-        wanted: what is read of its observations; a camera other than ``image`` is the ``image_key``.
+        wanted: what is read of its observations; None: of a dataset that this package wrote all cameras, of another's
+            the image.
 
     Attributes:
+        cameras: the observation that is each camera's image.
+        image_shape: height, width, channels of all cameras' images, stacked.
         observation: what is read, with the sizes of state vectors.
 
     Raises:
@@ -94,7 +97,7 @@ class DatasetReader:
         self,
         path: str | os.PathLike[str],
         image_key: str | None = None,
-        wanted: ObservationConfig = IMAGE_ALONE,
+        wanted: ObservationConfig | None = None,
     ) -> None:
         path = Path(path)
         self.path = path.parent if path.name == "data" and (path / METADATA_FILE_NAME).is_file() else path
@@ -111,12 +114,11 @@ class DatasetReader:
             raise SettingError(self._label, found, 'Run: pip install "minari[arrow]".') from error
         except READ_ERRORS as error:
             raise damaged(self._label, self.data_path / METADATA_FILE_NAME, error) from error
-        setting, space = "image_key", self._storage.observation_space
-        if wanted.cameras != IMAGE_ALONE.cameras:
-            setting, image_key = "data.observation.cameras", wanted.cameras[0]
-        self.image_key, image_space = find_image(self._label, space, image_key, setting)
-        self.observation = Observation.of(wanted, vector_sizes(self._label, space, wanted))
-        self.image_shape: tuple[int, int, int] = (int(image_space.shape[0]), int(image_space.shape[1]), 3)
+        space = self._storage.observation_space
+        self.cameras, size = find_cameras(self._label, space, wanted, image_key, NAMESPACE in self.metadata)
+        wanted = wanted or ObservationConfig(tuple(self.cameras))
+        self.observation = Observation.of(wanted, vector_sizes(self._label, space, wanted), size[0])
+        self.image_shape: tuple[int, int, int] = (*size, self.observation.channels)
         action_space = self._storage.action_space
         if not isinstance(action_space, spaces.Box) or len(action_space.shape) != 1:
             raise SettingError(self._label, f"the action space {action_space}", "Use one with a flat Box of actions.")
@@ -172,9 +174,9 @@ class DatasetReader:
         try:
             raw = next(iter(self._storage.get_episodes([index])))
             attributes = next(iter(self._storage.get_episode_metadata([index])))
-            image = observed(raw["observations"], self.image_key)
+            images = [np.asarray(observed(raw["observations"], key)) for key in self.cameras.values()]
             vectors = [observed(raw["observations"], name) for name in self.observation.state]
-            image, action = np.asarray(image), np.asarray(raw["actions"], np.float32)
+            image, action = stacked(images), np.asarray(raw["actions"], np.float32)
             reward = np.asarray(raw["rewards"], np.float32)
             terminations, truncations = np.asarray(raw["terminations"], bool), np.asarray(raw["truncations"], bool)
             infos = raw["infos"] or {}
@@ -246,7 +248,7 @@ class DatasetReader:
         """
         height, width, _ = self.image_shape
         if image_size is not None and (height, width) != (image_size, image_size):
-            fix = f"Build or render the dataset at {image_size}x{image_size}."
+            fix = f"Build or render the dataset at {image_size}x{image_size}, or set data.image_size to what it has."
             raise SettingError(self._label, f"images of {height}x{width}, not {image_size}x{image_size}", fix)
         if action_size is not None and self.action_size != action_size:
             found = f"actions of {self.action_size} dimensions, not {action_size}"
@@ -284,7 +286,7 @@ class DatasetReader:
 
 
 def open_dataset(
-    name: str | os.PathLike[str], image_key: str | None = None, wanted: ObservationConfig = IMAGE_ALONE
+    name: str | os.PathLike[str], image_key: str | None = None, wanted: ObservationConfig | None = None
 ) -> DatasetReader:
     """Open a local Minari dataset.
 
@@ -292,7 +294,7 @@ def open_dataset(
         name: a Minari dataset id (``moto_pl/metaworld/door-open-v0``), the short name it was built by
             (``metaworld/door-open``), or the path of a directory.
         image_key: which observation is the image; None finds it.
-        wanted: what is read of its observations.
+        wanted: what is read of its observations; None as for :class:`DatasetReader`.
 
     Raises:
         SettingError: no such dataset (the message says what is near and how to build it), or it cannot be read.
@@ -362,8 +364,8 @@ def write_dataset(
             keyword arguments in ``metadata["env_kwargs"]``.
         metadata: JSON-able; kept under the key ``moto_pl`` of the dataset's metadata.
         overwrite: replace a dataset that is there already.
-        observation: which state vectors the episodes' ``vector`` holds, each of which is stored under its own name;
-            None: none.
+        observation: which cameras the episodes' ``image`` holds and which state vectors their ``vector``, each of which
+            is stored under its own name; None: the image alone.
 
     Returns:
         The dataset's directory.
@@ -401,11 +403,14 @@ def _write(
 ) -> None:
     storage: MinariStorage | None = None
     count = steps = 0
-    image_shape, action_size = (0, 0, 3), 0
+    image_shape, action_size = (0, 0, 0), 0
     # The file is open only while an episode is added, since Minari's storage creates it and later measures its size.
     for count, episode in enumerate(episodes, start=1):
         if storage is None:
             image_shape, action_size = episode.image.shape[1:], episode.action.shape[1]
+            if image_shape[2] != observation.channels:
+                found = f"frames of {image_shape[2]} channels"
+                raise SettingError("episodes", found, f"Write episodes that hold {', '.join(observation.cameras)}.")
             storage = _new_storage(data_path, image_shape, action_size, env_id, metadata, observation)
         if episode.image.shape[1:] != image_shape or episode.action.shape[1] != action_size:
             sizes = (episode.image.shape[1:], episode.action.shape[1])
@@ -448,7 +453,7 @@ def _new_storage(
         data_path,
         observation_space=spaces.Dict(
             {
-                "image": spaces.Box(0, 255, image_shape, np.uint8),
+                **{name: spaces.Box(0, 255, (*image_shape[:2], 3), np.uint8) for name in observation.cameras},
                 **{n: spaces.Box(-np.inf, np.inf, (size,), np.float32) for n, size in observation.state.items()},
             }
         ),
@@ -462,10 +467,11 @@ def _new_storage(
 def _add(group: h5py.Group, episode: Episode, index: int, observation: Observation) -> None:
     """One episode in Minari's HDF5 layout; infos get a first row of zeros for the reset, as its collector's do."""
     group.attrs.update({"id": index, "total_steps": episode.length, **episode.info})
-    chunks = (min(FRAMES_PER_CHUNK, episode.length + 1), *episode.image.shape[1:])
-    group.create_dataset(
-        "observations/image", data=episode.image, chunks=chunks, compression="gzip", compression_opts=4, fletcher32=True
-    )
+    packed: dict[str, Any] = {"compression": "gzip", "compression_opts": 4, "fletcher32": True}
+    chunks = (min(FRAMES_PER_CHUNK, episode.length + 1), *episode.image.shape[1:3], 3)
+    for place, name in enumerate(observation.cameras):
+        image = episode.image[..., 3 * place : 3 * place + 3]
+        group.create_dataset(f"observations/{name}", data=image, chunks=chunks, **packed)
     flags = np.zeros((2, episode.length), bool)
     flags[:, -1] = episode.terminated, episode.truncated
     arrays = {"actions": episode.action, "rewards": episode.reward, "terminations": flags[0], "truncations": flags[1]}

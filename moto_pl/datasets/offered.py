@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.registration import load_env_creator
 
-from moto_pl.envs.observation import ObservationConfig
+from moto_pl.envs.observation import IMAGE_ALONE, ObservationConfig
 from moto_pl.envs.rendering import parse_camera
 from moto_pl.errors import SettingError
 
@@ -34,11 +34,7 @@ def find_image(
         SettingError: it is not there, or it is not clear which one is meant.
     """
     found = dict(leaves(space))
-    images = {
-        key: leaf
-        for key, leaf in found.items()
-        if isinstance(leaf, spaces.Box) and leaf.dtype == np.uint8 and len(leaf.shape) == 3 and leaf.shape[2] == 3
-    }
+    images = {key: leaf for key, leaf in found.items() if _is_image(leaf)}
     described = ", ".join(f"{key or 'observation'} {_describe(leaf)}" for key, leaf in found.items())
     if not images:
         fix = "Training needs an image, uint8 height x width x 3: render one into the dataset, or use another."
@@ -53,6 +49,35 @@ def find_image(
         raise SettingError(label, f"several images: {', '.join(images)}", fix)
     key = preferred[0] if preferred else next(iter(images))
     return key, images[key]
+
+
+def find_cameras(
+    label: str, space: gym.Space[Any], wanted: ObservationConfig | None, image_key: str | None, own: bool
+) -> tuple[dict[str, str], tuple[int, int]]:
+    """The keys of a dataset's images by their cameras' names, and their height and width.
+
+    Args:
+        label: what to call the dataset in an error.
+        space: of its observations.
+        wanted: whose cameras; None: all, of a dataset of our ``own``, and of another's the one image that is found.
+        image_key: which image the camera ``image`` is, where that alone is wanted; None finds it.
+        own: whether this package wrote it.
+
+    Raises:
+        SettingError: one is not there, it is not clear which one is meant, or they are not of one size.
+    """
+    cameras = IMAGE_ALONE.cameras if wanted is None else wanted.cameras
+    if wanted is None and own and image_key is None:
+        cameras = tuple(key for key, leaf in leaves(space) if _is_image(leaf)) or cameras
+    if cameras == IMAGE_ALONE.cameras:
+        found = {"image": find_image(label, space, image_key)}
+    else:
+        found = {name: find_image(label, space, name, "data.observation.cameras") for name in cameras}
+    sizes = {(int(leaf.shape[0]), int(leaf.shape[1])) for _, leaf in found.values()}
+    if len(sizes) > 1:
+        described = ", ".join(f"{key} {_describe(leaf)}" for key, leaf in found.values())
+        raise SettingError(label, f"images of several sizes ({described})", "Render or resize them to one size.")
+    return {name: key for name, (key, _) in found.items()}, sizes.pop()
 
 
 def vector_sizes(label: str, space: gym.Space[Any], wanted: ObservationConfig) -> dict[str, int]:
@@ -94,6 +119,30 @@ def check_same_camera(label: str, own: Mapping[str, Any], env_id: str, env_optio
     if parse_camera(recorded) != parse_camera(present):
         found = f"the camera {present}, where {label} was recorded with {recorded}"
         raise SettingError("data.env_options", found, "Give both the same camera, or take another dataset.")
+
+
+def check_same_repeat(label: str, own: Mapping[str, Any], repeat: int) -> None:
+    """Refuses a dataset whose actions were not each taken for ``repeat`` steps of the environment.
+
+    Args:
+        label: what to call the dataset.
+        own: what this package wrote about it: how it was recorded, or how many recorded steps an import made one. Of
+            others' datasets nothing is known, and a step is taken for a step.
+        repeat: the run's ``data.action_repeat``.
+
+    Raises:
+        SettingError: says how it was recorded.
+    """
+    recorded = int(own.get("action_repeat", 1))
+    selection = own.get("selection")
+    merged = int(selection.get("merge", 1)) if isinstance(selection, Mapping) else recorded
+    if repeat not in (recorded, merged):
+        fix = f"Give {recorded}, or a dataset that was recorded so. docs/observations.md says how."
+        raise SettingError("data.action_repeat", f"{repeat}, where {label} was recorded with {recorded}", fix)
+
+
+def _is_image(space: gym.Space[Any]) -> TypeGuard[spaces.Box]:
+    return isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) == 3 and space.shape[2] == 3
 
 
 def _is_vector(space: gym.Space[Any]) -> bool:

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from moto_pl.envs.actions import ActionScale
-from moto_pl.envs.checks import SUCCESS_KEYS
+from moto_pl.envs.actions import SUCCESS_KEYS, ActionScale
 from moto_pl.errors import SettingError
 from moto_pl.replay.episode import EXTRA_NAME, EXTRA_TYPES, Episode, InfoValue
 

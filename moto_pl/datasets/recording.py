@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 import moto_pl.envs
 from moto_pl.datasets.parallel import in_processes
+from moto_pl.envs.actions import repeated
 from moto_pl.envs.observation import Observation, Seen
 from moto_pl.errors import SettingError
 from moto_pl.evaluations import EVALUATION_SEEDS
@@ -44,6 +45,7 @@ class Plan:
         seed: seed of the whole recording, at least 0.
         noise: standard deviation of the normal noise added to each action before it is clipped to [-1, 1].
         info: added to each episode's ``info``.
+        action_repeat: steps of the environment for each action, as a run's ``data.action_repeat``.
     """
 
     env_id: str
@@ -52,6 +54,7 @@ class Plan:
     seed: int
     noise: float
     info: Mapping[str, str | int | float | bool]
+    action_repeat: int = 1
 
     def __post_init__(self) -> None:
         if self.episodes < 1:
@@ -60,13 +63,16 @@ class Plan:
             raise SettingError("seed", self.seed, "Use 0 or more.")
         if not 0.0 <= self.noise <= 1.0:
             raise SettingError("noise", self.noise, "Use a standard deviation from 0 to 1.")
+        if self.action_repeat < 1:
+            raise SettingError("action_repeat", self.action_repeat, "Use 1 or more.")
 
     def describe(self) -> dict[str, Any]:
         """The plan as JSON-able metadata of a dataset; the environment's arguments with their defaults filled in."""
         parameters = inspect.signature(load_env_creator(gym.spec(self.env_id).entry_point)).parameters.values()  # type: ignore[arg-type]
         defaults = {p.name: p.default for p in parameters if p.default is not p.empty and p.name != "render_mode"}
         env_kwargs = {**defaults, **self.env_kwargs}
-        return {"env_kwargs": env_kwargs, "episodes": self.episodes, "seed": self.seed, "noise": self.noise}
+        repeat = {} if self.action_repeat == 1 else {"action_repeat": self.action_repeat}
+        return {"env_kwargs": env_kwargs, "episodes": self.episodes, "seed": self.seed, "noise": self.noise, **repeat}
 
 
 @dataclass(frozen=True)
@@ -182,7 +188,7 @@ def _attempt(env: gym.Env[Any, Any], plan: Plan, index: int) -> _Taken:
 
 
 def _make(plan: Plan) -> gym.Env[Any, Any]:
-    return moto_pl.envs.make(plan.env_id, **plan.env_kwargs)
+    return repeated(moto_pl.envs.make(plan.env_id, **plan.env_kwargs), plan.action_repeat)
 
 
 def _in_turn(plan: Plan) -> Iterator[tuple[int, _Taken]]:

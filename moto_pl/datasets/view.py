@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from moto_pl.datasets.film import write_film
 from moto_pl.datasets.minari_io import open_dataset
+from moto_pl.envs.observation import cameras_beside
 from moto_pl.errors import SettingError
 from moto_pl.files import whole
 from moto_pl.replay.episode import Episode
@@ -49,6 +51,7 @@ def view(
             raise SettingError(name, value, f"Use {least} or more.")
     reader = open_dataset(dataset)
     shown = [reader[index] for index in range(min(episodes, len(reader)))]
+    shown = [replace(episode, image=cameras_beside(episode.image)) for episode in shown]
     output = Path(output_dir)
     output.mkdir(parents=True, exist_ok=True)
     stem = reader.id.replace("/", "_")

@@ -7,6 +7,7 @@ from pathlib import Path
 from moto_pl.agents.loading import load_agent
 from moto_pl.analysis.episodes import roll_own
 from moto_pl.callbacks.video import side_by_side, write_video
+from moto_pl.envs.observation import cameras_beside
 from moto_pl.errors import SettingError
 from moto_pl.rollout.policy import ActMode
 
@@ -27,6 +28,6 @@ def run_play(checkpoint: Path, episodes: int, mode: ActMode, seed: int, out: Pat
     mean = sum(episode.total_reward for episode in rolled) / episodes
     print(f"mean return {mean:.2f}, success in {sum(episode.succeeded for episode in rolled)} of {episodes}")
     film = out or run / "videos" / f"play_{agent.loaded_step:07d}.mp4"
-    write_video(film, side_by_side([episode.image for episode in rolled]))
+    write_video(film, side_by_side([cameras_beside(episode.image) for episode in rolled]))
     print(f"film: {film}")
     return 0

@@ -16,6 +16,7 @@ from moto_pl.agents.model_based import ActingState, ModelBasedAgent
 from moto_pl.agents.model_free import ModelFreeAgent
 from moto_pl.errors import SettingError
 from moto_pl.nn import States
+from moto_pl.nn.image import Seen, Stacked
 from moto_pl.ops import Key, draw_noise
 from moto_pl.ops.observe import observe_drawn
 
@@ -93,17 +94,34 @@ class PolicyStep(nn.Module):
             "agent": f"{type(self.agent).__module__}.{type(self.agent).__qualname__}",
             "gradient_steps": self.agent.loaded_step,
             "control_rate_hz": control_rate,
-            "observation": {
-                part.name: {**part.facts(), "layout": "height, width, colours (red, green, blue)"}
-                | {"normalisation": f"none: pixels as they are; the step takes x / 255 - {self.offset}"}
-                for part in self.observation
-            },
+            "observation": {part.name: {**part.facts(), **self._layout(part)} for part in self.observation},
             "action": {"dtype": "float32", "shape": [action], "low": -1.0, "high": 1.0},
             "inputs": [part.name for part in self.inputs],
             "outputs": list(self.outputs),
             "state": {part.name: {**part.facts(), "from": part.source} for part in self.state},
             "draws": {part.name: {**part.facts(), "distribution": self.distribution} for part in self.draws},
         }
+
+    def _layout(self, part: Part) -> dict[str, str]:
+        """What the numbers of an observation's array are."""
+        if part.example.dtype != torch.uint8:
+            said = "none: numbers as they are measured; the step normalises them by the demonstrations' statistics"
+            return {"layout": "numbers in the order of the environment's vector", "normalisation": said}
+        said = f"none: pixels as they are; the step takes x / 255 - {self.offset}"
+        return {"layout": "height, width, colours (red, green, blue)", "normalisation": said}
+
+    def seen(self, inputs: Sequence[Tensor]) -> tuple[Tensor, Tensor | None, Sequence[Tensor]]:
+        """What the agent sees, the cameras stacked and the vectors joined, with a batch of 1; and the other inputs.
+
+        Returns:
+            uint8 [1, 3 * M, H, W], [1, V] or None, and what follows the observation.
+        """
+        found = list(zip(self.observation, inputs, strict=False))
+        images = [array for part, array in found if part.example.dtype == torch.uint8]
+        vectors = [array for part, array in found if part.example.dtype != torch.uint8]
+        image = torch.cat(images, -1).permute(2, 0, 1).unsqueeze(0)
+        vector = torch.cat(vectors, -1).unsqueeze(0) if vectors else None
+        return image, vector, inputs[len(self.observation) :]
 
     #: What is taken from scaled pixels.
     offset = 0.0
@@ -150,33 +168,18 @@ class LatentStep(PolicyStep):
         )
         self.draws = (Part("latent_noise", torch.full((self.latent.stoch,), 0.5)),)
 
-    def forward(
-        self,
-        image: Tensor,
-        is_first: Tensor,
-        deter: Tensor,
-        stoch: Tensor,
-        previous_action: Tensor,
-        latent_noise: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """uint8 [64, 64, 3], bool [], [D], [Z], [A], [S] -> the action [A], the next [D] and [Z]."""
-        deter, stoch, _ = self.observe(image, is_first, deter, stoch, previous_action, latent_noise)
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The observation's arrays, bool [], [D], [Z], [A], [S] -> the action [A], the next [D] and [Z]."""
+        deter, stoch, _ = self.observe(*inputs)
         agent = cast(ModelBasedAgent, self.agent)
         action = agent.latent_action(States(deter, stoch).features, "mode", _MODE_KEY)
         return action[0].float().clamp(-1, 1), deter[0], stoch[0]
 
-    def observe(
-        self,
-        image: Tensor,
-        is_first: Tensor,
-        deter: Tensor,
-        stoch: Tensor,
-        previous_action: Tensor,
-        latent_noise: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The posterior state [1, ...], and the parameters of its distribution."""
+    def observe(self, *inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The posterior state [1, ...], and the parameters of its distribution; see :meth:`forward`."""
         model = cast(ModelBasedAgent, self.agent).world_model
-        embed = model.encoder(image.permute(2, 0, 1).unsqueeze(0))
+        image, vector, (is_first, deter, stoch, previous_action, latent_noise) = self.seen(inputs)
+        embed = model.embed(image, vector)
         found = observe_drawn(
             previous_action[None, None],
             embed[None],
@@ -210,34 +213,51 @@ class LatentStep(PolicyStep):
 
 
 class StackStep(PolicyStep):
-    """The stack of frames, policy."""
+    """The stack of frames, and of the vectors seen with them, policy."""
 
     def __init__(self, agent: ModelFreeAgent) -> None:
         super().__init__(agent)
-        self.state = (Part("frames", agent.initial_state(1)[0], "next_frames"),)
+        frames, *vectors = _stacks(agent.initial_state(1))
+        self.state = (
+            Part("frames", frames[0], "next_frames"),
+            *(Part("vectors", vector[0], "next_vectors") for vector in vectors),
+        )
 
-    def forward(self, image: Tensor, is_first: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """uint8 [64, 64, 3], bool [], uint8 [3 * stack, 64, 64] -> the action [A], the next frames."""
-        image = image.permute(2, 0, 1).unsqueeze(0)
-        action, state = self.agent.act(image, is_first[None], frames.unsqueeze(0), "mode", _MODE_KEY)
-        return action[0].float().clamp(-1, 1), state[0]
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """The observation's arrays, bool [], the frames [stack * 3 * M, H, W] and, if any are seen, the vectors
+        [stack * V] so far -> the action [A], the next frames and vectors.
+        """
+        image, vector, (is_first, frames, *vectors) = self.seen(inputs)
+        stack: Seen = Stacked(frames.unsqueeze(0), vectors[0].unsqueeze(0)) if vectors else frames.unsqueeze(0)
+        action, state = self.agent.act(image, is_first[None], stack, "mode", _MODE_KEY, vector)
+        return (action[0].float().clamp(-1, 1), *(part[0] for part in _stacks(state)))
 
-    def state_of(self, state: Tensor) -> list[np.ndarray]:
+    def state_of(self, state: Seen) -> list[np.ndarray]:
         """See :meth:`PolicyStep.state_of`."""
-        return [state[0].cpu().numpy()]
+        return [part[0].cpu().numpy() for part in _stacks(state)]
+
+
+def _stacks(state: Seen) -> tuple[Tensor, ...]:
+    """Frames, and vectors where there are any."""
+    return tuple(state) if isinstance(state, Stacked) else (state,)
 
 
 def policy_step(agent: Agent) -> PolicyStep:
     """The step of an agent on the CPU.
 
     Raises:
-        SettingError: it is of another kind than ours are, or sees more than an image.
+        SettingError: it is of another kind than ours are, or what it sees has the name of another input.
     """
-    if agent.observation.vector_size:
-        seen = f"an agent that sees {agent.observation}"
-        raise SettingError("checkpoint", seen, "Give one that sees an image alone: vectors are not exported yet.")
+    step: PolicyStep
     if isinstance(agent, ModelBasedAgent):
-        return LatentStep(agent)
-    if isinstance(agent, ModelFreeAgent):
-        return StackStep(agent)
-    raise SettingError("checkpoint", f"an agent {type(agent).__name__}", "Give one of an agent that moto_pl exports.")
+        step = LatentStep(agent)
+    elif isinstance(agent, ModelFreeAgent):
+        step = StackStep(agent)
+    else:
+        found = f"an agent {type(agent).__name__}"
+        raise SettingError("checkpoint", found, "Give one of an agent that moto_pl exports.")
+    names = [part.name for part in step.inputs] + list(step.outputs)
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        found = f"an agent that observes '{twice[0]}', as an input of the step is called"
+        raise SettingError("checkpoint", found, "Train one whose environment calls it something else.")
+    return step

@@ -10,6 +10,8 @@ import gymnasium as gym
 import numpy as np
 
 ActionScaling = Literal["bounds", "percentile"]
+SUCCESS_KEYS = ("success", "is_success")
+"""Infos that say whether a step led to success, by preference."""
 PERCENTILES = (1.0, 99.0)
 """Of each number of a dataset's actions, what -1 and 1 stand for with ``action_scale: percentile``."""
 
@@ -99,6 +101,46 @@ class ScaledActions(gym.ActionWrapper[Any, Any, Any]):
         space = self.env.action_space
         assert isinstance(space, gym.spaces.Box)
         return np.clip(self.scale.to_environment(np.asarray(action, np.float32)), space.low, space.high)
+
+
+class RepeatedActions(gym.Wrapper[Any, Any, Any, Any]):
+    """An environment that takes each action several times; rewards are summed, a success in any of its steps counts.
+
+    Args:
+        env: the environment.
+        repeat: its steps for an action; fewer where the episode ends, or comes to ``limit``, in between.
+        limit: an episode's length in its steps, where somebody will cut it off; None: nobody will.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any], repeat: int, limit: int | None = None) -> None:
+        super().__init__(env)
+        self.repeat, self.limit = repeat, limit
+        self._steps, self._over = 0, False
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Begins an episode."""
+        self._steps, self._over = 0, False
+        return self.env.reset(seed=seed, options=options)
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Takes the action as often as there is something to take it for; the last step says what is seen."""
+        total: Any = 0
+        beyond = self._over  # a time limit, behind which somebody goes on
+        succeeded: dict[str, Any] = {}
+        for _ in range(self.repeat):
+            observation, reward, terminated, truncated, info = self.env.step(action)
+            self._steps += 1
+            total = total + reward
+            succeeded |= {key: info[key] for key in SUCCESS_KEYS if np.any(np.greater(info.get(key, False), 0))}
+            if terminated or (truncated and not beyond) or self._steps == self.limit:
+                break
+        self._over = beyond or truncated or self._steps == self.limit
+        return observation, total, terminated, truncated, {**info, **succeeded}
+
+
+def repeated(env: gym.Env[Any, Any], repeat: int, limit: int | None = None) -> gym.Env[Any, Any]:
+    """The environment with actions repeated; itself, where they are not."""
+    return env if repeat == 1 else RepeatedActions(env, repeat, limit)
 
 
 def scaled(env: gym.Env[Any, Any], scale: ActionScale | None) -> gym.Env[Any, Any]:

@@ -13,12 +13,18 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 import numpy as np
 
-from moto_pl.envs.actions import ActionScale
-from moto_pl.envs.observation import IMAGE_ALONE, Observation, ObservationConfig, Seen, entry, joined
+from moto_pl.envs.actions import SUCCESS_KEYS, ActionScale
+from moto_pl.envs.observation import (
+    IMAGE_ALONE,
+    Observation,
+    ObservationConfig,
+    Seen,
+    entry,
+    joined,
+    stacked,
+)
 from moto_pl.errors import EnvironmentRaised, SettingError
 
-SUCCESS_KEYS = ("success", "is_success")
-"""Infos that say whether a step led to success, by preference."""
 OBJECT_KEYS = ("completed", "in_place")
 """Infos with one flag for each object."""
 DEMONSTRATIONS = 4
@@ -89,12 +95,13 @@ class Checks:
         scale: what policies' actions stand for; None: they span its Box.
 
     Attributes:
-        image_shape: height, width, channels of its image.
+        image_shape: height, width, channels of its cameras' images, stacked.
         observation: what is learned from, with the vectors' sizes.
 
     Raises:
-        SettingError: it does not declare a uint8 image with three channels in a Dict, flat Boxes for the vectors, and a
-            flat Box of actions that are floating-point numbers, with bounds unless ``scale`` says what they span.
+        SettingError: it does not declare uint8 images of one size with three channels in a Dict, flat Boxes for the
+            vectors, and a flat Box of actions that are floating-point numbers, with bounds unless ``scale`` says what
+            they span.
     """
 
     def __init__(
@@ -105,17 +112,20 @@ class Checks:
         scale: ActionScale | None = None,
     ) -> None:
         self.name, self.wanted = name, wanted
-        self.key = wanted.cameras[0]
-        self.image_shape = self._image_shape(env.observation_space)
+        shapes = {key: self._camera_shape(env.observation_space, key) for key in wanted.cameras}
+        if len(set(shapes.values())) > 1:
+            found = "observes " + " and ".join(f"'{key}' as uint8 {shape}" for key, shape in shapes.items())
+            raise self.error(found, "Give all cameras one size.")
+        self.camera_shape = next(iter(shapes.values()))
+        self.image_shape = (*self.camera_shape[:2], 3 * len(shapes))
         sizes = {vector: self._vector_size(env.observation_space, vector) for vector in wanted.state}
-        self.observation = Observation.of(wanted, sizes)
+        self.observation = Observation.of(wanted, sizes, self.camera_shape[0])
         self._check_actions(env.action_space, scale)
         self._objects: dict[str, tuple[int, ...]] = {}
 
     # What it declares.
 
-    def _image_shape(self, space: gym.Space[Any]) -> tuple[int, int, int]:
-        key = self.key
+    def _camera_shape(self, space: gym.Space[Any], key: str) -> tuple[int, int, int]:
         if not isinstance(space, gym.spaces.Dict):
             found = f"observes {_describe_space(space)}, not a Dict with a key '{key}'"
             raise self.error(found, _wrapped(f"{{'{key}': o}}"))
@@ -185,21 +195,19 @@ class Checks:
 
     def seen(self, observation: Any, moment: str) -> Seen:
         """Image and vectors of an observation, which are what was declared."""
-        image = self._image(observation, moment)
+        image = stacked([self._image(observation, name, moment) for name in self.wanted.cameras])
         return Seen(image, joined([self._vector(observation, name, moment) for name in self.wanted.state]))
 
-    def _image(self, observation: Any, moment: str) -> np.ndarray:
-        image = entry(observation, self.key) if isinstance(observation, Mapping) else None
-        if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.shape == self.image_shape:
+    def _image(self, observation: Any, key: str, moment: str) -> np.ndarray:
+        image = entry(observation, key) if isinstance(observation, Mapping) else None
+        if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.shape == self.camera_shape:
             return image
-        wanted = f"where it declares uint8 {self.image_shape}"
+        wanted = f"where it declares uint8 {self.camera_shape}"
         if image is None:
             keys = ", ".join(map(repr, observation)) if isinstance(observation, Mapping) else _describe(observation)
-            raise self.error(f"observes {keys} {moment}, and no '{self.key}', {wanted}", "Return what it declares.")
-        fix = (
-            _image_fix(self.key, image.dtype, image.shape) if isinstance(image, np.ndarray) else "Return a NumPy array."
-        )
-        raise self.error(f"observes '{self.key}' as {_describe(image)} {moment}, {wanted}", fix)
+            raise self.error(f"observes {keys} {moment}, and no '{key}', {wanted}", "Return what it declares.")
+        fix = _image_fix(key, image.dtype, image.shape) if isinstance(image, np.ndarray) else "Return a NumPy array."
+        raise self.error(f"observes '{key}' as {_describe(image)} {moment}, {wanted}", fix)
 
     def _vector(self, observation: Any, name: str, moment: str) -> np.ndarray:
         """One vector, as float32; finite there too."""
@@ -298,7 +306,7 @@ def check_image_size(env_id: str, key: str, shape: tuple[int, int, int], size: i
         raise SettingError(
             "data.env",
             f"{env_id}, whose observation '{key}' is uint8 {shape}, where uint8 {(size, size, 3)} is wanted",
-            f"Make it draw {size}x{size}, or w"
+            f"Make it draw {size}x{size} (data.image_size), or w"
             + _wrapped_image(key, f"cv2.resize(o['{key}'], ({size}, {size}), interpolation=cv2.INTER_AREA)")[1:],
         )
 

@@ -16,6 +16,8 @@ from moto_pl.envs.rendering import Camera, Quality
 from moto_pl.errors import SettingError
 
 PAPER_CAMERA = Camera(distance=1.86, lookat=(-0.3, 0.5, 2.0), azimuth=90.0, elevation=-60.0)
+SIDE_CAMERA = Camera(distance=2.2, lookat=(-0.2, 0.5, 2.0), azimuth=70.0, elevation=-35.0)
+"""Where gymnasium-robotics itself looks from. The scene's own two cameras do not see the arm."""
 ACTION_SIZE, POSITIONS, VELOCITIES = 9, 30, 29
 LAMP, LAMP_SHADE = "ovenlight", 18
 SHADE_CLOSED, SHADE_OPEN = -0.010, -0.022
@@ -29,13 +31,13 @@ and 20: the kettle is free, with a quaternion in its positions)."""
 class KitchenEnv(MujocoPixelEnv):
     """Franka Kitchen (gymnasium-robotics' FrankaKitchen-v1), seen through a camera.
 
-    Observation: ``{"image": uint8 [image_size, image_size, 3]}``, and where ``observe`` names them ``"joints"``,
-    float64 ``[9]``, the positions of the arm's seven joints and two fingers (radians and metres), and ``"state"``,
-    float64 ``[59]``, all of the simulator's positions and velocities. Action: float32 ``[9]`` in [-1, 1]: velocities of
-    the arm's seven joints and two fingers, in units of 2 rad/s and 2 m/s, held for a step of 0.08 s. Reward: the number
-    of the task's objects that are in their right configuration at the step's end. An object counts at every step at
-    which it is in place, and no longer where it is moved away again. An episode is truncated after ``episode_steps``
-    steps and never terminates.
+    Observation: ``{"image": uint8 [image_size, image_size, 3]}``, and where ``observe`` names them ``"side"``, an image
+    of the same size from a lower place to the right, ``"joints"``, float64 ``[9]``, the positions of the arm's seven
+    joints and two fingers (radians and metres), and ``"state"``, float64 ``[59]``, all of the simulator's positions and
+    velocities. Action: float32 ``[9]`` in [-1, 1]: velocities of the arm's seven joints and two fingers, in units of 2
+    rad/s and 2 m/s, held for a step of 0.08 s. Reward: the number of the task's objects that are in their right
+    configuration at the step's end. An object counts at every step at which it is in place, and no longer where it is
+    moved away again. An episode is truncated after ``episode_steps`` steps and never terminates.
 
     ``info["completed"]`` is bool ``[objects]``, which are in place now, in the task's order;
     ``info["completed_ever"]`` the same for any step of the episode so far; ``info["success"]`` whether all are in place
@@ -46,15 +48,15 @@ class KitchenEnv(MujocoPixelEnv):
 
     Args:
         objects: the task: which objects count, in this order; see ``moto_pl.envs.KITCHEN_OBJECTS``.
-        image_size: height and width of the image in pixels.
-        camera: ``"paper"``, a camera of the scene by name, or a free camera
+        image_size: height and width of each image in pixels.
+        camera: what ``image`` is seen through: ``"paper"``, a camera of the scene by name, or a free camera
             (:class:`~moto_pl.envs.rendering.Camera`, or its fields as a mapping).
         render_quality: ``"fast"`` (no shadows, reflections, multisampling) or ``"full"``.
         episode_steps: steps in an episode.
         state: observe the simulator's state as well, for analysis, as ``observe`` with ``state`` does.
         joint_noise: 0.01 is the simulator's own: uniform within 0.001 rad (and 0.001 m for the fingers); 0 is none.
         render_mode: ``"rgb_array"`` or None.
-        observe: what is observed: ``image``, ``joints`` and ``state``.
+        observe: what is observed: ``image``, ``side``, ``joints`` and ``state``.
 
     Raises:
         SettingError: an unknown object or camera, an argument out of its range, or no working OpenGL.
@@ -62,6 +64,8 @@ class KitchenEnv(MujocoPixelEnv):
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 12}
     paper_camera = PAPER_CAMERA
+    SCENE_CAMERAS = {"side": SIDE_CAMERA}
+    CAMERAS = ("image", *SCENE_CAMERAS)
     VECTORS = {"joints": ACTION_SIZE, "state": STATE_SIZE}
 
     def __init__(
@@ -195,8 +199,8 @@ class KitchenEnv(MujocoPixelEnv):
         """The arm's joints and fingers, or the simulator's whole state."""
         return self.state if name == "state" else self.data.qpos[:ACTION_SIZE].copy()
 
-    def render(self) -> np.ndarray:
-        """Draw the present state: uint8 ``[image_size, image_size, 3]``, which nothing but the state decides."""
+    def view(self, name: str) -> np.ndarray:
+        """See :meth:`PixelEnv.view`; nothing but the state decides the image."""
         import mujoco
 
         # A simulation step leaves the bodies where they were before its last, small integration.
@@ -204,7 +208,7 @@ class KitchenEnv(MujocoPixelEnv):
         mujoco.mj_camlight(self.model, self.data)
         if self.render_quality == "fast":
             self._dim_lamp()
-        return super().render()
+        return super().view(name)
 
     def close(self) -> None:
         """Free the renderer and the simulator."""

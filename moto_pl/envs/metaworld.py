@@ -28,8 +28,9 @@ _CONSTANT_ARRAYS = ("mesh_", "tex_", "skin_", "hfield_", "flex", "name", "names"
 class MetaWorldEnv(MujocoPixelEnv):
     """One MetaWorld v3 task, seen through a camera.
 
-    Observation: ``{"image": uint8 [image_size, image_size, 3]}``, and ``"hand"``, float64 ``[4]``, where ``observe``
-    names it: the hand's position in metres, and how far the gripper is open, 0 to 1: the first four numbers of
+    Observation: ``{"image": uint8 [image_size, image_size, 3]}``; where ``observe`` names them, images of the same size
+    from other cameras, ``"corner"``, ``"corner2"``, ``"topview"`` and ``"gripper"`` (in the hand); and ``"hand"``,
+    float64 ``[4]``: the hand's position in metres, and how far the gripper is open, 0 to 1: the first four numbers of
     MetaWorld's own observation, which say nothing of the objects. Action: float32 ``[4]`` in [-1, 1]: the hand's
     displacement along x, y, z (1 is a centimetre a simulator step) and the gripper (1 closes). Reward: 1.0 at each
     step in which the task is solved at the step's end, that is at the last of its ``action_repeat`` simulator steps,
@@ -41,17 +42,18 @@ class MetaWorldEnv(MujocoPixelEnv):
 
     Args:
         task: MetaWorld's name without its version, such as ``"door-open"``; see ``moto_pl.envs.METAWORLD_TASKS``.
-        image_size: height and width of the image in pixels.
-        camera: ``"paper"`` (a free camera near the hand), a camera of the scene by name (``"corner2"``, upright;
-            ``"corner"``, ``"corner3"``, ``"corner4"``, ``"topview"``, ``"gripperPOV"``, ``"behindGripper"``), or a
-            free camera (:class:`~moto_pl.envs.rendering.Camera`, or its fields as a mapping).
+        image_size: height and width of each image in pixels.
+        camera: what ``image`` is seen through: ``"paper"`` (a free camera near the hand), a camera of the scene by name
+            (``"corner2"``, upright; ``"corner"``, ``"corner3"``, ``"corner4"``, ``"topview"``, ``"gripperPOV"``,
+            ``"behindGripper"``), or a free camera (:class:`~moto_pl.envs.rendering.Camera`, or its fields as a
+            mapping).
         render_quality: ``"fast"`` (no shadows, reflections, multisampling) or ``"full"``.
         action_repeat: simulator steps for each action.
         episode_steps: steps in an episode, as the agent counts them.
         paper_reset: start the hand at (0.1, 0.5, 0.3) m plus noise of standard deviation 0.02 m, and let the arm
             settle for ten simulator steps with zero action, instead of starting at the task's own hand position.
         render_mode: ``"rgb_array"`` or None.
-        observe: what is observed: ``image`` and ``hand``.
+        observe: what is observed: ``image``, any of the other cameras, and ``hand``.
 
     Raises:
         SettingError: an unknown task or camera, an argument out of its range, or no working OpenGL.
@@ -59,6 +61,8 @@ class MetaWorldEnv(MujocoPixelEnv):
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 40}
     paper_camera = PAPER_CAMERA
+    SCENE_CAMERAS = {"corner": "corner", "corner2": "corner2", "topview": "topview", "gripper": "gripperPOV"}
+    CAMERAS = ("image", *SCENE_CAMERAS)
     VECTORS = {"hand": 4}
 
     def __init__(

@@ -10,22 +10,38 @@ import numpy as np
 
 from moto_pl.errors import SettingError
 
+IMAGE_SIZE = 64
+"""Height and width of an image in pixels, as the papers have it."""
+IMAGE_SIZES = (64, 96, 128)
+"""What ``data.image_size`` may be."""
+
+
+def check_image_size(size: int) -> int:
+    """The same size.
+
+    Raises:
+        SettingError: no networks are made for images of this size.
+    """
+    if size not in IMAGE_SIZES:
+        raise SettingError("data.image_size", size, f"Give one of {', '.join(map(str, IMAGE_SIZES))}.")
+    return size
+
 
 @dataclass(frozen=True)
 class ObservationConfig:
     """Which of an environment's and a dataset's observations are learned from; ``a/b`` is entry b of entry a.
 
     Attributes:
-        cameras: the image, uint8 [H, W, 3].
-        state: vectors beside it, such as joint positions, in this order; none by default.
+        cameras: images, uint8 [H, W, 3] each, of one size; their channels are stacked in this order.
+        state: vectors beside them, such as joint positions, in this order; none by default.
     """
 
     cameras: tuple[str, ...] = ("image",)
     state: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if len(self.cameras) != 1:
-            raise SettingError("data.observation.cameras", list(self.cameras), "Name one image.")
+        if not self.cameras:
+            raise SettingError("data.observation.cameras", [], "Name at least one image.")
         names = (*self.cameras, *self.state)
         if len(set(names)) < len(names):
             raise SettingError("data.observation", list(names), "Name each observation once.")
@@ -49,12 +65,19 @@ class Observation:
         state: how many numbers each of the vectors has, in their order.
         mean: of each of all their V numbers, in the demonstrations; 0 where there are none.
         std: the same numbers' standard deviation; 1 where there are none, or where a number does not vary.
+        image_size: height and width of each camera's image, in pixels.
     """
 
     cameras: tuple[str, ...] = ("image",)
     state: Mapping[str, int] = field(default_factory=dict)
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    image_size: int = IMAGE_SIZE
+
+    @property
+    def channels(self) -> int:
+        """Of all cameras' images together, stacked: three each."""
+        return 3 * len(self.cameras)
 
     @property
     def vector_size(self) -> int:
@@ -69,25 +92,30 @@ class Observation:
     @property
     def layout(self) -> tuple[Any, ...]:
         """All but the statistics: two that are the same see the same arrays."""
-        return self.cameras, tuple(self.state.items())
+        return self.cameras, self.image_size, tuple(self.state.items())
 
     def __str__(self) -> str:
-        """The names, and the vectors' sizes."""
-        return ", ".join([*self.cameras, *(f"{name} [{size}]" for name, size in self.state.items())])
+        """The names, the images' size where it is not the papers', and the vectors' sizes."""
+        size = "" if self.image_size == IMAGE_SIZE else f" {self.image_size}x{self.image_size}"
+        cameras = [f"{name}{size}" for name in self.cameras]
+        return ", ".join([*cameras, *(f"{name} [{count}]" for name, count in self.state.items())])
 
     @classmethod
-    def of(cls, config: ObservationConfig, sizes: Mapping[str, int]) -> Observation:
+    def of(cls, config: ObservationConfig, sizes: Mapping[str, int], image_size: int = IMAGE_SIZE) -> Observation:
         """Without statistics: vectors as they are."""
         state = {name: sizes[name] for name in config.state}
         count = sum(state.values())
-        return cls(config.cameras, state, (0.0,) * count, (1.0,) * count)
+        return cls(config.cameras, state, (0.0,) * count, (1.0,) * count, image_size)
 
     @classmethod
     def from_plain(cls, value: Mapping[str, Any]) -> Observation:
         """The inverse of ``dataclasses.asdict``, lists for tuples."""
         state = {str(name): int(size) for name, size in value["state"].items()}
         mean, std = (tuple(map(float, value[name])) for name in ("mean", "std"))
-        found = cls(tuple(map(str, value["cameras"])), state, mean, std)
+        size = int(value.get("image_size", IMAGE_SIZE))  # which earlier versions did not write
+        found = cls(tuple(map(str, value["cameras"])), state, mean, std, size)
+        if not found.cameras or size not in IMAGE_SIZES:
+            raise ValueError(f"an observation of {len(found.cameras)} cameras of {size} pixels")
         if (
             not len(mean) == len(std) == found.vector_size
             or not np.isfinite([*mean, *std]).all()
@@ -98,10 +126,15 @@ class Observation:
 
 
 class Seen(NamedTuple):
-    """What is seen at one moment: the frame uint8 [H, W, 3], and the vectors, one after another, float32 [V]."""
+    """What is seen at one moment: the frames of M cameras, and the vectors, one after another.
+
+    Attributes:
+        image: uint8 [H, W, 3 * M].
+        vector: float32 [V]; None where no vector is learned from.
+    """
 
     image: np.ndarray
-    vector: np.ndarray | None = None  # None where no vector is learned from
+    vector: np.ndarray | None = None
 
 
 def entry(observation: Any, name: str) -> Any:
@@ -116,8 +149,19 @@ def entry(observation: Any, name: str) -> Any:
 
 def seen(observation: Mapping[str, Any], config: ObservationConfig) -> Seen:
     """What is learned from in an observation that is as its space says."""
-    image = entry(observation, config.cameras[0])
+    image = stacked([entry(observation, name) for name in config.cameras])
     return Seen(image, joined([entry(observation, name) for name in config.state]))
+
+
+def stacked(images: Sequence[np.ndarray]) -> np.ndarray:
+    """The cameras' images [..., H, W, 3], one after another: [..., H, W, 3 * M]; one alone is itself."""
+    return images[0] if len(images) == 1 else np.concatenate(images, -1)
+
+
+def cameras_beside(image: np.ndarray) -> np.ndarray:
+    """The cameras' images side by side, as people look at them: [..., H, W, 3 * M] -> [..., H, M * W, 3]."""
+    count = image.shape[-1] // 3
+    return image if count == 1 else np.concatenate(np.split(image, count, -1), -2)
 
 
 def joined(vectors: Sequence[Any]) -> np.ndarray | None:
@@ -125,9 +169,19 @@ def joined(vectors: Sequence[Any]) -> np.ndarray | None:
     return np.concatenate([np.asarray(vector, np.float32) for vector in vectors], -1) if vectors else None
 
 
-def env_arguments(env_id: str, env_kwargs: Mapping[str, Any], config: ObservationConfig) -> dict[str, Any]:
-    """The arguments with which one of our own environments observes what is wanted; others observe what they do."""
-    ours = env_id.rpartition(":")[2].startswith("moto_pl/")
-    if config == IMAGE_ALONE or not ours:
+def env_arguments(
+    env_id: str, env_kwargs: Mapping[str, Any], config: ObservationConfig, image_size: int | None = None
+) -> dict[str, Any]:
+    """The arguments with which one of our own environments observes what is wanted; others observe what they do.
+
+    Args:
+        env_id: its id.
+        env_kwargs: the user's arguments, which are not overridden.
+        config: what is wanted.
+        image_size: of images; None leaves it to the environment.
+    """
+    if not env_id.rpartition(":")[2].startswith("moto_pl/"):
         return dict(env_kwargs)
-    return {"observe": list(config.names), **env_kwargs}
+    observe = {} if config == IMAGE_ALONE else {"observe": list(config.names)}
+    size = {} if image_size in (None, IMAGE_SIZE) else {"image_size": image_size}
+    return {**observe, **size, **env_kwargs}

@@ -18,7 +18,7 @@ from moto_pl.errors import SettingError
 class PixelEnv(gym.Env[dict[str, Any], np.ndarray], ABC):
     """An environment from pixels.
 
-    Observation: a dict of what ``observe`` names: ``"image"``, uint8 ``[image_size, image_size, 3]``, and state vectors
+    Observation: a dict of what ``observe`` names: images, uint8 ``[image_size, image_size, 3]``, and state vectors
     float64 ``[n]``. Action: float32 ``[action_size]``, clipped to [-1, 1]. An episode is truncated after
     ``episode_steps`` steps and never terminates; it is a pure function of the seed and the actions. Every ``info`` has
     ``"success"``, a bool.
@@ -27,12 +27,13 @@ class PixelEnv(gym.Env[dict[str, Any], np.ndarray], ABC):
 
     Args:
         action_size: numbers in an action.
-        image_size: height and width of the image in pixels, at least ``least_image_size``.
+        image_size: height and width of each image in pixels, at least ``least_image_size``.
         episode_steps: steps in an episode, at least 1.
         render_mode: ``"rgb_array"`` or None.
-        observe: what is observed: ``image``, and any of ``VECTORS``.
+        observe: what is observed: at least one of ``CAMERAS``, and any of ``VECTORS``.
 
     Attributes:
+        CAMERAS: the images' names.
         VECTORS: how many numbers each state vector has, by its name.
         observation: what is observed, with the vectors' sizes.
 
@@ -42,6 +43,7 @@ class PixelEnv(gym.Env[dict[str, Any], np.ndarray], ABC):
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 20}
     least_image_size: ClassVar[int] = 1
+    CAMERAS: ClassVar[tuple[str, ...]] = ("image",)
     VECTORS: ClassVar[Mapping[str, int]] = {}
     observation_space: spaces.Dict
 
@@ -96,7 +98,14 @@ class PixelEnv(gym.Env[dict[str, Any], np.ndarray], ABC):
 
     def observe(self) -> dict[str, np.ndarray]:
         """The observation of the present state."""
-        return {"image": self.render(), **{name: self.vector(name) for name in self.observation.state}}
+        images = {name: self.view(name) for name in self.observation.cameras}
+        return images | {name: self.vector(name) for name in self.observation.state}
+
+    def view(self, name: str) -> np.ndarray:
+        """What one of ``CAMERAS`` sees of the present state: uint8 ``[image_size, image_size, 3]``."""
+        if name != "image":
+            raise NotImplementedError(name)
+        return self.render()
 
     def vector(self, name: str) -> np.ndarray:
         """One of ``VECTORS`` in the present state: float64 ``[n]``, a copy."""
@@ -104,7 +113,7 @@ class PixelEnv(gym.Env[dict[str, Any], np.ndarray], ABC):
 
     @abstractmethod
     def render(self) -> np.ndarray:
-        """Draw the present state: uint8 ``[image_size, image_size, 3]``."""
+        """Draw the present state as the camera ``image`` sees it: uint8 ``[image_size, image_size, 3]``."""
 
     @abstractmethod
     def _begin(self) -> None:
@@ -119,14 +128,16 @@ class PixelEnv(gym.Env[dict[str, Any], np.ndarray], ABC):
 
     def _checked(self, observe: Sequence[str]) -> Observation:
         names = [observe] if isinstance(observe, str) else list(observe)
-        known = ("image", *self.VECTORS)
+        known = (*self.CAMERAS, *self.VECTORS)
         for name in names:
             if name not in known:
                 raise SettingError("observe", name, f"{type(self).__name__} offers {', '.join(known)}.")
-        if "image" not in names or len(set(names)) < len(names):
-            raise SettingError("observe", names, "Name each observation once, and image among them.")
-        state = tuple(name for name in names if name != "image")
-        return Observation.of(ObservationConfig(("image",), state), self.VECTORS)
+        cameras = tuple(name for name in names if name in self.CAMERAS)
+        if not cameras or len(set(names)) < len(names):
+            fix = f"Name each observation once, and an image among them: {' or '.join(self.CAMERAS)}."
+            raise SettingError("observe", names, fix)
+        state = tuple(name for name in names if name in self.VECTORS)
+        return Observation.of(ObservationConfig(cameras, state), self.VECTORS, self.image_size)
 
     def _clipped(self, action: np.ndarray) -> np.ndarray:
         action = np.asarray(action, np.float64)
@@ -140,19 +151,23 @@ class MujocoPixelEnv(PixelEnv):
 
     Args:
         action_size: numbers in an action.
-        image_size: height and width of the image in pixels.
+        image_size: height and width of each image in pixels.
         episode_steps: steps in an episode.
         render_mode: ``"rgb_array"`` or None.
-        camera: ``"paper"``, a camera of the scene by name, or a free camera
+        camera: what ``image`` is seen through: ``"paper"``, a camera of the scene by name, or a free camera
             (:class:`~moto_pl.envs.rendering.Camera`, or its fields as a mapping).
         render_quality: ``"fast"`` (no shadows, reflections, multisampling) or ``"full"``.
-        observe: what is observed: ``image``, and any of ``VECTORS``.
+        observe: what is observed: at least one of ``CAMERAS``, and any of ``VECTORS``.
+
+    Attributes:
+        SCENE_CAMERAS: those of ``CAMERAS`` that are not ``image``: free ones, or what the scene calls them.
 
     Raises:
         SettingError: an argument is out of its range, or no OpenGL works.
     """
 
     paper_camera: ClassVar[Camera]
+    SCENE_CAMERAS: ClassVar[Mapping[str, Camera | str]] = {}
 
     def __init__(
         self,
@@ -183,8 +198,12 @@ class MujocoPixelEnv(PixelEnv):
         """The scene's present state, a ``mujoco.MjData``."""
 
     def render(self) -> np.ndarray:
-        """Draw the present state: uint8 ``[image_size, image_size, 3]``."""
-        return self._frames().render(self.data)
+        """Draw the present state as the camera ``image`` sees it: uint8 ``[image_size, image_size, 3]``."""
+        return self.view("image")
+
+    def view(self, name: str) -> np.ndarray:
+        """See :meth:`PixelEnv.view`."""
+        return self._frames().render(self.data, self.SCENE_CAMERAS.get(name))
 
     @property
     def gl_renderer(self) -> str:

@@ -12,6 +12,8 @@ from moto_pl.errors import SettingError
 
 STEP_LENGTH = 0.08
 """Distance that a full action moves the hand along one axis, in units of half the arena's width."""
+WRIST_SCALE = 0.5
+"""What the camera ``wrist`` sees, as a share of the arena's width."""
 SUCCESS_RADIUS = 0.15
 """Largest distance between hand and goal that counts as success, in the same unit."""
 
@@ -19,26 +21,28 @@ SUCCESS_RADIUS = 0.15
 class ReachEnv(PixelEnv):
     """Move a green dot (the hand) onto a red square (the goal).
 
-    Observation: ``{"image": uint8 [image_size, image_size, 3]}``, and the hand's position ``"hand"``, float64 ``[2]``
-    in [-1, 1], where ``observe`` names it. Action: float32 ``[2]`` in [-1, 1], the hand's velocity.
-    Reward: 1.0 at each step that ends with the hand within ``SUCCESS_RADIUS`` of the goal, else 0.0; where it is
-    ``dense``, one minus the distance, at least 0. The episode is truncated after ``episode_steps`` steps and never
-    terminates. ``info["success"]`` is a bool.
+    Observation: ``{"image": uint8 [image_size, image_size, 3]}``; where ``observe`` names them, ``"wrist"``, an image
+    of the same size that a camera above the hand takes of half the arena's width, and the hand's position ``"hand"``,
+    float64 ``[2]`` in [-1, 1]. Action: float32 ``[2]`` in [-1, 1], the hand's velocity. Reward: 1.0 at each step that
+    ends with the hand within ``SUCCESS_RADIUS`` of the goal, else 0.0; where it is ``dense``, one minus the distance,
+    at least 0. The episode is truncated after ``episode_steps`` steps and never terminates. ``info["success"]`` is a
+    bool.
 
     Args:
-        image_size: height and width of the image in pixels, at least 16.
+        image_size: height and width of each image in pixels, at least 16.
         episode_steps: steps in an episode, at least 1.
         goal: ``random`` places it anew in each episode, ``centre`` in the middle of the arena.
         reward: ``sparse`` or ``dense``.
         hand_radius: how large the hand is drawn, above 0, in units of half the arena's width.
         render_mode: ``"rgb_array"`` or None.
-        observe: what is observed: ``image`` and ``hand``.
+        observe: what is observed: ``image``, ``wrist`` and ``hand``.
 
     Raises:
         SettingError: an argument is out of its range.
     """
 
     least_image_size = 16
+    CAMERAS = ("image", "wrist")
     VECTORS = {"hand": 2}
 
     def __init__(
@@ -97,9 +101,17 @@ class ReachEnv(PixelEnv):
 
     def render(self) -> np.ndarray:
         """The current image: uint8 ``[image_size, image_size, 3]``."""
+        return self.view("image")
+
+    def view(self, name: str) -> np.ndarray:
+        """The whole arena, or what is near the hand; the arena's walls are seen there."""
         image = np.full((self.image_size, self.image_size, 3), (40, 40, 60), np.uint8)
-        goal = np.maximum(np.abs(self._x - self._goal[0]), np.abs(self._y - self._goal[1])) < SUCCESS_RADIUS
-        hand = (self._x - self._hand[0]) ** 2 + (self._y - self._hand[1]) ** 2 < self.hand_radius**2
+        x, y = self._x, self._y
+        if name == "wrist":
+            x, y = self._hand[0] + WRIST_SCALE * x, self._hand[1] + WRIST_SCALE * y
+            image[np.maximum(np.abs(x), np.abs(y)) > 1] = (0, 0, 0)
+        goal = np.maximum(np.abs(x - self._goal[0]), np.abs(y - self._goal[1])) < SUCCESS_RADIUS
+        hand = (x - self._hand[0]) ** 2 + (y - self._hand[1]) ** 2 < self.hand_radius**2
         image[goal] = (220, 60, 50)
         image[hand] = (70, 210, 90)
         return image

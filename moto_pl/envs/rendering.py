@@ -187,8 +187,8 @@ class FrameRenderer:
 
     Args:
         model: the model; its visual settings are left as they were.
-        camera: a free camera, or the name of one of the model's. A named camera that is fixed in the world and stands
-            on its head is turned, so that the image is upright.
+        camera: a free camera, or the name of one of the model's; others can be asked for later. A named camera that is
+            fixed in the world and stands on its head is turned, so that the image is upright.
         size: height and width in pixels, at least 1.
         quality: ``"fast"`` or ``"full"``.
 
@@ -206,7 +206,8 @@ class FrameRenderer:
             import mujoco
         except Exception as error:
             raise _broken(backend, error) from error
-        self._camera, self._upside_down = _mujoco_camera(model, camera)
+        self._model, self._camera = model, camera
+        self._cameras = {camera: _mujoco_camera(model, camera)}
 
         # The context takes its settings from the model when it is made; afterwards they are put back.
         visual, offscreen = model.vis.quality, model.vis.global_
@@ -227,11 +228,19 @@ class FrameRenderer:
             for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
                 self._renderer.scene.flags[flag] = 0
 
-    def render(self, data: mujoco.MjData) -> np.ndarray:
-        """Draw the present state: a new uint8 array ``[size, size, 3]``."""
-        self._renderer.update_scene(data, self._camera)
+    def render(self, data: mujoco.MjData, camera: Camera | str | None = None) -> np.ndarray:
+        """Draw the present state: a new uint8 array ``[size, size, 3]``; ``camera``: another than the renderer's own.
+
+        Raises:
+            SettingError: an unknown camera.
+        """
+        chosen = self._camera if camera is None else camera
+        if chosen not in self._cameras:
+            self._cameras[chosen] = _mujoco_camera(self._model, chosen)
+        seen_from, upside_down = self._cameras[chosen]
+        self._renderer.update_scene(data, seen_from)
         image = self._renderer.render()
-        return np.ascontiguousarray(image[::-1, ::-1]) if self._upside_down else image
+        return np.ascontiguousarray(image[::-1, ::-1]) if upside_down else image
 
     @functools.cached_property
     def gl_renderer(self) -> str:

@@ -1,4 +1,4 @@
-"""Image encoders and decoder for 64x64 RGB frames."""
+"""Image encoders and decoder for square RGB frames, of several cameras stacked by their channels."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from moto_pl.envs.observation import IMAGE_SIZE
 from moto_pl.errors import SettingError
 from moto_pl.ops import Ops, conv, conv_transpose
 from moto_pl.ops.philox import Key, Stream, integers
@@ -18,7 +19,6 @@ from moto_pl.ops.pixels import to_float as to_float  # the inverse of to_uint8 b
 from .mlp import MLP, glorot
 from .vector import VectorEncoder
 
-IMAGE_SIZE = 64
 ConvActivation = Literal["elu", "relu"]
 
 
@@ -37,6 +37,8 @@ class Encoder(nn.Module):
         mlp_units: their width.
         activation: after each convolution.
         ops: which operators compute the convolutions.
+        inputs: channels of an image, three a camera.
+        image_size: its height and width; a larger one gives larger maps, and so a longer embedding.
     """
 
     def __init__(
@@ -47,18 +49,20 @@ class Encoder(nn.Module):
         mlp_units: int,
         activation: ConvActivation = "elu",
         ops: Ops = "auto",
+        inputs: int = 3,
+        image_size: int = IMAGE_SIZE,
     ) -> None:
         super().__init__()
         self.activation: ConvActivation = activation
         self.ops = ops
         if len(channels) != len(kernels):
             raise SettingError("world_model.encoder_kernels", kernels, f"Give one for each of {channels}.")
-        size, inputs, layers = IMAGE_SIZE, 3, []
+        size, layers = image_size, []
         for out, kernel in zip(channels, kernels, strict=True):
             layers.append(nn.Conv2d(inputs, out, kernel, stride=2))
             size, inputs = (size - kernel) // 2 + 1, out
             if size < 1:
-                raise SettingError("world_model.encoder_kernels", kernels, f"Too large for {IMAGE_SIZE} pixels.")
+                raise SettingError("world_model.encoder_kernels", kernels, f"Too large for {image_size} pixels.")
         self.convs = nn.ModuleList(layers)
         self.convs.apply(glorot)
         _channels_last(self.convs)
@@ -66,7 +70,7 @@ class Encoder(nn.Module):
         self.out_features = self.mlp.out_features
 
     def forward(self, image: Tensor) -> Tensor:
-        """uint8 [..., 3, 64, 64] -> [..., embedding]."""
+        """uint8 [..., 3 * M, H, W] of M cameras -> [..., embedding]."""
         x = image.flatten(end_dim=-4)
         for weight, bias in _weights(self.convs):
             x = conv(x, weight, bias, self.activation, ops=self.ops)
@@ -80,13 +84,16 @@ class Decoder(nn.Module):
 
     Args:
         inputs: features of a state.
-        channels: of each transposed convolution but the last, which has 3.
-        kernels: their sizes, one more than ``channels``; together they must lead from 1 to 64 pixels.
+        channels: of each transposed convolution but the last, which has the image's.
+        kernels: their sizes, one more than ``channels``; together they must lead from 1 to 64 pixels. To a larger image
+            the same layers lead from larger maps: the first, which begins at 1x1, has a larger kernel.
         base: channels of the 1x1 maps.
         mlp_layers: hidden layers before them; 0 gives DreamerV2's decoder.
         mlp_units: their width.
         activation: between the transposed convolutions.
         ops: which operators compute the convolutions.
+        outputs: channels of an image, three a camera.
+        image_size: its height and width.
     """
 
     def __init__(
@@ -99,6 +106,8 @@ class Decoder(nn.Module):
         mlp_units: int,
         activation: ConvActivation = "elu",
         ops: Ops = "auto",
+        outputs: int = 3,
+        image_size: int = IMAGE_SIZE,
     ) -> None:
         super().__init__()
         self.activation: ConvActivation = activation
@@ -112,12 +121,18 @@ class Decoder(nn.Module):
                 f"{kernels}, which give {size} pixels from {len(channels)} + 1 layers",
                 f"Give one more than decoder_channels, leading from 1 to {IMAGE_SIZE} pixels at stride 2: 5,5,6,6.",
             )
+        # Each layer after the first doubles what the image has beyond 64 pixels.
+        beyond, odd = divmod(image_size - IMAGE_SIZE, 2 ** (len(kernels) - 1))
+        if odd:
+            fix = f"Give fewer layers for images of {image_size} pixels."
+            raise SettingError("world_model.decoder_kernels", kernels, fix)
+        first = kernels[0] + beyond
         self.mlp = MLP(inputs, None, mlp_layers, mlp_units)
         self.base = nn.Linear(self.mlp.out_features, base)
-        widths = (*channels, 3)
+        widths = (*channels, outputs)
         # A transposed convolution of 1x1 maps is a linear layer, and as one it takes a third of the time on a CPU.
-        self.first = nn.Linear(base, widths[0] * kernels[0] ** 2)
-        self.first_shape = (widths[0], kernels[0], kernels[0])
+        self.first = nn.Linear(base, widths[0] * first**2)
+        self.first_shape = (widths[0], first, first)
         self.convs = nn.ModuleList(
             nn.ConvTranspose2d(a, b, kernel, stride=2)
             for a, b, kernel in zip(widths[:-1], widths[1:], kernels[1:], strict=True)
@@ -126,7 +141,7 @@ class Decoder(nn.Module):
         _channels_last(self.convs)
 
     def forward(self, features: Tensor) -> Tensor:
-        """[..., F] -> [..., 3, 64, 64]."""
+        """[..., F] -> [..., 3 * M, H, W]."""
         x = self.first(self.base(self.mlp(features.flatten(end_dim=-2))))
         x = x.unflatten(-1, self.first_shape).contiguous(memory_format=torch.channels_last)
         x = F.elu(x) if self.activation == "elu" else F.relu(x)
@@ -150,7 +165,7 @@ def _channels_last(convs: nn.ModuleList) -> None:
 
 
 class Stacked(NamedTuple):
-    """Stacked frames uint8 [B, 3 * stack, 64, 64], and the state vectors seen with them [B, stack * V]."""
+    """Stacked frames uint8 [B, stack * 3 * M, H, W], and the state vectors seen with them [B, stack * V]."""
 
     image: Tensor
     vector: Tensor
@@ -168,10 +183,11 @@ class PixelEncoder(nn.Module):
     """Convolutions (kernel 3, stride 2, VALID, ReLU) on stacked frames, as in D4PG and JAXRL2.
 
     Args:
-        inputs: channels of the stack, three a frame.
+        inputs: channels of the stack, three a frame of each camera.
         channels: of each convolution.
         init: gives a layer its initial weights.
         vectors: encodes the state vectors, where there are any; its output joins the convolutions'.
+        image_size: height and width of a frame.
     """
 
     def __init__(
@@ -180,14 +196,15 @@ class PixelEncoder(nn.Module):
         channels: tuple[int, ...],
         init: Callable[[nn.Module], None] = glorot,
         vectors: VectorEncoder | None = None,
+        image_size: int = IMAGE_SIZE,
     ) -> None:
         super().__init__()
-        size, layers = IMAGE_SIZE, []
+        size, layers = image_size, []
         for out in channels:
             layers.append(nn.Conv2d(inputs, out, 3, stride=2))
             size, inputs = (size - 3) // 2 + 1, out
             if size < 1:
-                raise SettingError("pixels.channels", channels, f"Too many convolutions for {IMAGE_SIZE} pixels.")
+                raise SettingError("pixels.channels", channels, f"Too many convolutions for {image_size} pixels.")
         self.convs = nn.ModuleList(layers)
         self.convs.apply(init)
         _channels_last(self.convs)
@@ -210,12 +227,12 @@ def random_shift(image: Tensor, pad: int, key: Key) -> Tensor:
     """DrQ's augmentation: each image of the batch is padded by its edge pixels and cropped back at a random place.
 
     Args:
-        image: [B, 3 * stack, 64, 64]; a stack of frames is shifted as one.
+        image: [B, channels, H, W]; a stack of frames, and of cameras, is shifted as one.
         pad: pixels, 0 or more: the largest shift in each direction.
         key: names the draws.
 
     Returns:
-        [B, 3 * stack, 64, 64], of the same type.
+        [B, channels, H, W], of the same type.
     """
     if pad == 0:
         return image

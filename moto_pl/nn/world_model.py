@@ -61,8 +61,9 @@ class WorldModelConfig:
         ensemble: K, number of prior heads; 1 gives a single model.
         encoder_channels: channels of the encoder's convolutions.
         encoder_kernels: their kernel sizes (stride 2, VALID).
-        decoder_channels: channels of the decoder's transposed convolutions, but the last (3).
-        decoder_kernels: their kernel sizes (stride 2, VALID).
+        decoder_channels: channels of the decoder's transposed convolutions, but the last (the image's).
+        decoder_kernels: their kernel sizes (stride 2, VALID) for images of 64 pixels; to larger ones the same layers
+            lead from larger maps.
         conv_activation: after each convolution of both, but the last.
         mlp_layers: dense layers after the encoder's and before the decoder's convolutions (0 in DreamerV2).
         mlp_units: their width.
@@ -251,8 +252,8 @@ class WorldModel(nn.Module):
         action: A.
         ops: which operators observe.
         terminates: whether demonstrations end early, for ``discount_head: auto``.
-        observation: what is seen. State vectors have an encoder, whose output joins the image's, and a head; without
-            any there is neither.
+        observation: what is seen. The cameras' images are one, of stacked channels. State vectors have an encoder,
+            whose output joins the image's, and a head; without any there is neither.
     """
 
     def __init__(
@@ -266,11 +267,19 @@ class WorldModel(nn.Module):
         super().__init__()
         self.config = config
         self.latent = LatentSpec(config.latent, config.stoch, config.classes, config.latent_std)
-        activation = config.conv_activation
+        activation, seen = config.conv_activation, observation or Observation()
+        self.image_shape = (seen.channels, seen.image_size, seen.image_size)
         self.encoder = Encoder(
-            config.encoder_channels, config.encoder_kernels, config.mlp_layers, config.mlp_units, activation, ops
+            config.encoder_channels,
+            config.encoder_kernels,
+            config.mlp_layers,
+            config.mlp_units,
+            activation,
+            ops,
+            seen.channels,
+            seen.image_size,
         )
-        embed, seen = self.encoder.out_features, observation or Observation()
+        embed = self.encoder.out_features
         self.vector_encoder: VectorEncoder | None = None
         if seen.vector_size:
             self.vector_encoder = VectorEncoder(seen.mean, seen.std, config.vector_layers, config.vector_units)
@@ -286,6 +295,8 @@ class WorldModel(nn.Module):
             config.mlp_units,
             activation,
             ops,
+            seen.channels,
+            seen.image_size,
         )
         self.reward = MLP(self.feature_size, 1, config.head_layers, config.head_units)
         ends = terminates if config.discount_head == "auto" else config.discount_head
@@ -295,7 +306,7 @@ class WorldModel(nn.Module):
             self.vector = MLP(self.feature_size, seen.vector_size, config.head_layers, config.head_units)
 
     def embed(self, image: Tensor, vector: Tensor | None) -> Tensor:
-        """What is seen, as the posterior takes it: uint8 [..., 3, 64, 64] and [..., V] -> [..., E]."""
+        """What is seen, as the posterior takes it: uint8 [..., 3 * M, H, W] and [..., V] -> [..., E]."""
         embed: Tensor = self.encoder(image)
         if self.vector_encoder is None:
             return embed
@@ -305,7 +316,7 @@ class WorldModel(nn.Module):
     def observe(self, batch: SequenceBatch, key: Key) -> Posterior:
         """Posterior states of a batch of sequences [B, T], in time-first order [T, B]."""
         B, T = batch.is_first.shape
-        assert batch.image.shape == (B, T, 3, 64, 64) and batch.action.shape == (B, T, self.rssm.action)
+        assert batch.image.shape == (B, T, *self.image_shape) and batch.action.shape == (B, T, self.rssm.action)
         embed = self.embed(batch.image, batch.vector)  # [B, T, E]
         deter, stoch, params = self.rssm.observe(
             batch.action.transpose(0, 1), embed.transpose(0, 1), batch.is_first.transpose(0, 1), key
@@ -315,7 +326,7 @@ class WorldModel(nn.Module):
     def step(
         self, state: States, action: Tensor, image: Tensor, is_first: Tensor, key: Key, vector: Tensor | None = None
     ) -> States:
-        """One step of acting: the posterior after ``action`` [n, A] led to ``image`` uint8 [n, 3, 64, 64], ``vector``
+        """One step of acting: the posterior after ``action`` [n, A] led to ``image`` uint8 [n, 3 * M, H, W], ``vector``
         [n, V].
         """
         deter, stoch, _ = self.rssm.observe(

@@ -9,7 +9,7 @@ from .extension import Ops, use_compiled
 
 
 def to_float(image: Tensor, offset: float = 0.5, dtype: torch.dtype = torch.float32) -> Tensor:
-    """uint8 [..., 3, 64, 64] -> float32 in [-0.5, 0.5], or above another ``offset``."""
+    """uint8 [..., channels, rows, columns] -> float32 in [-0.5, 0.5], or above another ``offset``."""
     return image.to(dtype) / 255 - offset
 
 

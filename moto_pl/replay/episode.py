@@ -77,7 +77,8 @@ class Episode(EpisodeFigures):
     """One episode of T steps, with the T + 1 frames around them.
 
     Attributes:
-        image: uint8 [T + 1, H, W, 3]; frame t is what was seen before step t, the last one after the last step.
+        image: uint8 [T + 1, H, W, 3 * M], M cameras' images one after another; frame t is what was seen before step t,
+            the last one after the last step.
         action: float32 [T, A] in [-1, 1].
         reward: float32 [T], finite.
         terminated: the task ended (the value beyond is zero).
@@ -104,8 +105,9 @@ class Episode(EpisodeFigures):
 
     def __post_init__(self) -> None:
         _check("image", self.image, np.uint8, "[T + 1, H, W, 3]", ndim=4)
-        if self.image.shape[3] != 3 or 0 in self.image.shape:
-            raise SettingError("episode.image", f"shape {self.image.shape}", "Give frames [T + 1, H, W, 3].")
+        if self.image.shape[3] % 3 or 0 in self.image.shape:
+            fix = "Give frames [T + 1, H, W, 3], or of M cameras [T + 1, H, W, 3 * M]."
+            raise SettingError("episode.image", f"shape {self.image.shape}", fix)
         steps = len(self.image) - 1
         if steps < 1:
             raise SettingError("episode.image", f"{len(self.image)} frame", "Give at least one step: two frames.")
@@ -168,7 +170,7 @@ class Rows(NamedTuple):
     """An episode as the learner reads it: T + 1 rows, each with the action that led to its frame.
 
     Attributes:
-        image: uint8 [T + 1, 3, H, W], contiguous.
+        image: uint8 [T + 1, 3 * M, H, W], contiguous.
         action: float32 [T + 1, A]; row 0 is zero.
         reward: float32 [T + 1]; row 0 is zero.
         is_first: bool [T + 1], true in row 0.

@@ -25,7 +25,7 @@ class SequenceBatch(NamedTuple):
     """B sequences of T rows; row t holds the action that led to frame t and the reward received with it.
 
     Attributes:
-        image: uint8 [B, T, 3, H, W].
+        image: uint8 [B, T, 3 * M, H, W], M cameras' images one after another.
         action: float32 [B, T, A]; zero where ``is_first``.
         reward: float32 [B, T]; zero where ``is_first``.
         is_first: bool [B, T], true on the first row of an episode alone, and on what repeats it before its start.

@@ -46,7 +46,7 @@ class EpisodeView(EpisodeFigures):
 
     Attributes:
         path: the file.
-        image_rows: uint8 [T + 1, 3, H, W].
+        image_rows: uint8 [T + 1, 3 * M, H, W].
         action_rows: float32 [T + 1, A]; row t holds the action that led to frame t.
         reward_rows: float32 [T + 1].
         success: bool [T].
@@ -80,7 +80,7 @@ class EpisodeView(EpisodeFigures):
 
     @property
     def image(self) -> np.ndarray:
-        """uint8 [T + 1, H, W, 3], as in :class:`Episode` (not contiguous)."""
+        """uint8 [T + 1, H, W, 3 * M], as in :class:`Episode` (not contiguous)."""
         return self.image_rows.transpose(0, 2, 3, 1)
 
     @property
@@ -387,7 +387,8 @@ def _map(path: Path, check: bool) -> EpisodeView:
     extras = {name[len("extras.") :]: array for name, array in arrays.items() if name.startswith("extras.")}
     _need(count >= 2 and len(arrays["image"]) == len(arrays["action"]) == count, "arrays of different lengths")
     _need("vector" not in arrays or len(arrays["vector"]) == count, "arrays of different lengths")
-    _need(arrays["image"].shape[1] == 3, f"image: shape {arrays['image'].shape}")
+    channels = arrays["image"].shape[1]  # three a camera
+    _need(channels > 0 and channels % 3 == 0, f"image: shape {arrays['image'].shape}")
     steps = (len(array) if array.ndim else 0 for array in (arrays["success"], *extras.values()))
     _need(all(n == count - 1 for n in steps), "arrays of different lengths")
     info, terminated, truncated = (parse_json(metadata[name]) for name in ("info", "terminated", "truncated"))

@@ -13,7 +13,7 @@ import torch
 
 from moto_pl import signals
 from moto_pl.envs.actions import ActionScale
-from moto_pl.envs.checks import NO_LIMIT_SET, EpisodeLimit
+from moto_pl.envs.checks import NO_LIMIT_SET
 from moto_pl.envs.observation import IMAGE_ALONE, ObservationConfig
 from moto_pl.errors import SettingError
 from moto_pl.ops import Key
@@ -48,6 +48,8 @@ class Collector:
         workers: environment workers; 0 keeps the environment in the collecting process.
         timeout_s: seconds after which a silent environment worker is replaced.
         wanted: what of the environment's observations is learned from.
+        image_size: height and width of its images; None takes any.
+        action_repeat: steps of the environment for each action.
 
     Attributes:
         limit: where an episode is cut off; to be set before the first job.
@@ -61,8 +63,12 @@ class Collector:
         workers: int,
         timeout_s: float,
         wanted: ObservationConfig = IMAGE_ALONE,
+        image_size: int | None = None,
+        action_repeat: int = 1,
     ) -> None:
-        self._arguments, self.wanted = (env, env_options, workers, timeout_s), wanted
+        self._arguments = (env, env_options, workers, timeout_s)
+        self._seen = (image_size, wanted)
+        self._action_repeat = action_repeat
         self.limit = NO_LIMIT_SET
         self.scale: ActionScale | None = None
         self._process: Any = None
@@ -131,7 +137,9 @@ class Collector:
             self._connection, theirs = context.Pipe()
             # Not a daemon: those may have no environment workers. It ends when our end of the pipe is closed.
             self._process = context.Process(
-                target=_serve, args=(theirs, *self._arguments, self.limit, self.wanted, self.scale), name="collector"
+                target=_serve,
+                args=(theirs, (*self._arguments, self.limit, *self._seen, self.scale, self._action_repeat)),
+                name="collector",
             )
             self._process.start()
             theirs.close()
@@ -141,16 +149,8 @@ class Collector:
             pass  # it died: fetch finds that out
 
 
-def _serve(
-    connection: Connection,
-    env: str,
-    env_options: dict[str, Any],
-    workers: int,
-    timeout_s: float,
-    limit: EpisodeLimit,
-    wanted: ObservationConfig = IMAGE_ALONE,
-    scale: ActionScale | None = None,
-) -> None:
+def _serve(connection: Connection, environments: tuple[Any, ...]) -> None:
+    """Rolls what is asked for; ``environments``: the arguments of :class:`EnvPool`."""
     signals.ignore()
     signals.end_with(os.getppid())
     one_thread()
@@ -161,7 +161,7 @@ def _serve(
             # Our own learner's bytes, over our own pipe.
             agent = torch.load(io.BytesIO(blob), map_location="cpu", weights_only=False)
             try:
-                pool = pool or EnvPool(env, env_options, workers, timeout_s, limit, wanted=wanted, scale=scale)
+                pool = pool or EnvPool(*environments)
                 result: Any = roll_episodes(pool, agent, *job)
             except Exception as error:
                 result = error

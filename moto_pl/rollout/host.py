@@ -3,43 +3,57 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from moto_pl.envs import make
-from moto_pl.envs.actions import ActionScale, scaled
+from moto_pl.envs.actions import ActionScale, repeated, scaled
 from moto_pl.envs.checks import Checks, EpisodeLimit, Step, named
 from moto_pl.envs.observation import ObservationConfig, env_arguments
+
+
+class Hosted(NamedTuple):
+    """Which environment, and what is made of it.
+
+    Attributes:
+        env_id: as for :func:`moto_pl.envs.make`.
+        env_kwargs: the environment's arguments.
+        limit: where an episode is cut off, in the environment's steps.
+        wanted: what of its observations is learned from.
+        scale: what policies' actions stand for; None: they span the environment's Box.
+        image_size: that one of our own environments is asked for; None leaves it to it.
+        action_repeat: its steps for an action.
+    """
+
+    env_id: str
+    env_kwargs: Mapping[str, Any]
+    limit: EpisodeLimit
+    wanted: ObservationConfig
+    scale: ActionScale | None
+    image_size: int | None
+    action_repeat: int
 
 
 class Host:
     """One environment that writes its image to ``out``. After an episode's end it repeats the last frame, unpaid.
 
     Args:
-        env_id: as for :func:`moto_pl.envs.make`.
-        env_kwargs: the environment's arguments.
-        limit: where an episode is cut off.
-        wanted: what of its observations is learned from.
-        scale: what policies' actions stand for; None: they span the environment's Box.
+        of: which environment, and what is made of it.
         place: which of several it is, in errors.
+
+    Attributes:
+        limit: where an episode is cut off, in the environment's steps.
     """
 
-    def __init__(
-        self,
-        env_id: str,
-        env_kwargs: Mapping[str, Any],
-        limit: EpisodeLimit,
-        wanted: ObservationConfig,
-        scale: ActionScale | None,
-        place: str = "",
-    ) -> None:
-        name = f"{env_id} ({place})" if place else env_id
+    def __init__(self, of: Hosted, place: str = "") -> None:
+        name = f"{of.env_id} ({place})" if place else of.env_id
         with named(name, "when it was made"):
-            env = make(env_id, **env_arguments(env_id, env_kwargs, wanted))
-            self.checks = Checks(name, env, wanted, scale)
-            self.limit = limit.of(env)
-        self.action_space, self.env = env.action_space, scaled(env, scale)
+            env = make(of.env_id, **env_arguments(of.env_id, of.env_kwargs, of.wanted, of.image_size))
+            self.checks = Checks(name, env, of.wanted, of.scale)
+            self.limit = of.limit.of(env)
+        self.action_space, self.env = env.action_space, scaled(repeated(env, of.action_repeat, self.limit), of.scale)
+        self._most = -(-self.limit // of.action_repeat)  # actions
         self.image_shape, self.observation = self.checks.image_shape, self.checks.observation
         self._steps = self._beyond = 0
         self._last: Step | None = None
@@ -66,7 +80,7 @@ class Host:
             frame, step = self.checks.step(result)
             out[...] = frame
             self._steps += 1
-            if self._steps >= self.limit and not step.ended:
+            if self._steps >= self._most and not step.ended:
                 step = step._replace(truncated=True, cut=True)
             if goes_on:
                 self._beyond -= 1

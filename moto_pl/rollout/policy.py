@@ -59,7 +59,7 @@ class Acting(Protocol):
     def act(
         self, image: Tensor, is_first: Tensor, state: Any, mode: ActMode, key: Key, vector: Tensor | None = None
     ) -> tuple[Tensor, Any]:
-        """Actions [n, A] for frames uint8 [n, 3, 64, 64] and state vectors [n, V], and the next state."""
+        """Actions [n, A] for frames uint8 [n, 3 * M, H, W] and state vectors [n, V], and the next state."""
 
     def executed(self, state: Any, action: Tensor) -> Any:
         """The state that knows what the environments got."""
@@ -68,9 +68,10 @@ class Acting(Protocol):
 class Policy:
     """Gives an action for each observation, and remembers what it has to between them.
 
-    An observation is what an environment of the run gives: a dictionary of arrays by name, or the one array where there
-    is one, ``uint8 [64, 64, 3]``; or n of them at once, ``[n, 64, 64, 3]``. NumPy arrays are answered with float32
-    ``[A]`` or ``[n, A]`` of NumPy, tensors with tensors on their own device. Actions lie in [-1, 1].
+    An observation is what an environment of the run gives: a dictionary of arrays by name, or, where only cameras are
+    seen, their images stacked in one array, ``uint8 [H, W, 3 * M]``; or n of them at once, with n in front. NumPy
+    arrays are answered with float32 ``[A]`` or ``[n, A]`` of NumPy, tensors with tensors on their own device. Actions
+    lie in [-1, 1].
 
     Args:
         agent: acts, with its present weights, in its present mode of training or evaluation.
@@ -128,13 +129,16 @@ class Policy:
         alone = _alone(arrays, self.observes)
         if alone:
             tensors = {name: tensor.unsqueeze(0) for name, tensor in tensors.items()}
-        image, *vectors = tensors.values()
-        action = self._act(image, torch.cat(vectors, -1) if vectors else None)
+        images, vectors = (
+            [tensor for name, tensor in tensors.items() if (self.observes[name].dtype == "uint8") is image]
+            for image in (True, False)
+        )
+        action = self._act(torch.cat(images, -1), torch.cat(vectors, -1) if vectors else None)
         return _like(action[0] if alone else action, next(iter(arrays.values())))
 
     @torch.no_grad()
     def act_seen(self, seen: Seen) -> Tensor:
-        """As :meth:`act`, for what n environments show: images uint8 [n, H, W, 3], vectors float32 [n, V] or None.
+        """As :meth:`act`, for what n environments show: images uint8 [n, H, W, 3 * M], vectors float32 [n, V] or None.
 
         Returns:
             Actions [n, A] on the agent's device.
@@ -142,7 +146,7 @@ class Policy:
         return self._act(self._tensor(seen.image), None if seen.vector is None else self._tensor(seen.vector))
 
     def _act(self, image: Tensor, vector: Tensor | None) -> Tensor:
-        """Actions [n, A] for images uint8 [n, H, W, 3], and vectors float32 [n, V] where the agent sees any."""
+        """Actions [n, A] for images uint8 [n, H, W, 3 * M], and vectors float32 [n, V] where the agent sees any."""
         count = len(image)
         if self._is_first is None:
             self.state = self.agent.initial_state(count)
@@ -150,7 +154,7 @@ class Policy:
         elif count != len(self._is_first):
             found = f"{count} at once, after {len(self._is_first)}"
             raise SettingError("observation", found, "Call reset() before observations of another number.")
-        frames = image.movedim(-1, -3).contiguous()  # [n, 3, H, W]
+        frames = image.movedim(-1, -3).contiguous()  # [n, 3 * M, H, W]
         key = self.key.fold(self._calls)
         vectors = () if vector is None else (vector,)
         action, self.state = self.agent.act(frames, self._is_first, self.state, self.mode, key, *vectors)
@@ -184,10 +188,7 @@ class Policy:
         """What the agent looks at of an observation, each of its type and size."""
         specs = self.observes
         if not isinstance(observation, Mapping):
-            if len(specs) > 1:
-                fix = f"Give a dictionary of {', '.join(specs)}."
-                raise SettingError("observation", f"one {_described(observation)}", fix)
-            observation = dict.fromkeys(specs, observation)
+            observation = _unstacked(observation, specs)
         found: dict[str, Array] = {}
         for name, spec in specs.items():
             if name not in observation:
@@ -195,6 +196,19 @@ class Policy:
                 raise SettingError("observation", f"{there}, and no '{name}'", f"Give '{name}', {spec}.")
             found[name] = _checked(name, observation[name], spec)
         return found
+
+
+def _unstacked(array: Array, specs: Mapping[str, ArraySpec]) -> dict[str, Array]:
+    """The cameras' images in one array, [..., 3 * M], by their names."""
+    if len(specs) == 1:
+        return dict.fromkeys(specs, array)
+    shape = tuple(getattr(array, "shape", ()))
+    cameras = all(spec.dtype == "uint8" for spec in specs.values())
+    if not cameras or len(shape) < 3 or shape[-1] != 3 * len(specs):
+        stacked = f", or their images stacked, [..., {3 * len(specs)}]" if cameras else ""
+        fix = f"Give a dictionary of {', '.join(specs)}{stacked}."
+        raise SettingError("observation", f"one {_described(array)}", fix)
+    return {name: array[..., 3 * place : 3 * place + 3] for place, name in enumerate(specs)}
 
 
 def _checked(name: str, array: Array, spec: ArraySpec) -> Array:

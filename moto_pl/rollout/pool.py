@@ -34,7 +34,7 @@ from moto_pl.envs.checks import NO_LIMIT_SET, EpisodeLimit, check_image_size, cl
 from moto_pl.envs.observation import IMAGE_ALONE, Observation, ObservationConfig
 from moto_pl.envs.rendering import software_fallback
 from moto_pl.errors import SettingError
-from moto_pl.rollout.host import Host
+from moto_pl.rollout.host import Host, Hosted
 from moto_pl.threads import ONE_THREAD
 
 START_TIMEOUT_S = 180.0
@@ -70,6 +70,7 @@ class EnvPool:
         image_size: height and width that images must have; None takes any.
         wanted: what of the environment's observations is learned from.
         scale: what policies' actions, which are in [-1, 1], stand for; None: they span the environment's Box.
+        action_repeat: steps of the environment for each action.
 
     Attributes:
         action_space: of one environment, in its own numbers.
@@ -77,9 +78,9 @@ class EnvPool:
         vector: the state vectors seen with the images that were last returned, float32 [n, V]; None where none is
             learned from.
         image_size: height of an image in pixels.
-        image_shape: height, width, channels.
+        image_shape: height, width, channels of all cameras.
         capacity: how many environments there are, ``max(num_workers, 1)``.
-        max_episode_steps: where an episode is cut off.
+        max_episode_steps: where an episode is cut off, in the environment's steps.
 
     Raises:
         SettingError: the environment refuses its arguments, raises, or is not as :mod:`moto_pl.envs.checks` wants it,
@@ -97,14 +98,16 @@ class EnvPool:
         image_size: int | None = None,
         wanted: ObservationConfig = IMAGE_ALONE,
         scale: ActionScale | None = None,
+        action_repeat: int = 1,
     ) -> None:
         if num_workers < 0:
             raise SettingError("num_workers", num_workers, "Use 0 (in this process) or more.")
         if timeout_s <= 0:
             raise SettingError("timeout_s", timeout_s, "Use a number of seconds above 0.")
-        self.env_id, self.env_kwargs, self.num_workers = env_id, dict(env_kwargs or {}), num_workers
-        self.capacity, self.timeout_s, self.limit, self.wanted = max(num_workers, 1), timeout_s, limit, wanted
-        self.observation, self.scale = Observation(), scale
+        self.env_id, self.num_workers, self.timeout_s = env_id, num_workers, timeout_s
+        self.capacity = max(num_workers, 1)
+        self._hosted = Hosted(env_id, dict(env_kwargs or {}), limit, wanted, scale, image_size, action_repeat)
+        self.observation = Observation()
         self.vector: np.ndarray | None = None
         self._active = 0
         self._restarts = 0
@@ -116,7 +119,7 @@ class EnvPool:
         try:
             space = self._open()
             if image_size is not None:
-                check_image_size(env_id, wanted.cameras[0], self.image_shape, image_size)
+                check_image_size(env_id, wanted.cameras[0], (*self.image_shape[:2], 3), image_size)
             self._try_out()
         except _Lost as lost:
             self.close()
@@ -131,7 +134,7 @@ class EnvPool:
     def _open(self) -> gym.Space[Any]:
         """Makes the environments; returns the space of their actions."""
         if self.num_workers == 0:
-            self._host = Host(self.env_id, self.env_kwargs, self.limit, self.wanted, self.scale)
+            self._host = Host(self._hosted)
             self.image_shape, self.max_episode_steps = self._host.image_shape, self._host.limit
             self.observation = self._host.observation
             self._images = np.zeros((1, *self.image_shape), np.uint8)
@@ -239,7 +242,7 @@ class EnvPool:
         )
 
     def _keep(self, vectors: Sequence[np.ndarray | None]) -> None:
-        self.vector = np.stack(cast(Sequence[np.ndarray], vectors)) if self.wanted.state else None
+        self.vector = np.stack(cast(Sequence[np.ndarray], vectors)) if self._hosted.wanted.state else None
 
     def _say_cut(self) -> None:
         if not self._said_cut:
@@ -299,8 +302,7 @@ class EnvPool:
         return answers
 
     def _start(self, index: int) -> _Worker:
-        host = (self.env_id, self.env_kwargs, self.limit, self.wanted, self.scale)
-        return _Worker(index, host, self._memory.fileno(), self._gl)
+        return _Worker(index, self._hosted, self._memory.fileno(), self._gl)
 
     def _fall_back(self) -> None:
         """Draw with OSMesa from now on, where EGL was used and OSMesa works: replacements alone see the difference."""
@@ -347,13 +349,7 @@ class _Lost(Exception):
 class _Worker:
     """The parent's end of one worker process."""
 
-    def __init__(
-        self,
-        index: int,
-        host: tuple[str, dict[str, Any], EpisodeLimit, ObservationConfig, ActionScale | None],
-        memory: int,
-        gl: Mapping[str, str],
-    ) -> None:
+    def __init__(self, index: int, hosted: Hosted, memory: int, gl: Mapping[str, str]) -> None:
         self.index = index
         ours, theirs = socket.socketpair()
         path = [entry or os.getcwd() for entry in sys.path]
@@ -370,7 +366,7 @@ class _Worker:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
             theirs.close()
         self._connection = Connection(ours.detach())
-        self.send((*host, f"environment worker {index}", os.getpid()))
+        self.send((hosted, f"environment worker {index}", os.getpid()))
 
     def await_ready(self) -> tuple[gym.Space[Any], tuple[int, int, int], int, Observation]:
         """Space of actions, the image's shape, limit of an episode and what is seen, once there is an environment."""
@@ -441,19 +437,10 @@ def _worker(fd: int, memory: int) -> None:
     os._exit(0)
 
 
-def _serve(
-    connection: Connection,
-    memory: int,
-    env_id: str,
-    env_kwargs: dict[str, Any],
-    limit: EpisodeLimit,
-    wanted: ObservationConfig,
-    scale: ActionScale | None,
-    place: str,
-) -> None:
+def _serve(connection: Connection, memory: int, hosted: Hosted, place: str) -> None:
     images = np.zeros(0, np.uint8)
     try:
-        host = Host(env_id, env_kwargs, limit, wanted, scale, place)
+        host = Host(hosted, place)
         connection.send(("ready", (host.action_space, host.image_shape, host.limit, host.observation)))
     except Exception as error:
         connection.send(_report(error))

@@ -242,7 +242,7 @@ class MotoCLI(LightningCLI):
             found = {name: saved.get(name) for name in ("action_size", "action_scale", "observation")}
             ours = {**model.description(), **found}
             check_same_agent(checkpoint.get("agent"), ours)
-            check_same_names(saved, datamodule.collecting.observation)
+            check_same_names(saved, datamodule.collecting.observation, datamodule.collecting.image_size)
             step = int(checkpoint["global_step"])
             if step >= datamodule.schedule.total_steps:
                 self._say(f"{root}: all {step} gradient steps are taken; raise data.online_steps to go on.")

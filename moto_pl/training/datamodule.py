@@ -13,7 +13,7 @@ from moto_pl.callbacks.collect import CollectEpisodes, CollectSettings
 from moto_pl.callbacks.evaluation import EvaluateEpisodes, EvaluationSettings, SeedBatches
 from moto_pl.envs import task_objects
 from moto_pl.envs.actions import ActionScale, ActionScaling
-from moto_pl.envs.observation import IMAGE_ALONE, Observation, ObservationConfig, env_arguments
+from moto_pl.envs.observation import IMAGE_ALONE, IMAGE_SIZE, Observation, ObservationConfig, env_arguments
 from moto_pl.errors import SettingError
 from moto_pl.replay import DeviceMirror, EpisodeSet, EpisodeStore, SequenceBatch, SequenceSampler
 from moto_pl.replay.parts import Batch, BatchPart, Learner
@@ -40,6 +40,9 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         build_options: what ``moto data build`` takes besides, such as ``noise`` or ``output``.
         env_options: keyword arguments of the environment.
         observation: what of the observations is learned from; the image alone by default. See docs/observations.md.
+        image_size: height and width of the images in pixels: 64, 96 or 128, of environment and dataset alike.
+        action_repeat: steps of the environment for each action; their rewards are summed. A dataset must have been
+            recorded so. ``max_episode_steps`` counts the environment's steps; all else counts actions.
         action_scale: what the policy's actions, which are in [-1, 1], stand for. ``bounds``: the Box of actions of
             dataset and environment, which have to be the same. ``percentile``: the first to the 99th percentile of each
             number in the dataset; demonstrated actions beyond are clipped.
@@ -96,6 +99,8 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         build_options: dict[str, Any] | None = None,
         env_options: dict[str, Any] | None = None,
         observation: ObservationConfig = IMAGE_ALONE,
+        image_size: int = IMAGE_SIZE,
+        action_repeat: int = 1,
         action_scale: ActionScaling = "bounds",
         pretrain: Pretrain = "joint",
         model_steps: int = 0,
@@ -131,6 +136,7 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         self.collecting = CollectSettings(
             env, dict(env_options or {}), num_envs, env_workers, worker_timeout_s, max_episode_steps, collect_mode,
             _range(exploration_noise), _range(exploration_detours), collect, exchange, seed, observation, action_scale,
+            image_size, action_repeat,
         )  # fmt: skip
         self.evaluation = EvaluationSettings(eval_episodes, eval_every, value_steps, value_every, test_episodes, seed)
         self.schedule = Schedule(
@@ -206,22 +212,24 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         # Imported where they are used: `moto fit --help` should not wait for them.
         from moto_pl.datasets.builders import ensure
         from moto_pl.datasets.minari_io import open_dataset
-        from moto_pl.datasets.offered import check_same_camera
+        from moto_pl.datasets.offered import check_same_camera, check_same_repeat
 
         source: str | Path = self.dataset
-        wanted = self.collecting.observation
+        of, wanted = self.collecting, self.collecting.observation
         if self.build_missing:
-            options = env_arguments(self.collecting.env, self.collecting.env_options, wanted)
+            options = env_arguments(of.env, of.env_options, wanted, of.image_size)
             source = ensure(self.dataset, **{**options, **self.build_options})
         names = {"dataset": str(self.dataset), **self.build_options, "val_episodes": self.val_episodes}
         if wanted != IMAGE_ALONE:
             names["observation"] = {"cameras": list(wanted.cameras), "state": list(wanted.state)}
+        names |= {} if of.action_scale == "bounds" else {"scaling": of.action_scale}
+        names |= {} if of.image_size == IMAGE_SIZE else {"image_size": of.image_size}
+        names |= {} if of.action_repeat == 1 else {"action_repeat": of.action_repeat}
         reader = open_dataset(source, wanted=wanted)
-        check_same_camera(reader.id, reader.own, self.collecting.env, self.collecting.env_options)
-        scaling = self.collecting.action_scale
-        if scaling != "bounds":
-            names["scaling"] = scaling
-        ingest(reader, names, self.replay_dir, self._limit, scaling)
+        if "image" in wanted.cameras:  # the others have one place each
+            check_same_camera(reader.id, reader.own, of.env, of.env_options)
+        check_same_repeat(reader.id, reader.own, of.action_repeat)
+        ingest(reader, names, self.replay_dir, self._limit, of.action_scale)
 
     def _check_run(self) -> None:
         """Refuses what does not go together, before anything is built or written."""
@@ -285,7 +293,8 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
     @property
     def demonstrated(self) -> Observation | None:
         """What demonstrations hold of what is learned from, with its statistics; None where there are none."""
-        return observed(self.replay_dir, self.collecting.observation) if self.dataset else None
+        of = self.collecting
+        return observed(self.replay_dir, of.observation, of.image_size) if self.dataset else None
 
     @property
     def demonstrated_scale(self) -> ActionScale | None:

@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moto_pl.envs.actions import ActionScale, ActionScaling
-from moto_pl.envs.observation import Observation, ObservationConfig
+from moto_pl.envs.observation import IMAGE_SIZE, Observation, ObservationConfig
 from moto_pl.errors import SettingError
 from moto_pl.files import write_whole
-from moto_pl.nn.image import IMAGE_SIZE
 from moto_pl.replay import EpisodeStore
 from moto_pl.replay.store import HELD_OUT, MARKER
 
 if TYPE_CHECKING:
     from moto_pl.datasets.minari_io import DatasetReader
 
+#: What a marker says where it is not what the papers have.
+_UNUSUAL = ("observation", "scaling", "image_size", "action_repeat")
 #: A number whose standard deviation is below this share of its size, or of 1, does not vary.
 _CONSTANT = 1e-6
 
@@ -36,7 +37,8 @@ def ingest(
     Args:
         reader: the dataset.
         names: what the run says of it: ``dataset``, ``val_episodes`` (how many of the last are held out), and more;
-            ``observation``, where that is not the image alone; ``scaling``, where that is not ``bounds``.
+            ``observation``, where that is not the image alone; ``scaling``, where that is not ``bounds``; and
+            ``image_size`` and ``action_repeat``, where they are not 64 and 1.
         replay: the replay's directory.
         max_bytes: largest size of the replay.
         scaling: what its actions are scaled by.
@@ -53,7 +55,7 @@ def ingest(
             return
     if scaling == "percentile":
         reader.scale, reader.clips = ActionScale.of_data(reader.own_actions()), True
-    lengths = reader.check(image_size=IMAGE_SIZE)
+    lengths = reader.check(image_size=names.get("image_size", IMAGE_SIZE))
     training = len(reader) - names["val_episodes"]
     if training < 1:
         raise SettingError(
@@ -89,13 +91,13 @@ def _single(values: np.ndarray) -> tuple[float, ...]:
     return tuple(map(float, values.astype(np.float32)))
 
 
-def observed(replay: Path, wanted: ObservationConfig) -> Observation | None:
+def observed(replay: Path, wanted: ObservationConfig, image_size: int = IMAGE_SIZE) -> Observation | None:
     """What the replay's demonstrations hold, with its statistics; None where it has taken in none."""
     known = _read(replay)
     if known is None or "episodes" not in known:
         return None
     if "observed" not in known:
-        return Observation.of(wanted, {})
+        return Observation.of(wanted, {}, image_size)
     try:
         return Observation.from_plain(known["observed"])
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
@@ -144,7 +146,7 @@ def _read(replay: Path) -> dict[str, Any] | None:
 
 def _compare(known: dict[str, Any], names: dict[str, Any], fingerprint: str, replay: Path) -> None:
     """Refuses another dataset than the replay holds. A run from before fingerprints has none to compare."""
-    if any(known.get(name) != names.get(name) for name in (*names, "observation", "scaling")):
+    if any(known.get(name) != names.get(name) for name in (*names, *_UNUSUAL)):
         raise SettingError(
             "data.dataset", f"{names}, but {replay / MARKER} holds {known}", "Use another trainer.default_root_dir."
         )

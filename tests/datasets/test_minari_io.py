@@ -131,7 +131,7 @@ class TestForeign:
         foreign(IMAGE, FRAMES)
         reader = open_dataset(ID)
         episode = reader[0]
-        assert reader.image_key == ""
+        assert reader.cameras == {"image": ""}
         np.testing.assert_array_equal(episode.image, FRAMES)
         assert episode.action.dtype == np.float32
         # Without a success among the infos, a step with a reward is one; without a flag, the end is a cut.
@@ -150,7 +150,7 @@ class TestForeign:
         space = spaces.Dict({"state": state, "cameras": spaces.Dict({"front": IMAGE})})
         foreign(space, {"state": np.zeros((5, 2), np.float32), "cameras": {"front": FRAMES}})
         reader = open_dataset(ID)
-        assert reader.image_key == "cameras/front"
+        assert reader.cameras == {"image": "cameras/front"}
         np.testing.assert_array_equal(reader[0].image, FRAMES)
 
     def test_key_must_be_chosen_among_several(self) -> None:

@@ -19,24 +19,30 @@ from moto_pl.cli import main
 from moto_pl.deploy import export
 from moto_pl.deploy.export import compare, exported
 from moto_pl.deploy.step import policy_step
+from moto_pl.envs.observation import Observation
 from moto_pl.errors import SettingError
 from moto_pl.ops import Key
 from moto_pl.rollout.policy import Policy
 from runs import AGENTS
 from small_agents import make, save
 
+SEEN = Observation(("front", "wrist"), {"hand": 2, "grip": 1}, (0.5, 0.0, -1.0), (1.0, 0.5, 2.0), 96)
 CATEGORICAL = {"latent": "categorical", "stoch": 4, "classes": 4}
 
 
-def checkpoint(name: str, root: Path) -> Path:
+def checkpoint(name: str, root: Path, seen: Observation | None = None) -> Path:
     sizes = {"world_model": CATEGORICAL} if name in ("MOTO", "DreamerV2") else {}
-    return save(make(name, **sizes), root / "a.ckpt")
+    return save(make(name, observation=seen, **sizes), root / "a.ckpt")
 
 
+@pytest.mark.parametrize("seen", [None, SEEN], ids=["image", "more"])
 @pytest.mark.parametrize("name", [*AGENTS, "Gaussian"])
-def test_the_step_is_the_agent(name: str, tmp_path: Path) -> None:
+def test_the_step_is_the_agent(name: str, seen: Observation | None, tmp_path: Path) -> None:
     """Before it is exported: the same actions and states, for every agent and both kinds of latents."""
-    agent = make("MOTO", world_model={"latent": "gaussian"}) if name == "Gaussian" else make(name)
+    if name == "Gaussian":
+        agent = make("MOTO", observation=seen, world_model={"latent": "gaussian"})
+    else:
+        agent = make(name, observation=seen)
     path = save(agent, tmp_path / "a.ckpt")
     step = policy_step(load_agent(path))
 
@@ -48,21 +54,30 @@ def test_the_step_is_the_agent(name: str, tmp_path: Path) -> None:
     assert compared.steps == 120 and compared.largest <= 1e-5 and compared.ties == 0
 
     def forgetful(inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        return run([*inputs[:2], *(0 * part for part in inputs[2:])])
+        kept = len(step.observation) + 1
+        return run([*inputs[:kept], *(0 * part for part in inputs[kept:])])
+
+    def blind(inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        last = len(step.observation) - 1  # of what is seen beside the first image
+        return run([*inputs[:last], 0 * inputs[last], *inputs[last + 1 :]])
 
     def late(inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         action, *rest = run(inputs)
         return [action + np.float32(2e-5), *rest]
 
     assert compared.rounded == 0
-    for wrong in (forgetful, late):
+    for wrong in (forgetful, late, blind):
         with pytest.raises(SettingError, match="differs from the agent"):
             compare(wrong, step, Policy(load_agent(path), "mode", Key(0, 0)), 120)
 
 
-@pytest.mark.parametrize("name", ["MOTO", "LOMPO", "BC"])
-def test_an_archive_of_torch(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path, out = checkpoint(name, tmp_path), tmp_path / "policy.pt2"
+@pytest.mark.parametrize(
+    ("name", "seen"), [("MOTO", None), ("LOMPO", None), ("BC", None), ("MOTO", SEEN), ("IQL", SEEN)]
+)
+def test_an_archive_of_torch(
+    name: str, seen: Observation | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = checkpoint(name, tmp_path, seen), tmp_path / "policy.pt2"
     assert main(["export", str(path), str(out), "--control-rate", "20", "--steps", "100"]) == 0
     assert "bytes; 100 steps, largest difference from the agent" in capsys.readouterr().out
     facts = json.loads((tmp_path / "policy.pt2.json").read_text())
@@ -70,6 +85,7 @@ def test_an_archive_of_torch(name: str, tmp_path: Path, capsys: pytest.CaptureFi
     program = torch.export.load(out, extra_files=inside)
     assert json.loads(inside["moto_pl.json"]) == facts and facts["control_rate_hz"] == 20
     policy = moto_pl.load_policy(path)
+    assert list(facts["observation"]) == list(policy.observes)
     with torch.no_grad():
         rolled(policy, facts, lambda inputs: [out.numpy() for out in program.module()(*map(torch.from_numpy, inputs))])
     # What acts, and no more: no decoder, critics or priors.
@@ -82,16 +98,19 @@ def rolled(policy: Policy, facts: dict[str, Any], run: Any) -> None:
     rng = np.random.default_rng(1)
     state = {name: np.zeros(part["shape"], part["dtype"]) for name, part in facts["state"].items()}
     for t in range(10):
-        image = rng.integers(0, 256, facts["observation"]["image"]["shape"], np.uint8)
+        observation = {
+            name: rng.integers(0, 256, part["shape"]).astype(part["dtype"])
+            for name, part in facts["observation"].items()
+        }
         draws = {}
         for name, part in facts["draws"].items():
             latent = policy.agent.world_model.latent  # type: ignore[attr-defined]
             assert part["distribution"].startswith("uniform" if latent.kind == "categorical" else "standard normal")
             assert part["shape"] == [latent.stoch]
             draws[name] = policy_step(policy.agent).draw(policy.key.fold(t))[0]
-        given = {"image": image, "is_first": np.array(t == 0), **state, **draws}
+        given = {**observation, "is_first": np.array(t == 0), **state, **draws}
         outputs = dict(zip(facts["outputs"], run([given[name] for name in facts["inputs"]]), strict=True))
-        np.testing.assert_allclose(outputs["action"], policy.act(image), atol=1e-5)
+        np.testing.assert_allclose(outputs["action"], policy.act(observation), atol=1e-5)
         assert facts["action"] == {"dtype": "float32", "shape": [2], "low": -1.0, "high": 1.0}
         state = {name: outputs[part["from"]] for name, part in facts["state"].items()}
 
@@ -104,7 +123,7 @@ facts = json.loads(session.get_modelmeta().custom_metadata_map["moto_pl"])
 rng = np.random.default_rng(0)
 state = {name: np.zeros(part["shape"], part["dtype"]) for name, part in facts["state"].items()}
 for t in range(3):
-    given = {name: rng.integers(0, 256, part["shape"], np.uint8) for name, part in facts["observation"].items()}
+    given = {n: rng.integers(0, 256, p["shape"]).astype(p["dtype"]) for n, p in facts["observation"].items()}
     draws = {name: rng.random(part["shape"], np.float32) for name, part in facts["draws"].items()}
     given |= {"is_first": np.array(t == 0), **state, **draws}
     found = dict(zip(facts["outputs"], session.run(facts["outputs"], given)))
@@ -114,11 +133,13 @@ assert "torch" not in sys.modules and "moto_pl" not in sys.modules
 """
 
 
-@pytest.mark.parametrize("name", ["MOTO", "SAC"])
-def test_onnx_runs_without_torch(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("name", "seen"), [("MOTO", None), ("SAC", None), ("MOTO", SEEN), ("BC", SEEN)])
+def test_onnx_runs_without_torch(
+    name: str, seen: Observation | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     runtime = pytest.importorskip("onnxruntime", reason="ONNX is an extra")
     pytest.importorskip("onnxscript", reason="ONNX is an extra")
-    path, out = checkpoint(name, tmp_path), tmp_path / "policy.onnx"
+    path, out = checkpoint(name, tmp_path, seen), tmp_path / "policy.onnx"
     assert main(["export", str(path), str(out)]) == 0
     assert "1,000 steps, largest difference from the agent" in capsys.readouterr().out
     session = runtime.InferenceSession(str(out), providers=["CPUExecutionProvider"])
@@ -161,6 +182,12 @@ def test_what_does_not_fit_is_said_before_anything_is_written(
     assert main(["export", str(path), str(tmp_path / "policy.pt2")]) == 2
     assert "differs from the agent" in capsys.readouterr().err
     assert {file.name for file in tmp_path.iterdir()} == {"a.ckpt", "broken.ckpt", "is.pt2"}
+
+
+def test_a_name_that_is_an_inputs_already(tmp_path: Path) -> None:
+    for name, seen in (("BC", Observation(("frames",))), ("MOTO", Observation(("image", "deter")))):
+        with pytest.raises(SettingError, match=f"checkpoint: found an agent that observes '{seen.cameras[-1]}'"):
+            policy_step(make(name, observation=seen))
 
 
 def test_what_does_not_act_is_left_out() -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moto_pl.envs.actions import ActionScale, ScaledActions, scaled
+from moto_pl.envs.actions import ActionScale, ScaledActions, repeated, scaled
 from moto_pl.errors import SettingError
 from moto_pl.rollout.pool import EnvPool
 
@@ -93,3 +93,62 @@ def test_a_pool_acts_in_the_environments_own_numbers(workers: int, options: dict
 def test_a_scale_of_another_size_is_refused() -> None:
     with pytest.raises(SettingError, match="which takes actions of size 2, and the dataset's have 1"):
         EnvPool("moto_pl/Reach-v0", {}, 0, scale=ActionScale((0.0,), (1.0,)))
+
+
+class Paid(gym.Env[np.ndarray, np.ndarray]):
+    """Pays the number of its step, succeeds in step 2, and ends as told."""
+
+    action_space = gym.spaces.Box(-1.0, 1.0, (1,), np.float32)
+    observation_space = gym.spaces.Box(0, 100, (1,), np.float32)
+
+    def __init__(self, ends: int = 100, terminates: bool = False) -> None:
+        self.ends, self.terminates, self.count = ends, terminates, 0
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
+        self.count = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        self.count += 1
+        over = self.count >= self.ends
+        info = {"is_success": self.count == 2, "at": self.count}
+        terminated = over and self.terminates
+        return np.full(1, self.count, np.float32), float(self.count), terminated, over and not self.terminates, info
+
+
+def test_an_action_that_is_repeated() -> None:
+    env = repeated(Paid(), 3)
+    env.reset()
+    seen, reward, terminated, truncated, info = env.step(np.zeros(1))
+    assert (seen.item(), reward, terminated, truncated) == (3.0, 1 + 2 + 3, False, False)
+    assert info == {"is_success": True, "at": 3}  # in its second step; the last one did not succeed
+    assert env.step(np.zeros(1))[4] == {"is_success": False, "at": 6}
+    plain = Paid()
+    assert repeated(plain, 1) is plain
+
+
+@pytest.mark.parametrize("terminates", [True, False])
+def test_a_repeated_action_ends_with_the_episode(terminates: bool) -> None:
+    env = repeated(Paid(4, terminates), 3)
+    for _ in range(2):  # a reset begins anew
+        env.reset()
+        env.step(np.zeros(1))
+        seen, reward, terminated, truncated, _ = env.step(np.zeros(1))
+        assert (seen.item(), reward, terminated, truncated) == (4.0, 4.0, terminates, not terminates)
+    if not terminates:  # beyond a time limit, where values are looked at, actions are repeated as ever
+        assert env.step(np.zeros(1))[1] == 5 + 6 + 7
+
+
+def test_a_repeated_action_ends_at_a_limit_and_goes_on_beyond() -> None:
+    env = repeated(Paid(), 3, limit=4)
+    env.reset()
+    assert [env.step(np.zeros(1))[1] for _ in range(3)] == [1 + 2 + 3, 4, 5 + 6 + 7]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_pool_repeats_actions_and_counts_the_environments_steps(workers: int) -> None:
+    with EnvPool("moto_pl/Reach-v0", {"reward": "dense"}, workers, action_repeat=4) as pool:
+        assert pool.max_episode_steps == 30
+        pool.reset([3])
+        ends = [bool(pool.step(np.zeros((1, 2), np.float32))[3][0]) for _ in range(8)]
+    assert ends == [False] * 7 + [True]

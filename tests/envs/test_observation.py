@@ -10,10 +10,13 @@ import pytest
 from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
 
+from moto_pl.envs import make
 from moto_pl.envs.observation import (
     IMAGE_ALONE,
     Observation,
     ObservationConfig,
+    cameras_beside,
+    check_image_size,
     entry,
     env_arguments,
     joined,
@@ -25,6 +28,7 @@ from moto_pl.rollout.play import observed, play
 from moto_pl.rollout.pool import EnvPool
 
 HAND = ObservationConfig(state=("hand",))
+CAMERAS = "misbehaving:moto_pl_test/Cameras-v0"
 ODD = "misbehaving:moto_pl_test/OddVector-v0"
 
 
@@ -53,7 +57,17 @@ def test_an_observation_is_written_down_and_read_back() -> None:
     assert again == found and again.layout == found.layout and again.config.state == ("b", "a")
     turned = Observation.from_plain({**plain, "state": {"a": 1, "b": 2}})
     assert turned.layout != found.layout  # the same sizes, and numbers that mean something else
-    for wrong in ({"mean": [0.0]}, {"std": [1.0, 0.0, 1.0]}, {"std": [1.0, float("nan"), 1.0]}):
+    assert found.image_size == 64 and {"image_size": 64}.items() <= asdict(found).items()
+    earlier = Observation.from_plain({name: value for name, value in plain.items() if name != "image_size"})
+    assert earlier == found  # which wrote down no size
+    assert Observation.from_plain({**plain, "image_size": 96}).layout != found.layout
+    for wrong in (
+        {"image_size": 80},
+        {"cameras": []},
+        {"mean": [0.0]},
+        {"std": [1.0, 0.0, 1.0]},
+        {"std": [1.0, float("nan"), 1.0]},
+    ):
         with pytest.raises(ValueError):
             Observation.from_plain({**plain, **wrong})
 
@@ -72,7 +86,10 @@ def test_our_environments_are_told_what_to_observe_and_others_are_not() -> None:
     assert env_arguments("moto_pl/Reach-v0", {"goal": "centre"}, IMAGE_ALONE) == {"goal": "centre"}
     for name in ("moto_pl/Reach-v0", "moto_pl:moto_pl/Reach-v0"):
         assert env_arguments(name, {}, HAND) == {"observe": ["image", "hand"]}
-    assert env_arguments("other/Reach-v0", {}, HAND) == {}
+    assert env_arguments("other/Reach-v0", {}, HAND, 96) == {}
+    assert env_arguments("moto_pl/Reach-v0", {}, IMAGE_ALONE, 64) == {}
+    assert env_arguments("moto_pl/Reach-v0", {}, IMAGE_ALONE, 96) == {"image_size": 96}
+    assert env_arguments("moto_pl/Reach-v0", {"image_size": 64}, IMAGE_ALONE, 96) == {"image_size": 64}
     assert env_arguments("moto_pl/Reach-v0", {"observe": ["image"]}, HAND) == {"observe": ["image"]}
 
 
@@ -93,6 +110,59 @@ def test_the_hand_of_the_reaching_task() -> None:
 def test_what_an_environment_does_not_offer(observe: Any) -> None:
     with pytest.raises(SettingError, match="observe: found"):
         ReachEnv(observe=observe)
+
+
+@pytest.mark.parametrize("size", [0, 32, 63, 65, 80, 256])
+def test_sizes_that_no_network_is_made_for(size: int) -> None:
+    with pytest.raises(SettingError, match=rf"data\.image_size: found {size}. Give one of 64, 96, 128\."):
+        check_image_size(size)
+    assert [check_image_size(known) for known in (64, 96, 128)] == [64, 96, 128]
+
+
+def test_the_camera_above_the_hand_of_the_reaching_task() -> None:
+    env = ReachEnv(observe=("wrist", "image"))
+    check_env(env, skip_render_check=True)
+    observation, _ = env.reset(seed=3)
+    plain, _ = ReachEnv().reset(seed=3)
+    assert list(observation) == ["wrist", "image"] and np.array_equal(observation["image"], plain["image"])
+    assert np.array_equal(env.render(), plain["image"])
+    for _ in range(25):  # the hand stays in the middle, and is twice as large as from afar
+        wrist = env.step(np.array([1.0, 0.7]))[0]["wrist"]
+        hand = np.argwhere((wrist == (70, 210, 90)).all(-1))
+        np.testing.assert_allclose(hand.mean(0), 31.5, atol=0.6)
+    assert len(hand) > 2.5 * (env.view("image") == (70, 210, 90)).all(-1).sum()
+    assert (wrist == 0).all(-1).any()  # beyond the walls, which it has come to
+    with pytest.raises(SettingError, match="an image among them: image or wrist"):
+        ReachEnv(observe=("hand",))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_pool_stacks_the_cameras(workers: int) -> None:
+    seeds = [4, 5][: max(1, workers)]
+    wanted = ObservationConfig(("wrist", "image"), ("hand",))
+    with EnvPool("moto_pl/Reach-v0", {}, workers, wanted=wanted, image_size=96) as pool:
+        assert pool.image_shape == (96, 96, 6)
+        assert pool.observation == Observation(("wrist", "image"), {"hand": 2}, (0.0, 0.0), (1.0, 1.0), 96)
+        shown = [pool.reset(seeds), pool.step(np.ones((len(seeds), 2), np.float32))[0]]
+    for i, seed in enumerate(seeds):
+        env = ReachEnv(96, observe=("image", "wrist"))
+        for found, now in zip(shown, (env.reset(seed=seed)[0], env.step(np.ones(2))[0]), strict=True):
+            assert np.array_equal(found[i], np.concatenate([now["wrist"], now["image"]], -1))
+            assert np.array_equal(cameras_beside(found[i]), np.concatenate([now["wrist"], now["image"]], 1))
+
+
+def test_cameras_of_another_environment() -> None:
+    both = ObservationConfig(("image", "odd"))
+    with EnvPool(CAMERAS, {}, 0, wanted=both) as pool:
+        assert pool.reset([0]).shape == (1, 64, 64, 6)
+    for what, said in (
+        ("smaller", r"observes 'image' as uint8 \(64, 64, 3\) and 'odd' as uint8 \(32, 32, 3\). Give all cameras one"),
+        ("returns smaller", r"observes 'odd' as uint8 \(32, 32, 3\).*, where it declares uint8 \(64, 64, 3\)"),
+        ("returns none", "observes 'image' at reset, and no 'odd'"),
+    ):
+        with pytest.raises(SettingError, match=said) as caught:
+            EnvPool(CAMERAS, {"what": what}, 0, wanted=both)
+        assert "\n" not in str(caught.value) and str(caught.value).startswith(f"data.env: found {CAMERAS}")
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -163,6 +233,33 @@ def test_played_episodes_hold_what_was_observed() -> None:
     assert np.array_equal(np.stack(told), episode.vector[:-1])
     assert np.array_equal(episode.vector[-1], env.state[:2].astype(np.float32))
     assert play(ReachEnv(episode_steps=3), 1, script).vector is None
+
+
+@pytest.mark.parametrize(
+    ("env_id", "cameras"),
+    [
+        ("moto_pl/MetaWorld-drawer-open-v0", ("corner", "corner2", "gripper", "topview")),
+        ("moto_pl/Kitchen-mixed-v0", ("side",)),
+    ],
+)
+def test_the_simulators_cameras(gl: str, env_id: str, cameras: tuple[str, ...]) -> None:
+    """Beside the paper's, which is what it is alone; in any order, each what the scene's camera shows."""
+    env = make(env_id, observe=[*cameras, "image"], image_size=32)
+    first, _ = env.reset(seed=1)
+    moved, *_ = env.step(np.ones(env.action_space.shape, np.float32))  # type: ignore[arg-type]
+    assert list(first) == [*cameras, "image"]
+    env.close()
+    alone = make(env_id, image_size=32)
+    assert np.array_equal(alone.reset(seed=1)[0]["image"], first["image"])
+    assert np.array_equal(alone.step(np.ones(env.action_space.shape, np.float32))[0]["image"], moved["image"])  # type: ignore[arg-type]
+    alone.close()
+    for name in cameras:
+        assert first[name].std() > 5 and not np.array_equal(first[name], moved[name]), name
+    assert len({image.tobytes() for image in first.values()}) == len(cameras) + 1
+    if "corner2" in cameras:
+        other = make(env_id, camera="corner2", image_size=32)
+        assert np.array_equal(other.reset(seed=1)[0]["image"], first["corner2"])
+        other.close()
 
 
 def test_the_kitchens_joints_and_the_hand_of_metaworld() -> None:

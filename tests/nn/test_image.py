@@ -121,3 +121,34 @@ def test_encoder_refuses(channels: tuple[int, ...], kernels: tuple[int, ...]) ->
 def test_decoder_refuses(channels: tuple[int, ...], kernels: tuple[int, ...]) -> None:
     with pytest.raises(SettingError, match="decoder_kernels"):
         Decoder(7, channels, kernels, 10, 0, 1)
+
+
+@pytest.mark.parametrize("size", [64, 96, 128])
+@pytest.mark.parametrize("cameras", [1, 2])
+def test_larger_images_and_several_cameras(size: int, cameras: int) -> None:
+    """Compiled operators serve them as the references do, and the decoder's images are the encoder's."""
+    frames = torch.randint(0, 256, (2, 3, 3 * cameras, size, size), generator=torch.Generator().manual_seed(0))
+    grads = []
+    for ops in ("auto", "reference"):
+        torch.manual_seed(0)
+        net = nn.Sequential(
+            Encoder((4, 8, 16, 32), (4, 4, 4, 4), 1, 20, ops=ops, inputs=3 * cameras, image_size=size),  # type: ignore[arg-type]
+            Decoder(20, (16, 8, 4), (5, 5, 6, 6), 128, 1, 20, ops=ops, outputs=3 * cameras, image_size=size),  # type: ignore[arg-type]
+        )
+        out = net(frames.byte())
+        assert out.shape == frames.shape
+        grads.append([out.detach(), *torch.autograd.grad(out.square().mean(), list(net.parameters()))])
+    for found, expected in zip(*grads, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+    pixels = PixelEncoder(9 * cameras, (4, 8, 5), image_size=size)
+    assert pixels(frames.byte().repeat(1, 3, 1, 1, 1)[:, :3].flatten(1, 2)).shape == (2, pixels.out_features)
+
+
+def test_each_camera_reaches_the_embedding() -> None:
+    torch.manual_seed(0)
+    encoder = Encoder((4, 8), (4, 4), 0, 1, inputs=6)
+    one = torch.randint(0, 256, (1, 6, 64, 64)).byte()
+    for place in (0, 3):
+        other = one.clone()
+        other[:, place] = 255 - other[:, place]
+        assert not torch.equal(encoder(one), encoder(other))

@@ -6,20 +6,21 @@ import dataclasses
 
 import pytest
 import torch
-from test_world_model import KEY, TINY, sequences
+from test_world_model import KEY, sequences
 
 from moto_pl.envs.observation import Observation
 from moto_pl.errors import SettingError
 from moto_pl.nn import States, WorldModel
 from moto_pl.nn.vector import LIMIT, Normalised, VectorEncoder
 from moto_pl.replay.sampler import SequenceBatch
+from tiny_model import TINY_MODEL
 
 HAND = Observation(("image",), {"hand": 2, "grip": 1}, (1.0, -2.0, 0.0), (0.5, 2.0, 1.0))
 
 
 def make(observation: Observation = HAND, **changes: object) -> WorldModel:
     torch.manual_seed(0)
-    config = dataclasses.replace(TINY, vector_layers=1, vector_units=7, **changes)  # type: ignore[arg-type]
+    config = dataclasses.replace(TINY_MODEL, vector_layers=1, vector_units=7, **changes)  # type: ignore[arg-type]
     return WorldModel(config, 2, observation=observation)
 
 
@@ -101,4 +102,4 @@ def test_acting_sees_the_vectors_as_training_does() -> None:
 @pytest.mark.parametrize(("name", "value"), [("vector_layers", -1), ("vector_units", 0)])
 def test_refusals(name: str, value: int) -> None:
     with pytest.raises(SettingError, match=f"world_model.{name}"):
-        dataclasses.replace(TINY, **{name: value})  # type: ignore[arg-type]
+        dataclasses.replace(TINY_MODEL, **{name: value})  # type: ignore[arg-type]

@@ -16,7 +16,7 @@ from moto_pl.rollout.pool import EnvPool, WorkerRestarted
 from moto_pl.threads import ONE_THREAD
 
 REACH = "moto_pl/Reach-v0"
-MISBEHAVING = "misbehaving:moto_pl_test/Misbehaving-v0"  # the module lies beside this file
+MISBEHAVING = "misbehaving:moto_pl_test/Misbehaving-v0"
 
 
 def episode(pool: EnvPool, seeds: list[int], steps: int = 6) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -17,6 +17,7 @@ from moto_pl.datasets.formats.write_lerobot import write_lerobot
 from moto_pl.datasets.formats.write_robomimic import write_robomimic
 from moto_pl.datasets.minari_io import DatasetReader, open_dataset, write_dataset
 from moto_pl.datasets.staging import staged
+from moto_pl.envs.observation import Observation
 from moto_pl.errors import SettingError
 from moto_pl.reading import read_json
 from moto_pl.replay.episode import Episode
@@ -40,6 +41,7 @@ class _Held:
     env_id: str | None
     env_kwargs: dict[str, Any]
     episodes: DatasetReader | Sequence[Any]
+    cameras: tuple[str, ...]
 
 
 def export_dataset(
@@ -77,15 +79,20 @@ def export_dataset(
             if given:
                 raise SettingError(f"--{name}", f"it with --format {format}", "It is for lerobot: leave it out.")
     held = _run(Path(source).expanduser(), demonstrations) or _dataset(source, demonstrations)
+    if format == "lerobot" and len(held.cameras) > 1:
+        found = f"lerobot, and episodes of {', '.join(held.cameras)}"
+        raise SettingError("--format", found, "Give minari or robomimic: LeRobot is written with one camera so far.")
     episodes = _shown(held)
     if format == "minari":
         metadata = {"env_kwargs": held.env_kwargs, "source": held.label, "episodes": len(held.episodes)}
-        return Exported(write_dataset(output, episodes, held.env_id, metadata, overwrite), len(held.episodes))
+        seen = Observation(held.cameras)
+        written = write_dataset(output, episodes, held.env_id, metadata, overwrite, seen)
+        return Exported(written, len(held.episodes))
     path = Path(output).expanduser().absolute()
     _refuse_output(path, format, overwrite)
     if format == "robomimic":
         path.parent.mkdir(parents=True, exist_ok=True)
-        return Exported(path, write_robomimic(path, episodes, held.env_id or held.label, held.env_kwargs))
+        return Exported(path, write_robomimic(path, episodes, held.env_id or held.label, held.env_kwargs, held.cameras))
     with staged(path) as directory:
         count = write_lerobot(directory, episodes, fps, task or held.env_id or held.label, lossless)
     return Exported(path, count)
@@ -97,7 +104,9 @@ def _dataset(source: str, demonstrations: bool) -> _Held:
         raise SettingError("demonstrations", f"it with the dataset {reader.id}", "It is for a run: leave it out.")
     kwargs = reader.own.get("env_kwargs")
     env_id = reader.own.get("env_id")
-    return _Held(reader.id, str(env_id) if env_id else None, kwargs if isinstance(kwargs, dict) else {}, reader)
+    return _Held(
+        reader.id, str(env_id) if env_id else None, kwargs if isinstance(kwargs, dict) else {}, reader, _names(reader)
+    )
 
 
 def _run(directory: Path, demonstrations: bool) -> _Held | None:
@@ -110,7 +119,8 @@ def _run(directory: Path, demonstrations: bool) -> _Held | None:
     from moto_pl.replay.store import MARKER, EpisodeStore
 
     try:
-        marker = read_json(replay / MARKER, {"episodes": int}) if (replay / MARKER).exists() else {"episodes": 0}
+        known = {"episodes": int, "observation?": {"cameras": list[str]}}
+        marker: dict[str, Any] = read_json(replay / MARKER, known) if (replay / MARKER).exists() else {"episodes": 0}
     except (OSError, ValueError) as error:
         raise SettingError(
             "source", f"{replay / MARKER}, which cannot be read ({error})", "Let the run go on."
@@ -121,7 +131,15 @@ def _run(directory: Path, demonstrations: bool) -> _Held | None:
     if not found:
         fix = "Let it collect some, or take those too that it began with: --demonstrations."
         raise SettingError("source", f"{directory}, in which no episode was collected yet", fix)
-    return _Held(directory.absolute().name, None, {}, found)
+    names, count = marker.get("observation", {"cameras": ["image"]})["cameras"], found[0].image_rows.shape[1] // 3
+    if len(names) != count:  # a run that began without a dataset does not say what its cameras are called
+        names = [f"camera{number}" for number in range(count)]
+    return _Held(directory.absolute().name, None, {}, found, tuple(names))
+
+
+def _names(reader: DatasetReader) -> tuple[str, ...]:
+    """What a dataset's cameras are called; a single one is ``image``."""
+    return tuple(reader.cameras) if len(reader.cameras) > 1 else ("image",)
 
 
 def _refuse_output(path: Path, format: str, overwrite: bool) -> None:

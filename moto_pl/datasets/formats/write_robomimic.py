@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,16 @@ from moto_pl.files import temporary_path, whole
 from moto_pl.replay.episode import Episode
 
 CAMERA = "agentview_image"
-"""A name that robomimic's observation encoders take for an image."""
+"""A name that robomimic's observation encoders take for an image; of several cameras each has ``<name>_image``."""
 
 
-def write_robomimic(path: Path, episodes: Iterable[Episode], env_name: str, env_kwargs: dict[str, Any]) -> int:
+def write_robomimic(
+    path: Path,
+    episodes: Iterable[Episode],
+    env_name: str,
+    env_kwargs: dict[str, Any],
+    cameras: Sequence[str] = ("image",),
+) -> int:
     """Writes a file, whole; returns the number of episodes.
 
     Args:
@@ -25,13 +31,15 @@ def write_robomimic(path: Path, episodes: Iterable[Episode], env_name: str, env_
         episodes: taken one at a time.
         env_name: kept in ``env_args``.
         env_kwargs: kept there too; JSON-able.
+        cameras: what the episodes' images are called.
     """
+    names = [CAMERA] if len(cameras) == 1 else [f"{name}_image" for name in cameras]
     total = count = 0
     with whole(path):  # HDF5 opens it by its name; its lock is ours already
         with h5py.File(temporary_path(path), "w", locking=False) as file:
             data = file.create_group("data")
             for count, episode in enumerate(episodes, start=1):
-                _add(data.create_group(f"demo_{count - 1}"), episode)
+                _add(data.create_group(f"demo_{count - 1}"), episode, names)
                 total += episode.length
             data.attrs["total"] = total
             # Of no kind that robomimic makes environments of: it says where the episodes are from.
@@ -39,7 +47,7 @@ def write_robomimic(path: Path, episodes: Iterable[Episode], env_name: str, env_
     return count
 
 
-def _add(demo: h5py.Group, episode: Episode) -> None:
+def _add(demo: h5py.Group, episode: Episode, names: Sequence[str]) -> None:
     demo.attrs["num_samples"] = episode.length
     for key, value in episode.info.items():
         demo.attrs[f"moto_pl/{key}"] = value
@@ -48,7 +56,9 @@ def _add(demo: h5py.Group, episode: Episode) -> None:
     arrays = {"actions": episode.action, "rewards": episode.reward, "dones": dones, "success": episode.success}
     for name, array in arrays.items():
         demo.create_dataset(name, data=array)
-    image = np.ascontiguousarray(episode.image)
-    for group, frames in (("obs", image[:-1]), ("next_obs", image[1:])):
-        chunks = (1, *frames.shape[1:])  # robomimic reads some frames here and there
-        demo.create_dataset(f"{group}/{CAMERA}", data=frames, chunks=chunks, compression="gzip", compression_opts=4)
+    packed: dict[str, Any] = {"compression": "gzip", "compression_opts": 4}
+    for place, name in enumerate(names):
+        image = np.ascontiguousarray(episode.image[..., 3 * place : 3 * place + 3])
+        for group, frames in (("obs", image[:-1]), ("next_obs", image[1:])):
+            chunks = (1, *frames.shape[1:])  # robomimic reads some frames here and there
+            demo.create_dataset(f"{group}/{name}", data=frames, chunks=chunks, **packed)

@@ -200,3 +200,21 @@ class WideEnv(ReachEnv):
 
 
 gym.register("moto_pl_test/Wide-v0", WideEnv)
+
+
+class CamerasEnv(ReachEnv):
+    """Has a second camera ``odd``, and ``what`` is wrong with it."""
+
+    def __init__(self, what: str = "", **kwargs):
+        super().__init__(**kwargs)
+        self._what = what
+        size = 32 if what == "smaller" else 64
+        odd = gym.spaces.Box(0, 255, (size, size, 3), np.uint8)
+        self.observation_space = gym.spaces.Dict({**self.observation_space.spaces, "odd": odd})
+
+    def observe(self):
+        size = 32 if "smaller" in self._what else 64
+        return super().observe() | ({} if self._what == "returns none" else {"odd": np.ones((size, size, 3), np.uint8)})
+
+
+gym.register("moto_pl_test/Cameras-v0", CamerasEnv)
