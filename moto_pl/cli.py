@@ -43,6 +43,19 @@ def report(run: Path, against: Sequence[Path] = ()) -> int:
     return 0
 
 
+def watch(run: Path, *, once: bool = False, every: float = 5.0) -> int:
+    """Show how a run goes, from another terminal: progress, figures, evaluations, speed, errors. Ctrl-C leaves it.
+
+    Args:
+        run: the run's directory (trainer.default_root_dir).
+        once: print it once and end, for scripts.
+        every: seconds between looks.
+    """
+    from moto_pl.report.watch import run_watch
+
+    return run_watch(run, every, once)
+
+
 def compare(
     runs: Sequence[str],
     metric: Literal["success", "success_last", "success_steps", "objects", "return"] | None = None,
@@ -208,6 +221,7 @@ VERBS: dict[str, Verb | str] = {
     "test": "Evaluate a checkpoint on the test seeds.",
     "data": GROUPS["data"][1],
     "doctor": Verb(doctor),
+    "watch": Verb(watch),
     "report": Verb(report),
     "compare": Verb(compare),
     "analyze": GROUPS["analyze"][1],

@@ -48,6 +48,7 @@ RULES: dict[str, tuple[str, str]] = {
     "moto data import": ("parse", "needs others' files; tests/datasets/formats/test_importing.py"),
     "moto data export": ("parse", "needs a run or a dataset; tests/datasets/formats/test_exporting.py"),
     "moto data render": ("parse", "needs others' data; tests/datasets/kitchen/test_kitchen_render.py"),
+    "moto watch": ("parse", "needs the run; tests/report/test_watch.py"),
     "moto report": ("parse", "needs the run; tests/report/test_report.py"),
     "moto compare": ("parse", "needs runs; tests/report/test_compare.py"),
     "moto --version": ("run", ""),

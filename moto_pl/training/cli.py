@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,12 +15,15 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from moto_pl import signals
 from moto_pl.agents import Agent
 from moto_pl.agents.description import check_same_agent, check_same_names
 from moto_pl.agents.trainer_arguments import FIXED, check_arguments, check_trainer
 from moto_pl.callbacks.checkpoint import RunCheckpoint
+from moto_pl.callbacks.errors import ErrorLog
 from moto_pl.callbacks.finite import FiniteGuard
 from moto_pl.callbacks.gradients import ActorGradients
+from moto_pl.callbacks.live_report import LiveReport, ReportWriter
 from moto_pl.callbacks.open_loop import OpenLoopVideo
 from moto_pl.callbacks.progress import RunProgress
 from moto_pl.callbacks.throughput import Throughput
@@ -99,6 +102,12 @@ class MotoCLI(LightningCLI):
             default=None,
             help="a checkpoint whose weights, where they fit, a run begins with",
         )
+        parser.add_argument(
+            "--report_every",
+            type=float,
+            default=0.0,
+            help="minutes between reports while the run goes on; 0: none",
+        )
         parser.add_argument("--restart", action="store_true", help="move what the run has come to aside; begin anew")
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
         parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=int)
@@ -165,6 +174,8 @@ class MotoCLI(LightningCLI):
             ActorGradients(self._get(self.config_init, "actor_gradients_every")),
             FiniteGuard(self._get(self.config_init, "max_skipped")),
             RunCheckpoint(self._get(self.config_init, "checkpoint_every")),
+            ErrorLog(),
+            LiveReport(0.0 if self._trial is not None else self._get(self.config_init, "report_every")),
         ]
         if trainer_config.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in own):
             extra.append(RunProgress())
@@ -207,7 +218,8 @@ class MotoCLI(LightningCLI):
         if not self.trainer.is_global_zero:
             self._fit(root, model, datamodule, ckpt_path)
             return
-        with lock_run(root):
+        with ExitStack() as afterwards, lock_run(root):
+            afterwards.callback(self._last_report, root)
             if self._restart:
                 aside = move_aside(root)
                 self._say(
@@ -217,6 +229,14 @@ class MotoCLI(LightningCLI):
                 self.config["fit"]["restart"] = False
             self._save_config(root)
             self._fit(root, model, datamodule, ckpt_path)
+
+    def _last_report(self, root: Path) -> None:
+        """The page after the run, however it has ended: as its directory is free, it loads itself no more."""
+        if self._get(self.config, "report_every") and self._trial is None:
+            report = ReportWriter(root)
+            report.start()
+            if signals.noted() is None:  # who has sent a signal does not wait
+                report.finish()
 
     def _fit(self, root: Path, model: Agent, datamodule: OfflineToOnlineDataModule, ckpt_path: str | None) -> None:
         if self._restart:
