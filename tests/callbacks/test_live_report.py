@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import yaml
-from test_report import Page, write_run
 
 from moto_pl.callbacks import live_report
 from moto_pl.callbacks.live_report import LiveReport, ReportWriter
@@ -18,6 +17,7 @@ from moto_pl.cli import main
 from moto_pl.errors import SettingError
 from moto_pl.files import lock_run
 from moto_pl.report.page import write_report
+from report_runs import Page, write_run
 from runs import CONFIGS
 
 

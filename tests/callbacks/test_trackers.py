@@ -92,8 +92,8 @@ def wandb_rows(run: Path) -> list[dict[str, Any]]:
     for path in sorted(run.glob("wandb/offline-run-*/*.wandb")):
         for record in records(path):
             if record.WhichOneof("record_type") == "history":
-                items = record.history.item
-                rows.append({item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items})
+                items = record.history.item  # a film or a picture is several, below one name
+                rows.append({item.key or item.nested_key[0]: json.loads(item.value_json) for item in items})
                 rows[-1]["row"] = record.history.step.num
     return rows
 

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from test_report import ONLINE, add_evaluation, write_metrics, write_run
 
 from moto_pl.cli import main
 from moto_pl.files import ERRORS, LOCK, lock_run
 from moto_pl.report import watch
+from report_runs import ONLINE, add_evaluation, write_metrics, write_run
 
 
 def shown(run: Path, now: float | None = None, width: int = 100) -> str:
