@@ -8,7 +8,7 @@ NATIVE := setup.py pyproject.toml CMakeLists.txt $(shell find csrc -type f)
 CODE := moto_pl tests setup.py $(wildcard benchmarks scripts notebooks)
 CPP := $(shell find csrc tests/cuda_emulation -type f)
 
-.PHONY: help setup test lint soak demo docs release-check cuda-check clean
+.PHONY: help setup test lint soak demo docs pretrained release-check cuda-check clean
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' Makefile
 
@@ -60,6 +60,9 @@ docs: $(DOCS)/.built ## site/: all pages and the reference, in an environment of
 release-check: setup ## what a release needs: versions, licences, and wheels that work in bare environments (minutes, gigabytes)
 	$(BIN)/python scripts/check_release.py
 	$(BIN)/python scripts/check_wheel.py $(foreach name,python3.11 python3.12 python3.13,$(shell command -v $(name)))
+
+pretrained: setup ## what `moto play --pretrained NAME` shows, made from a finished run: make pretrained RUN=runs/demo NAME=drawer-open
+	$(BIN)/python scripts/pretrained.py $(RUN) $(NAME)
 
 NVCC ?= $(firstword $(shell command -v nvcc) $(wildcard /usr/local/cuda/bin/nvcc))
 cuda-check: ## compiles every CUDA kernel for sm_80 and sm_90; needs nvcc, no GPU

@@ -43,6 +43,19 @@ def report(run: Path, against: Sequence[Path] = ()) -> int:
     return 0
 
 
+def watch(run: Path, *, once: bool = False, every: float = 5.0) -> int:
+    """Show how a run goes, from another terminal: progress, figures, evaluations, speed, errors. Ctrl-C leaves it.
+
+    Args:
+        run: the run's directory (trainer.default_root_dir).
+        once: print it once and end, for scripts.
+        every: seconds between looks.
+    """
+    from moto_pl.report.watch import run_watch
+
+    return run_watch(run, every, once)
+
+
 def compare(
     runs: Sequence[str],
     metric: Literal["success", "success_last", "success_steps", "objects", "return"] | None = None,
@@ -116,8 +129,9 @@ def campaign(
 
 
 def play(
-    checkpoint: Path,
+    checkpoint: Path | None = None,
     *,
+    pretrained: str | None = None,
     episodes: int = 4,
     mode: Literal["mode", "sample"] = "mode",
     seed: int = TEST_SEEDS,
@@ -128,15 +142,40 @@ def play(
 
     Args:
         checkpoint: in its run's directory, whose config.yaml names the environment.
+        pretrained: in place of a checkpoint, the name of a policy that comes with the package.
         episodes: how many; they stand side by side in the film.
         mode: the likeliest action, or a draw.
         seed: of the environment in the first episode; the default is the first of the test seeds.
-        out: the film, which ends in .mp4; null is videos/ in the run.
+        out: the film, which ends in .mp4; null is videos/ in the run, or NAME.mp4 of a pretrained one.
         device: where the policy computes, such as cpu or cuda.
     """
     from moto_pl.deploy.play import run_play
 
-    return run_play(checkpoint, episodes, mode, seed, out, device)
+    return run_play(checkpoint, pretrained, episodes, mode, seed, out, device)
+
+
+def push(
+    run: Path,
+    name: str,
+    *,
+    checkpoint: Literal["best", "last"] = "best",
+    license: str = "mit",
+    private: bool = False,
+    dry_run: bool = False,
+) -> int:
+    """Put a run's policy on the hub: weights, settings, a model card with its evaluations, films, licence.
+
+    Args:
+        run: the run's directory (trainer.default_root_dir).
+        name: of the repository, org/name, which is made where it is missing.
+        checkpoint: which weights.
+        license: of the weights, as the hub calls it, such as mit or apache-2.0.
+        private: make a new repository private.
+        dry_run: list what would be pushed, and push nothing.
+    """
+    from moto_pl.deploy.push import run_push
+
+    return run_push(run, name, checkpoint, license, private, dry_run)
 
 
 def export(checkpoint: Path, out: Path, *, control_rate: float | None = None, steps: int = 1000) -> int:
@@ -208,10 +247,12 @@ VERBS: dict[str, Verb | str] = {
     "test": "Evaluate a checkpoint on the test seeds.",
     "data": GROUPS["data"][1],
     "doctor": Verb(doctor),
+    "watch": Verb(watch),
     "report": Verb(report),
     "compare": Verb(compare),
     "analyze": GROUPS["analyze"][1],
-    "play": Verb(play),
+    "play": Verb(play, positional=("checkpoint",)),
+    "push": Verb(push),
     "export": Verb(export),
     "serve": Verb(serve),
     "reproduce": Verb(reproduce, positional=("target",)),

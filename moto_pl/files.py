@@ -17,6 +17,8 @@ from moto_pl.errors import SettingError
 
 LOCK = ".lock"
 """The file of a run's directory that its process holds."""
+ERRORS = "errors.log"
+"""The file of a run's directory that says what has ended its processes."""
 
 
 @contextmanager
@@ -154,7 +156,8 @@ def lock_run(
         raise SettingError(setting, f"{path}, a link that leads elsewhere", "Remove the link.")
     lock = FileLock(path)
     try:
-        lock.acquire(blocking=False)
+        # Not at once: who asks whether the lock is held (`is_held`) has it for a moment.
+        lock.acquire(timeout=0.5, poll_interval=0.02)
     except Timeout:
         raise SettingError(setting, f"{directory}, in which {there}", "Wait for it, or use another.") from None
     except (OSError, NotImplementedError) as error:

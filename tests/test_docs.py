@@ -48,6 +48,7 @@ RULES: dict[str, tuple[str, str]] = {
     "moto data import": ("parse", "needs others' files; tests/datasets/formats/test_importing.py"),
     "moto data export": ("parse", "needs a run or a dataset; tests/datasets/formats/test_exporting.py"),
     "moto data render": ("parse", "needs others' data; tests/datasets/kitchen/test_kitchen_render.py"),
+    "moto watch": ("parse", "needs the run; tests/report/test_watch.py"),
     "moto report": ("parse", "needs the run; tests/report/test_report.py"),
     "moto compare": ("parse", "needs runs; tests/report/test_compare.py"),
     "moto --version": ("run", ""),
@@ -55,6 +56,7 @@ RULES: dict[str, tuple[str, str]] = {
     "moto campaign": ("parse", "trains for hours; tests/campaigns/test_campaign.py"),
     "moto analyze": ("parse", "needs a checkpoint; tests/analysis/test_commands.py"),
     "moto play": ("parse", "needs a run; tests/deploy/test_play_command.py"),
+    "moto push": ("parse", "needs a run; tests/deploy/test_push.py"),
     "moto export": ("parse", "needs a checkpoint; tests/deploy/test_export.py"),
     "moto serve": ("parse", "needs a checkpoint, and does not end; tests/deploy/test_serve.py"),
     "moto reproduce": ("run", ""),
@@ -240,6 +242,7 @@ def make(words: list[str]) -> None:
         "test": "bin/pytest",
         "soak": "tests/soak.py",
         "setup": "",
+        "pretrained": "scripts/pretrained.py",
     }  # it may be done already
     assert ran[words[1]] in done.stdout
 

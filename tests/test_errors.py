@@ -48,6 +48,7 @@ PUT_TOGETHER = {
     ("verbs.py", "option"): "the verb's own parameter",
     ("training/configs.py", "f'--{name}'"): "--size or --agent",
     ("datasets/builders.py", "key"): "an option of moto data build",
+    ("hub.py", "setting"): "given by the caller: --init, or name",
     ("files.py", "setting"): "given by the caller: trainer.default_root_dir, or runs",
     ("campaigns/plan.py", "place"): "a place in the user's file",
     ("campaigns/plan.py", "str(key)"): "a key in the user's file",

@@ -18,7 +18,7 @@ FLOORS = (
     ("trust", "reading"),
     ("pickled",),
     ("files",),
-    ("evaluations", "schedule", "checkpoints", "verbs", "ops", "envs"),
+    ("evaluations", "schedule", "checkpoints", "verbs", "hub", "ops", "envs"),
     ("replay",),
     ("rollout",),
     ("nn", "datasets"),

@@ -138,9 +138,7 @@ ARGUMENTS: dict[str, Argument] = {
         "Use 32-true, bf16-mixed or 16-mixed: weights, noise and compiled operators are in single precision.",
         lambda trainer: trainer.precision,
     ),
-    "logger": Argument(
-        "here", "unset or `true`: CSV and TensorBoard in the run's directory; `false`: none; or your own"
-    ),
+    "logger": Argument("here", "unset or `true`: what `--logger` says; `false`: none; or your own"),
     "callbacks": Argument("works", "beside those that every run has; a progress bar of yours replaces ours"),
     "fast_dev_run": Argument(
         "here",

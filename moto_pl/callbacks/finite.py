@@ -77,7 +77,9 @@ class FiniteGuard(L.Callback):
         directory = Path(trainer.default_root_dir) / "nonfinite"
         directory.mkdir(parents=True, exist_ok=True)
         path = directory / f"step_{trainer.global_step:07d}_rank_{trainer.global_rank}.pt"
-        parts = {name: {k: v.cpu() for k, v in part._asdict().items() if v is not None} for name, part in self._batch.items()}
+        parts = {
+            name: {k: v.cpu() for k, v in part._asdict().items() if v is not None} for name, part in self._batch.items()
+        }
         with whole(path) as file:
             torch.save(parts, file)
         return path

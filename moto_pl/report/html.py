@@ -46,6 +46,18 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
+def duration(seconds: float) -> str:
+    """``12 s``, ``3 min``, ``2 h 05 min``, ``4 d 3 h``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min"
+    if whole < 86_400:
+        return f"{whole // 3600} h {whole // 60 % 60:02d} min"
+    return f"{whole // 86_400} d {whole // 3600 % 24} h"
+
+
 @functools.cache
 def _templates() -> Environment:
     templates = Environment(
@@ -55,5 +67,11 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters |= {"number": number, "bytes": bytes_text, "count": "{:,}".format, "percent": "{:.0%}".format}
+    templates.filters |= {
+        "number": number,
+        "bytes": bytes_text,
+        "duration": duration,
+        "count": "{:,}".format,
+        "percent": "{:.0%}".format,
+    }
     return templates

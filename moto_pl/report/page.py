@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
+import time
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from moto_pl.errors import SettingError
-from moto_pl.files import bytes_text, write_whole
+from moto_pl.files import LOCK, bytes_text, is_held, write_whole
 from moto_pl.reading import parse_json, read_bytes
 from moto_pl.report.charts import comparison_figure
 from moto_pl.report.compare import comparison_view
@@ -49,6 +50,21 @@ def write_report(run: Path, against: Sequence[Path] = ()) -> Path:
     return path
 
 
+class Live(NamedTuple):
+    """A page that is written again and again; both in whole seconds, ``written`` since 1970."""
+
+    written: int
+    every: int
+
+
+def _live(record: RunRecord) -> Live | None:
+    """Whether another page will follow: the run's process lives, and its ``report_every`` asks for more of them."""
+    minutes = record.setting("report_every")
+    if isinstance(minutes, bool) or not isinstance(minutes, int | float) or not 0 < minutes < 1e6:
+        return None
+    return Live(int(time.time()), max(1, round(60 * minutes))) if is_held(record.root / LOCK) else None
+
+
 def render(record: RunRecord, comparison: Comparison | None = None) -> str:
     """The page as a string; with a ``comparison``, that is a section of it."""
     analyses, broken = _analyses(record)
@@ -73,6 +89,7 @@ def render(record: RunRecord, comparison: Comparison | None = None) -> str:
         speed_charts=speed_charts(record),
         config=record.config_text,
         files=_files(record),
+        live=_live(record),  # last: a run may end while this is drawn
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,18 +12,21 @@ from jsonargparse import Namespace
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from moto_pl import signals
 from moto_pl.agents import Agent
 from moto_pl.agents.description import check_same_agent, check_same_names
 from moto_pl.agents.trainer_arguments import FIXED, check_arguments, check_trainer
 from moto_pl.callbacks.checkpoint import RunCheckpoint
+from moto_pl.callbacks.errors import ErrorLog
 from moto_pl.callbacks.finite import FiniteGuard
 from moto_pl.callbacks.gradients import ActorGradients
+from moto_pl.callbacks.live_report import LiveReport, ReportWriter
 from moto_pl.callbacks.open_loop import OpenLoopVideo
 from moto_pl.callbacks.peers import Peers
 from moto_pl.callbacks.progress import RunProgress
+from moto_pl.callbacks.send import SendToTrackers, trackers
 from moto_pl.callbacks.throughput import Throughput
 from moto_pl.checkpoints import (
     BEST,
@@ -39,6 +42,7 @@ from moto_pl.schedule import Schedule
 from moto_pl.training.configs import LIGHTNING_VERBS, config_names, expand_configs
 from moto_pl.training.datamodule import OfflineToOnlineDataModule
 from moto_pl.training.initial import read_initial
+from moto_pl.training.loggers import LOGGERS, chosen_loggers, make_loggers
 from moto_pl.training.memory import keep_freed_memory
 from moto_pl.training.restart import move_aside, refuse_lost_progress
 from moto_pl.trust import check_classes
@@ -106,6 +110,18 @@ class MotoCLI(LightningCLI):
             default=1800.0,
             help="of several processes: seconds after which one that does not answer ends the run",
         )
+        parser.add_argument(
+            "--report_every",
+            type=float,
+            default=0.0,
+            help="minutes between reports while the run goes on; 0: none",
+        )
+        parser.add_argument(
+            "--logger",
+            type=list[str] | str | None,
+            default=None,
+            help=f"who is told of the run: some of {', '.join(LOGGERS)}; null: csv,tensorboard",
+        )
         parser.add_argument("--restart", action="store_true", help="move what the run has come to aside; begin anew")
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
         parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=int)
@@ -121,6 +137,7 @@ class MotoCLI(LightningCLI):
             raise SettingError("--init", self._init, "It is for moto fit without ckpt_path. Leave one of them out.")
         trainer = self._get(self.config, "trainer")
         check_arguments(vars(trainer))  # its items() would go into what is nested
+        self._loggers = chosen_loggers(self._get(self.config, "logger"), trainer.logger)
         self._trial: TemporaryDirectory[str] | None = None
         if steps := int(trainer.fast_dev_run):
             if self.subcommand != "fit":
@@ -174,16 +191,17 @@ class MotoCLI(LightningCLI):
             ActorGradients(self._get(self.config_init, "actor_gradients_every")),
             FiniteGuard(self._get(self.config_init, "max_skipped")),
             RunCheckpoint(self._get(self.config_init, "checkpoint_every")),
+            ErrorLog(),
+            SendToTrackers(),
+            LiveReport(0.0 if self._trial is not None else self._get(self.config_init, "report_every")),
         ]
         if trainer_config.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in own):
             extra.append(RunProgress())
         extra.append(collect)
         settings = {**kwargs, **FIXED, "default_root_dir": str(root)}
         if trainer_config.get("logger") in (None, True):
-            settings["logger"] = [
-                CSVLogger(root, name="csv", flush_logs_every_n_steps=1),
-                TensorBoardLogger(root, name="tensorboard", version=""),
-            ]
+            anew = self.subcommand == "fit" and self._get(self.config_init, "ckpt_path") not in (None, "last")
+            settings["logger"] = make_loggers(self._loggers, root, anew)
         settings["plugins"] = [DurableCheckpointIO(), *_as_list(trainer_config.get("plugins"))]
         config = {**trainer_config, **settings, "callbacks": own}
         try:
@@ -217,7 +235,9 @@ class MotoCLI(LightningCLI):
         if not self.trainer.is_global_zero:
             self._fit(root, model, datamodule, ckpt_path)
             return
-        with lock_run(root):
+        with ExitStack() as afterwards, lock_run(root):
+            afterwards.callback(self._last_report, root)
+            afterwards.push(self._close_trackers)
             if self._restart:
                 aside = move_aside(root)
                 self._say(
@@ -227,6 +247,18 @@ class MotoCLI(LightningCLI):
                 self.config["fit"]["restart"] = False
             self._save_config(root)
             self._fit(root, model, datamodule, ckpt_path)
+
+    def _close_trackers(self, kind: type[BaseException] | None, *others: object) -> None:
+        for tracker in trackers(self.trainer):
+            tracker.close(failed=kind is not None)
+
+    def _last_report(self, root: Path) -> None:
+        """The page after the run, however it has ended: as its directory is free, it loads itself no more."""
+        if self._get(self.config, "report_every") and self._trial is None:
+            report = ReportWriter(root)
+            report.start()
+            if signals.noted() is None:  # who has sent a signal does not wait
+                report.finish()
 
     def _fit(self, root: Path, model: Agent, datamodule: OfflineToOnlineDataModule, ckpt_path: str | None) -> None:
         if self._restart:

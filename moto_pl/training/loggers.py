@@ -1,0 +1,64 @@
+"""``moto fit --logger``: who is told of a run."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers.logger import Logger
+
+from moto_pl.callbacks.trackers import RemoteTracker, TensorBoardTracker
+from moto_pl.errors import SettingError
+
+#: What ``--logger`` takes. The CSV files are always written: report, compare and watch read them.
+LOGGERS = ("csv", "tensorboard", "wandb", "trackio")
+_DEFAULT = ("csv", "tensorboard")
+
+
+def chosen_loggers(given: str | Sequence[str] | None, trainers: object) -> tuple[str, ...]:
+    """The names that ``--logger`` gives: a list, or words with commas between them.
+
+    Args:
+        given: the setting.
+        trainers: ``trainer.logger``, which means Lightning's own kind.
+
+    Raises:
+        SettingError: a name that is not known or stands twice, one that is not installed, or both settings.
+    """
+    if given is None:
+        return _DEFAULT
+    names = [name.strip() for part in ([given] if isinstance(given, str) else given) for name in str(part).split(",")]
+    if trainers not in (None, True):
+        raise SettingError("--logger", ",".join(names), "Give it or trainer.logger, not both.")
+    for name in names:
+        if name not in LOGGERS:
+            near = difflib.get_close_matches(name, LOGGERS, n=1)
+            guess = f"Did you mean {near[0]}? " if near else ""
+            raise SettingError("--logger", repr(name), f"{guess}Give some of {', '.join(LOGGERS)}.")
+        if names.count(name) > 1:
+            raise SettingError("--logger", f"{name}, twice", "Name each once.")
+        if name in ("wandb", "trackio") and find_spec(name) is None:
+            found = f"{name}, which is not installed"
+            raise SettingError("--logger", found, f"Install it: pip install 'moto_pl[{name}]'.")
+    return tuple(names)
+
+
+def make_loggers(names: Sequence[str], root: Path, anew: bool) -> list[Logger]:
+    """The loggers of a run; CSV files come first, whose directory is where Lightning's profilers write.
+
+    Args:
+        names: of ``LOGGERS``.
+        root: the run's directory.
+        anew: whether trackers begin another curve; see :class:`moto_pl.callbacks.trackers.Sent`.
+    """
+    loggers: list[Logger] = [CSVLogger(root, name="csv", flush_logs_every_n_steps=1)]
+    if "tensorboard" in names:
+        loggers.append(TensorBoardTracker(root, anew))
+    if "wandb" in names:
+        loggers.append(RemoteTracker("wandb", root, anew))
+    if "trackio" in names:
+        loggers.append(RemoteTracker("trackio", root, anew))
+    return loggers
