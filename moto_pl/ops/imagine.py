@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import SettingError
 from .action import ActionDist, ActionKind
-from .extension import Ops, check_tensors, compiled_products, signed, use_compiled
+from .extension import Ops, check_tensors, compiled_products, use_compiled
 from .latent import Disagreement, LatentSpec, check_disagreement, disagreement, draw_noise, sample
 from .observe import CellWeights, transition
 from .philox import Key, Stream, integers, uniform
@@ -212,8 +212,7 @@ def imagine(
         list(cell),
         list(prior),
         latent.codes,
-        signed(key.seed),
-        signed(key.offset),
+        *key.arguments,
         steps,
         get_args(ActionKind).index(action_kind),
         min_std,

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import SettingError
-from .extension import Ops, check_tensors, compiled_products, signed, use_compiled
+from .extension import Ops, check_tensors, compiled_products, use_compiled
 from .latent import LatentSpec, draw_noise, sample
 from .philox import Key
 
@@ -217,6 +217,6 @@ def observe(
     inputs = (from_action.to(dtype), from_embed.to(dtype))
     save = torch.is_grad_enabled() and any(x.requires_grad for x in (*inputs, deter, stoch, *weights))
     outputs = torch.ops.moto.observe(
-        *inputs, is_first, deter, stoch, weights, latent.codes, signed(key.seed), signed(key.offset), bfloat16, save
+        *inputs, is_first, deter, stoch, weights, latent.codes, *key.arguments, bfloat16, save
     )
     return outputs[0], outputs[1], outputs[2]

@@ -116,7 +116,7 @@ def test_bits_do_not_depend_on_threads() -> None:
 
 @compiled
 def test_opcheck() -> None:
-    torch.library.opcheck(torch.ops.moto.philox.default, (torch.empty(0), 1, 2, 3, 10))
+    torch.library.opcheck(torch.ops.moto.philox.default, (torch.empty(0), 1, 2, None, 3, 10))
 
 
 def test_uniformity() -> None:

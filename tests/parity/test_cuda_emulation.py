@@ -34,7 +34,9 @@ pytestmark = [pytest.mark.skipif(CXX is None, reason="no C++ compiler"), pytest.
 def _sources() -> dict[Path, list[str]]:
     """Source files and what each is compiled with beside the rest."""
     own = Path(__file__).parents[1] / "cuda_emulation"
-    both = (ROOT / f"csrc/ops/{name}.cpp" for name in ("imagine", "observe", "lambda_return"))  # the others: CPU alone
+    both = (
+        ROOT / f"csrc/ops/{name}.cpp" for name in ("imagine", "observe", "lambda_return", "philox")
+    )  # the others: CPU alone
     operators = {path: ["-include", str(own / "library.h")] for path in both}
     kernels = {path: ["-x", "c++"] for path in (ROOT / "csrc/cuda").glob("*.cu")}
     cpu = {path: [] for path in (ROOT / "csrc/cpu").glob("*.cpp")}
