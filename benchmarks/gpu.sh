@@ -17,8 +17,8 @@ cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3} ALL=(build tests step ops resume run)
 # Seconds that a part may take; the run gets what is left.
 declare -A LIMIT=([build]=150 [tests]=150 [step]=170 [ops]=100 [resume]=90 [run]=3600)
-# What the GPU's image lacks and training needs: the tree itself and these travel in 64 MiB. Without Gymnasium-Robotics (the kitchen)
-# and imageio-ffmpeg (films), which are larger than all of them.
+# What the GPU's image lacks and training needs; these and the tree travel in 64 MiB. Gymnasium-Robotics (the kitchen) and
+# imageio-ffmpeg (films) stay behind: they alone are larger.
 CARRIED=(metaworld mujoco glfw PyOpenGL gymnasium Farama-Notifications jsonargparse docstring_parser typeshed_client minari
   importlib_resources)
 ABSENT=(gymnasium_robotics imageio_ffmpeg pettingzoo av onnxruntime ruff)
@@ -41,13 +41,16 @@ dry_copy() { # FOLDER: the tree as it travels, without its history and what git 
   git ls-files -z --cached --others --exclude-standard | while IFS= read -r -d '' file; do [[ -e $file ]] && printf '%s\0' "$file"; done |
     tar --null -T - -c | tar -x -C "$1"
   if [[ -d wheels ]]; then cp -r wheels "$1/wheels"; fi
+  # What was built here saves the time of a build where it is of this Python and torch.
+  if compgen -G "moto_pl/_C*.so" >/dev/null; then cp moto_pl/_C*.so moto_pl/_build.json "$1/moto_pl/"; fi
 }
 
 part_build() {
   if compgen -G "wheels/*.whl" >/dev/null; then
-    mkdir -p "$SITE"
-    find wheels -name '*.whl' ! -name 'moto_pl-*' -print0 | xargs -0 "$PYTHON" -m pip install -q --no-index --no-deps --no-compile \
-      --no-cache-dir --upgrade --target "$SITE" || echo "build: some packages could not be installed"
+    # Unpacked rather than installed: all of them are plain folders, and it takes no time.
+    "$PYTHON" -c "import glob, sys, zipfile
+for name in glob.glob('wheels/*.whl'):
+    if not name.startswith('wheels/moto_pl-'): zipfile.ZipFile(name).extractall(sys.argv[1])" "$SITE"
     # The module of the wheel, if it is of these sources: another torch or Python is found out when it is loaded.
     if [[ "$(cat wheels/SOURCES 2>/dev/null)" == "$(sources)" ]]; then
       "$PYTHON" -c "import glob, zipfile
@@ -154,6 +157,7 @@ trap 'rm -rf "$WORK"' EXIT
 mkdir -p "$SITE"
 if [[ $DRY ]]; then
   mkdir "$WORK/tree" && dry_copy "$WORK/tree" && cd "$WORK/tree" || exit 2
+  for part in "${ALL[@]}"; do LIMIT[$part]=$((seconds / 3)); done # they only keep a part that hangs from holding up the rest
   export CUDA_VISIBLE_DEVICES="" OMP_NUM_THREADS=${OMP_NUM_THREADS:-2}
   # What this environment may have and the GPU's lacks.
   echo "import sys; sys.modules.update(dict.fromkeys('${ABSENT[*]}'.split()))" >"$SITE/sitecustomize.py"
@@ -162,8 +166,8 @@ else
 fi
 export DRY RESULTS WORK SITE PYTHON PYTHONUNBUFFERED=1 PYTHONPATH=$SITE:$PWD:$PWD/tests MINARI_DATASETS_PATH=$WORK/datasets
 export CUBLAS_WORKSPACE_CONFIG=:4096:8 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONDONTWRITEBYTECODE=1
-fact "'torch', torch.__version__, 'on', torch.cuda.get_device_name() if torch.cuda.is_available() else 'the CPU'" | tee "$RESULTS/summary.txt"
-"$PYTHON" --version | tee -a "$RESULTS/summary.txt"
+fact "'Python', __import__('platform').python_version(), 'torch', torch.__version__, 'on', torch.cuda.get_device_name() if torch.cuda.is_available() else 'the CPU'" |
+  tee "$RESULTS/summary.txt"
 
 failed=0
 for part in "${parts[@]}"; do

@@ -42,8 +42,8 @@ struct LatentShape {
 struct PhiloxKey {
   uint64_t seed;
   uint64_t offset;
-  // [2] in the device's memory, or null: seed and offset, read by the kernel in place of those above. A captured CUDA graph keeps its
-  // kernels' arguments; what they point to is written anew before each replay.
+  // [2] in the device's memory, or null: seed and offset, read by the kernel in place of those above. A captured CUDA graph keeps
+  // its kernels' arguments; what they point to is written anew before each replay.
   const int64_t* words;
 };
 

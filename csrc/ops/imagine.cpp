@@ -25,14 +25,15 @@ using Outputs = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tenso
 using Gradients = std::tuple<Tensor, Tensor, std::vector<Tensor>>;
 
 #define MOTO_IMAGINE_OPTIONS                                                                                                 \
-  at::IntArrayRef latent, int64_t seed, c10::SymInt offset, const OptionalTensor &words, int64_t steps, int64_t action_kind, double min_std, \
-      bool by_row, int64_t spread, bool bfloat16
+  at::IntArrayRef latent, int64_t seed, c10::SymInt offset, const OptionalTensor &words, int64_t steps, int64_t action_kind, \
+      double min_std, bool by_row, int64_t spread, bool bfloat16
 #define MOTO_IMAGINE_OPTIONS_INT                                                                                         \
-  at::IntArrayRef latent, int64_t seed, int64_t offset, const OptionalTensor &words, int64_t steps, int64_t action_kind, double min_std, \
-      bool by_row, int64_t spread, bool bfloat16
+  at::IntArrayRef latent, int64_t seed, int64_t offset, const OptionalTensor &words, int64_t steps, int64_t action_kind, \
+      double min_std, bool by_row, int64_t spread, bool bfloat16
 #define MOTO_IMAGINE_ARGUMENTS latent, seed, offset, words, steps, action_kind, min_std, by_row, spread, bfloat16
 #define MOTO_IMAGINE_SCHEMA                                                                                            \
-  "Tensor[] actor, Tensor[] cell, Tensor[] prior, int[] latent, int seed, SymInt offset, Tensor? key, int steps, int action_kind, " \
+  "Tensor[] actor, Tensor[] cell, Tensor[] prior, int[] latent, int seed, SymInt offset, Tensor? key, int steps, int " \
+  "action_kind, "                                                                                                      \
   "float min_std, bool by_row, int spread, bool bfloat16"
 
 // Sizes, symbolic so that the same code serves real and fake tensors.

@@ -321,7 +321,8 @@ Outputs observe_on(const Tensor& from_action, const Tensor& from_embed, const Te
   const Outputs outputs = allocate(from_action, from_embed, deter, shape, bfloat16, save);
   with_types(deter, bfloat16, [&](auto t, auto s) {
     using On = Device<decltype(t), decltype(s)>;
-    forward<On>(outputs, from_action, from_embed, is_first, deter, stoch, weights, shape, philox_key<On>(seed, offset, words), save);
+    forward<On>(outputs, from_action, from_embed, is_first, deter, stoch, weights, shape, philox_key<On>(seed, offset, words),
+                save);
   });
   return outputs;
 }
@@ -346,12 +347,14 @@ Gradients observe_backward_on(const OptionalTensor& grad_deter, const OptionalTe
 TORCH_LIBRARY_FRAGMENT(moto, library) {
   library.def(
       "observe(Tensor from_action, Tensor from_embed, Tensor is_first, Tensor deter, Tensor stoch, Tensor[] weights, int[] latent,"
-      " int seed, SymInt offset, Tensor? key, bool bfloat16, bool save) -> (Tensor deter_out, Tensor stoch_out, Tensor params, Tensor inputs,"
+      " int seed, SymInt offset, Tensor? key, bool bfloat16, bool save) -> (Tensor deter_out, Tensor stoch_out, Tensor params, "
+      "Tensor inputs,"
       " Tensor parts, Tensor stats, Tensor hidden)",
       {at::Tag::pt2_compliant_tag});
   library.def(
       "observe_backward(Tensor? grad_deter, Tensor? grad_stoch, Tensor? grad_params, Tensor[] saved, Tensor[] weights,"
-      " int[] latent, int seed, SymInt offset, Tensor? key, bool bfloat16) -> (Tensor from_action, Tensor from_embed, Tensor deter, Tensor "
+      " int[] latent, int seed, SymInt offset, Tensor? key, bool bfloat16) -> (Tensor from_action, Tensor from_embed, Tensor "
+      "deter, Tensor "
       "stoch,"
       " Tensor stoch_weight, Tensor gru_weight, Tensor norm_weight, Tensor norm_bias, Tensor deter_weight, Tensor out_weight,"
       " Tensor out_bias)",

@@ -95,6 +95,7 @@ class Agent(L.LightningModule):
         self._run_capture: RunCapture | None = None
         self._captured = False  # whether a graph takes the step in progress
         self._batch: Batch = {}  # of the step in progress
+        self._norms: dict[str, Tensor] = {}  # of its gradients before clipping, by component
 
     #: Whether there is a world model, which ``data.pretrain: model_first`` can train apart from what acts on it.
     has_world_model = False
@@ -317,12 +318,16 @@ class Agent(L.LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clips each component's gradient to its own norm; ``trainer.gradient_clip_val`` replaces all of them."""
-        for clipping in self.clippings(self.global_step, gradient_clip_val):
-            self.log(f"grad_norm/{clipping.name}", clipping.clip())
+        self._norms = {
+            clipping.name: clipping.clip() for clipping in self.clippings(self.global_step, gradient_clip_val)
+        }
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Logs the gradients' norms, from one place: Lightning keeps what each hook has logged apart."""
+        self.log_dict({f"grad_norm/{name}": norm for name, norm in self._norms.items()})
 
     def clippings(self, step: int, limit: float | None = None) -> list[Clipping]:
         """How gradients are clipped at gradient step ``step`` (from 0); ``limit`` replaces all components' own."""
-        limit = self.trainer.gradient_clip_val if limit is None else limit
         groups = self._trained_groups(step)
         return [Clipping(g.name, g.modules, g.clip if limit is None else float(limit)) for g in groups]
 
@@ -359,10 +364,11 @@ class Agent(L.LightningModule):
         """The whole step, by a graph. What it tells is read, and waited for, where it is logged."""
         assert self._run_capture is not None
         outcome = self._run_capture.take(batch, self.step_key(batch_idx))
+        self._norms = {}
         if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self._run_capture.check()
             self.log_dict({**outcome.losses, **outcome.metrics})
-            self.log_dict({f"grad_norm/{name}": norm for name, norm in outcome.norms.items()})
+            self._norms = outcome.norms
             self.log("loss", outcome.total, prog_bar=True)
         return outcome.total
 

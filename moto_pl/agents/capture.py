@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 import torch
 from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.strategies import SingleDeviceStrategy
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 from torch.utils import _pytree as pytree
@@ -382,7 +382,7 @@ class RunCapture:
         if any(callback.eager_at(step) for callback in self._callbacks):
             return False
         components = agent.schedule.trains(step)
-        return self._steps.warm(batch, components, agent.clippings(step), self._behaviour_step)
+        return self._steps.warm(batch, components, self._clippings, self._behaviour_step)
 
     def take(self, batch: Any, key: Key) -> Outcome:
         """Takes the present step."""
@@ -393,11 +393,15 @@ class RunCapture:
             batch,
             key,
             agent.schedule.trains(step),
-            agent.clippings(step),
+            self._clippings,
             step + 1,
             self._behaviour_step,
             None if average is None else [average.get(name, 0.0) for name in names],
         )
+
+    @property
+    def _clippings(self) -> list[Clipping]:
+        return self._agent.clippings(self._agent.global_step, self._agent.trainer.gradient_clip_val)
 
     @property
     def _behaviour_step(self) -> int:
@@ -405,10 +409,13 @@ class RunCapture:
 
     def check(self) -> None:
         """Waits for the device: tells the callback that counts them of steps whose gradient was not finite."""
-        if (found := self._steps.broken()) is not None:
-            for callback in self._callbacks:
-                if hasattr(callback, "left_out"):
-                    callback.left_out(*found)
+        if (found := self._steps.broken()) is None:
+            return
+        told = [callback for callback in self._callbacks if hasattr(callback, "left_out")]
+        for callback in told:
+            callback.left_out(*found)
+        if not told:
+            rank_zero_warn(f"gradient: not finite for {', '.join(found[1])} at {found[0]} step(s), which are left out.")
 
 
 def _why_eager(agent: Agent) -> str | None:
