@@ -71,9 +71,10 @@ print(status(), build_info().get('cuda_architectures', ''))
 sys.exit(not available() or (torch.cuda.is_available() and not build_info()['cuda']))"; }
 
 part_tests() {
-  local names=(tests/parity/test_cuda.py tests/ops tests/replay tests/agents/test_devices.py)
+  local names=(tests/parity/test_cuda.py tests/agents/test_capture.py tests/ops/test_philox.py tests/ops/test_lambda_return.py
+    tests/replay/test_loader.py tests/replay/test_sampler.py)
   local marked=(-m gpu)
-  if [[ $DRY ]]; then names+=(tests/ops/test_philox.py) marked=(-m "gpu or not slow" -k "gpu or cuda or philox"); fi
+  if [[ $DRY ]]; then marked=(-m "gpu or not slow" -k "gpu or cuda or philox"); fi
   "$PYTHON" -m pytest -p no:xdist -p no:cacheprovider -q -rs --tb=short --junit-xml="$WORK/tests.xml" "${marked[@]}" "${names[@]}"
   local status=$?
   "$PYTHON" -m benchmarks.gpu_parity "$WORK/tests.xml" | tee "$RESULTS/tests.txt"

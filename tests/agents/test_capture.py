@@ -9,6 +9,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.train_step import AGENTS, agent_of_size, load_agent, random_batch
-from moto_pl.agents.capture import CapturedStep, Clipping, Outcome, Recorder
+from moto_pl.agents.capture import WARM_UP, CapturedStep, Clipping, Outcome, Recorder
 from moto_pl.ops import Key, KeyTable, Stream, normal, uniform
 from moto_pl.ops.extension import without_operators
 from moto_pl.ops.philox import philox, philox_ref, uniform_ref
@@ -257,6 +258,35 @@ def test_kinds_of_steps_have_graphs_of_their_own() -> None:
     assert steps.warm(half, "all", clippings(agent), 6)
     third = {name: part.map(lambda x: x[:1]) for name, part in batch.items()}
     assert [steps.warm(third, "all", clippings(agent), 6) for _ in range(5)] == [False, False, False, True, True]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("half", [False, True], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("name", AGENTS)
+def test_graphs_on_a_gpu(name: str, half: bool) -> None:
+    """Losses of both forms, side by side; sums in another order make weights drift apart, so not for long."""
+    device = torch.device("cuda")
+    eager = make(name).to(device)
+    captured = copy.deepcopy(eager)
+    if hasattr(eager, "replay"):
+        captured.replay = eager.replay
+    optimizers = eager.configure_optimizers(), captured.configure_optimizers()
+    steps = CapturedStep(captured, optimizers[1], device)
+    autocast = partial(torch.autocast, "cuda", torch.bfloat16, enabled=half)
+    for step in range(1, 13):
+        batch, key = random_batch(eager, device), Key(3, step).fold(7)
+        with autocast():
+            losses, _ = eager.losses(batch, key)
+        if step <= WARM_UP:
+            captured.load_state_dict(eager.state_dict())
+            eager_step(captured, optimizers[1], batch, key, step)
+        else:
+            outcome = steps.take(batch, key, "all", clippings(captured), step, autocast=autocast)
+            for loss, value in losses.items():
+                torch.testing.assert_close(outcome.losses[loss], value.detach(), atol=5e-2, rtol=5e-2)
+        eager.load_state_dict(captured.state_dict())
+    assert steps.broken() is None
 
 
 # Whole runs.
