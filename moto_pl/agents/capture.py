@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from lightning.pytorch.plugins import MixedPrecision
@@ -34,8 +34,7 @@ from moto_pl.errors import SettingError
 from moto_pl.ops import Key, KeyTable
 from moto_pl.schedule import Components
 
-if TYPE_CHECKING:
-    from .base import Agent
+Agent = Any  # base.Agent: that module imports this one
 
 #: Whether a run's steps are captured; ``auto``: where they can be.
 CaptureMode = Literal["auto"] | bool
@@ -356,7 +355,7 @@ class RunCapture:
 
     def __init__(self, agent: Agent) -> None:
         self._agent, self._steps = agent, CapturedStep(agent, agent.trainer.optimizers[0], agent.device)
-        self._callbacks = [callback for callback in agent.trainer.callbacks if hasattr(callback, "eager_at")]  # type: ignore[attr-defined]
+        self._callbacks = [callback for callback in agent.trainer.callbacks if hasattr(callback, "eager_at")]
 
     @classmethod
     def of(cls, agent: Agent) -> RunCapture | None:
@@ -432,7 +431,7 @@ def _why_eager(agent: Agent) -> str | None:
         return "16-mixed scales its losses on the host"
     if torch.is_anomaly_enabled():
         return "trainer.detect_anomaly looks at each operation"
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+    for callback in trainer.callbacks:
         watches = any(_overrides(callback, hook) for hook in _HOOKS)
         if watches and not hasattr(callback, "eager_at"):
             return f"{type(callback).__name__} looks at each step's backward pass"
