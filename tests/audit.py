@@ -200,7 +200,6 @@ MAY_DIFFER = {
     r"callbacks\['CollectEpisodes'\]\._pool": "as the last episode left it: each begins with a seed of its own",
     r"callbacks\['Throughput'\]": "times, and where they were taken",
     r"callbacks\['RunProgress'\]\._printed": "a time",
-    r"callbacks\['LiveReport'\]\.(_next|_writer)": "a time, and the process that draws a page",
     r"callbacks\['RunCheckpoint'\]\._saved": "the step of the last checkpoint, for a message",
 }
 

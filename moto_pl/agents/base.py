@@ -466,7 +466,7 @@ class Agent(L.LightningModule):
         The statistics of state vectors are among the weights, which are read next.
         """
         saved = observation_of(description)
-        if saved.layout == self.observation.layout:
+        if saved.layout == self.observation.layout and saved != self.observation:
             self.observation = saved
 
     # Helpers.

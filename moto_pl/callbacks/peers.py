@@ -7,8 +7,10 @@ import os
 import re
 import socket
 import subprocess
+import sys
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -24,6 +26,8 @@ from moto_pl.errors import SettingError
 #: What collectives' errors say of themselves, whatever carries them.
 _COLLECTIVE = re.compile(r"gloo|nccl|ProcessGroup|TCPStore|Connection (closed|reset)|Broken pipe", re.IGNORECASE)
 _LOOKS_S = 2.0  # a process that was killed takes a moment to be gone
+_GRACE_S = 20.0  # in which a collective says that a process has ended
+_OBSERVER = "child-process-observer"  # Lightning's thread, which kills all processes as soon as one has ended
 
 
 class Peer(NamedTuple):
@@ -86,6 +90,19 @@ class Peers(L.Callback):
             gathered: list[Any] = [None] * trainer.world_size
             torch.distributed.all_gather_object(gathered, (socket.gethostname(), os.getpid()))
             self._peers = [Peer(*peer) for peer in gathered]
+            self._ask_for_patience(trainer)
+
+    def _ask_for_patience(self, trainer: L.Trainer) -> None:
+        """Lets a collective's error be told before Lightning kills all; where none comes, the line is said first."""
+        for observer in (thread for thread in threading.enumerate() if thread.name == _OBSERVER):
+            kill_all = cast(Any, observer)._terminate_all
+
+            def in_time(kill_all: Callable[[], None] = kill_all) -> None:
+                time.sleep(_GRACE_S)
+                print(f"moto: {self._lost(trainer)}", file=sys.stderr, flush=True)
+                kill_all()
+
+            cast(Any, observer)._terminate_all = in_time
 
     @contextmanager
     def watched(self, trainer: L.Trainer) -> Iterator[None]:
@@ -101,11 +118,14 @@ class Peers(L.Callback):
                 found = f"{trainer.world_size} processes in all, which have not come together in {self.timeout_s:g} s"
                 fix = "See that all were started, and reach MASTER_ADDR and MASTER_PORT, or give more --peer_timeout_s."
                 raise SettingError("trainer.devices", found, fix) from None
-            gone = self._gone()
+            lost = self._lost(trainer)
             self._end_started(trainer, {peer.pid for peer in self._peers if peer.fate is not None})
-            found = f"{trainer.world_size} processes in all, of which {gone} (rank {trainer.global_rank} says so)"
-            fix = "Look at what it said, if it did; the same command goes on from the last checkpoint."
-            raise SettingError("trainer.devices", found, fix) from None
+            raise lost from None
+
+    def _lost(self, trainer: L.Trainer) -> SettingError:
+        found = f"{trainer.world_size} processes in all, of which {self._gone()} (rank {trainer.global_rank} says so)"
+        fix = "Look at what it said, if it did; the same command goes on from the last checkpoint."
+        return SettingError("trainer.devices", found, fix)
 
     def _gone(self) -> str:
         end = time.monotonic() + _LOOKS_S
