@@ -222,6 +222,10 @@ class CollectEpisodes(L.Callback):
             self._pool.close()
             self._pool = None
 
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Ends the collecting process: Python would wait for it, and it waits for the next job."""
+        self._collector.close()
+
     # Rounds.
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

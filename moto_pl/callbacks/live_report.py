@@ -38,7 +38,7 @@ class ReportWriter:
         if self.busy:
             return
         self._said()
-        command = [sys.executable, "-c", _CODE, str(self.run)]
+        command = [sys.executable, "-c", _CODE, "report", str(self.run)]
         # In a session of its own: Ctrl-C in the run's terminal is not meant for it.
         self._process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
@@ -66,7 +66,7 @@ class ReportWriter:
 
 
 #: Of lower priority than training.
-_CODE = "import os, sys; os.nice(10); from moto_pl.cli import main; sys.exit(main(['report', sys.argv[1]]))"
+_CODE = "import os, runpy; os.nice(10); runpy.run_module('moto_pl.cli', run_name='__main__', alter_sys=True)"
 
 
 class LiveReport(L.Callback):
