@@ -287,7 +287,7 @@ class ImaginationAgent(ModelBasedAgent):
     def on_fit_start(self) -> None:
         """Refuses what processes cannot share; see :meth:`ModelBasedAgent.on_fit_start`."""
         super().on_fit_start()
-        wanted, processes = self.config.imagine_rows, self.trainer.world_size
+        wanted, processes = self.config.imagine_rows, self.share.of
         if wanted is not None and wanted % processes:
             setting = "model.init_args.behaviour.imagine_rows"
             raise SettingError(setting, wanted, f"Give a multiple of the {processes} processes, or null.")

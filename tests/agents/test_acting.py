@@ -60,7 +60,7 @@ def collecting(agent: Agent, root: Path) -> None:
 def collecting_in_the_background(agent: Agent, root: Path) -> None:
     # The process's own function, in a thread: what it rolls is then heard here. A thread has no signals and no parent.
     ours, theirs = multiprocessing.Pipe()
-    arguments = (theirs, ENV, OPTIONS, 0, 60.0, NO_LIMIT_SET)
+    arguments = theirs, (ENV, OPTIONS, 0, 60.0, NO_LIMIT_SET)
     thread = threading.Thread(target=background._serve, args=arguments, daemon=True)
     with pytest.MonkeyPatch.context() as patch:
         for name in ("signals.ignore", "signals.end_with", "one_thread"):

@@ -20,7 +20,7 @@ from moto_pl.agents.latent_replay import LatentReplayAgent
 from moto_pl.agents.lompo import PenaltyConfig
 from moto_pl.agents.settings import LatentBatchConfig, LatentBehaviourConfig, LatentModelConfig
 from moto_pl.errors import SettingError
-from moto_pl.ops import Key, Stream, normal, priors
+from moto_pl.ops import Key, Share, Stream, normal, priors
 from moto_pl.replay import Episode, EpisodeStore
 from moto_pl.replay.latents import LatentTable, LatentTransitions, whole_episodes
 from moto_pl.replay.sampler import SequenceBatch
@@ -443,7 +443,7 @@ def test_processes_share_the_batch(processes: int, fits: bool, tmp_path: Path) -
             return learn(real, imagined, key)
 
         agent.transition_losses = spy
-        agent.losses_of("behaviour", {}, Key(0, 0))
+        agent.losses_of("behaviour", {}, Key(0, 0, Share(1, 2, processes)))
         assert seen == [(1, 1)]
         return
     with pytest.raises(SettingError, match="agent_size: found 3. Give a multiple of the 2 processes"):

@@ -14,6 +14,7 @@ from moto_pl.datasets.kitchen.orders import Order, sequence
 from moto_pl.datasets.minari_io import open_dataset
 from moto_pl.envs import KITCHEN_OBJECTS, KITCHEN_ORDER, KITCHEN_TASKS
 from moto_pl.envs.kitchen import KitchenEnv
+from moto_pl.envs.observation import Observation
 from moto_pl.errors import SettingError
 from moto_pl.replay.episode import Episode, completion_order
 from moto_pl.replay.filters import keep_rows
@@ -108,7 +109,8 @@ def recorded(
 
     with monkeypatch.context() as patch:
         patch.setattr(demonstrations, "in_processes", lambda _, jobs, *args, **options: in_this_process(record, jobs))
-        patch.setattr(demonstrations, "KitchenEnv", lambda **options: SimpleNamespace(close=lambda: None))
+        env = SimpleNamespace(close=lambda: None, observation=Observation())
+        patch.setattr(demonstrations, "KitchenEnv", lambda **options: env)
         return build(f"kitchen/{kind}", episodes=1, **options).path, count
 
 
