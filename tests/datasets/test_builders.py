@@ -42,7 +42,7 @@ def test_reach_dataset() -> None:
     own = reader.own
     assert (own["seed"], own["episodes"], own["retries"], own["noise"]) == (3, 4, 0, 0.0)
     assert own["env_id"] == "moto_pl/Reach-v0"
-    unasked = {"goal": "random", "reward": "sparse", "hand_radius": 0.1}
+    unasked = {"goal": "random", "reward": "sparse", "hand_radius": 0.1, "observe": ["image"]}
     assert own["env_kwargs"] == {"image_size": 32, "episode_steps": 30, **unasked}
     assert own["versions"].keys() >= {"gymnasium", "moto_pl"}
     for episode in reader:
@@ -223,6 +223,7 @@ def test_metaworld_dataset() -> None:
     assert reader.check(32, 4) == [60, 60]
     own = reader.own
     assert own["env_kwargs"] == {
+        "observe": ["image"],
         "image_size": 32,
         "camera": "paper",
         "render_quality": "fast",
