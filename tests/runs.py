@@ -140,3 +140,13 @@ def assert_same_end(
 def _assert_same_evaluations(left: Path, right: Path, at: tuple[int, ...]) -> None:
     evaluations = [[record for record in read_evaluations(run) if record["step"] > 0] for run in (left, right)]
     assert evaluations[0] == evaluations[1] and tuple(record["step"] for record in evaluations[0]) == at
+
+
+def assert_killed_ends_as_unbroken(root: Path, *args: str, agent: str, episodes: int) -> None:
+    """A run that is killed after 33 steps and started again ends bit for bit as one that is not."""
+    unbroken = cold_fit(root / "unbroken", *args, agent=agent)
+    assert unbroken.returncode == 0, unbroken.stderr
+    assert cold_fit(root / "run", *args, *fault(33), agent=agent).returncode == -9
+    resumed = cold_fit(root / "run", *args, agent=agent)
+    assert resumed.returncode == 0, resumed.stderr
+    assert_same_end(root / "unbroken", root / "run", episodes=episodes)

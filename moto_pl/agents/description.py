@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, is_dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from moto_pl.envs.actions import ActionScale
 from moto_pl.envs.observation import Observation, ObservationConfig
 from moto_pl.errors import SettingError
 
 from .earlier import complete
+
+Parsed = TypeVar("Parsed")
 
 
 def plain(value: Any) -> Any:
@@ -30,10 +33,7 @@ def observation_of(description: dict[str, Any]) -> Observation:
         SettingError: it is not what an agent says of that.
     """
     found = description.get("observation")
-    try:
-        return Observation() if found is None else Observation.from_plain(found)
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise SettingError("ckpt_path", f"a checkpoint with {error}", "Give a whole checkpoint.") from None
+    return Observation() if found is None else _parsed(Observation.from_plain, found)
 
 
 def scale_of(description: dict[str, Any]) -> ActionScale | None:
@@ -42,8 +42,12 @@ def scale_of(description: dict[str, Any]) -> ActionScale | None:
     Raises:
         SettingError: it is not what an agent says of that.
     """
+    return _parsed(ActionScale.from_plain, description.get("action_scale"))
+
+
+def _parsed(from_plain: Callable[[Any], Parsed], found: Any) -> Parsed:
     try:
-        return ActionScale.from_plain(description.get("action_scale"))
+        return from_plain(found)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise SettingError("ckpt_path", f"a checkpoint with {error}", "Give a whole checkpoint.") from None
 

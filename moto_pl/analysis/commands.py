@@ -107,6 +107,7 @@ def counterfactual(
     from moto_pl.agents.loading import load_agent
     from moto_pl.analysis.counterfactual import find_counterfactual
     from moto_pl.analysis.episodes import action_repeat_of, environment_of, model_based
+    from moto_pl.report.records import read_run
 
     _check(count=count, context=context, steps=steps, samples=samples)
     if not tolerance > 0:
@@ -118,7 +119,7 @@ def counterfactual(
     if short:
         found = f"an episode of {short[0]} steps, for {context} of context and {steps} of prediction"
         raise SettingError("--steps", found, "Give fewer, or less --context.")
-    repeat = action_repeat_of(run)
+    repeat = action_repeat_of(read_run(run).setting("data"))
     finding = find_counterfactual(agent, rolled, name, (env, options), context, steps, samples, tolerance, repeat)
     return _write(finding, out, run)
 

@@ -63,8 +63,8 @@ def roll_own(
     """
     env, options = environment_of(run, setting)
     data = read_run(run).setting("data")
-    repeat, longest = action_repeat_of(run), longest_demonstration(run / "replay")
-    limit = EpisodeLimit(data.get("max_episode_steps"), None if longest is None else longest * repeat)
+    repeat = action_repeat_of(data)
+    limit = EpisodeLimit(data.get("max_episode_steps"), longest_demonstration(run / "replay"), repeat)
     timeout_s, seen = float(data.get("worker_timeout_s") or 60), agent.observation
     with EnvPool(env, options, 0, timeout_s, limit, seen.image_size, seen.config, agent.action_scale, repeat) as pool:
         return [roll_episodes(pool, agent, [first_seed + i], mode, Key(agent.seed, i))[0] for i in range(count)]
@@ -85,9 +85,8 @@ def environment_of(run: Path, setting: str = "--ckpt") -> tuple[str, dict[str, A
     return str(data["env"]), dict(data.get("env_options") or {})
 
 
-def action_repeat_of(run: Path) -> int:
-    """Steps of a run's environment for each action; 1 in runs of earlier versions."""
-    data = read_run(run).setting("data")
+def action_repeat_of(data: object) -> int:
+    """Steps of the environment for each action, by a run's settings ``data``; 1 in runs of earlier versions."""
     return int((data.get("action_repeat") if isinstance(data, dict) else None) or 1)
 
 

@@ -166,9 +166,8 @@ class CollectEpisodes(L.Callback):
             # A checkpoint's own are taken back in on_load_checkpoint.
             self.collected_episodes = self.env_steps = 0
             self.ahead = None
-        longest = data.longest_demonstration
-        demonstrated = None if longest is None else longest * settings.action_repeat
-        self._limit = self._collector.limit = EpisodeLimit(settings.max_episode_steps, demonstrated)
+        limit = EpisodeLimit(settings.max_episode_steps, data.longest_demonstration, settings.action_repeat)
+        self._limit = self._collector.limit = limit
         self._scale = self._collector.scale = data.demonstrated_scale
         size, observation = self._action_size(trainer), self._observation(trainer)
         facts = RunFacts(size, data.terminates, data.schedule, data.writes, observation, self._agreed_scale(trainer))

@@ -315,8 +315,12 @@ def imported(kind: Kind) -> Any:
     try:
         return importlib.import_module(kind)
     except ImportError:
-        found = f"{kind}, which is not installed"
-        raise SettingError("--logger", found, f"Install it: pip install 'moto_pl[{kind}]'.") from None
+        raise missing(kind) from None
+
+
+def missing(kind: str) -> SettingError:
+    """The error for a library that is not installed."""
+    return SettingError("--logger", f"{kind}, which is not installed", f"Install it: pip install 'moto_pl[{kind}]'.")
 
 
 def _step(at: int | None, step: int | None) -> int:

@@ -30,7 +30,7 @@ from moto_pl.datasets.offered import find_cameras, observed, vector_sizes
 from moto_pl.datasets.raw_episode import RawEpisode
 from moto_pl.datasets.staging import staged
 from moto_pl.envs.actions import ActionScale
-from moto_pl.envs.observation import Observation, ObservationConfig, joined, stacked
+from moto_pl.envs.observation import Observation, ObservationConfig, joined, stacked, unstacked
 from moto_pl.errors import SettingError
 from moto_pl.replay.episode import Episode
 
@@ -469,8 +469,7 @@ def _add(group: h5py.Group, episode: Episode, index: int, observation: Observati
     group.attrs.update({"id": index, "total_steps": episode.length, **episode.info})
     packed: dict[str, Any] = {"compression": "gzip", "compression_opts": 4, "fletcher32": True}
     chunks = (min(FRAMES_PER_CHUNK, episode.length + 1), *episode.image.shape[1:3], 3)
-    for place, name in enumerate(observation.cameras):
-        image = episode.image[..., 3 * place : 3 * place + 3]
+    for name, image in zip(observation.cameras, unstacked(episode.image, len(observation.cameras)), strict=True):
         group.create_dataset(f"observations/{name}", data=image, chunks=chunks, **packed)
     flags = np.zeros((2, episode.length), bool)
     flags[:, -1] = episode.terminated, episode.truncated

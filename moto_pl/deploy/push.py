@@ -178,8 +178,8 @@ def _table(evaluations: list[Evaluation], step: int) -> str:
         if one.step > step:
             continue
         low, high = wilson_interval(one.successes, one.episodes)
-        last = f"{sum(one.success_last)} of {one.episodes}" if one.success_last else "-"
-        stays = f"{np.mean(one.success_steps):.1f}" if one.success_steps else "-"
+        last = "-" if one.at_last is None else f"{one.at_last} of {one.episodes}"
+        stays = "-" if one.steps_in_success is None else f"{one.steps_in_success:.1f}"
         rows.append(
             f"| {'test' if one.stage == 'test' else 'evaluation'} | {one.step:,} | {one.successes} of {one.episodes} "
             f"| {low:.0%} to {high:.0%} | {last} | {stays} | {np.mean(one.returns):.1f} |"

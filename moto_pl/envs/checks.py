@@ -46,11 +46,13 @@ class EpisodeLimit(NamedTuple):
 
     Attributes:
         steps: the user's own limit (``data.max_episode_steps``), or None.
-        demonstrated: steps of the longest demonstration; None where there is none.
+        demonstrated: actions of the longest demonstration; None where there is none.
+        action_repeat: steps for each action.
     """
 
     steps: int | None = None
     demonstrated: int | None = None
+    action_repeat: int = 1
 
     def of(self, env: gym.Env[Any, Any]) -> int:
         """The limit for an environment: the user's, else its own, else from the demonstrations, else ``MOST_STEPS``."""
@@ -60,7 +62,7 @@ class EpisodeLimit(NamedTuple):
             return self.steps
         if isinstance(own, int | np.integer) and own > 0:
             return int(own)
-        return MOST_STEPS if self.demonstrated is None else DEMONSTRATIONS * self.demonstrated
+        return MOST_STEPS if self.demonstrated is None else DEMONSTRATIONS * self.demonstrated * self.action_repeat
 
 
 NO_LIMIT_SET = EpisodeLimit()

@@ -158,10 +158,15 @@ def stacked(images: Sequence[np.ndarray]) -> np.ndarray:
     return images[0] if len(images) == 1 else np.concatenate(images, -1)
 
 
+def unstacked(images: Any, count: int) -> list[Any]:
+    """The inverse of :func:`stacked`: ``count`` cameras' images [..., 3] of an array or tensor [..., 3 * count]."""
+    return [images[..., 3 * place : 3 * place + 3] for place in range(count)]
+
+
 def cameras_beside(image: np.ndarray) -> np.ndarray:
     """The cameras' images side by side, as people look at them: [..., H, W, 3 * M] -> [..., H, M * W, 3]."""
     count = image.shape[-1] // 3
-    return image if count == 1 else np.concatenate(np.split(image, count, -1), -2)
+    return image if count == 1 else np.concatenate(unstacked(image, count), -2)
 
 
 def joined(vectors: Sequence[Any]) -> np.ndarray | None:

@@ -69,6 +69,16 @@ class Evaluation:
         """Episodes that succeeded, k of n."""
         return sum(self.success)
 
+    @property
+    def at_last(self) -> int | None:
+        """Episodes that ended in success; None where that was not recorded."""
+        return sum(self.success_last) if self.success_last else None
+
+    @property
+    def steps_in_success(self) -> float | None:
+        """Mean number of steps in success; None where they were not recorded."""
+        return float(np.mean(self.success_steps)) if self.success_steps else None
+
 
 @dataclass(frozen=True)
 class RunRecord:

@@ -125,10 +125,10 @@ def results(record: RunRecord) -> Results:
 
 def staying(evaluation: Evaluation) -> str:
     """Whether the policy stayed in success; nothing where that was not recorded."""
-    if not evaluation.success_last or not evaluation.success_steps:
+    at_last, steps = evaluation.at_last, evaluation.steps_in_success
+    if at_last is None or steps is None:
         return ""
-    steps = number(float(np.mean(evaluation.success_steps)))
-    return f" (at the last step {sum(evaluation.success_last)}; {steps} steps in success an episode)"
+    return f" (at the last step {at_last}; {number(steps)} steps in success an episode)"
 
 
 def evaluation_curves(record: RunRecord) -> list[Chart]:
@@ -150,8 +150,8 @@ def _row(e: Evaluation) -> EvaluationRow:
         successes=e.successes,
         rate=e.successes / e.episodes,
         rate_interval=wilson_interval(e.successes, e.episodes),
-        at_last=sum(e.success_last) if e.success_last else None,
-        steps_in_success=float(np.mean(e.success_steps)) if e.success_steps else None,
+        at_last=e.at_last,
+        steps_in_success=e.steps_in_success,
         mean_return=float(np.mean(e.returns)),
         return_interval=_of_mean(e.returns),
         mean_length=float(np.mean(e.length)),

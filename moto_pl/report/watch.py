@@ -246,8 +246,8 @@ def _evaluations(evaluations: list[Evaluation]) -> Table:
             "test" if one.stage == "test" else "evaluation",
             _plain(one.phase),
             f"{one.successes} of {count}",
-            f"{sum(one.success_last)} of {count}" if one.success_last else "-",
-            f"{np.mean(one.success_steps):.1f}" if one.success_steps else "-",
+            "-" if one.at_last is None else f"{one.at_last} of {count}",
+            "-" if one.steps_in_success is None else f"{one.steps_in_success:.1f}",
             f"{np.mean(one.returns):.1f}",
         )
     return table

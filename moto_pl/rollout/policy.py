@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from moto_pl.envs.observation import Seen
+from moto_pl.envs.observation import Seen, unstacked
 from moto_pl.errors import SettingError
 from moto_pl.ops import Key
 
@@ -208,7 +208,7 @@ def _unstacked(array: Array, specs: Mapping[str, ArraySpec]) -> dict[str, Array]
         stacked = f", or their images stacked, [..., {3 * len(specs)}]" if cameras else ""
         fix = f"Give a dictionary of {', '.join(specs)}{stacked}."
         raise SettingError("observation", f"one {_described(array)}", fix)
-    return {name: array[..., 3 * place : 3 * place + 3] for place, name in enumerate(specs)}
+    return dict(zip(specs, unstacked(array, len(specs)), strict=True))
 
 
 def _checked(name: str, array: Array, spec: ArraySpec) -> Array:

@@ -6,15 +6,17 @@ import difflib
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import get_args
 
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.logger import Logger
 
-from moto_pl.callbacks.trackers import RemoteTracker, TensorBoardTracker
+from moto_pl.callbacks.trackers import Kind, RemoteTracker, TensorBoardTracker, missing
 from moto_pl.errors import SettingError
 
+REMOTE: tuple[Kind, ...] = get_args(Kind)
 #: What ``--logger`` takes. The CSV files are always written: report, compare and watch read them.
-LOGGERS = ("csv", "tensorboard", "wandb", "trackio")
+LOGGERS = ("csv", "tensorboard", *REMOTE)
 _DEFAULT = ("csv", "tensorboard")
 
 
@@ -40,9 +42,8 @@ def chosen_loggers(given: str | Sequence[str] | None, trainers: object) -> tuple
             raise SettingError("--logger", repr(name), f"{guess}Give some of {', '.join(LOGGERS)}.")
         if names.count(name) > 1:
             raise SettingError("--logger", f"{name}, twice", "Name each once.")
-        if name in ("wandb", "trackio") and find_spec(name) is None:
-            found = f"{name}, which is not installed"
-            raise SettingError("--logger", found, f"Install it: pip install 'moto_pl[{name}]'.")
+        if name in REMOTE and find_spec(name) is None:
+            raise missing(name)
     return tuple(names)
 
 
@@ -57,8 +58,4 @@ def make_loggers(names: Sequence[str], root: Path, anew: bool) -> list[Logger]:
     loggers: list[Logger] = [CSVLogger(root, name="csv", flush_logs_every_n_steps=1)]
     if "tensorboard" in names:
         loggers.append(TensorBoardTracker(root, anew))
-    if "wandb" in names:
-        loggers.append(RemoteTracker("wandb", root, anew))
-    if "trackio" in names:
-        loggers.append(RemoteTracker("trackio", root, anew))
-    return loggers
+    return [*loggers, *(RemoteTracker(kind, root, anew) for kind in REMOTE if kind in names)]

@@ -25,7 +25,7 @@ from moto_pl.envs.reach import ReachEnv
 from moto_pl.errors import SettingError
 from moto_pl.replay import EpisodeStore
 from moto_pl.training.ingest import MARKER
-from runs import assert_same_end, cold_fit, fault, small
+from runs import assert_killed_ends_as_unbroken, small
 
 BOTH = ("wrist", "image")
 CAMERAS = ("--data.observation.cameras", "[wrist, image]")
@@ -236,12 +236,7 @@ def test_a_killed_run_with_two_cameras_ends_where_the_unbroken_one_ends(
     agent: str, dataset: Path, tmp_path: Path
 ) -> None:
     data = ("--data.dataset", str(dataset), "--data.build_missing", "false", *CAMERAS, *STATE)
-    unbroken = cold_fit(tmp_path / "unbroken", *data, agent=agent)
-    assert unbroken.returncode == 0, unbroken.stderr
-    assert cold_fit(tmp_path / "run", *data, *fault(33), agent=agent).returncode == -9
-    resumed = cold_fit(tmp_path / "run", *data, agent=agent)
-    assert resumed.returncode == 0, resumed.stderr
-    assert_same_end(tmp_path / "unbroken", tmp_path / "run", episodes=8)
+    assert_killed_ends_as_unbroken(tmp_path, *data, agent=agent, episodes=8)
 
 
 # Repeated actions.

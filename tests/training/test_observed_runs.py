@@ -21,7 +21,7 @@ from moto_pl.envs.observation import Observation, ObservationConfig
 from moto_pl.errors import SettingError
 from moto_pl.replay import EpisodeStore
 from moto_pl.training.ingest import MARKER, ingest, observed
-from runs import assert_same_end, cold_fit, fault, small
+from runs import assert_killed_ends_as_unbroken, small
 
 HAND = ObservationConfig(state=("hand",))
 NAMES: dict[str, Any] = {"dataset": "my/reach-v0", "val_episodes": 1}
@@ -139,12 +139,7 @@ def test_what_an_environment_does_not_observe_is_said_in_a_line(
 @pytest.mark.parametrize("agent", ["MOTO", "BC"])
 def test_a_killed_run_with_vectors_ends_where_the_unbroken_one_ends(agent: str, dataset: Path, tmp_path: Path) -> None:
     data = ("--data.dataset", str(dataset), "--data.build_missing", "false", *STATE)
-    unbroken = cold_fit(tmp_path / "unbroken", *data, agent=agent)
-    assert unbroken.returncode == 0, unbroken.stderr
-    assert cold_fit(tmp_path / "run", *data, *fault(33), agent=agent).returncode == -9
-    resumed = cold_fit(tmp_path / "run", *data, agent=agent)
-    assert resumed.returncode == 0, resumed.stderr
-    assert_same_end(tmp_path / "unbroken", tmp_path / "run", episodes=8)
+    assert_killed_ends_as_unbroken(tmp_path, *data, agent=agent, episodes=8)
 
 
 def test_a_vector_of_another_size_is_said_in_a_line(

@@ -10,6 +10,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from moto_pl.envs.observation import unstacked
 from moto_pl.files import temporary_path, whole
 from moto_pl.replay.episode import Episode
 
@@ -57,8 +58,7 @@ def _add(demo: h5py.Group, episode: Episode, names: Sequence[str]) -> None:
     for name, array in arrays.items():
         demo.create_dataset(name, data=array)
     packed: dict[str, Any] = {"compression": "gzip", "compression_opts": 4}
-    for place, name in enumerate(names):
-        image = np.ascontiguousarray(episode.image[..., 3 * place : 3 * place + 3])
+    for name, image in zip(names, map(np.ascontiguousarray, unstacked(episode.image, len(names))), strict=True):
         for group, frames in (("obs", image[:-1]), ("next_obs", image[1:])):
             chunks = (1, *frames.shape[1:])  # robomimic reads some frames here and there
             demo.create_dataset(f"{group}/{name}", data=frames, chunks=chunks, **packed)
