@@ -25,6 +25,7 @@ class Device {
   using Storage = S;
   static constexpr bool kMultipliesInAct = false;  // the actor's last product is ATen's
   static constexpr bool kScans = false;
+  static constexpr bool kReadsKeys = false;
   static constexpr bool kKeepsGradNorm = true;  // between the two passes of gru_backward, rather than compute it twice
 
   Device(const LatentShape& latent, int64_t members, int64_t batch, const Tensor& like)

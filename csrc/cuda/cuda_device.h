@@ -16,6 +16,7 @@ class Device {
   using Full = T;
   using Storage = S;
   static constexpr bool kMultipliesInAct = true;               // one launch less
+  static constexpr bool kReadsKeys = true;                     // in its own memory, where they are given there
   static constexpr bool kKeepsGradNorm = false;                // computed twice rather than kept in memory
   static constexpr bool kScans = std::is_same_v<S, BFloat16>;  // all steps of observe in one launch, where scan_blocks finds room
 

@@ -39,6 +39,10 @@ cudaError_t norm_grad(const NormGrad<T, S>& x, cudaStream_t stream);
 cudaError_t draw_members(int64_t* member, int64_t steps, int64_t batch, PhiloxKey key, int64_t members, bool by_row,
                          cudaStream_t stream);
 
+// out [count]: a stream's random words (int64_t), or uniform numbers in (0, 1).
+template <typename T>
+cudaError_t philox(PhiloxKey key, Stream name, int64_t count, T* out, cudaStream_t stream);
+
 // Instantiated for float, double and BFloat16; meaning as in cpu/cpu_kernels.h.
 template <typename T>
 cudaError_t lambda_return(const T* reward, const T* value, const T* discount, T* returns, const LambdaReturnShape& shape,

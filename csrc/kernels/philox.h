@@ -12,10 +12,12 @@ struct PhiloxBlock {
 };
 
 MOTO_DEVICE inline PhiloxBlock philox_block(PhiloxKey key, Stream stream, uint64_t block) {
+  const uint64_t seed = key.words ? static_cast<uint64_t>(key.words[0]) : key.seed;
+  const uint64_t offset = key.words ? static_cast<uint64_t>(key.words[1]) : key.offset;
   // The reference counts blocks in one 64-bit word of which the first product sees all bits; counts stay below 2^32.
   uint32_t c0 = static_cast<uint32_t>(block), c1 = static_cast<uint32_t>(stream);
-  uint32_t c2 = static_cast<uint32_t>(key.offset), c3 = static_cast<uint32_t>(key.offset >> 32);
-  uint32_t k0 = static_cast<uint32_t>(key.seed), k1 = static_cast<uint32_t>(key.seed >> 32);
+  uint32_t c2 = static_cast<uint32_t>(offset), c3 = static_cast<uint32_t>(offset >> 32);
+  uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
   for (int round = 0; round < 10; ++round) {
     const uint64_t a = uint64_t{0xD2511F53u} * c0, b = uint64_t{0xCD9E8D57u} * c2;
     c0 = static_cast<uint32_t>(b >> 32) ^ c1 ^ k0;

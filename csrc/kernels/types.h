@@ -44,6 +44,9 @@ struct PhiloxKey {
   uint64_t offset;
   int64_t first_row;
   int64_t rows;
+  // [2] in the device's memory, or null: seed and offset, read by the kernel in place of those above. A captured CUDA graph keeps
+  // its kernels' arguments; what they point to is written anew before each replay.
+  const int64_t* words;
 
   // The number of the first of `batch` rows in step t, counted over the common batch.
   MOTO_DEVICE int64_t row(int64_t t, int64_t batch) const { return rows == 0 ? t * batch : t * rows + first_row; }

@@ -24,16 +24,17 @@ namespace {
 using Outputs = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 using Gradients = std::tuple<Tensor, Tensor, std::vector<Tensor>>;
 
-#define MOTO_IMAGINE_OPTIONS                                                                                                     \
-  at::IntArrayRef latent, int64_t seed, c10::SymInt offset, int64_t first_row, int64_t rows, int64_t steps, int64_t action_kind, \
-      double min_std, bool by_row, int64_t spread, bool bfloat16
-#define MOTO_IMAGINE_OPTIONS_INT                                                                                             \
-  at::IntArrayRef latent, int64_t seed, int64_t offset, int64_t first_row, int64_t rows, int64_t steps, int64_t action_kind, \
-      double min_std, bool by_row, int64_t spread, bool bfloat16
-#define MOTO_IMAGINE_ARGUMENTS latent, seed, offset, first_row, rows, steps, action_kind, min_std, by_row, spread, bfloat16
-#define MOTO_IMAGINE_SCHEMA                                                                                                        \
-  "Tensor[] actor, Tensor[] cell, Tensor[] prior, int[] latent, int seed, SymInt offset, int first_row, int rows, int steps, int " \
-  "action_kind, "                                                                                                                  \
+#define MOTO_IMAGINE_OPTIONS                                                                                              \
+  at::IntArrayRef latent, int64_t seed, c10::SymInt offset, const OptionalTensor &words, int64_t first_row, int64_t rows, \
+      int64_t steps, int64_t action_kind, double min_std, bool by_row, int64_t spread, bool bfloat16
+#define MOTO_IMAGINE_OPTIONS_INT                                                                                      \
+  at::IntArrayRef latent, int64_t seed, int64_t offset, const OptionalTensor &words, int64_t first_row, int64_t rows, \
+      int64_t steps, int64_t action_kind, double min_std, bool by_row, int64_t spread, bool bfloat16
+#define MOTO_IMAGINE_ARGUMENTS latent, seed, offset, words, first_row, rows, steps, action_kind, min_std, by_row, spread, bfloat16
+#define MOTO_IMAGINE_SCHEMA                                                                                                      \
+  "Tensor[] actor, Tensor[] cell, Tensor[] prior, int[] latent, int seed, SymInt offset, Tensor? key, int first_row, int rows, " \
+  "int steps, int "                                                                                                              \
+  "action_kind, "                                                                                                                \
   "float min_std, bool by_row, int spread, bool bfloat16"
 
 // Sizes, symbolic so that the same code serves real and fake tensors.
@@ -113,7 +114,7 @@ void forward(const Outputs& outputs, const Tensor& start_deter, const Tensor& st
   const int64_t B = start_deter.size(0), D = start_deter.size(1), Z = z_shape.size(), P = z_shape.params();
   const int64_t K = prior[0].size(0), U = prior[0].size(2), V = cell[1].size(0), A = actor.back().size(0) / 2;
   const bool categorical = z_shape.kind == Latent::categorical;
-  const PhiloxKey key = philox_key(seed, offset, first_row, rows);
+  const PhiloxKey key = philox_key<Device>(seed, offset, words, first_row, rows);
   const auto full = start_deter.options(), storage = full.dtype(kStorage<S>);
   const auto cast = [&](const Tensor& weight) { return weight.to(kStorage<S>); };
   const Device device(z_shape, K, B, start_deter);
@@ -263,7 +264,7 @@ void backward(const OptionalTensor& grad_deter, const OptionalTensor& grad_stoch
                params = saved[6], actor_hidden = saved[7], raw = saved[8];
   const int64_t B = deter.size(1), D = deter.size(2), Z = z_shape.size(), P = z_shape.params();
   const int64_t K = prior[0].size(0), U = prior[0].size(2), V = cell[1].size(0), A = actor.back().size(0) / 2;
-  const PhiloxKey key = philox_key(seed, offset, first_row, rows);
+  const PhiloxKey key = philox_key<Device>(seed, offset, words, first_row, rows);
   const auto full = deter.options(), storage = full.dtype(kStorage<S>);
   const auto cast = [&](const Tensor& weight) { return weight.to(kStorage<S>); };
   const Device device(z_shape, K, B, deter);
@@ -287,8 +288,9 @@ void backward(const OptionalTensor& grad_deter, const OptionalTensor& grad_stoch
     const Tensor grad_heads = at::empty({K, B, D}, storage), grad_parts = at::empty({B, 3 * D}, storage);
     const Tensor grad_inputs = at::empty({steps, B, V + D}, storage);
     const Tensor grad_norm = at::empty({Device::kKeepsGradNorm ? B : 0, 3 * D}, full);
-    // Without a gradient of the disagreement, the sample's reaches a step's one member alone.
-    const bool one_member = !to_spread.defined() && !by_row && K > 1;
+    // Without a gradient of the disagreement, the sample's reaches a step's one member alone; which, the host cannot say of a key
+    // that only the device reads.
+    const bool one_member = !to_spread.defined() && !by_row && K > 1 && !key.words;
     for (int64_t i = steps - 1; i >= 0; --i) {
       Sample<T, S> draw{};
       draw.latent = z_shape, draw.members = K, draw.batch = B, draw.params = data<S>(params.select(0, i));

@@ -39,7 +39,7 @@ Outputs allocate(const Tensor& from_action, const Tensor& from_embed, const Tens
 
 Outputs observe_meta(const Tensor& from_action, const Tensor& from_embed, const Tensor& is_first, const Tensor& deter,
                      const Tensor& stoch, TensorList weights, at::IntArrayRef latent, int64_t seed, c10::SymInt offset,
-                     int64_t first_row, int64_t rows, bool bfloat16, bool save) {
+                     const OptionalTensor& words, int64_t first_row, int64_t rows, bool bfloat16, bool save) {
   const LatentShape shape = latent_shape(latent);
   return allocate(from_action, from_embed, deter, shape, bfloat16, save);
 }
@@ -63,7 +63,8 @@ Gradients empty_gradients(TensorList saved, TensorList weights) {
 }
 
 Gradients observe_backward_meta(const OptionalTensor&, const OptionalTensor&, const OptionalTensor&, TensorList saved,
-                                TensorList weights, at::IntArrayRef, int64_t, c10::SymInt, int64_t, int64_t, bool) {
+                                TensorList weights, at::IntArrayRef, int64_t, c10::SymInt, const OptionalTensor&, int64_t, int64_t,
+                                bool) {
   return empty_gradients(saved, weights);
 }
 
@@ -313,16 +314,17 @@ void backward(const OptionalTensor& grad_deter, const OptionalTensor& grad_stoch
 // The implementations of both operators for one kind of device.
 template <template <typename, typename> typename Device>
 Outputs observe_on(const Tensor& from_action, const Tensor& from_embed, const Tensor& is_first, const Tensor& deter,
-                   const Tensor& stoch, TensorList weights, at::IntArrayRef latent, int64_t seed, int64_t offset, int64_t first_row,
-                   int64_t rows, bool bfloat16, bool save) {
+                   const Tensor& stoch, TensorList weights, at::IntArrayRef latent, int64_t seed, int64_t offset,
+                   const OptionalTensor& words, int64_t first_row, int64_t rows, bool bfloat16, bool save) {
   // Autocast has been settled by `bfloat16`: the products here are in the dtype that they are given in.
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
   const c10::OptionalDeviceGuard guard(deter.device());
   const LatentShape shape = latent_shape(latent);
   const Outputs outputs = allocate(from_action, from_embed, deter, shape, bfloat16, save);
   with_types(deter, bfloat16, [&](auto t, auto s) {
-    forward<Device<decltype(t), decltype(s)>>(outputs, from_action, from_embed, is_first, deter, stoch, weights, shape,
-                                              philox_key(seed, offset, first_row, rows), save);
+    using On = Device<decltype(t), decltype(s)>;
+    forward<On>(outputs, from_action, from_embed, is_first, deter, stoch, weights, shape,
+                philox_key<On>(seed, offset, words, first_row, rows), save);
   });
   return outputs;
 }
@@ -330,13 +332,14 @@ Outputs observe_on(const Tensor& from_action, const Tensor& from_embed, const Te
 template <template <typename, typename> typename Device>
 Gradients observe_backward_on(const OptionalTensor& grad_deter, const OptionalTensor& grad_stoch, const OptionalTensor& grad_params,
                               TensorList saved, TensorList weights, at::IntArrayRef latent, int64_t seed, int64_t offset,
-                              int64_t first_row, int64_t rows, bool bfloat16) {
+                              const OptionalTensor& words, int64_t first_row, int64_t rows, bool bfloat16) {
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
   const c10::OptionalDeviceGuard guard(saved[1].device());
   const Gradients gradients = empty_gradients(saved, weights);
   with_types(saved[1], bfloat16, [&](auto t, auto s) {
-    backward<Device<decltype(t), decltype(s)>>(grad_deter, grad_stoch, grad_params, saved, weights, gradients, latent_shape(latent),
-                                               philox_key(seed, offset, first_row, rows));
+    using On = Device<decltype(t), decltype(s)>;
+    backward<On>(grad_deter, grad_stoch, grad_params, saved, weights, gradients, latent_shape(latent),
+                 philox_key<On>(seed, offset, words, first_row, rows));
   });
   return gradients;
 }
@@ -346,14 +349,16 @@ Gradients observe_backward_on(const OptionalTensor& grad_deter, const OptionalTe
 TORCH_LIBRARY_FRAGMENT(moto, library) {
   library.def(
       "observe(Tensor from_action, Tensor from_embed, Tensor is_first, Tensor deter, Tensor stoch, Tensor[] weights, int[] latent,"
-      " int seed, SymInt offset, int first_row, int rows, bool bfloat16, bool save) -> (Tensor deter_out, Tensor stoch_out, Tensor "
-      "params, Tensor inputs,"
+      " int seed, SymInt offset, Tensor? key, int first_row, int rows, bool bfloat16, bool save) -> (Tensor deter_out, Tensor "
+      "stoch_out, Tensor params, "
+      "Tensor inputs,"
       " Tensor parts, Tensor stats, Tensor hidden)",
       {at::Tag::pt2_compliant_tag});
   library.def(
       "observe_backward(Tensor? grad_deter, Tensor? grad_stoch, Tensor? grad_params, Tensor[] saved, Tensor[] weights,"
-      " int[] latent, int seed, SymInt offset, int first_row, int rows, bool bfloat16) -> (Tensor from_action, Tensor from_embed, "
-      "Tensor deter, Tensor "
+      " int[] latent, int seed, SymInt offset, Tensor? key, int first_row, int rows, bool bfloat16) -> (Tensor from_action, Tensor "
+      "from_embed, Tensor "
+      "deter, Tensor "
       "stoch,"
       " Tensor stoch_weight, Tensor gru_weight, Tensor norm_weight, Tensor norm_bias, Tensor deter_weight, Tensor out_weight,"
       " Tensor out_bias)",

@@ -1,4 +1,4 @@
-// moto::philox, random numbers as moto_pl/ops/philox.py defines them. For the CPU alone.
+// moto::philox, random numbers as moto_pl/ops/philox.py defines them.
 #include "kernels/philox.h"
 
 #include <ATen/Parallel.h>
@@ -6,21 +6,29 @@
 
 #include <algorithm>
 
+#include "cpu/cpu_device.h"
 #include "ops/tensors.h"
+#ifdef MOTO_WITH_CUDA
+#include <c10/core/DeviceGuard.h>
+
+#include "cuda/cuda_device.h"
+#endif
 
 namespace moto {
 namespace {
 
-Tensor philox_meta(const Tensor& like, int64_t seed, c10::SymInt offset, int64_t stream, c10::SymInt count) {
+Tensor philox_meta(const Tensor& like, int64_t seed, c10::SymInt offset, const OptionalTensor& words, int64_t stream,
+                   c10::SymInt count) {
   TORCH_CHECK(like.scalar_type() == at::kLong || like.scalar_type() == at::kFloat || like.scalar_type() == at::kDouble,
               "moto::philox: like must be int64, float32 or float64, found ", like.scalar_type());
   return at::empty_symint({std::move(count)}, like.options());
 }
 
 // Random 32-bit words as int64, or uniform numbers in (0, 1).
-Tensor philox_cpu(const Tensor& like, int64_t seed, c10::SymInt offset, int64_t stream, c10::SymInt count) {
-  const PhiloxKey key = philox_key(seed, offset.expect_int());
-  const Tensor out = philox_meta(like, seed, offset, stream, count);
+Tensor philox_cpu(const Tensor& like, int64_t seed, c10::SymInt offset, const OptionalTensor& words, int64_t stream,
+                  c10::SymInt count) {
+  const PhiloxKey key = philox_key<cpu::Device<float, float>>(seed, offset.expect_int(), words);
+  const Tensor out = philox_meta(like, seed, offset, words, stream, count);
   const int64_t size = out.numel();
   const auto name = static_cast<Stream>(static_cast<uint32_t>(stream));
   at::parallel_for(0, (size + 3) / 4, 4096, [&](int64_t begin, int64_t end) {
@@ -36,14 +44,38 @@ Tensor philox_cpu(const Tensor& like, int64_t seed, c10::SymInt offset, int64_t 
   return out;
 }
 
+#ifdef MOTO_WITH_CUDA
+Tensor philox_cuda(const Tensor& like, int64_t seed, c10::SymInt offset, const OptionalTensor& words, int64_t stream,
+                   c10::SymInt count) {
+  const c10::OptionalDeviceGuard guard(like.device());
+  const PhiloxKey key = philox_key<cuda::Device<float, float>>(seed, offset.expect_int(), words);
+  const Tensor out = philox_meta(like, seed, offset, words, stream, count);
+  const int64_t size = out.numel();
+  const auto name = static_cast<Stream>(static_cast<uint32_t>(stream));
+  const cudaStream_t on = c10::cuda::getCurrentCUDAStream().stream();
+  if (out.scalar_type() == at::kFloat) {
+    C10_CUDA_CHECK(cuda::philox(key, name, size, data<float>(out), on));
+  } else if (out.scalar_type() == at::kDouble) {
+    C10_CUDA_CHECK(cuda::philox(key, name, size, data<double>(out), on));
+  } else {
+    C10_CUDA_CHECK(cuda::philox(key, name, size, data<int64_t>(out), on));
+  }
+  return out;
+}
+#endif
+
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(moto, library) {
   const std::vector<at::Tag> tags{at::Tag::pt2_compliant_tag};
-  library.def("philox(Tensor like, int seed, SymInt offset, int stream, SymInt count) -> Tensor", tags);
+  library.def("philox(Tensor like, int seed, SymInt offset, Tensor? key, int stream, SymInt count) -> Tensor", tags);
 }
 
 TORCH_LIBRARY_IMPL(moto, CPU, library) { library.impl("philox", philox_cpu); }
+
+#ifdef MOTO_WITH_CUDA
+TORCH_LIBRARY_IMPL(moto, CUDA, library) { library.impl("philox", philox_cuda); }
+#endif
 
 TORCH_LIBRARY_IMPL(moto, Meta, library) { library.impl("philox", philox_meta); }
 

@@ -32,8 +32,16 @@ inline LatentShape latent_shape(at::IntArrayRef latent) {
   return {static_cast<Latent>(latent[0]), latent[1], latent[0] == 0 ? latent[2] : 1};
 }
 
-inline PhiloxKey philox_key(int64_t seed, int64_t offset, int64_t first_row = 0, int64_t rows = 0) {
-  return {static_cast<uint64_t>(seed), static_cast<uint64_t>(offset), first_row, rows};
+// The key of moto_pl/ops/philox.py. `words`, int64 [2], hold it where it lies in the device's memory: a kernel of Device reads them
+// there, so that a captured graph draws anew at each replay; on the CPU they are read here.
+template <typename Device>
+PhiloxKey philox_key(int64_t seed, int64_t offset, const OptionalTensor& words, int64_t first_row = 0, int64_t rows = 0) {
+  if (!words || !words->defined()) return {static_cast<uint64_t>(seed), static_cast<uint64_t>(offset), first_row, rows, nullptr};
+  TORCH_CHECK(words->scalar_type() == at::kLong && words->dim() == 1 && words->numel() == 2 && words->is_contiguous(),
+              "moto: key must be int64 [2], found ", words->scalar_type(), " ", words->sizes());
+  const int64_t* read = words->const_data_ptr<int64_t>();
+  if (Device::kReadsKeys) return {0, 0, first_row, rows, read};
+  return {static_cast<uint64_t>(read[0]), static_cast<uint64_t>(read[1]), first_row, rows, nullptr};
 }
 
 // A gradient as backward gets it, contiguous; undefined where there is none.

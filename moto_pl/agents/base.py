@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import lightning as L
 import torch
@@ -22,46 +22,13 @@ from moto_pl.errors import SettingError
 from moto_pl.ops import Key, Share, average, full
 from moto_pl.replay.parts import Batch, BatchPart
 from moto_pl.replay.sampler import SequenceBatch
-from moto_pl.replay.store import EpisodeStore
 from moto_pl.rollout.policy import ActMode, ArraySpec
 from moto_pl.schedule import Component, Components, Schedule
 
+from .capture import CaptureMode, Clipping, RunCapture
 from .description import check_same_agent, observation_of, plain
 from .initial import InitialWeights, take
-
-
-@dataclass(frozen=True)
-class RunFacts:
-    """What an agent has to know of its run before its networks are made.
-
-    Attributes:
-        action_size: A, of the environment's actions.
-        terminates: whether a demonstration ends early.
-        schedule: of gradient steps.
-        writes: whether this process is the one that writes what its machine's disk holds.
-        observation: what it sees.
-        action_scale: what its actions stand for in the environment; None: themselves.
-    """
-
-    action_size: int
-    terminates: bool
-    schedule: Schedule
-    writes: bool = True
-    observation: Observation = Observation()
-    action_scale: ActionScale | None = None
-
-
-class RoundData(Protocol):
-    """What an agent may look at as a round begins."""
-
-    store: EpisodeStore
-
-    @property
-    def collected_end_early(self) -> bool:
-        """Whether one of the newest round's episodes terminated."""
-
-    def common_batch(self, name: str, part: str, count: int) -> SequenceBatch:
-        """``count`` sequences of a part's data, drawn for the use ``name``, the same on every process."""
+from .run_facts import RoundData, RunFacts
 
 
 @dataclass(frozen=True)
@@ -123,6 +90,11 @@ class Agent(L.LightningModule):
         self.settings: dict[str, Any] = {}
         self.loaded_step = 0  # gradient steps behind weights that were loaded to be evaluated
         self.step_losses: dict[str, Tensor] = {}  # of the step in progress, until its backward pass is done
+        self.capture: CaptureMode = "auto"  # whether CUDA graphs take the steps: numbers do not change with it
+        self._run_capture: RunCapture | None = None
+        self._captured = False  # whether a graph takes the step in progress
+        self._batch: Batch = {}  # of the step in progress
+        self._norms: dict[str, Tensor] = {}  # of its gradients before clipping, by component
 
     #: Whether there is a world model, which ``data.pretrain: model_first`` can train apart from what acts on it.
     has_world_model = False
@@ -233,6 +205,14 @@ class Agent(L.LightningModule):
     def after_step(self, step: int) -> None:
         """Called after gradient step number ``step`` (from 1) of actor and critics: target updates."""
 
+    def copies_targets(self, step: int) -> bool:
+        """Whether :meth:`after_step` does more after this step than after others; all it may depend on."""
+        return False
+
+    def drawn_on_host(self, components: Components, batch: Batch, key: Key) -> Batch:
+        """The batch with what :meth:`losses_of` would draw for it from the host's memory, which no graph can."""
+        return batch
+
     @contextmanager
     def acting_weights(self) -> Iterator[None]:
         """Within it the parameters are their moving averages, if ``ema_decay`` keeps some: for acting.
@@ -276,19 +256,29 @@ class Agent(L.LightningModule):
 
         What the step did not train stays as it is, and is no older for it.
         """
-        trained = {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
         if not self._average:
+            trained = {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
             self._average = {name: parameter.detach().clone() for name, parameter in trained.items()}
-        decays = {}
-        for group in self._trained_groups(step - 1):
-            steps = self.schedule.steps_of(group.component, step)
-            decay = min(self.ema_decay, steps / (steps + 10))
-            decays.update(dict.fromkeys(_parameters(group.modules), decay))
-        for name, parameter in trained.items():
-            if parameter in decays:
+        self.move_average(self.average_weights(step))
+
+    def average_weights(self, step: int) -> dict[str, float]:
+        """How far gradient step ``step`` (from 1) moves the average of each component that it trains, in [0, 1]."""
+        steps = {group.name: self.schedule.steps_of(group.component, step) for group in self._trained_groups(step - 1)}
+        return {name: 1 - min(self.ema_decay, count / (count + 10)) for name, count in steps.items()}
+
+    def move_average(self, weights: Mapping[str, float | Tensor]) -> None:
+        """Moves the average of these components' parameters towards them."""
+        by_parameter = {
+            parameter: weights[group.name]
+            for group in self.param_groups()
+            if group.name in weights
+            for parameter in _parameters(group.modules)
+        }
+        for name, parameter in self.named_parameters():
+            if parameter in by_parameter:
                 # A checkpoint is read before the module moves to its device.
                 average = self._average[name].to(parameter.device)
-                self._average[name] = average.lerp_(parameter, 1 - decays[parameter])
+                self._average[name] = average.lerp_(parameter, by_parameter[parameter])
 
     # Lightning's hooks.
 
@@ -345,18 +335,38 @@ class Agent(L.LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clips each component's gradient to its own norm; ``trainer.gradient_clip_val`` replaces all of them."""
-        for group in self._trained_groups(self.global_step):
-            limit = group.clip if gradient_clip_val is None else float(gradient_clip_val)
-            norm = nn.utils.clip_grad_norm_(_parameters(group.modules), limit, foreach=True)
-            self.log(f"grad_norm/{group.name}", norm)
+        self._norms = {
+            clipping.name: clipping.clip() for clipping in self.clippings(self.global_step, gradient_clip_val)
+        }
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Logs the gradients' norms, from one place: Lightning keeps what each hook has logged apart."""
+        self.log_dict({f"grad_norm/{name}": norm for name, norm in self._norms.items()})
+
+    def clippings(self, step: int, limit: float | None = None) -> list[Clipping]:
+        """How gradients are clipped at gradient step ``step`` (from 0); ``limit`` replaces all components' own."""
+        groups = self._trained_groups(step)
+        return [Clipping(g.name, g.modules, g.clip if limit is None else float(limit)) for g in groups]
+
+    def on_train_start(self) -> None:
+        """Decides whether graphs take the steps."""
+        self._run_capture = RunCapture.of(self)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Remembers what the step learns from, whose kind says whether a graph can take it."""
+        self._batch = batch
 
     def on_train_epoch_end(self) -> None:
         """Ends the run when all its steps are taken, which a change of the rounds on resume makes another epoch."""
+        if self._run_capture is not None:
+            self._run_capture.check()
         if self.global_step >= self.schedule.total_steps:
             self.trainer.should_stop = True
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One gradient step's loss, of the components that the schedule trains at it."""
+        if self._captured:
+            return self._captured_step(batch, batch_idx)
         components = self.schedule.trains(self.global_step)
         losses, metrics = self.losses_of(components, batch, self.step_key(batch_idx))
         self.step_losses = losses
@@ -367,6 +377,28 @@ class Agent(L.LightningModule):
         # DistributedDataParallel waits for a gradient of every parameter: an idle one's is of nothing.
         idle = [p.sum() for group in self._idle_groups(self.global_step) for p in _parameters(group.modules)]
         return total + 0 * torch.stack(idle).sum() if idle else total
+
+    def _captured_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The whole step, by a graph. What it tells is read, and waited for, where it is logged."""
+        assert self._run_capture is not None
+        outcome = self._run_capture.take(batch, self.step_key(batch_idx))
+        self._norms = {}
+        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self._run_capture.check()
+            self.log_dict({**outcome.losses, **outcome.metrics})
+            self._norms = outcome.norms
+            self.log("loss", outcome.total, prog_bar=True)
+        return outcome.total
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """The backward pass, unless a graph has done it."""
+        if not self._captured:
+            super().backward(loss, *args, **kwargs)
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer) -> None:
+        """Takes all gradients away, unless they are a graph's."""
+        if not self._captured:
+            super().optimizer_zero_grad(epoch, batch_idx, optimizer)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Takes the idle components' gradients away: parameters without one, and their state, stay as they are."""
@@ -390,6 +422,14 @@ class Agent(L.LightningModule):
         Not as the batch ends: callbacks have saved a checkpoint by then.
         """
         self._set_weight_decay(optimizer)
+        if self._run_capture is not None and self._run_capture.takes(self._batch):
+            assert optimizer_closure is not None
+            self._captured = True
+            try:
+                optimizer_closure()
+            finally:
+                self._captured = False
+            return
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         step = self.global_step + 1  # Lightning counts it when this returns
         if self.schedule.trains(step - 1) != "model":

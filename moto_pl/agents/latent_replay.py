@@ -291,13 +291,20 @@ class LatentReplayAgent(ModelBasedAgent):
         if components != "behaviour":
             losses, metrics, _ = self.world_model.loss(batch["model"], key.fold(MODEL))
         if components != "model":
-            size = self.batch.agent_size // key.share.of
-            real = self.replay.real.pick(size, key.fold(_REAL), self.device)
-            imagined = self.replay.imagined.pick(size, key.fold(_IMAGINED), self.device)
-            more, figures = self.transition_losses(real, imagined, key)
+            drawn: Any = batch if "real" in batch else self.drawn_on_host(components, batch, key)
+            more, figures = self.transition_losses(drawn["real"], drawn["imagined"], key)
             losses |= more
             metrics |= figures
         return scaled(losses, self.scales(components)), metrics
+
+    def drawn_on_host(self, components: Components, batch: Batch, key: Key) -> Batch:
+        """Adds this process's share of the latent replay; see :meth:`Agent.drawn_on_host`."""
+        if components == "model":
+            return batch
+        size = self.batch.agent_size // key.share.of
+        real = self.replay.real.pick(size, key.fold(_REAL), self.device)
+        imagined = self.replay.imagined.pick(size, key.fold(_IMAGINED), self.device)
+        return cast(Batch, {**batch, "real": real, "imagined": imagined})
 
     def transition_losses(self, real: LatentTransitions, imagined: LatentTransitions, key: Key) -> tuple[Named, Named]:
         """Critics' and policy's on these transitions together; not scaled."""

@@ -277,8 +277,12 @@ class ImaginationAgent(ModelBasedAgent):
 
     def after_step(self, step: int) -> None:
         """Copies the critics to their targets every ``target_every`` gradient steps."""
-        if step % self.config.target_every == 0:
+        if self.copies_targets(step):
             self.critic.update_target()
+
+    def copies_targets(self, step: int) -> bool:
+        """See :meth:`Agent.copies_targets`."""
+        return step % self.config.target_every == 0
 
     def on_fit_start(self) -> None:
         """Refuses what processes cannot share; see :meth:`ModelBasedAgent.on_fit_start`."""

@@ -73,6 +73,29 @@ class FiniteGuard(L.Callback):
         optimizer.zero_grad(set_to_none=True)
         rank_zero_warn(f"gradient: {what}. Step left out, {self.skipped} of {self.max_skipped}.")
 
+    def eager_at(self, step: int) -> bool:
+        """Whether a captured step would not do: it looks at its gradients itself, and leaves such a step out."""
+        return False
+
+    def left_out(self, count: int, names: list[str], first: int) -> None:
+        """Counts what captured steps have left out, or stops the run.
+
+        Args:
+            count: steps left out since the last call.
+            names: components whose gradients were not finite.
+            first: number of the first such step.
+        """
+        what = f"not finite for {', '.join(names)} at {count} gradient step(s) from step {first} on"
+        if self.skipped + count > self.max_skipped:
+            raise SettingError(
+                "gradient",
+                what,
+                "Weights are good. Lower the learning rates, or leave out such steps with --max_skipped; "
+                "--capture false writes their batches.",
+            )
+        self.skipped += count
+        rank_zero_warn(f"gradient: {what}. Left out, {self.skipped} of {self.max_skipped}.")
+
     def _save_batch(self, trainer: L.Trainer) -> Path:
         directory = Path(trainer.default_root_dir) / "nonfinite"
         directory.mkdir(parents=True, exist_ok=True)

@@ -31,9 +31,13 @@ class ActorGradients(L.Callback):
             raise SettingError("actor_gradients_every", every, "Give a number of gradient steps; 0 for none.")
         self.every = every
 
+    def eager_at(self, step: int) -> bool:
+        """Whether a measurement is due, for which a captured step would not do."""
+        return bool(self.every) and step % self.every == 0
+
     def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
         """Measures, where a measurement is due; the graph is kept for the step's own backward pass."""
-        if not self.every or trainer.global_step % self.every:
+        if not self.eager_at(trainer.global_step):
             return
         agent: Any = pl_module
         parts = {name.partition("/")[2]: part for name, part in agent.step_losses.items() if name.startswith("actor/")}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-import imageio_ffmpeg
 import numpy as np
 
 from moto_pl.files import temporary_path, whole
@@ -20,6 +19,8 @@ def write_film(path: Path, frames: Iterable[np.ndarray], size: tuple[int, int], 
         size: W and H. An odd one is made even, by scaling.
         fps: frames per second.
     """
+    import imageio_ffmpeg  # not above: it is 68 MB of ffmpeg, which a run without films can do without
+
     with whole(path):  # ffmpeg opens it by its name, which does not say that it is an mp4
         # Half the colour resolution (yuv420p) and the index in front: what browsers and phones can play.
         writer = imageio_ffmpeg.write_frames(

@@ -16,7 +16,7 @@ from .imagine import Imagined, MemberChoice, PriorWeights, choose, imagine, prio
 from .lambda_return import Ops, lambda_return
 from .latent import Disagreement, LatentKind, LatentSpec, LatentStd, disagreement, draw_noise, entropy, kl, sample
 from .observe import CellWeights, PosteriorWeights, observe, transition
-from .philox import Key, Stream, integers, normal, uniform
+from .philox import Key, KeyTable, Stream, integers, normal, uniform
 from .pixels import squared_error
 from .precision import full
 from .share import Share, at_least, average, common_mean, total
@@ -29,6 +29,7 @@ __all__ = [
     "Disagreement",
     "Imagined",
     "Key",
+    "KeyTable",
     "LatentKind",
     "LatentSpec",
     "LatentStd",

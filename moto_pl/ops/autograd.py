@@ -42,7 +42,7 @@ def _imagine(operator: Any) -> tuple[Any, Any]:
         deter, stoch, layers = operator(*grads[:5], saved, actor, cell, prior, *ctx.options, to_start, to_actor)
         start = (deter, stoch) if to_start else (None, None)
         # Cell, prior and the options have no gradient.
-        return *start, layers if to_actor else [None] * ctx.layers, [None] * 5, [None] * 4, *[None] * 12
+        return *start, layers if to_actor else [None] * ctx.layers, [None] * 5, [None] * 4, *[None] * 13
 
     return backward, setup
 
@@ -59,7 +59,7 @@ def _observe(operator: Any) -> tuple[Any, Any]:
         kept = ctx.saved_tensors
         saved, weights = kept[:10], kept[10:]
         action, embed, deter, stoch, *layers = operator(*grads[:3], saved, weights, *ctx.options)
-        return action, embed, None, deter, stoch, layers, *[None] * 7
+        return action, embed, None, deter, stoch, layers, *[None] * 8
 
     return backward, setup
 

@@ -87,7 +87,7 @@ def sample(spec: LatentSpec, params: Tensor, noise: Tensor) -> Tensor:
     probs = spec.logits(params).softmax(-1)  # [..., S, C]
     with torch.no_grad():
         index = (probs.cumsum(-1) < noise.unsqueeze(-1)).sum(-1).clamp_(max=spec.classes - 1)
-        one_hot = F.one_hot(index, spec.classes).to(probs.dtype)
+        one_hot = _one_hot(index, probs)
     return (one_hot + (probs - probs.detach())).flatten(-2)
 
 
@@ -96,7 +96,12 @@ def mode(spec: LatentSpec, params: Tensor) -> Tensor:
     if spec.kind == "gaussian":
         return spec.moments(params)[0]
     logits = spec.logits(params)
-    return F.one_hot(logits.argmax(-1), spec.classes).to(logits.dtype).flatten(-2)
+    return _one_hot(logits.argmax(-1), logits).flatten(-2)
+
+
+def _one_hot(index: Tensor, like: Tensor) -> Tensor:
+    """1 at [..., S]'s places in [..., S, C], 0 elsewhere: as ``F.one_hot``, which may look at the index's values."""
+    return torch.zeros_like(like).scatter_(-1, index.unsqueeze(-1), 1.0)
 
 
 def kl(spec: LatentSpec, left: Tensor, right: Tensor) -> Tensor:

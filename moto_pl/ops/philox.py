@@ -4,6 +4,9 @@ A draw is a pure function of ``(seed, offset, stream, index)``. There is no gene
 the draws of the unbroken one. Both forms have the same bits, on any device: nothing chooses between them but whether
 the operator was built for it. By hand, on purpose: what torch's generators draw depends on the order of calls and
 on the device.
+
+A captured CUDA graph keeps its kernels' arguments. :class:`KeyTable` holds the keys of a captured step in the device's
+memory, where they are written anew before each replay.
 """
 
 from __future__ import annotations
@@ -37,11 +40,15 @@ class Stream(IntEnum):
 
 
 class Key(NamedTuple):
-    """Names a family of draws: ``seed`` is the run's, ``offset`` counts its uses, ``share`` says whose rows to draw."""
+    """Names a family of draws: ``seed`` is the run's, ``offset`` counts its uses, ``share`` says whose rows to draw.
+
+    ``place`` is where a :class:`KeyTable` keeps it, if one does: operators then read it there.
+    """
 
     seed: int
     offset: int
     share: Share = Share()
+    place: Place | None = None
 
     @property
     def common(self) -> Key:
@@ -53,7 +60,80 @@ class Key(NamedTuple):
         state = _mix(self.offset & _MASK64)
         for value in data:
             state = _mix(state ^ (value & _MASK64))
-        return Key(self.seed, state >> 1, self.share)
+        return Key(self.seed, state >> 1, self.share, self.place and self.place.fold(data))
+
+    @property
+    def words(self) -> Tensor | None:
+        """Seed and offset in the device's memory, int64 [2], where they are to be read from there."""
+        return None if self.place is None else self.place.table.row(self)
+
+    @property
+    def arguments(self) -> tuple[int, int, Tensor | None]:
+        """What an operator takes: seed and offset as signed integers, or, where they lie in its memory, only that."""
+        words = self.words
+        return (signed(self.seed), signed(self.offset), None) if words is None else (0, 0, words)
+
+
+class Place(NamedTuple):
+    """A key of a table: ``path`` is what its base was folded with on the way to it."""
+
+    table: KeyTable
+    path: tuple[tuple[int, ...], ...] = ()
+
+    def fold(self, data: tuple[int, ...]) -> Place:
+        """The place of the folded key."""
+        return Place(self.table, (*self.path, data))
+
+
+class KeyTable:
+    """The keys that a captured step draws with, in the device's memory.
+
+    While a step is captured, which runs nothing, each key that it draws with gets a row. Before each replay
+    :meth:`write` gives all rows the values that the new step's key folds to, in one copy that waits for nothing.
+
+    Args:
+        device: whose memory.
+        size: most keys of a step.
+    """
+
+    def __init__(self, device: torch.device, size: int = 64) -> None:
+        self._rows = torch.zeros(size, 2, dtype=torch.int64, device=device)
+        self._paths: dict[tuple[tuple[int, ...], ...], int] = {}
+        self._key: Key | None = None  # that the rows follow from
+
+    def base(self) -> Key:
+        """The step's key; its draws, and those of the keys folded from it, are read from the table alone."""
+        return Key(0, 0, place=Place(self))
+
+    def row(self, key: Key) -> Tensor:
+        """The row of a key folded from :meth:`base`: int64 [2]."""
+        assert key.place is not None
+        index = self._paths.get(key.place.path)
+        if index is None:
+            if len(self._paths) == len(self._rows):
+                raise RuntimeError(f"a captured step draws with more than {len(self._rows)} keys")
+            index = self._paths[key.place.path] = len(self._paths)
+            if self._key is not None:  # nothing is captured: the draw is made now
+                self._write(index, [self._folded(key.place.path)])
+        return self._rows[index]
+
+    def write(self, key: Key) -> None:
+        """Gives all rows the values that follow from ``key`` in place of the base."""
+        self._key = key
+        if self._paths:
+            self._write(0, [self._folded(path) for path in self._paths])
+
+    def _folded(self, path: tuple[tuple[int, ...], ...]) -> Key:
+        assert self._key is not None
+        folded = Key(self._key.seed, self._key.offset)
+        for data in path:
+            folded = folded.fold(*data)
+        return folded
+
+    def _write(self, first: int, keys: list[Key]) -> None:
+        # From pageable memory: it is copied aside before the call returns, so that the tensor may go.
+        words = torch.tensor([(signed(key.seed), signed(key.offset)) for key in keys], dtype=torch.int64)
+        self._rows[first : first + len(keys)].copy_(words, non_blocking=True)
 
 
 def _mix(x: int) -> int:
@@ -75,9 +155,16 @@ def philox_ref(key: Key, stream: int, count: int, device: torch.device | str = "
     blocks = (count + 3) // 4
     c0 = torch.arange(blocks, dtype=torch.int64, device=device)
     c1 = torch.full_like(c0, stream & _MASK)
-    c2 = torch.full_like(c0, key.offset & _MASK)
-    c3 = torch.full_like(c0, (key.offset >> 32) & _MASK)
-    k0, k1 = key.seed & _MASK, (key.seed >> 32) & _MASK
+    k0: int | Tensor
+    k1: int | Tensor
+    if (words := key.words) is None:
+        c2 = torch.full_like(c0, key.offset & _MASK)
+        c3 = torch.full_like(c0, (key.offset >> 32) & _MASK)
+        k0, k1 = key.seed & _MASK, (key.seed >> 32) & _MASK
+    else:
+        low, high = words & _MASK, (words >> 32) & _MASK
+        c2, c3 = low[1].expand_as(c0), high[1].expand_as(c0)
+        k0, k1 = low[0], high[0]
     for _ in range(10):
         high_a, low_a = _multiply(_ROUND_A, c0)
         high_b, low_b = _multiply(_ROUND_B, c2)
@@ -104,12 +191,10 @@ def philox(key: Key, stream: int, count: int, device: torch.device | str = "cpu"
 def _compiled(key: Key, stream: int, count: int, device: torch.device | str, dtype: torch.dtype) -> Tensor | None:
     """The operator's words (int64) or uniform numbers (float32, float64); None where it does not serve."""
     device = torch.device(device)
-    if device.type != "cpu" or dtype not in (torch.int64, torch.float32, torch.float64):
+    if dtype not in (torch.int64, torch.float32, torch.float64) or not use_compiled("auto", device):
         return None
-    if not use_compiled("auto", device):
-        return None
-    like = torch.empty(0, dtype=dtype)
-    drawn: Tensor = torch.ops.moto.philox(like, signed(key.seed), signed(key.offset), stream, count)
+    like = torch.empty(0, dtype=dtype, device=device)
+    drawn: Tensor = torch.ops.moto.philox(like, *key.arguments, stream, count)
     return drawn
 
 
@@ -176,7 +261,6 @@ def integers(
     return drawn if rows is None or first is None else drawn.narrow(rows, first, wanted[rows])
 
 
-def operator_key(key: Key, batch: int) -> tuple[int, int, int, int]:
-    """A key as operators on ``batch`` rows take it: seed, offset, first row, and all rows or 0 for just these."""
-    first, rows = (0, 0) if key.share.whole else key.share.rows(batch)
-    return signed(key.seed), signed(key.offset), first, rows
+def operator_key(key: Key, batch: int) -> tuple[int, int, Tensor | None, int, int]:
+    """A key as operators on ``batch`` rows take it: its arguments, first row, and all rows or 0 for just these."""
+    return *key.arguments, *((0, 0) if key.share.whole else key.share.rows(batch))

@@ -16,6 +16,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from moto_pl import signals
 from moto_pl.agents import Agent
+from moto_pl.agents.capture import CaptureMode
 from moto_pl.agents.description import check_same_agent, check_same_names
 from moto_pl.agents.trainer_arguments import FIXED, check_arguments, check_trainer
 from moto_pl.callbacks.checkpoint import RunCheckpoint
@@ -97,6 +98,12 @@ class MotoCLI(LightningCLI):
         parser.add_argument(
             "--keep_memory", type=bool, default=True, help="on a CPU: keep freed memory for the next step"
         )
+        parser.add_argument(
+            "--capture",
+            type=CaptureMode,
+            default="auto",
+            help="on a GPU: each gradient step as one CUDA graph, where it can be; false: operation by operation",
+        )
         parser.add_argument("--evaluate_untrained", type=bool, default=True, help="begin a run with an evaluation")
         parser.add_argument(
             "--init",
@@ -159,6 +166,7 @@ class MotoCLI(LightningCLI):
                 self._trial.cleanup()
             raise
         self.datamodule.given_settings = self.given_settings
+        self.model.capture = self._get(self.config, "capture")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Puts in what configurations are made of, and keeps what was given."""

@@ -53,7 +53,7 @@ def test_a_failure_leaves_the_old_video(tmp_path: Path, monkeypatch: pytest.Monk
         yield
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("moto_pl.datasets.film.imageio_ffmpeg.write_frames", full)
+    monkeypatch.setattr("imageio_ffmpeg.write_frames", full)
     with pytest.raises(OSError, match="No space"):
         write_video(path, squares(5, 16, 16))
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]

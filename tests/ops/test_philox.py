@@ -116,7 +116,7 @@ def test_bits_do_not_depend_on_threads() -> None:
 
 @compiled
 def test_opcheck() -> None:
-    torch.library.opcheck(torch.ops.moto.philox.default, (torch.empty(0), 1, 2, 3, 10))
+    torch.library.opcheck(torch.ops.moto.philox.default, (torch.empty(0), 1, 2, None, 3, 10))
 
 
 def test_uniformity() -> None:
@@ -162,3 +162,14 @@ def test_fold_separates() -> None:
     assert all(0 <= offset < 2**63 for offset in offsets)
     assert Key(3, 1).fold(2) == Key(3, 1).fold(2) and Key(3, 1).fold(2).seed == 3
     assert Key(3, 1).fold(1, 2) != Key(3, 1).fold(2, 1)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_draws_on_a_gpu_are_the_cpus(dtype: torch.dtype) -> None:
+    for key in (Key(3, 7), Key(2**64 - 1, 2**63 + 5)):
+        for count in (1, 5, 1027):
+            assert philox(key, Stream.ROWS, count, "cuda").cpu().equal(philox_ref(key, Stream.ROWS, count))
+            found = uniform(key, Stream.ROWS, (count,), "cuda", dtype)
+            assert found.cpu().equal(uniform_ref(key, Stream.ROWS, (count,), dtype=dtype))

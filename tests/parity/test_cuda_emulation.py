@@ -18,10 +18,11 @@ import torch
 from filelock import FileLock
 from torch.utils.cpp_extension import include_paths
 
-from moto_pl.ops import LatentSpec, autograd, imagine, lambda_return, observe
+from moto_pl.ops import Key, KeyTable, LatentSpec, Stream, autograd, imagine, lambda_return, observe, uniform
 from moto_pl.ops.imagine import imagine_ref
 from moto_pl.ops.lambda_return import lambda_return_ref
 from moto_pl.ops.observe import observe_ref
+from moto_pl.ops.philox import philox, philox_ref, uniform_ref
 from parity.rollouts import Sizes, gradients, imagination, observation
 from parity.test_rollouts import KINDS, LATENTS, assert_alike, run_imagine
 
@@ -34,7 +35,8 @@ pytestmark = [pytest.mark.skipif(CXX is None, reason="no C++ compiler"), pytest.
 def _sources() -> dict[Path, list[str]]:
     """Source files and what each is compiled with beside the rest."""
     own = Path(__file__).parents[1] / "cuda_emulation"
-    both = (ROOT / f"csrc/ops/{name}.cpp" for name in ("imagine", "observe", "lambda_return"))  # the others: CPU alone
+    # The others are for the CPU alone.
+    both = (ROOT / f"csrc/ops/{name}.cpp" for name in ("imagine", "observe", "lambda_return", "philox"))
     operators = {path: ["-include", str(own / "library.h")] for path in both}
     kernels = {path: ["-x", "c++"] for path in (ROOT / "csrc/cuda").glob("*.cu")}
     cpu = {path: [] for path in (ROOT / "csrc/cpu").glob("*.cpp")}
@@ -77,12 +79,44 @@ def library() -> Path:
 
 @pytest.fixture
 def emulated(library: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The package's operators are the emulated ones; draws, which have none for a GPU, their reference."""
+    """The package's operators are the emulated ones."""
     torch.ops.load_library(library)
     autograd.register("moto_emulated")
-    monkeypatch.setattr("moto_pl.ops.philox._compiled", lambda *_: None)
     monkeypatch.setattr(torch.ops, "moto", torch.ops.moto_emulated)
     yield
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float32, torch.float64])
+def test_draws_are_their_reference(dtype: torch.dtype) -> None:
+    for key in (Key(3, 7), Key(2**64 - 1, 2**63 + 5)):
+        for count in (0, 1, 5, 4 * 256, 4 * 256 + 3):
+            if dtype == torch.int64:
+                assert philox(key, Stream.ROWS, count).equal(philox_ref(key, Stream.ROWS, count))
+            else:
+                found = uniform(key, Stream.ROWS, (count,), dtype=dtype)
+                assert found.equal(uniform_ref(key, Stream.ROWS, (count,), dtype=dtype))
+
+
+@pytest.mark.parametrize("latent", LATENTS, ids=["3x4", "5x17", "gaussian"])
+def test_kernels_read_keys_from_their_memory(latent: LatentSpec) -> None:
+    """As a replayed CUDA graph does: nothing but the table says which draws are made, forward and backward."""
+    table = KeyTable(torch.device("cpu"))
+    base = table.base().fold(3)
+    rollout, sequence = imagination(latent, SIZES[0], torch.float64), observation(latent, SIZES[0], torch.float64)
+    results = []
+    for key in (Key(5, 6), Key(2**63 + 9, 8)):
+        table.write(key)
+        for placed in (base, key.fold(3)):
+            imagined = imagine(**(rollout | {"key": placed}), ops="compiled")
+            seen = observe(**(sequence | {"key": placed}), ops="compiled")
+            words = philox(placed, Stream.NOISE, 9)
+            # Without a gradient of the disagreement too, where the host chooses members if it knows the key.
+            grads = [*gradients(rollout, imagined, (0, 1, 2, 3)), *gradients(sequence, seen, (0, 1, 2))]
+            results.append([*imagined, *seen, words, *grads])
+    for one, other in ((0, 1), (2, 3)):
+        for a, b in zip(results[one], results[other], strict=True):
+            torch.testing.assert_close(a, b, atol=1e-12, rtol=1e-12)
+    assert not torch.equal(results[0][2], results[2][2])
 
 
 SIZES = [Sizes(2, 5, 7, 3, 2, (6, 9), 2), Sizes(1, 33, 18, 1, 1, (5,), 1), Sizes(2, 6, 4, 2, 3, (), 2)]

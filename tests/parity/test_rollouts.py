@@ -123,7 +123,7 @@ def test_opcheck(latent: LatentSpec, bfloat16: bool) -> None:
     dtype = torch.float32 if bfloat16 else torch.float64
     a = imagination(latent, SMALL, dtype)
     layers = [x for layer in a["actor"] for x in layer]
-    options = (latent.codes, 3, 7, 1, 6, 3, 0, 0.1, False, 0, bfloat16)
+    options = (latent.codes, 3, 7, None, 1, 6, 3, 0, 0.1, False, 0, bfloat16)
     sample = (a["deter"], a["stoch"], layers, list(a["cell"]), list(a["prior"]), *options, True)
     torch.library.opcheck(torch.ops.moto.imagine.default, sample)
     plain = [x.detach() for x in layers]
@@ -136,7 +136,7 @@ def test_opcheck(latent: LatentSpec, bfloat16: bool) -> None:
             (*some, saved, plain, list(a["cell"]), list(a["prior"]), *options, True, True),
         )
     *inputs, weights = operands(latent, SMALL, dtype)
-    tail = (latent.codes, 3, 7, 1, 6, bfloat16)
+    tail = (latent.codes, 3, 7, None, 1, 6, bfloat16)
     torch.library.opcheck(torch.ops.moto.observe.default, (*inputs, weights, *tail, True))
     inputs = [t.detach() for t in inputs]
     weights = [w.detach() for w in weights]
@@ -159,7 +159,7 @@ def test_bits_do_not_depend_on_threads(latent: LatentSpec) -> None:
             rollout = imagine(**a, ops="compiled")
             # The operator itself: gradients of what surrounds it, products over all steps at once, are ATen's.
             *inputs, weights = operands(latent, sizes, torch.float32)
-            posterior = torch.ops.moto.observe(*inputs, weights, latent.codes, 3, 7, 0, 0, False, True)
+            posterior = torch.ops.moto.observe(*inputs, weights, latent.codes, 3, 7, None, 0, 0, False, True)
             o = {"inputs": inputs, "weights": weights}
             grads = (*gradients(a, rollout, (0, 1, 2, 3, 4)), *gradients(o, posterior, (0, 1, 2)))
             results.append([*rollout, *posterior, *grads])
