@@ -152,6 +152,12 @@ class Schedule:
         alone = min(step, self.model_steps), min(max(0, step - self.model_steps), self.offline_steps)
         return step - alone[component == "model"]
 
+    def episodes_at(self, step: int) -> int:
+        """How many episodes have been collected when gradient step ``step`` (from 0) is taken."""
+        if step < self.pretraining_steps:
+            return 0
+        return (self.round_of(step) - self.offline_rounds + (step < self.total_steps)) * self.episodes_per_round
+
     def phase(self, step: int) -> str:
         """``untrained``, ``offline``, ``pretrained``, ``online`` or ``final``: where a run stands."""
         if step >= self.total_steps:

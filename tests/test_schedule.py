@@ -112,6 +112,15 @@ def test_rounds_partition_the_steps(schedule: Schedule) -> None:
 
 
 @given(schedules)
+def test_episodes_are_counted_as_rounds_collect_them(schedule: Schedule) -> None:
+    collected = 0
+    for i, steps in enumerate(rounds_by_walking(schedule)):
+        collected += schedule.episodes_per_round * schedule.is_online(i)
+        assert {schedule.episodes_at(step) for step in steps} == {collected}
+    assert schedule.episodes_at(schedule.total_steps) == collected == schedule.online_episodes
+
+
+@given(schedules)
 def test_phases_come_in_order(schedule: Schedule) -> None:
     order = ["untrained", "offline", "pretrained", "online", "final"]
     phases = [order.index(schedule.phase(step)) for step in range(schedule.total_steps + 1)]

@@ -28,6 +28,7 @@ _MODEL = {
 _MOTO = {
     "behaviour.real_return": "imagined",
     "behaviour.value_scale": 1.0,
+    "behaviour.value_episodes": [0, 0],
     "behaviour.disagreement_unit": "one",
 }
 #: What agents had before there was a choice, by class. LOMPO and COMBO are no longer what they were: theirs is refused.

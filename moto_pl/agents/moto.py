@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
@@ -19,6 +21,9 @@ from moto_pl.schedule import Components
 from .base import Batch, BatchPart
 from .model_based import CLONE, MODEL, TARGET, ImaginationAgent, Named, Starts, rollout_metrics, scaled
 from .settings import BatchConfig, BehaviourConfig, OptimConfig
+
+#: In a batch: the share of the value's weight that the actor hears at this step, a number on the device.
+_VALUE_SHARE = "value_share"
 
 
 class MOTO(ImaginationAgent):
@@ -57,6 +62,12 @@ class MOTO(ImaginationAgent):
                 f"behaviour.disagreement_scale: {self.config.disagreement_scale:g} has no effect with "
                 "world_model.ensemble: 1, whose one prior head agrees with itself. Set it to 0."
             )
+        (begin, end), collected = self.config.value_episodes, self.schedule.online_episodes
+        if end and collected <= begin:
+            rank_zero_warn(
+                f"behaviour.value_episodes: [{begin}, {end}]: this run collects {collected} episodes, so that its "
+                "actor only clones. Set it to [0, 0] to hear the value from the start."
+            )
 
     def parts(self) -> dict[str, BatchPart]:
         """Model, agent and cloning sequences."""
@@ -86,9 +97,27 @@ class MOTO(ImaginationAgent):
         absent |= {"actor/clone"} if config.clone_scale <= 0 else set()
         return {name: scale for name, scale in scales.items() if name not in absent}
 
+    def value_share(self, step: int) -> float:
+        """How much of ``value_scale`` the actor hears at gradient step ``step`` (from 0), in [0, 1]."""
+        begin, end = self.config.value_episodes
+        if end == 0 or self.facts is None:
+            return 1.0
+        collected = self.schedule.episodes_at(step)
+        return min(1.0, max(0.0, (collected - begin) / (end - begin))) if begin < end else float(collected >= end)
+
+    def drawn_on_host(self, components: Components, batch: Batch, key: Key) -> Batch:
+        """Adds what the present step hears of the value, where that changes; see :meth:`Agent.drawn_on_host`."""
+        if self.config.value_episodes[1] == 0 or components == "model":
+            return batch
+        share = torch.full((), self.value_share(self.global_step), device=self.device)
+        return cast(Batch, {**batch, _VALUE_SHARE: share})
+
     def losses_of(self, components: Components, batch: Batch, key: Key) -> tuple[Named, Named]:
         """The method: a gradient step lessens the sum of these losses, each times its entry in :meth:`scales`."""
         config, critic, losses, metrics = self.config, self.critic, Named(), Named()
+        # Where its share of the loss grows, the actor hears of the value only when critics have seen it fail.
+        known: Any = batch if _VALUE_SHARE in batch else self.drawn_on_host(components, batch, key)
+        heard = known.get(_VALUE_SHARE)
         if components != "behaviour":
             # The ensemble RSSM: its evidence lower bound (DreamerV2, Eq. 2).
             losses, metrics, _ = self.world_model.loss(batch["model"], key.fold(MODEL))
@@ -134,6 +163,9 @@ class MOTO(ImaginationAgent):
             more |= {"actor/value": -gain, "actor/entropy_bonus": -entropy}
             figures = {"critic/value": q.detach().mean(), "critic/target": target[:-1].mean()}
             figures |= {"actor/return": returns.detach().mean()}
+        if heard is not None:
+            more["actor/value"] = heard * more["actor/value"]
+            figures["actor/value_share"] = heard
         if config.clone_scale > 0:
             # Cloning of the filtered data, on features without gradient: -E[ln pi(a_t | s_t)].
             more["actor/clone"], cloned = self._clone_loss(batch["clone"], key)

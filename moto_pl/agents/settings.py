@@ -127,6 +127,9 @@ class BehaviourConfig(ImaginationConfig):
             it in the sequence: the lambda-return along its rows, with the value of the policy's action in each.
         actor_value: which of the critics' values the actor maximises.
         value_scale: weight of the value in the actor's loss; 0 leaves cloning alone.
+        value_episodes: collected episodes between which the value's weight rises from 0 to ``value_scale``. Before the
+            first of the two the actor clones, and critics learn what it is worth; from the second on it hears all of
+            it. ``[0, 0]``: all of it from the first gradient step on, as in the paper.
         clone_scale: beta_bc, weight of behaviour cloning; 0 turns it off.
         clone_filter: which data is cloned; see :func:`moto_pl.replay.filters.keep_rows`. ``advantage`` clones steps
             whose lambda-return is at least the critics' value of the policy's own action.
@@ -144,6 +147,7 @@ class BehaviourConfig(ImaginationConfig):
     real_return: Literal["imagined", "data"] = "imagined"
     actor_value: ActorValue = "min"
     value_scale: float = 1.0
+    value_episodes: tuple[int, int] = (0, 0)
     clone_scale: float = 10.0
     clone_filter: EpisodeFilter = "auto"
     clone_top: float = 0.1
@@ -161,6 +165,10 @@ class BehaviourConfig(ImaginationConfig):
             raise SettingError("behaviour.critics", self.critics, "Give at least 1.")
         if self.value_scale < 0:
             raise SettingError("behaviour.value_scale", self.value_scale, "Give 0 (cloning alone) or more.")
+        begin, end = self.value_episodes
+        if not 0 <= begin <= end:
+            fix = "Give two numbers of episodes, 0 or more, the first not above the second."
+            raise SettingError("behaviour.value_episodes", [begin, end], fix)
         if self.real_return != "imagined" and self.critic != "q_ensemble":
             raise SettingError("behaviour.real_return", "data with critic: v", "It needs critic: q_ensemble.")
         if self.clone_filter == "advantage" and self.critic != "q_ensemble":

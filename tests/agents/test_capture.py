@@ -19,11 +19,13 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks.train_step import AGENTS, agent_of_size, load_agent, random_batch
+from benchmarks.train_step import ACTIONS, AGENTS, agent_of_size, load_agent, random_batch
+from moto_pl.agents.base import RunFacts
 from moto_pl.agents.capture import WARM_UP, CapturedStep, Clipping, Outcome, Recorder
 from moto_pl.ops import Key, KeyTable, Stream, normal, uniform
 from moto_pl.ops.extension import without_operators
 from moto_pl.ops.philox import philox, philox_ref, uniform_ref
+from moto_pl.schedule import Schedule
 from runs import assert_same_end, fault, final, fit
 
 CPU = torch.device("cpu")
@@ -136,6 +138,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "unpenalised": {"behaviour": {"disagreement_scale": 0, "real_return": "data", "disagreement_unit": "data"}},
     "log_prob": {"behaviour": {"disagreement": "log_prob", "clone_filter": "advantage", "imagine_rows": None}},
     "v": {"behaviour": {"critic": "v"}},
+    "heard": {"behaviour": {"value_episodes": [2, 8]}},
     "references": {"ops": "reference"},
 }
 
@@ -143,13 +146,15 @@ OPTIONS: dict[str, dict[str, Any]] = {
 def make(name: str) -> Any:
     agent = load_agent("debug", CPU, **OPTIONS[name]) if name in OPTIONS else agent_of_size(name, "debug", CPU)
     agent.final_lr, agent.weight_decay = 1.0, 1e-3
+    if name == "heard":
+        agent.facts = RunFacts(ACTIONS, False, Schedule(2, 100, 1, 1))
     if hasattr(agent, "td"):  # learning rates that fall need a run
         agent.td = replace(agent.td, actor_lr="constant")
     return agent
 
 
 @pytest.mark.parametrize("name", [*AGENTS, *OPTIONS])
-def test_replayed_steps_are_the_eager_ones_and_wait_for_nothing(name: str) -> None:
+def test_replayed_steps_are_the_eager_ones_and_wait_for_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     eager = make(name)
     captured = copy.deepcopy(eager)
     if hasattr(eager, "replay"):  # which no copy takes along
@@ -157,6 +162,7 @@ def test_replayed_steps_are_the_eager_ones_and_wait_for_nothing(name: str) -> No
     optimizers = eager.configure_optimizers(), captured.configure_optimizers()
     steps = CapturedStep(captured, optimizers[1], CPU, _Strict)
     for step in range(1, 21):
+        monkeypatch.setattr(type(eager), "global_step", step - 1)
         batch, key = random_batch(eager, CPU), Key(3, step).fold(7)
         expected = eager_step(eager, optimizers[0], batch, key, step)
         outcome = steps.take(batch, key, "all", clippings(captured), step)

@@ -8,12 +8,15 @@ import torch
 from tiny_moto import KEY, batches, make, moved, sequences
 from torch import Tensor
 
+from moto_pl.agents import MOTO
+from moto_pl.agents.base import RunFacts
 from moto_pl.agents.description import check_same_agent
 from moto_pl.agents.model_based import TARGET
 from moto_pl.agents.settings import BehaviourConfig
 from moto_pl.errors import SettingError
 from moto_pl.nn.actor_critic import QEnsemble
 from moto_pl.ops import Share, Stream, disagreement, integers, uniform
+from moto_pl.schedule import Schedule
 
 # What the data earned; cloning alone.
 
@@ -57,9 +60,38 @@ def test_without_value_the_actor_clones() -> None:
     assert not moved(agent.actor)
 
 
+def test_the_value_is_heard_as_episodes_come_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounds of 2 episodes and 6 steps: 2 episodes from step 4 on, 4 from step 10 on, 6 from 16, 8 from 22."""
+    agent, whole = make(value_episodes=(3, 7)), make()
+    agent.facts = RunFacts(2, False, Schedule(4, 60, 2, 3, 2))
+    steps = {0: 0.0, 3: 0.0, 9: 0.0, 10: 0.25, 15: 0.25, 16: 0.75, 22: 1.0, 63: 1.0, 64: 1.0}
+    assert {step: agent.value_share(step) for step in steps} == steps
+    expected, _ = whole.losses(batches(), KEY)
+    for step, share in steps.items():
+        monkeypatch.setattr(MOTO, "global_step", step)
+        losses, metrics = agent.losses(batches(), KEY)
+        assert float(metrics["actor/value_share"]) == share
+        for name, loss in losses.items():
+            torch.testing.assert_close(loss, expected[name] * (share if name == "actor/value" else 1.0))
+    losses["actor/value"].backward()
+    assert moved(agent.actor)
+
+
+def test_the_value_is_heard_at_once() -> None:
+    """Where both numbers are one; and from the start without a run, and where nothing is asked for."""
+    agent = make(value_episodes=(4, 4))
+    assert agent.value_share(0) == make().value_share(0) == 1.0
+    agent.facts = RunFacts(2, False, Schedule(4, 60, 2, 3, 2))
+    assert [agent.value_share(step) for step in (0, 9, 10, 40)] == [0.0, 0.0, 1.0, 1.0]
+    _, metrics = make().losses(batches(), KEY)
+    assert "actor/value_share" not in metrics
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"value_episodes": (8, 4)}, r"behaviour\.value_episodes: found \[8, 4\]"),
+        ({"value_episodes": (-1, 4)}, r"behaviour\.value_episodes: found \[-1, 4\]"),
         ({"value_scale": -1.0}, r"behaviour\.value_scale: found -1"),
         ({"real_return": "data", "critic": "v"}, r"behaviour\.real_return: found data with critic: v"),
     ],
@@ -72,7 +104,7 @@ def test_bad_value_settings(settings: dict[str, Any], message: str) -> None:
 def test_a_checkpoint_from_before_these_settings_goes_on() -> None:
     ours = make().description()
     before = copy.deepcopy(ours)
-    for name in ("real_return", "value_scale", "disagreement_unit"):
+    for name in ("real_return", "value_scale", "value_episodes", "disagreement_unit"):
         del before["init_args"]["behaviour"][name]
     for name in ("open_loop_steps", "open_loop_rows"):
         del before["init_args"]["world_model"][name]
