@@ -29,12 +29,13 @@ _MOTO = {
     "behaviour.real_return": "imagined",
     "behaviour.value_scale": 1.0,
     "behaviour.value_episodes": [0, 0],
+    "behaviour.greedy": "mode",
     "behaviour.disagreement_unit": "one",
 }
 #: What agents had before there was a choice, by class. LOMPO and COMBO are no longer what they were: theirs is refused.
 _BEFORE: dict[str, dict[str, Any]] = {
     "moto_pl.agents.moto.MOTO": {**_MODEL, **_MOTO},
-    "moto_pl.agents.dreamer.DreamerV2": _MODEL,
+    "moto_pl.agents.dreamer.DreamerV2": {**_MODEL, "behaviour.greedy": "mode"},
     "moto_pl.agents.lompo.LOMPO": _VECTORS,
     "moto_pl.agents.combo.COMBO": _VECTORS,
     "moto_pl.agents.bc.BC": {**_SHARED, **_NORMAL, "pixels.share_encoder": None, "td.target_value": None},

@@ -384,10 +384,10 @@ class ImaginationAgent(ModelBasedAgent):
         return self.critic(self.world_model.observe(batch, key).states.map(lambda x: x[:-1, 0]).features)
 
     def latent_action(self, features: Tensor, mode: ActMode, key: Key) -> Tensor:
-        """The distribution's mode, or a draw; see :meth:`ModelBasedAgent.latent_action`."""
+        """The distribution's mode or mean, or a draw; see :meth:`ModelBasedAgent.latent_action`."""
         dist = self.actor.dist(features)
         if mode == "mode":
-            return dist.mode()
+            return dist.expected() if self.config.greedy == "mean" else dist.mode()
         noise = uniform(key, Stream.ACTION, tuple(dist.mean.shape), features.device, dist.mean.dtype, rows=-2)
         return dist.sample(noise)
 

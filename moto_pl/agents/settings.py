@@ -75,6 +75,9 @@ class ImaginationConfig:
         actor_units: their width.
         action: the actor's distribution.
         min_std: its smallest standard deviation.
+        greedy: what the policy does where it does not sample. ``mode``: the likeliest action. ``mean``: the expected
+            one, with ``action: trunc_normal``. After demonstrations with noise the distribution is wide, and its mode
+            lies far beyond what was done on average.
         entropy_scale: eta, weight of the policy's entropy.
         target_every: gradient steps between copies of the critics to their targets.
         imagine_rows: start states of imagination, over all ranks, drawn from the agent sequences' posterior states;
@@ -91,6 +94,7 @@ class ImaginationConfig:
     actor_units: int = 400
     action: ActionKind = "trunc_normal"
     min_std: float = 0.1
+    greedy: Literal["mode", "mean"] = "mode"
     entropy_scale: float = 1e-4
     target_every: int = 100
     imagine_rows: int | None = 800
@@ -104,6 +108,8 @@ class ImaginationConfig:
             raise SettingError("behaviour.gamma", self.gamma, "Give a number in (0, 1].")
         if not 0 <= self.lambda_ <= 1:
             raise SettingError("behaviour.lambda_", self.lambda_, "Give a number in [0, 1].")
+        if self.greedy == "mean" and self.action != "trunc_normal":
+            raise SettingError("behaviour.greedy", f"mean with action: {self.action}", "It needs action: trunc_normal.")
 
 
 @dataclass

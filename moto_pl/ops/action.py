@@ -46,6 +46,13 @@ class ActionDist:
         """The likeliest action (for ``tanh_normal``, the median): [..., A]."""
         return self.mean if self.kind == "trunc_normal" else torch.tanh(self.mean)
 
+    def expected(self) -> Tensor:
+        """The mean action, of ``trunc_normal`` alone: [..., A]; nearer to 0 than the mode, the more so the wider."""
+        low, high = (-1 - self.mean) / self.std, (1 - self.mean) / self.std
+        # By erf, which exported policies have; the mode lies inside, so that the mass is never small.
+        mass = 0.5 * (torch.erf(high / _SQRT_2) - torch.erf(low / _SQRT_2))
+        return (self.mean + self.std * (_pdf(low) - _pdf(high)) / mass).clamp(-1, 1)
+
     def sample(self, noise: Tensor) -> Tensor:
         """Reparameterised sample from uniform ``noise`` [..., A] in (0, 1): [..., A] in [-1, 1]."""
         if self.kind == "tanh_normal":

@@ -463,6 +463,20 @@ def test_act(latent: str, mode: str) -> None:
         assert not torch.equal(ours[0], next(roll(100)))
 
 
+def test_the_greedy_action_is_the_mode_or_the_mean() -> None:
+    """A draw is neither; a distribution without such a mean is refused."""
+    agents = {greedy: make(greedy=greedy) for greedy in ("mode", "mean")}
+    features = torch.randn(50, agents["mode"].world_model.feature_size, generator=torch.Generator().manual_seed(0))
+    found = {greedy: agent.latent_action(features, "mode", KEY) for greedy, agent in agents.items()}
+    dist = agents["mode"].actor.dist(features)
+    assert torch.equal(found["mode"], dist.mode()) and torch.equal(found["mean"], dist.expected())
+    draws = torch.stack([agents["mean"].latent_action(features, "sample", Key(1, i)) for i in range(4000)])
+    torch.testing.assert_close(draws.mean(0), found["mean"], atol=0.06, rtol=0)
+    assert (found["mean"].abs() < found["mode"].abs()).all()
+    with pytest.raises(SettingError, match=r"behaviour\.greedy: found mean with action: tanh_normal"):
+        make(greedy="mean", action="tanh_normal")
+
+
 def test_act_filters_and_asks_the_actor() -> None:
     agent = make({"latent": "gaussian"})
     frames, key = sequences(2, 2).image, Key(5, 0)

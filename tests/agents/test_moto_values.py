@@ -104,7 +104,7 @@ def test_bad_value_settings(settings: dict[str, Any], message: str) -> None:
 def test_a_checkpoint_from_before_these_settings_goes_on() -> None:
     ours = make().description()
     before = copy.deepcopy(ours)
-    for name in ("real_return", "value_scale", "value_episodes", "disagreement_unit"):
+    for name in ("real_return", "value_scale", "value_episodes", "disagreement_unit", "greedy"):
         del before["init_args"]["behaviour"][name]
     for name in ("open_loop_steps", "open_loop_rows"):
         del before["init_args"]["world_model"][name]

@@ -31,7 +31,9 @@ CATEGORICAL = {"latent": "categorical", "stoch": 4, "classes": 4}
 
 
 def checkpoint(name: str, root: Path, seen: Observation | None = None) -> Path:
-    sizes = {"world_model": CATEGORICAL} if name in ("MOTO", "DreamerV2") else {}
+    sizes: dict[str, Any] = {"world_model": CATEGORICAL} if name in ("MOTO", "DreamerV2") else {}
+    if name == "MOTO" and seen is not None:
+        sizes["behaviour"] = {"greedy": "mean"}
     return save(make(name, observation=seen, **sizes), root / "a.ckpt")
 
 
@@ -40,7 +42,7 @@ def checkpoint(name: str, root: Path, seen: Observation | None = None) -> Path:
 def test_the_step_is_the_agent(name: str, seen: Observation | None, tmp_path: Path) -> None:
     """Before it is exported: the same actions and states, for every agent and both kinds of latents."""
     if name == "Gaussian":
-        agent = make("MOTO", observation=seen, world_model={"latent": "gaussian"})
+        agent = make("MOTO", observation=seen, world_model={"latent": "gaussian"}, behaviour={"greedy": "mean"})
     else:
         agent = make(name, observation=seen)
     path = save(agent, tmp_path / "a.ckpt")

@@ -135,6 +135,12 @@ def test_mode(kind: str) -> None:
         torch.testing.assert_close(found, ActionDist(x, kind).sample(torch.full((20, 3), 0.5, dtype=torch.float64)))
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
+def test_the_expected_action_is_the_mean(dtype: torch.dtype, tolerance: float) -> None:
+    x = torch.cat((raw(200), raw(50, scale=20.0)))  # wide and narrow ones, in the middle and at the edges
+    np.testing.assert_allclose(ActionDist(x.to(dtype)).expected().numpy(), truncnorm(x).mean(), atol=tolerance)
+
+
 def test_low_precision_is_widened() -> None:
     dist = ActionDist(raw(4).bfloat16())
     assert dist.mean.dtype == dist.std.dtype == torch.float32
