@@ -27,6 +27,7 @@ import moto_pl.envs
 from moto_pl.datasets.hdf5_check import check_hdf5
 from moto_pl.datasets.minari_files import READ_ERRORS, damaged, read_metadata
 from moto_pl.datasets.offered import find_cameras, observed, vector_sizes
+from moto_pl.datasets.own_actions import UNIT, OwnActions
 from moto_pl.datasets.raw_episode import RawEpisode
 from moto_pl.datasets.staging import staged
 from moto_pl.envs.actions import ActionScale
@@ -124,8 +125,7 @@ class DatasetReader:
             raise SettingError(self._label, f"the action space {action_space}", "Use one with a flat Box of actions.")
         self.action_size = int(action_space.shape[0])
         #: What actions in [-1, 1] stand for; of a Box without bounds themselves.
-        ones = np.ones(self.action_size)
-        self.scale = ActionScale.of_box(action_space) or ActionScale.of(-ones, ones)
+        self.scale = ActionScale.of_box(action_space) or ActionScale.within(1.0, self.action_size)
         #: Whether an action beyond that counts as its end, rather than being refused.
         self.clips = False
         self._length: int = self.metadata["total_episodes"]
@@ -351,6 +351,7 @@ def write_dataset(
     metadata: Mapping[str, Any] | None = None,
     overwrite: bool = False,
     observation: Observation | None = None,
+    actions: OwnActions | None = None,
 ) -> Path:
     """Write episodes as a Minari dataset, which Minari and ``open_dataset`` read.
 
@@ -366,6 +367,7 @@ def write_dataset(
         overwrite: replace a dataset that is there already.
         observation: which cameras the episodes' ``image`` holds and which state vectors their ``vector``, each of which
             is stored under its own name; None: the image alone.
+        actions: what is written in place of the episodes' actions, and the Box of them; None: themselves, in [-1, 1].
 
     Returns:
         The dataset's directory.
@@ -376,7 +378,8 @@ def write_dataset(
     path, dataset_id = target_path(target)
     refuse_existing(target, overwrite)
     with staged(path) as directory:
-        _write(directory / "data", episodes, dataset_id, env_id, dict(metadata or {}), observation or Observation())
+        said = (dataset_id, env_id, dict(metadata or {}))
+        _write(directory / "data", episodes, *said, observation or Observation(), actions)
     return path
 
 
@@ -400,6 +403,7 @@ def _write(
     env_id: str | None,
     metadata: dict[str, Any],
     observation: Observation,
+    actions: OwnActions | None,
 ) -> None:
     storage: MinariStorage | None = None
     count = steps = 0
@@ -411,7 +415,8 @@ def _write(
             if image_shape[2] != observation.channels:
                 found = f"frames of {image_shape[2]} channels"
                 raise SettingError("episodes", found, f"Write episodes that hold {', '.join(observation.cameras)}.")
-            storage = _new_storage(data_path, image_shape, action_size, env_id, metadata, observation)
+            bounds = ActionScale.within(1.0, action_size) if actions is None else actions.bounds
+            storage = _new_storage(data_path, image_shape, bounds, env_id, metadata, observation)
         if episode.image.shape[1:] != image_shape or episode.action.shape[1] != action_size:
             sizes = (episode.image.shape[1:], episode.action.shape[1])
             found = f"image and action sizes {sizes} after {(image_shape, action_size)}"
@@ -420,7 +425,8 @@ def _write(
             found = f"a vector of shape {None if episode.vector is None else episode.vector.shape}"
             raise SettingError("episodes", found, f"Write episodes that hold {dict(observation.state)}.")
         with h5py.File(data_path / DATA_FILE, "a", track_order=True) as file:
-            _add(file.create_group(f"episode_{count - 1}"), episode, count - 1, observation)
+            own = episode.action if actions is None else actions.of(episode)
+            _add(file.create_group(f"episode_{count - 1}"), episode, count - 1, observation, own)
         steps += episode.length
     if storage is None:
         raise SettingError("episodes", "none", "Write at least one.")
@@ -439,7 +445,7 @@ def _write(
 def _new_storage(
     data_path: Path,
     image_shape: tuple[int, ...],
-    action_size: int,
+    bounds: ActionScale,
     env_id: str | None,
     metadata: dict[str, Any],
     observation: Observation,
@@ -457,23 +463,24 @@ def _new_storage(
                 **{n: spaces.Box(-np.inf, np.inf, (size,), np.float32) for n, size in observation.state.items()},
             }
         ),
-        action_space=spaces.Box(-1.0, 1.0, (action_size,), np.float32),
+        action_space=spaces.Box(np.array(bounds.low, np.float32), np.array(bounds.high, np.float32)),
         env_spec=spec,
         # Minari would write JPEG otherwise, whose artefacts the world model would have to learn.
         jpeg_encoding=False,
     )
 
 
-def _add(group: h5py.Group, episode: Episode, index: int, observation: Observation) -> None:
+def _add(group: h5py.Group, episode: Episode, index: int, observation: Observation, action: np.ndarray) -> None:
     """One episode in Minari's HDF5 layout; infos get a first row of zeros for the reset, as its collector's do."""
-    group.attrs.update({"id": index, "total_steps": episode.length, **episode.info})
+    info = {name: value for name, value in episode.info.items() if name != UNIT}
+    group.attrs.update({"id": index, "total_steps": episode.length, **info})
     packed: dict[str, Any] = {"compression": "gzip", "compression_opts": 4, "fletcher32": True}
     chunks = (min(FRAMES_PER_CHUNK, episode.length + 1), *episode.image.shape[1:3], 3)
     for name, image in zip(observation.cameras, unstacked(episode.image, len(observation.cameras)), strict=True):
         group.create_dataset(f"observations/{name}", data=image, chunks=chunks, **packed)
     flags = np.zeros((2, episode.length), bool)
     flags[:, -1] = episode.terminated, episode.truncated
-    arrays = {"actions": episode.action, "rewards": episode.reward, "terminations": flags[0], "truncations": flags[1]}
+    arrays = {"actions": action, "rewards": episode.reward, "terminations": flags[0], "truncations": flags[1]}
     if episode.vector is not None:
         ends = np.cumsum(list(observation.state.values()))
         for name, value in zip(observation.state, np.split(episode.vector, ends[:-1], axis=1), strict=True):

@@ -83,10 +83,10 @@ def find_cameras(
 def vector_sizes(label: str, space: gym.Space[Any], wanted: ObservationConfig) -> dict[str, int]:
     """How many numbers each of the wanted state vectors has."""
     found, sizes = dict(leaves(space)), {}
-    offered = [key for key, leaf in found.items() if _is_vector(leaf)]
+    offered = [key for key, leaf in found.items() if is_vector(leaf)]
     for name in wanted.state:
         leaf = found.get(name)
-        if leaf is None or not _is_vector(leaf):
+        if leaf is None or not is_vector(leaf):
             what = f"no '{name}'" if leaf is None else f"'{name}' {_describe(leaf)}, which is no flat Box of numbers"
             fix = (
                 f"Name some of its {', '.join(offered)} in data.observation.state." if offered else "It has no vectors."
@@ -145,7 +145,8 @@ def _is_image(space: gym.Space[Any]) -> TypeGuard[spaces.Box]:
     return isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) == 3 and space.shape[2] == 3
 
 
-def _is_vector(space: gym.Space[Any]) -> bool:
+def is_vector(space: gym.Space[Any]) -> bool:
+    """Whether a space holds a state vector: a flat Box of numbers."""
     return isinstance(space, spaces.Box) and len(space.shape) == 1 and space.dtype.kind in "fiu"
 
 
