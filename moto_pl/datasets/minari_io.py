@@ -26,12 +26,13 @@ from minari.storage.datasets_root_dir import get_dataset_path
 import moto_pl.envs
 from moto_pl.datasets.hdf5_check import check_hdf5
 from moto_pl.datasets.minari_files import READ_ERRORS, damaged, read_metadata
-from moto_pl.datasets.offered import find_cameras, observed, vector_sizes
+from moto_pl.datasets.offered import drawn_here, find_cameras, observed, one_size, vector_sizes
 from moto_pl.datasets.own_actions import UNIT, OwnActions
 from moto_pl.datasets.raw_episode import RawEpisode
 from moto_pl.datasets.staging import staged
 from moto_pl.envs.actions import ActionScale
 from moto_pl.envs.observation import Observation, ObservationConfig, joined, stacked, unstacked
+from moto_pl.envs.resizing import resize
 from moto_pl.errors import SettingError
 from moto_pl.replay.episode import Episode
 
@@ -83,10 +84,13 @@ class DatasetReader:
         image_key: which observation is the image, ``a/b`` for a nested one; None finds it.
         wanted: what is read of its observations; None: of a dataset that this package wrote all cameras, of another's
             the image.
+        image_size: height and width to which images are resized that were not drawn by this package; None takes all as
+            they are.
 
     Attributes:
         cameras: the observation that is each camera's image.
         image_shape: height, width, channels of all cameras' images, stacked.
+        resized: which cameras' images are resized, and from what, in words; empty where none is.
         observation: what is read, with the sizes of state vectors.
 
     Raises:
@@ -99,6 +103,7 @@ class DatasetReader:
         path: str | os.PathLike[str],
         image_key: str | None = None,
         wanted: ObservationConfig | None = None,
+        image_size: int | None = None,
     ) -> None:
         path = Path(path)
         self.path = path.parent if path.name == "data" and (path / METADATA_FILE_NAME).is_file() else path
@@ -116,8 +121,12 @@ class DatasetReader:
         except READ_ERRORS as error:
             raise damaged(self._label, self.data_path / METADATA_FILE_NAME, error) from error
         space = self._storage.observation_space
-        self.cameras, size = find_cameras(self._label, space, wanted, image_key, NAMESPACE in self.metadata)
+        self.cameras, sizes = find_cameras(self._label, space, wanted, image_key, NAMESPACE in self.metadata)
         wanted = wanted or ObservationConfig(tuple(self.cameras))
+        # What we draw ourselves is drawn in the size that is wanted: resized it would not look like that.
+        self._image_size = None if drawn_here(self.own) else image_size
+        size = one_size(self._label, sizes, self._image_size)
+        self.resized = ", ".join(f"'{name}' of {own[0]}x{own[1]}" for name, own in sizes.items() if own != size)
         self.observation = Observation.of(wanted, vector_sizes(self._label, space, wanted), size[0])
         self.image_shape: tuple[int, int, int] = (*size, self.observation.channels)
         action_space = self._storage.action_space
@@ -176,6 +185,8 @@ class DatasetReader:
             attributes = next(iter(self._storage.get_episode_metadata([index])))
             images = [np.asarray(observed(raw["observations"], key)) for key in self.cameras.values()]
             vectors = [observed(raw["observations"], name) for name in self.observation.state]
+            if self.resized and self._image_size is not None:
+                images = [np.stack([resize(frame, self._image_size) for frame in image]) for image in images]
             image, action = stacked(images), np.asarray(raw["actions"], np.float32)
             reward = np.asarray(raw["rewards"], np.float32)
             terminations, truncations = np.asarray(raw["terminations"], bool), np.asarray(raw["truncations"], bool)
@@ -286,7 +297,10 @@ class DatasetReader:
 
 
 def open_dataset(
-    name: str | os.PathLike[str], image_key: str | None = None, wanted: ObservationConfig | None = None
+    name: str | os.PathLike[str],
+    image_key: str | None = None,
+    wanted: ObservationConfig | None = None,
+    image_size: int | None = None,
 ) -> DatasetReader:
     """Open a local Minari dataset.
 
@@ -295,11 +309,12 @@ def open_dataset(
             (``metaworld/door-open``), or the path of a directory.
         image_key: which observation is the image; None finds it.
         wanted: what is read of its observations; None as for :class:`DatasetReader`.
+        image_size: to which images are resized; as for :class:`DatasetReader`.
 
     Raises:
         SettingError: no such dataset (the message says what is near and how to build it), or it cannot be read.
     """
-    return DatasetReader(locate(name), image_key, wanted)
+    return DatasetReader(locate(name), image_key, wanted, image_size)
 
 
 def locate(name: str | os.PathLike[str]) -> Path:

@@ -53,8 +53,8 @@ def find_image(
 
 def find_cameras(
     label: str, space: gym.Space[Any], wanted: ObservationConfig | None, image_key: str | None, own: bool
-) -> tuple[dict[str, str], tuple[int, int]]:
-    """The keys of a dataset's images by their cameras' names, and their height and width.
+) -> tuple[dict[str, str], dict[str, tuple[int, int]]]:
+    """The keys of a dataset's images by their cameras' names, and their heights and widths.
 
     Args:
         label: what to call the dataset in an error.
@@ -64,7 +64,7 @@ def find_cameras(
         own: whether this package wrote it.
 
     Raises:
-        SettingError: one is not there, it is not clear which one is meant, or they are not of one size.
+        SettingError: one is not there, or it is not clear which one is meant.
     """
     cameras = IMAGE_ALONE.cameras if wanted is None else wanted.cameras
     if wanted is None and own and image_key is None:
@@ -73,11 +73,36 @@ def find_cameras(
         found = {"image": find_image(label, space, image_key)}
     else:
         found = {name: find_image(label, space, name, "data.observation.cameras") for name in cameras}
-    sizes = {(int(leaf.shape[0]), int(leaf.shape[1])) for _, leaf in found.values()}
-    if len(sizes) > 1:
-        described = ", ".join(f"{key} {_describe(leaf)}" for key, leaf in found.values())
-        raise SettingError(label, f"images of several sizes ({described})", "Render or resize them to one size.")
-    return {name: key for name, (key, _) in found.items()}, sizes.pop()
+    sizes = {name: (int(leaf.shape[0]), int(leaf.shape[1])) for name, (_, leaf) in found.items()}
+    return {name: key for name, (key, _) in found.items()}, sizes
+
+
+def one_size(label: str, sizes: Mapping[str, tuple[int, int]], image_size: int | None) -> tuple[int, int]:
+    """The height and width of all cameras' images.
+
+    Args:
+        label: what to call the dataset in an error.
+        sizes: heights and widths, by camera.
+        image_size: to which they are resized; None leaves them as they are.
+
+    Raises:
+        SettingError: they are left as they are, and not of one size.
+    """
+    if image_size is not None:
+        return image_size, image_size
+    if len(set(sizes.values())) > 1:
+        described = ", ".join(f"{name} of {height}x{width}" for name, (height, width) in sizes.items())
+        raise SettingError(label, f"images of several sizes ({described})", "Resize them to one: moto data import.")
+    return next(iter(sizes.values()))
+
+
+def drawn_here(own: Mapping[str, Any]) -> bool:
+    """Whether a dataset's frames were drawn by this package's environments: built, and not imported.
+
+    Args:
+        own: what this package wrote about it; of others' datasets nothing.
+    """
+    return "selection" not in own and str(own.get("env_id", "")).startswith("moto_pl/")
 
 
 def vector_sizes(label: str, space: gym.Space[Any], wanted: ObservationConfig) -> dict[str, int]:

@@ -174,6 +174,11 @@ def joined(vectors: Sequence[Any]) -> np.ndarray | None:
     return np.concatenate([np.asarray(vector, np.float32) for vector in vectors], -1) if vectors else None
 
 
+def is_ours(env_id: str) -> bool:
+    """Whether an environment is one of this package's, which draws what it is asked for, in the size that it is."""
+    return env_id.rpartition(":")[2].startswith("moto_pl/")
+
+
 def env_arguments(
     env_id: str, env_kwargs: Mapping[str, Any], config: ObservationConfig, image_size: int | None = None
 ) -> dict[str, Any]:
@@ -185,7 +190,7 @@ def env_arguments(
         config: what is wanted.
         image_size: of images; None leaves it to the environment.
     """
-    if not env_id.rpartition(":")[2].startswith("moto_pl/"):
+    if not is_ours(env_id):
         return dict(env_kwargs)
     observe = {} if config == IMAGE_ALONE else {"observe": list(config.names)}
     size = {} if image_size in (None, IMAGE_SIZE) else {"image_size": image_size}

@@ -225,7 +225,9 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         names |= {} if of.action_scale == "bounds" else {"scaling": of.action_scale}
         names |= {} if of.image_size == IMAGE_SIZE else {"image_size": of.image_size}
         names |= {} if of.action_repeat == 1 else {"action_repeat": of.action_repeat}
-        reader = open_dataset(source, wanted=wanted)
+        reader = open_dataset(source, wanted=wanted, image_size=of.image_size)
+        if reader.resized:
+            rank_zero_info(f"{reader.id}: {reader.resized}, resized to {of.image_size}x{of.image_size}")
         if "image" in wanted.cameras:  # the others have one place each
             check_same_camera(reader.id, reader.own, of.env, of.env_options)
         check_same_repeat(reader.id, reader.own, of.action_repeat)
