@@ -26,7 +26,7 @@ from minari.storage.datasets_root_dir import get_dataset_path
 import moto_pl.envs
 from moto_pl.datasets.hdf5_check import check_hdf5
 from moto_pl.datasets.minari_files import READ_ERRORS, damaged, read_metadata
-from moto_pl.datasets.offered import drawn_here, find_cameras, observed, one_size, vector_sizes
+from moto_pl.datasets.offered import drawn_here, find_cameras, is_vector, leaves, observed, one_size, vector_sizes
 from moto_pl.datasets.own_actions import UNIT, OwnActions
 from moto_pl.datasets.raw_episode import RawEpisode
 from moto_pl.datasets.staging import staged
@@ -148,6 +148,11 @@ class DatasetReader:
         """What this package wrote about the dataset it built (environment, versions, seed, ...); empty for others."""
         own = self.metadata.get(NAMESPACE, {})
         return own if isinstance(own, dict) else {}
+
+    @property
+    def vectors(self) -> tuple[str, ...]:
+        """Names of the state vectors among its observations."""
+        return tuple(key for key, leaf in leaves(self._storage.observation_space) if key and is_vector(leaf))
 
     @property
     def transitions(self) -> int:
@@ -496,10 +501,7 @@ def _add(group: h5py.Group, episode: Episode, index: int, observation: Observati
     flags = np.zeros((2, episode.length), bool)
     flags[:, -1] = episode.terminated, episode.truncated
     arrays = {"actions": action, "rewards": episode.reward, "terminations": flags[0], "truncations": flags[1]}
-    if episode.vector is not None:
-        ends = np.cumsum(list(observation.state.values()))
-        for name, value in zip(observation.state, np.split(episode.vector, ends[:-1], axis=1), strict=True):
-            arrays[f"observations/{name}"] = value
+    arrays |= {f"observations/{name}": value for name, value in observation.vectors(episode.vector).items()}
     for key, value in {"success": episode.success, **episode.extras}.items():
         arrays[f"infos/{key}"] = np.concatenate([np.zeros_like(value[:1]), value])
     for key, value in arrays.items():

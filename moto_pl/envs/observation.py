@@ -84,6 +84,13 @@ class Observation:
         """V, numbers of all vectors together."""
         return sum(self.state.values())
 
+    def vectors(self, joined: np.ndarray | None) -> dict[str, np.ndarray]:
+        """Rows [..., V] of all vectors, taken apart: by name, [..., n] each."""
+        if joined is None:
+            return {}
+        ends = np.cumsum(list(self.state.values()))[:-1]
+        return dict(zip(self.state, np.split(joined, ends, axis=-1), strict=True))
+
     @property
     def config(self) -> ObservationConfig:
         """The names alone."""
@@ -135,6 +142,11 @@ class Seen(NamedTuple):
 
     image: np.ndarray
     vector: np.ndarray | None = None
+
+
+def plain_name(name: str) -> str:
+    """A name that stands alone: ``a.b`` of ``a/b``."""
+    return name.replace("/", ".")
 
 
 def entry(observation: Any, name: str) -> Any:
