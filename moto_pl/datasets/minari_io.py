@@ -21,12 +21,13 @@ import numpy as np
 from gymnasium import spaces
 from minari.dataset.minari_dataset import DATASET_ID_RE
 from minari.dataset.minari_storage import METADATA_FILE_NAME, MinariStorage
+from minari.serialization import deserialize_space
 from minari.storage.datasets_root_dir import get_dataset_path
 
 import moto_pl.envs
 from moto_pl.datasets.hdf5_check import check_hdf5
 from moto_pl.datasets.minari_files import READ_ERRORS, damaged, read_metadata
-from moto_pl.datasets.offered import drawn_here, find_cameras, is_vector, leaves, observed, one_size, vector_sizes
+from moto_pl.datasets.offered import drawn_here, everything, find_cameras, observed, one_size, vector_sizes
 from moto_pl.datasets.own_actions import UNIT, OwnActions
 from moto_pl.datasets.raw_episode import RawEpisode
 from moto_pl.datasets.staging import staged
@@ -148,11 +149,6 @@ class DatasetReader:
         """What this package wrote about the dataset it built (environment, versions, seed, ...); empty for others."""
         own = self.metadata.get(NAMESPACE, {})
         return own if isinstance(own, dict) else {}
-
-    @property
-    def vectors(self) -> tuple[str, ...]:
-        """Names of the state vectors among its observations."""
-        return tuple(key for key, leaf in leaves(self._storage.observation_space) if key and is_vector(leaf))
 
     @property
     def transitions(self) -> int:
@@ -320,6 +316,22 @@ def open_dataset(
         SettingError: no such dataset (the message says what is near and how to build it), or it cannot be read.
     """
     return DatasetReader(locate(name), image_key, wanted, image_size)
+
+
+def offered(name: str | os.PathLike[str]) -> ObservationConfig:
+    """All images and state vectors among the observations of a local Minari dataset.
+
+    Raises:
+        SettingError: no such dataset, or one that cannot be read or has no image.
+    """
+    path = locate(name)
+    file = path / ("" if path.name == "data" else "data") / METADATA_FILE_NAME
+    try:
+        return everything(str(name), deserialize_space(read_metadata(file)["observation_space"]))
+    except READ_ERRORS as error:
+        if isinstance(error, SettingError):
+            raise
+        raise damaged("dataset", file, error) from error
 
 
 def locate(name: str | os.PathLike[str]) -> Path:

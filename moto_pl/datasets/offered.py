@@ -77,6 +77,20 @@ def find_cameras(
     return {name: key for name, (key, _) in found.items()}, sizes
 
 
+def everything(label: str, space: gym.Space[Any]) -> ObservationConfig:
+    """All images and state vectors of a space; of a single image it does not matter what it is called.
+
+    Raises:
+        SettingError: there is no image.
+    """
+    found = dict(leaves(space))
+    cameras = tuple(key for key, leaf in found.items() if _is_image(leaf))
+    if len(cameras) < 2:
+        key, _ = find_image(label, space, None)
+        cameras = (key,) if key.isidentifier() else IMAGE_ALONE.cameras
+    return ObservationConfig(cameras, tuple(key for key, leaf in found.items() if key and is_vector(leaf)))
+
+
 def one_size(label: str, sizes: Mapping[str, tuple[int, int]], image_size: int | None) -> tuple[int, int]:
     """The height and width of all cameras' images.
 

@@ -144,11 +144,6 @@ class Seen(NamedTuple):
     vector: np.ndarray | None = None
 
 
-def plain_name(name: str) -> str:
-    """A name that stands alone: ``a.b`` of ``a/b``."""
-    return name.replace("/", ".")
-
-
 def entry(observation: Any, name: str) -> Any:
     """What an observation, or a space, holds under a name, ``a/b`` for entry b of entry a; None where it has none."""
     for part in (name,) if name in observation else name.split("/"):

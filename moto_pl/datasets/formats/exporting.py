@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,11 +16,11 @@ from moto_pl.datasets.formats.convert import as_episode
 from moto_pl.datasets.formats.hdf5 import is_hdf5
 from moto_pl.datasets.formats.write_lerobot import write_lerobot
 from moto_pl.datasets.formats.write_robomimic import write_robomimic
-from moto_pl.datasets.minari_io import DatasetReader, open_dataset, write_dataset
+from moto_pl.datasets.minari_io import DatasetReader, offered, open_dataset, write_dataset
 from moto_pl.datasets.own_actions import ExactScale, OwnActions
 from moto_pl.datasets.staging import staged
 from moto_pl.envs.actions import ActionScale
-from moto_pl.envs.observation import Observation, ObservationConfig
+from moto_pl.envs.observation import Observation
 from moto_pl.errors import SettingError
 from moto_pl.reading import read_json
 from moto_pl.replay.episode import Episode
@@ -101,11 +101,9 @@ def export_dataset(
 
 def _dataset(source: str, demonstrations: bool) -> _Held:
     """All of a dataset: its cameras and vectors, and its actions in its own numbers, to the bit."""
-    reader = open_dataset(source)
+    reader = open_dataset(source, wanted=offered(source))
     if demonstrations:
         raise SettingError("demonstrations", f"it with the dataset {reader.id}", "It is for a run: leave it out.")
-    if vectors := reader.vectors:
-        reader = open_dataset(source, wanted=ObservationConfig(tuple(reader.cameras), vectors))
     actions = None
     if not reader.scale.identity:
         exact = ExactScale.fitting(np.array([reader.scale.low, reader.scale.high]))
@@ -113,7 +111,11 @@ def _dataset(source: str, demonstrations: bool) -> _Held:
     kwargs = reader.own.get("env_kwargs")
     env_id = reader.own.get("env_id")
     kwargs = kwargs if isinstance(kwargs, dict) else {}
-    return _Held(reader.id, str(env_id) if env_id else None, kwargs, reader, reader.observation, actions)
+    # Names of others' datasets may be paths.
+    names = [name.replace("/", ".") for name in reader.observation.cameras]
+    state = {name.replace("/", "."): size for name, size in reader.observation.state.items()}
+    seen = replace(reader.observation, cameras=tuple(names), state=state)
+    return _Held(reader.id, str(env_id) if env_id else None, kwargs, reader, seen, actions)
 
 
 def _run(directory: Path, demonstrations: bool) -> _Held | None:

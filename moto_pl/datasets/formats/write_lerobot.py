@@ -17,7 +17,7 @@ from PIL import Image
 from moto_pl.datasets.formats.parquet import pyarrow
 from moto_pl.datasets.formats.video import pyav
 from moto_pl.datasets.own_actions import OwnActions
-from moto_pl.envs.observation import Observation, plain_name, unstacked
+from moto_pl.envs.observation import Observation, unstacked
 from moto_pl.replay.episode import Episode
 
 CAMERA, STATE = "observation.image", "observation.state"
@@ -73,7 +73,7 @@ class _Writer:
         #: Columns of one vector a row, and their sizes.
         self.vectors: dict[str, int] = {}
         names = observation.cameras
-        self.cameras = [CAMERA] if len(names) == 1 else [f"observation.images.{plain_name(name)}" for name in names]
+        self.cameras = [CAMERA] if len(names) == 1 else [f"observation.images.{name}" for name in names]
         self._table: Any = None
         self._table_path = root
         self._data_file = -1
@@ -152,7 +152,7 @@ class _Writer:
     def _state(self, episode: Episode) -> dict[str, np.ndarray]:
         """What was seen beside each frame but the last, by its column."""
         found = self.observation.vectors(episode.vector)
-        names = [STATE] if len(found) == 1 else [f"observation.{plain_name(name)}" for name in found]
+        names = [STATE] if len(found) == 1 else [f"observation.{name}" for name in found]
         return {name: vector[:-1] for name, vector in zip(names, found.values(), strict=True)}
 
     def _scalars(self, episode: Episode, number: int) -> dict[str, np.ndarray]:

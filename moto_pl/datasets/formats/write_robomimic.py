@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 
 from moto_pl.datasets.own_actions import OwnActions
-from moto_pl.envs.observation import Observation, plain_name, unstacked
+from moto_pl.envs.observation import Observation, unstacked
 from moto_pl.files import temporary_path, whole
 from moto_pl.replay.episode import Episode
 
@@ -62,12 +62,12 @@ def _add(demo: h5py.Group, episode: Episode, observation: Observation, action: n
     for name, array in arrays.items():
         demo.create_dataset(name, data=array)
     cameras = observation.cameras
-    names = [CAMERA] if len(cameras) == 1 else [f"{plain_name(name)}_image" for name in cameras]
+    names = [CAMERA] if len(cameras) == 1 else [f"{name}_image" for name in cameras]
     packed: dict[str, Any] = {"compression": "gzip", "compression_opts": 4}
     for name, image in zip(names, map(np.ascontiguousarray, unstacked(episode.image, len(names))), strict=True):
         for group, frames in (("obs", image[:-1]), ("next_obs", image[1:])):
             chunks = (1, *frames.shape[1:])  # robomimic reads some frames here and there
             demo.create_dataset(f"{group}/{name}", data=frames, chunks=chunks, **packed)
     for name, vector in observation.vectors(episode.vector).items():
-        demo.create_dataset(f"obs/{plain_name(name)}", data=vector[:-1])
-        demo.create_dataset(f"next_obs/{plain_name(name)}", data=vector[1:])
+        demo.create_dataset(f"obs/{name}", data=vector[:-1])
+        demo.create_dataset(f"next_obs/{name}", data=vector[1:])

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import h5py
+import minari
 import numpy as np
 import pytest
+from gymnasium import spaces
 from layouts import frames, psnr
+from minari.data_collector import EpisodeBuffer
 
 from moto_pl.cli import main
 from moto_pl.datasets.formats.exporting import export_dataset
 from moto_pl.datasets.formats.importing import import_dataset
-from moto_pl.datasets.minari_io import open_dataset, write_dataset
+from moto_pl.datasets.minari_io import offered, open_dataset, write_dataset
 from moto_pl.datasets.own_actions import OwnActions
 from moto_pl.envs.actions import ActionScale
 from moto_pl.envs.observation import Observation, ObservationConfig
@@ -293,9 +297,8 @@ def test_a_runs_cameras_vectors_and_actions(said_by: str, tmp_path: Path) -> Non
         save(agent, tmp_path / "run/checkpoints/last.ckpt")
     export_dataset(str(tmp_path / "run"), "test/c-v0", format="minari")
     if said_by == "nobody":
-        reader = open_dataset("test/c-v0")
-        assert list(reader.cameras) == ["camera0", "camera1"] and reader.vectors == ("state",)
-        np.testing.assert_array_equal(reader[0].action, RICH[0][0].action)
+        assert offered("test/c-v0") == ObservationConfig(("camera0", "camera1"), ("state",))
+        np.testing.assert_array_equal(open_dataset("test/c-v0")[0].action, RICH[0][0].action)
         return
     reader = open_dataset("test/c-v0", wanted=SEEN.config)
     assert reader.scale == BOUNDS
@@ -303,6 +306,35 @@ def test_a_runs_cameras_vectors_and_actions(said_by: str, tmp_path: Path) -> Non
         np.testing.assert_allclose(reader.scale.to_environment(reader[number].action), own, rtol=1e-5, atol=1e-5)
         np.testing.assert_array_equal(reader[number].vector, one.vector)
         np.testing.assert_array_equal(reader[number].image, one.image)
+
+
+def test_anothers_dataset_with_cameras_in_a_dictionary(tmp_path: Path) -> None:
+    """All of it is written; paths become names."""
+    shown = {name: frames(5, place, (64, 64)) for place, name in enumerate(("front", "wrist"))}
+    box = {name: spaces.Box(0, 255, (64, 64, 3), np.uint8) for name in shown}
+    qpos, action = np.arange(10, dtype=np.float32).reshape(5, 2), np.float32([[0, 9], [3, -9], [1, 1], [2, 2]])
+    buffer = EpisodeBuffer(
+        observations={"cameras": shown, "arm": {"qpos": qpos}}, actions=action, rewards=[0.0] * 4,
+        terminations=[False] * 4, truncations=[False] * 3 + [True],
+    )  # fmt: skip
+    arm = spaces.Dict(qpos=spaces.Box(-99, 99, (2,), np.float32))
+    space = {"observation_space": spaces.Dict(cameras=spaces.Dict(box), arm=arm)}
+    space["action_space"] = spaces.Box(-9, 9, (2,), np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Minari's advice
+        minari.create_dataset_from_buffers("test/own-v0", [buffer], jpeg_encoding=False, **space)
+    export_dataset("test/own-v0", tmp_path / "a.hdf5", format="robomimic")
+    with h5py.File(tmp_path / "a.hdf5") as file:
+        demo = file["data/demo_0"]
+        assert set(demo["obs"]) == {"cameras.front_image", "cameras.wrist_image", "arm.qpos"}
+        np.testing.assert_array_equal(demo["actions"], action)
+        np.testing.assert_array_equal(demo["next_obs/arm.qpos"], qpos[1:])
+        np.testing.assert_array_equal(demo["obs/cameras.wrist_image"], shown["wrist"][:-1])
+    export_dataset("test/own-v0", "test/again-v0", format="minari")
+    again = open_dataset("test/again-v0", wanted=ObservationConfig(("cameras.wrist",), ("arm.qpos",)))
+    np.testing.assert_array_equal(again[0].image, shown["wrist"])
+    np.testing.assert_array_equal(again[0].vector, qpos)
+    assert again.scale == ActionScale.within(9.0, 2)
 
 
 def test_the_command(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
