@@ -16,7 +16,8 @@ from moto_pl.datasets.formats.convert import as_episode
 from moto_pl.datasets.formats.hdf5 import is_hdf5
 from moto_pl.datasets.formats.write_lerobot import write_lerobot
 from moto_pl.datasets.formats.write_robomimic import write_robomimic
-from moto_pl.datasets.minari_io import DatasetReader, offered, open_dataset, write_dataset
+from moto_pl.datasets.minari_io import DatasetReader, offered, open_dataset
+from moto_pl.datasets.minari_write import write_dataset
 from moto_pl.datasets.own_actions import ExactScale, OwnActions
 from moto_pl.datasets.staging import staged
 from moto_pl.envs.actions import ActionScale

@@ -22,7 +22,8 @@ from moto_pl.datasets.formats.hub import local
 from moto_pl.datasets.formats.options import Labels, Selection, Words, select
 from moto_pl.datasets.formats.recorded import Damaged
 from moto_pl.datasets.formats.table import Unit, find_units, open_unit
-from moto_pl.datasets.minari_io import default_id, refuse_existing, target_path, write_dataset
+from moto_pl.datasets.minari_io import default_id, refuse_existing, target_path
+from moto_pl.datasets.minari_write import write_dataset
 from moto_pl.datasets.own_actions import OwnActions, as_recorded
 from moto_pl.datasets.parallel import in_processes
 from moto_pl.datasets.raw_episode import ROUNDING, clip_rounding

@@ -19,7 +19,8 @@ from minari.data_collector import EpisodeBuffer
 from moto_pl.cli import main
 from moto_pl.datasets.formats.exporting import export_dataset
 from moto_pl.datasets.formats.importing import import_dataset
-from moto_pl.datasets.minari_io import offered, open_dataset, write_dataset
+from moto_pl.datasets.minari_io import offered, open_dataset
+from moto_pl.datasets.minari_write import write_dataset
 from moto_pl.datasets.own_actions import OwnActions
 from moto_pl.envs.actions import ActionScale
 from moto_pl.envs.observation import Observation, ObservationConfig
