@@ -99,7 +99,7 @@ def _actions(recorded: Recorded, selection: Selection, starts: np.ndarray, ends:
             step, place = np.argwhere(outside)[0]
             found = f"the action {action[step, place]:g} (dimension {place}) at step {starts[step]} of {recorded.place}"
             within = f"[{bounds.low[place]:g}, {bounds.high[place]:g}]"
-            raise SettingError("--action-bounds", f"{within}, and {found}", "Give bounds that hold all actions.")
+            raise SettingError("--action_bounds", f"{within}, and {found}", "Give bounds that hold all actions.")
     return action
 
 

@@ -198,7 +198,7 @@ def choose_bounds(source: Source, numbers: Sequence[float]) -> ActionScale | Non
 
     Args:
         source: what there is.
-        numbers: of ``--action-bounds``: lowest and highest of all, or the lowest of each and then the highest of each.
+        numbers: of ``--action_bounds``: lowest and highest of all, or the lowest of each and then the highest of each.
 
     Raises:
         SettingError: another count, or a lowest that is not below its highest.
@@ -208,11 +208,11 @@ def choose_bounds(source: Source, numbers: Sequence[float]) -> ActionScale | Non
     size = source.read(0).action.shape[1]
     if len(numbers) not in (2, 2 * size):
         fix = f"Give 2 (lowest, highest), or {2 * size}: the lowest of each of the {size}, then the highest of each."
-        raise SettingError("--action-bounds", f"{len(numbers)} numbers", fix)
+        raise SettingError("--action_bounds", f"{len(numbers)} numbers", fix)
     low, high = np.broadcast_to(np.reshape(np.asarray(numbers, np.float64), (2, -1)), (2, size)).astype(np.float32)
     if not np.isfinite([low, high]).all() or not (low < high).all():
         fix = "Give finite numbers, each lowest below its highest."
-        raise SettingError("--action-bounds", " ".join(f"{number:g}" for number in numbers), fix)
+        raise SettingError("--action_bounds", " ".join(f"{number:g}" for number in numbers), fix)
     return ActionScale.of(low, high)
 
 

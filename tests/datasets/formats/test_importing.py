@@ -3,49 +3,33 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import tarfile
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 import pytest
-from layouts import FPS, d4rl, example, frames, rlds_episode, robomimic, rows, tfrecord
+from imports import ID, LENGTHS, bring, nothing_is_left, vectors
+from layouts import (
+    FPS,
+    d4rl,
+    example,
+    frames,
+    rlds_episode,
+    robomimic,
+    rows,
+    tfrecord,
+)  # fmt: skip
 
 from moto_pl.cli import main
 from moto_pl.datasets.formats import importing
-from moto_pl.datasets.formats.importing import import_dataset
-from moto_pl.datasets.formats.table import FORMATS
 from moto_pl.datasets.minari_io import open_dataset
 from moto_pl.envs.actions import ActionScale
 from moto_pl.envs.observation import ObservationConfig
 from moto_pl.envs.resizing import resize
 from moto_pl.errors import SettingError
 
-ID = "test/arm-v0"
-LENGTHS = [6, 9, 4]
-
-
-@pytest.fixture(autouse=True)
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
-
-    def refuse(*args: Any) -> None:
-        raise AssertionError("the network was used")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    return tmp_path / "minari"
-
-
-def bring(source: Path | str, **options: Any) -> importing.Imported:
-    return import_dataset([str(source)], ID, **{"workers": 1, **options})
-
-
-def nothing_is_left(root: Path) -> bool:
-    return not list(root.rglob("*.hdf5")) and not list(root.rglob("*.safetensors")) and not list(root.rglob(".*"))
+pytestmark = pytest.mark.usefixtures("root")
 
 
 def test_the_same_episodes(tmp_path: Path) -> None:
@@ -156,6 +140,82 @@ def test_cameras(tmp_path: Path) -> None:
         for place, name in enumerate(names):
             shown = [resize(frame, 64) for frame in frames(5, 10 if name == "wrist" else 0)]
             np.testing.assert_array_equal(image[..., 3 * place : 3 * place + 3], shown)
+
+
+@pytest.mark.parametrize("after", [True, False])
+def test_vectors(after: bool, tmp_path: Path) -> None:
+    """They are what was recorded, under their names, beside their own frames, whatever is left out or merged."""
+    path = vectors(tmp_path / "lift.hdf5", after)
+    bring(path, cameras=["wrist_image"], state=["qpos=robot0_eef_pos", "grip"], trim_start=1, fps=FPS / 2)
+    reader = open_dataset(ID, wanted=ObservationConfig(state=("grip", "qpos")))
+    assert reader.own["state"] == {"qpos": "robot0_eef_pos", "grip": "grip"}
+    assert dict(reader.observation.state) == {"grip": 1, "qpos": 5}
+    for number, episode in enumerate(reader):
+        steps = LENGTHS[number]
+        state = np.concatenate([rows(steps, number)["state"], np.ones((1, 5), np.float32)])
+        grip = (np.arange(steps + 1) / 7).astype(np.float32)
+        kept = [*range(1, steps, 2), steps]
+        if not after:
+            kept[-1] = steps - 1
+        np.testing.assert_array_equal(episode.vector, np.c_[grip[kept], state[kept]])
+    for words, said in (
+        (["qpos=robot0_eef_po"], "'robot0_eef_po', which is not there. Did you mean robot0_eef_pos"),
+        (["q=grip", "q=robot0_eef_pos"], "q twice"),
+        (["image=grip"], "image, as a camera is called"),
+        (["agentview_image"], "'agentview_image', which is not there"),
+    ):
+        with pytest.raises(SettingError, match=f"--state: found {said}"):
+            bring(path, cameras=["wrist_image"], state=words, overwrite=True)
+
+
+def recorded_actions(path: Path) -> list[np.ndarray]:
+    with h5py.File(path) as file:
+        return [demo["actions"][()].astype(np.float32) for demo in file["data"].values()]
+
+
+def test_actions_in_other_numbers(tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They are kept to the bit, in the Box that holds them; read, they are in [-1, 1]."""
+    path, one = vectors(tmp_path / "lift.hdf5"), {"cameras": ["wrist_image"]}
+    written = recorded_actions(path)
+    low, high = np.concatenate(written).min(0), np.concatenate(written).max(0)
+    for options, box in (
+        ({}, (low, high)),
+        ({"action_bounds": [-200, 200]}, ([-200.0] * 3, [200.0] * 3)),
+        ({"action_bounds": [-180, -1, 0, 180, 1, 10]}, ([-180, -1, 0], [180, 1, 10])),
+    ):
+        done = bring(path, **one, **options, overwrite=True)
+        reader = open_dataset(ID)
+        space = json.loads((root / ID / "data/metadata.json").read_text())["action_space"]
+        np.testing.assert_array_equal(json.loads(space)["low"], np.float32(box[0]))
+        assert reader.scale == done.bounds == ActionScale.of(np.float32(box[0]), np.float32(box[1]))
+        for number, own in enumerate(written):
+            with h5py.File(root / ID / "data/main_data.hdf5") as file:
+                np.testing.assert_array_equal(file[f"episode_{number}/actions"], own)
+                assert "action_unit" not in file[f"episode_{number}"].attrs
+            np.testing.assert_allclose(reader[number].action, reader.scale.to_policy(own), atol=1e-6)
+    for numbers, said in (
+        ([-1, 1], r"\[-1, 1\], and the action -?\d+.* at step \d+ of demo_0 .*Give bounds that hold all actions"),
+        ([-1, 0, 1], "3 numbers. Give 2 .lowest, highest., or 6"),
+        ([1, -1], "1 -1. Give finite numbers, each lowest below its highest"),
+        ([float("nan"), 1], "nan 1"),
+    ):
+        with pytest.raises(SettingError, match=f"--action_bounds: found {said}"):
+            bring(path, **one, action_bounds=numbers, overwrite=True)
+    words = [
+        "data",
+        "import",
+        str(path),
+        "--cameras",
+        "wrist_image",
+        "--workers",
+        "1",
+        "--action-bounds",
+        "-200",
+        "200",
+    ]
+    assert main([*words, "--output", "test/command-v0"]) == 0
+    said = "Actions: [-200, -200, -200] to [200, 200, 200]\n"
+    assert said in capsys.readouterr().out
 
 
 def test_rate_and_trimming(tmp_path: Path) -> None:
@@ -276,159 +336,6 @@ def test_a_folder_of_files_is_read_in_their_order(tmp_path: Path) -> None:
     d4rl(folder / "c.hdf5", [4])
     with pytest.raises(SettingError, match="files of several formats .robomimic, d4rl."):
         bring(folder, overwrite=True)
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_bad_action_is_named_and_nothing_is_left(value: float, tmp_path: Path, root: Path) -> None:
-    path = robomimic(tmp_path / "lift.hdf5", LENGTHS)
-    with h5py.File(path, "a") as file:
-        file["data/demo_2/actions"][1, 2] = value
-    with pytest.raises(SettingError, match="source: found .*action.*at step 1 of demo_2 of .*lift.hdf5"):
-        bring(path)
-    assert nothing_is_left(root)
-
-
-def vectors(path: Path, after: bool = True) -> Path:
-    """A robomimic file whose actions are in other numbers, and which has a vector of one number beside the five."""
-    robomimic(path, LENGTHS, ("agentview_image", "wrist_image"), after)
-    with h5py.File(path, "a") as file:
-        for number, demo in enumerate(file["data"].values()):
-            demo["actions"][...] = demo["actions"][()] * [180, 0.001, 3] + [0, 0, 5]
-            grip = np.arange(LENGTHS[number] + 1, dtype=np.float64) / 7
-            demo["obs/grip"] = grip[:-1]
-            if after:
-                demo["next_obs/grip"] = grip[1:]
-    return path
-
-
-@pytest.mark.parametrize("after", [True, False])
-def test_vectors(after: bool, tmp_path: Path) -> None:
-    """They are what was recorded, under their names, beside their own frames, whatever is left out or merged."""
-    path = vectors(tmp_path / "lift.hdf5", after)
-    bring(path, cameras=["wrist_image"], state=["qpos=robot0_eef_pos", "grip"], trim_start=1, fps=FPS / 2)
-    reader = open_dataset(ID, wanted=ObservationConfig(state=("grip", "qpos")))
-    assert reader.own["state"] == {"qpos": "robot0_eef_pos", "grip": "grip"}
-    assert dict(reader.observation.state) == {"grip": 1, "qpos": 5}
-    for number, episode in enumerate(reader):
-        steps = LENGTHS[number]
-        state = np.concatenate([rows(steps, number)["state"], np.ones((1, 5), np.float32)])
-        grip = (np.arange(steps + 1) / 7).astype(np.float32)
-        kept = [*range(1, steps, 2), steps]
-        if not after:
-            kept[-1] = steps - 1
-        np.testing.assert_array_equal(episode.vector, np.c_[grip[kept], state[kept]])
-    for words, said in (
-        (["qpos=robot0_eef_po"], "'robot0_eef_po', which is not there. Did you mean robot0_eef_pos"),
-        (["q=grip", "q=robot0_eef_pos"], "q twice"),
-        (["image=grip"], "image, as a camera is called"),
-        (["agentview_image"], "'agentview_image', which is not there"),
-    ):
-        with pytest.raises(SettingError, match=f"--state: found {said}"):
-            bring(path, cameras=["wrist_image"], state=words, overwrite=True)
-
-
-def test_a_vector_that_is_wrong(tmp_path: Path, root: Path) -> None:
-    path = vectors(tmp_path / "lift.hdf5")
-    with h5py.File(path, "a") as file:
-        file["data/demo_2/obs/grip"][1] = np.nan
-    with pytest.raises(SettingError, match=r"source: found nan in grip \(dimension 0\) at step 1 of demo_2"):
-        bring(path, cameras=["wrist_image"], state=["grip"])
-    assert nothing_is_left(root)
-    with h5py.File(path, "a") as file:
-        del file["data/demo_2/obs/grip"], file["data/demo_2/next_obs/grip"]
-        file["data/demo_2/obs/grip"] = np.zeros((LENGTHS[2], 2))
-    with pytest.raises(SettingError, match=r"a vector of shape \(5, 2\).*Write episodes that hold .'grip': 1"):
-        bring(path, cameras=["wrist_image"], state=["grip"])
-    assert nothing_is_left(root)
-    with h5py.File(path, "a") as file:
-        del file["data/demo_2/obs/grip"]
-    with pytest.raises(SettingError, match="--state: found no grip in demo_2 of .*Choose vectors that each episode"):
-        bring(path, cameras=["wrist_image"], state=["grip"])
-    assert nothing_is_left(root)
-
-
-def recorded_actions(path: Path) -> list[np.ndarray]:
-    with h5py.File(path) as file:
-        return [demo["actions"][()].astype(np.float32) for demo in file["data"].values()]
-
-
-def test_actions_in_other_numbers(tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """They are kept to the bit, in the Box that holds them; read, they are in [-1, 1]."""
-    path, one = vectors(tmp_path / "lift.hdf5"), {"cameras": ["wrist_image"]}
-    written = recorded_actions(path)
-    low, high = np.concatenate(written).min(0), np.concatenate(written).max(0)
-    for options, box in (
-        ({}, (low, high)),
-        ({"action_bounds": [-200, 200]}, ([-200.0] * 3, [200.0] * 3)),
-        ({"action_bounds": [-180, -1, 0, 180, 1, 10]}, ([-180, -1, 0], [180, 1, 10])),
-    ):
-        done = bring(path, **one, **options, overwrite=True)
-        reader = open_dataset(ID)
-        space = json.loads((root / ID / "data/metadata.json").read_text())["action_space"]
-        np.testing.assert_array_equal(json.loads(space)["low"], np.float32(box[0]))
-        assert reader.scale == done.bounds == ActionScale.of(np.float32(box[0]), np.float32(box[1]))
-        for number, own in enumerate(written):
-            with h5py.File(root / ID / "data/main_data.hdf5") as file:
-                np.testing.assert_array_equal(file[f"episode_{number}/actions"], own)
-                assert "action_unit" not in file[f"episode_{number}"].attrs
-            np.testing.assert_allclose(reader[number].action, reader.scale.to_policy(own), atol=1e-6)
-    for numbers, said in (
-        ([-1, 1], r"\[-1, 1\], and the action -?\d+.* at step \d+ of demo_0 .*Give bounds that hold all actions"),
-        ([-1, 0, 1], "3 numbers. Give 2 .lowest, highest., or 6"),
-        ([1, -1], "1 -1. Give finite numbers, each lowest below its highest"),
-        ([float("nan"), 1], "nan 1"),
-    ):
-        with pytest.raises(SettingError, match=f"--action-bounds: found {said}"):
-            bring(path, **one, action_bounds=numbers, overwrite=True)
-    words = [
-        "data",
-        "import",
-        str(path),
-        "--cameras",
-        "wrist_image",
-        "--workers",
-        "1",
-        "--action-bounds",
-        "-200",
-        "200",
-    ]
-    assert main([*words, "--output", "test/command-v0"]) == 0
-    said = "Actions: [-200, -200, -200] to [200, 200, 200]\n"
-    assert said in capsys.readouterr().out
-
-
-def test_episodes_of_several_sizes(tmp_path: Path, root: Path) -> None:
-    path = robomimic(tmp_path / "lift.hdf5", LENGTHS)
-    with h5py.File(path, "a") as file:
-        del file["data/demo_1/actions"]
-        file["data/demo_1/actions"] = np.zeros((9, 2))
-    with pytest.raises(SettingError, match="action sizes"):
-        bring(path)
-    assert nothing_is_left(root)
-
-
-def test_what_is_no_dataset(tmp_path: Path, root: Path) -> None:
-    files: dict[str, Path] = {name: tmp_path / name for name in ("a.zip", "a.tar.gz", "a.txt", "a.hdf5", "empty")}
-    bomb = tmp_path / "zeros"
-    bomb.write_bytes(b"\0" * (1 << 22))
-    with zipfile.ZipFile(files["a.zip"], "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.write(bomb, "meta/info.json")
-    with tarfile.open(files["a.tar.gz"], "w:gz") as tar:
-        tar.add(bomb, "meta/info.json")
-    files["a.txt"].write_text("hello")
-    with h5py.File(files["a.hdf5"], "w") as file:
-        file["x"] = 1
-    files["empty"].mkdir()
-    for path in files.values():
-        with pytest.raises(SettingError, match="of no known format. Known are: ") as error:
-            bring(path)
-        assert all(found.title in str(error.value) for found in FORMATS.values())
-    with pytest.raises(SettingError, match="not/there, which is not there"):
-        bring(tmp_path / "not/there")
-    os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(SettingError, match="of no known format"):
-        bring(tmp_path / "pipe")
-    assert nothing_is_left(root)
 
 
 def test_a_hub_id_without_the_package_or_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
