@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from moto_pl.envs.resizing import resize
 from moto_pl.errors import SettingError
 
 IMAGE_SIZE = 64
@@ -154,9 +155,10 @@ def entry(observation: Any, name: str) -> Any:
     return observation
 
 
-def seen(observation: Mapping[str, Any], config: ObservationConfig) -> Seen:
-    """What is learned from in an observation that is as its space says."""
-    image = stacked([entry(observation, name) for name in config.cameras])
+def seen(observation: Mapping[str, Any], config: ObservationConfig, image_size: int | None = None) -> Seen:
+    """What is learned from in an observation that is as its space says, images resized where a size is given."""
+    images = [entry(observation, name) for name in config.cameras]
+    image = stacked(images if image_size is None else [resize(image, image_size) for image in images])
     return Seen(image, joined([entry(observation, name) for name in config.state]))
 
 

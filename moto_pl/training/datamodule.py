@@ -40,7 +40,8 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         build_options: what ``moto data build`` takes besides, such as ``noise`` or ``output``.
         env_options: keyword arguments of the environment.
         observation: what of the observations is learned from; the image alone by default. See docs/observations.md.
-        image_size: height and width of the images in pixels: 64, 96 or 128, of environment and dataset alike.
+        image_size: height and width of the images in pixels: 64, 96 or 128, of environment and dataset alike, to which
+            others' frames are resized.
         action_repeat: steps of the environment for each action; their rewards are summed. A dataset must have been
             recorded so. ``max_episode_steps`` counts the environment's steps; all else counts actions.
         action_scale: what the policy's actions, which are in [-1, 1], stand for. ``bounds``: the Box of actions of
