@@ -57,7 +57,7 @@ def convert(recorded: Recorded, selection: Selection, labels: Labels | None, num
         ended,
         np.zeros(len(starts), bool),
         infos,
-        joined([_vectors(recorded, name, seen) for name in selection.state.values()]),
+        joined([_vectors(recorded, own, selection.sizes.get(name, 0), seen) for name, own in selection.state.items()]),
         scale,
     )
     info: dict[str, InfoValue] = dict(recorded.info) | ({} if scale.unit == 1 else {UNIT: scale.unit})
@@ -103,12 +103,15 @@ def _actions(recorded: Recorded, selection: Selection, starts: np.ndarray, ends:
     return action
 
 
-def _vectors(recorded: Recorded, name: str, wanted: list[int]) -> np.ndarray:
-    """The rows of a vector, float32 [len(wanted), D]; the last stands for one that was not recorded."""
+def _vectors(recorded: Recorded, name: str, size: int, wanted: list[int]) -> np.ndarray:
+    """The rows of a vector, float32 [len(wanted), size]; the last stands for one that was not recorded."""
     rows = recorded.vectors.get(name)
     if rows is None:
         fix = "Choose vectors that each episode has."
         raise SettingError("--state", f"no {name} in {recorded.place}", fix)
+    if rows.shape[1] != size:
+        found = f"{name} of {rows.shape[1]} numbers in {recorded.place}, and of {size} in the first episode"
+        raise SettingError("--state", found, "Choose vectors that each episode has alike.")
     return np.asarray(rows[np.minimum(wanted, len(rows) - 1)], np.float32)
 
 

@@ -173,12 +173,8 @@ def _plan(units: Sequence[Unit], words: Words, keep: bool) -> _Plan:
     if words.success_reward is None and units[0].objects:
         words = words._replace(success_reward=float(len(units[0].objects)))
     selection, labels = select(first, words)
-    sizes = {}
-    if selection.state:
-        vectors = first.read(0).vectors
-        sizes = {name: vectors[own].shape[1] for name, own in selection.state.items() if own in vectors}
-    seen = ObservationConfig(tuple(selection.cameras), tuple(sizes))
-    return _Plan(units, selection, labels, keep, Observation.of(seen, sizes, selection.image_size))
+    seen = ObservationConfig(tuple(selection.cameras), tuple(selection.sizes))
+    return _Plan(units, selection, labels, keep, Observation.of(seen, selection.sizes, selection.image_size))
 
 
 def _carry_out(plan: _Plan, target: str | os.PathLike[str], env: str | None, overwrite: bool, workers: int) -> Imported:

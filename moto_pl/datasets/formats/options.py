@@ -30,6 +30,7 @@ class Selection:
         cameras: the format's names of the cameras that are kept, by the names that they get.
         image_size: height and width of the frames that are kept.
         state: the same of the vectors; none by default.
+        sizes: how many numbers each of these has, by the name that it gets.
         bounds: lowest and highest action, for each number, of the Box that holds all; None: of the data's own.
         reward: a column's name, ``success-at-end``, or None where labels say it.
         success_reward: a step with this reward or more is a success; None: what the source says of success, else any
@@ -43,6 +44,7 @@ class Selection:
     image_size: int
     reward: str | None
     state: dict[str, str] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
     bounds: ActionScale | None = None
     success_reward: float | None = None
     merge: int = 1
@@ -116,12 +118,14 @@ def select(source: Source, words: Words) -> tuple[Selection, Labels | None]:
     """
     cameras = choose_cameras(source, words.cameras)
     state = choose_state(source, words.state, cameras)
+    vectors = source.read(0).vectors if state else {}
     rule = choose_reward(source, words.reward)
     selection = Selection(
         cameras=cameras,
         image_size=words.image_size,
         reward=rule if isinstance(rule, str) else None,
         state=state,
+        sizes={name: vectors[own].shape[1] for name, own in state.items() if own in vectors},
         bounds=choose_bounds(source, words.action_bounds),
         success_reward=words.success_reward,
         merge=merged_steps(source, words.fps),
