@@ -25,7 +25,16 @@ from minari.storage.datasets_root_dir import get_dataset_path
 import moto_pl.envs
 from moto_pl.datasets.hdf5_check import check_hdf5
 from moto_pl.datasets.minari_files import READ_ERRORS, damaged, read_metadata
-from moto_pl.datasets.offered import drawn_here, everything, find_cameras, observed, one_size, vector_sizes
+from moto_pl.datasets.offered import (
+    drawn_here,
+    everything,
+    find_cameras,
+    is_vector,
+    leaves,
+    observed,
+    one_size,
+    vector_sizes,
+)
 from moto_pl.datasets.raw_episode import RawEpisode
 from moto_pl.envs.actions import ActionScale
 from moto_pl.envs.observation import Observation, ObservationConfig, joined, stacked
@@ -144,6 +153,12 @@ class DatasetReader:
         """What this package wrote about the dataset it built (environment, versions, seed, ...); empty for others."""
         own = self.metadata.get(NAMESPACE, {})
         return own if isinstance(own, dict) else {}
+
+    @property
+    def vectors(self) -> dict[str, int]:
+        """The state vectors among its observations, whether they are read or not, and how many numbers each has."""
+        found = leaves(self._storage.observation_space)
+        return {key: int(leaf.shape[0]) for key, leaf in found if key and is_vector(leaf)}  # type: ignore[index]
 
     @property
     def transitions(self) -> int:

@@ -72,6 +72,8 @@ def test_numbers_by_hand(root: Path) -> None:
         "action_size": 2,
         "action_min": [-0.75, -1.0],
         "action_max": [0.5, 0.25],
+        "action_bounds": None,
+        "vectors": {},
         "image_size": (32, 32),
         "image_key": "image",
         "bytes": on_disk,

@@ -216,6 +216,13 @@ def test_actions_in_other_numbers(tmp_path: Path, root: Path, capsys: pytest.Cap
     assert main([*words, "--output", "test/command-v0"]) == 0
     said = "Actions: [-200, -200, -200] to [200, 200, 200]\n"
     assert said in capsys.readouterr().out
+    bring(path, **one, state=["qpos=robot0_eef_pos", "grip"], overwrite=True, action_bounds=[-200, 200])
+    assert main(["data", "info", ID]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "vectors │ grip [1], qpos [5]" in said and "-1 and 1 │ stand for [-200.00, -200" in said
+    assert main(["data", "info", ID, "--json"]) == 0
+    numbers = json.loads(capsys.readouterr().out)
+    assert numbers["vectors"] == {"qpos": 5, "grip": 1} and numbers["action_bounds"]["high"] == [200] * 3
 
 
 def test_rate_and_trimming(tmp_path: Path) -> None:
