@@ -16,6 +16,7 @@ BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.S | re.M)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # a minute of one core, on a machine that may have others at work
 def test_from_recordings_to_a_policy_without_torch(tmp_path: Path) -> None:
     for name in ("pyarrow", "av", "onnxruntime", "onnxscript"):
         pytest.importorskip(name, reason="needs the extras lerobot and onnx")
@@ -36,7 +37,7 @@ def test_from_recordings_to_a_policy_without_torch(tmp_path: Path) -> None:
         env={**os.environ, "PATH": path, **variables},
         capture_output=True,
         text=True,
-        timeout=900,
+        timeout=850,
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     # Each part has done its work: none stands in for another.
