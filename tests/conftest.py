@@ -18,6 +18,7 @@ LONGEST = (
         "distributed/test_ddp_agents.py",
         "agents/test_learning.py",
         "campaigns/test_campaign.py",
+        "test_own_robot.py",
     ),
     *("distributed/test_ddp.py", "datasets/kitchen/test_kitchen_arm.py", "resume/test_resume.py"),
     *("resume/test_resume_agents.py", "resume/test_signals.py", "parity/test_cuda_emulation.py"),

@@ -203,18 +203,21 @@ gym.register("moto_pl_test/Wide-v0", WideEnv)
 
 
 class CamerasEnv(ReachEnv):
-    """Has a second camera ``odd``, and ``what`` is wrong with it."""
+    """Has a second camera ``odd``, and ``what`` is wrong with it; ``wide``: it is not square, and shows the scene."""
 
     def __init__(self, what: str = "", **kwargs):
         super().__init__(**kwargs)
         self._what = what
-        size = 32 if what == "smaller" else 64
-        odd = gym.spaces.Box(0, 255, (size, size, 3), np.uint8)
+        shape = {"smaller": (32, 32, 3), "wide": (48, 80, 3)}.get(what, (64, 64, 3))
+        odd = gym.spaces.Box(0, 255, shape, np.uint8)
         self.observation_space = gym.spaces.Dict({**self.observation_space.spaces, "odd": odd})
 
     def observe(self):
         size = 32 if "smaller" in self._what else 64
-        return super().observe() | ({} if self._what == "returns none" else {"odd": np.ones((size, size, 3), np.uint8)})
+        odd = np.ones((size, size, 3), np.uint8)
+        if self._what == "wide":
+            odd = np.concatenate([self.view("image"), self.view("image")[:, :16]], axis=1)[8:56]
+        return super().observe() | ({} if self._what == "returns none" else {"odd": odd})
 
 
 gym.register("moto_pl_test/Cameras-v0", CamerasEnv)

@@ -21,7 +21,8 @@ from moto_pl.campaigns.progress import Note, State
 from moto_pl.campaigns.results import keep_campaign, keep_rows, rows_path
 from moto_pl.checkpoints import BEST, DurableCheckpointIO, load_checkpoint, newest_checkpoint
 from moto_pl.datasets import staging
-from moto_pl.datasets.minari_io import open_dataset, write_dataset
+from moto_pl.datasets.minari_io import open_dataset
+from moto_pl.datasets.minari_write import write_dataset
 from moto_pl.evaluations import read_evaluations
 from moto_pl.files import write_whole
 from moto_pl.replay import Episode, EpisodeStore

@@ -22,7 +22,8 @@ import moto_pl
 from moto_pl.agents.loading import load_agent
 from moto_pl.cli import main
 from moto_pl.datasets.builders import build
-from moto_pl.datasets.minari_io import open_dataset, write_dataset
+from moto_pl.datasets.minari_io import open_dataset
+from moto_pl.datasets.minari_write import write_dataset
 from moto_pl.envs import make
 from moto_pl.errors import SettingError
 from moto_pl.evaluations import read_evaluations

@@ -64,6 +64,7 @@ PUT_TOGETHER = {
     ("ops/lambda_return.py", "name"): "an operator's tensor",
     ("ops/observe.py", "name"): "an operator's tensor",
     ("datasets/parallel.py", "*value"): "an error of another process",
+    ("datasets/formats/options.py", "setting"): "given by the caller: --cameras, or --state",
     ("datasets/recording.py", "plan.env_id"): "an environment",
     ("datasets/kitchen/demonstrations.py", "f'kitchen/{plan.kind}'"): "a dataset",
     ("datasets/minari_io.py", "self._label"): "a dataset",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple, get_args
@@ -27,7 +27,7 @@ from moto_pl.replay.sampler import episode_batch
 from moto_pl.report.charts import COLOURS, METHOD_COLOURS, charts_style
 from moto_pl.report.output import Finding
 from moto_pl.report.statistics import Interval, bootstrap_interval
-from moto_pl.rollout.play import Script, play_on, recorded
+from moto_pl.rollout.play import Played, Script, play_on, recorded
 from moto_pl.rollout.policy import Policy
 
 #: What is done from the moment on: the episode's own actions; none; uniform ones; its own with their signs turned; what
@@ -69,7 +69,7 @@ class Simulator:
         options: the environment's arguments.
         wanted: what of its observations is seen.
         scale: what actions in [-1, 1] stand for; None: they span its Box.
-        image_size: of the images; None leaves it to the environment.
+        image_size: of the images, to which others' are resized; None leaves it to the environment.
         action_repeat: its steps for each action.
     """
 
@@ -82,7 +82,7 @@ class Simulator:
         image_size: int | None = None,
         action_repeat: int = 1,
     ) -> None:
-        self.name, self.wanted = env_id, wanted
+        self.name, self.wanted, self._image_size = env_id, wanted, image_size
         env = make(env_id, **env_arguments(env_id, options, wanted, image_size))
         self.env = scaled(repeated(env, action_repeat), scale)
 
@@ -96,8 +96,8 @@ class Simulator:
             fix = "Give episodes that were recorded here, with the seed that they began with."
             raise SettingError("--episodes", "an episode without a seed", fix)
         observation, _ = self.env.reset(seed=int(episode.info["seed"]))
-        now = seen(observation, self.wanted)
-        for played in play_on(self.env, now, recorded(episode.action[:step]), self.wanted):
+        now = seen(observation, self.wanted, self._image_size)
+        for played in self._play_on(recorded(episode.action[:step]), now):
             now = played.seen
         frame = now.image
         error = (
@@ -114,11 +114,14 @@ class Simulator:
     def roll(self, act: Script, begin: Seen, steps: int) -> np.ndarray:
         """Rewards [H] of what ``act`` does from what is seen on; a terminated episode earns nothing more."""
         rewards = np.zeros(steps)
-        for i, played in enumerate(islice(play_on(self.env, begin, act, self.wanted), steps)):
+        for i, played in enumerate(islice(self._play_on(act, begin), steps)):
             rewards[i] = played.reward
             if played.terminated:
                 break
         return rewards
+
+    def _play_on(self, script: Script, begin: Seen) -> Iterator[Played]:
+        return play_on(self.env, begin, script, self.wanted, self._image_size)
 
     def close(self) -> None:
         """Frees the simulator."""

@@ -32,10 +32,13 @@ def load_episodes(name: str, count: int, least_steps: int = 1, agent: Agent | No
     Raises:
         SettingError: where there is no such dataset, its images are of another size, or an episode is too short.
     """
-    reader = open_dataset(name, wanted=IMAGE_ALONE if agent is None else agent.observation.config)
+    wanted, size = (
+        (IMAGE_ALONE, IMAGE_SIZE) if agent is None else (agent.observation.config, agent.observation.image_size)
+    )
+    reader = open_dataset(name, wanted=wanted, image_size=size)
     if agent is not None and agent.action_scale is not None:
         reader.scale, reader.clips = agent.action_scale, True
-    reader.check(image_size=IMAGE_SIZE if agent is None else agent.observation.image_size)
+    reader.check(image_size=size)
     episodes = [reader[index] for index in range(min(count, len(reader)))]
     short = [episode.length for episode in episodes if episode.length < least_steps]
     if short:

@@ -153,6 +153,8 @@ class CollectEpisodes(L.Callback):
                 self._scale,
                 of.action_repeat,
             )
+            if self._pool.resized:
+                rank_zero_info(f"{of.env}: {self._pool.resized}, resized to {of.image_size}x{of.image_size}")
         return self._pool
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:

@@ -23,8 +23,8 @@ from moto_pl.datasets.minari_io import (
     open_dataset,
     refuse_existing,
     short_name,
-    write_dataset,
 )
+from moto_pl.datasets.minari_write import write_dataset
 from moto_pl.datasets.recording import Built, Plan, record, versions
 from moto_pl.envs import kitchen_id, metaworld_id
 from moto_pl.envs.observation import IMAGE_ALONE

@@ -75,6 +75,8 @@ def _import(*args: Any, **options: Any) -> int:
     print(f"{done.episodes} episodes of {FORMATS[done.format].title}{again}")
     if done.left_out:
         print(f"Left out: the last {done.left_out} episodes, since the first of them is {done.reason}")
+    if not done.bounds.identity:
+        print(f"Actions: {done.bounds}")
     print(f"Dataset: {done.path}")
     return 0
 

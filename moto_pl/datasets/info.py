@@ -84,6 +84,8 @@ def dataset_numbers(reader: DatasetReader) -> dict[str, Any]:
         "action_size": reader.action_size,
         "action_min": np.min(lows, axis=0).tolist(),
         "action_max": np.max(highs, axis=0).tolist(),
+        "action_bounds": None if reader.scale.identity else {"low": reader.scale.low, "high": reader.scale.high},
+        "vectors": reader.vectors,
         "image_size": reader.image_shape[:2],
         "image_key": ", ".join(reader.cameras.values()),
         "bytes": reader.bytes,
@@ -168,6 +170,11 @@ def _dataset_table(numbers: Mapping[str, Any]) -> Table:
         f"highest {_vector(numbers['action_max'])}",
         "on disk": f"{bytes_text(numbers['bytes'])}, {numbers['path']}",
     }
+    if numbers["vectors"]:
+        rows["vectors"] = ", ".join(f"{name} [{size}]" for name, size in numbers["vectors"].items())
+    if numbers["action_bounds"] is not None:
+        low, high = (_vector(numbers["action_bounds"][end]) for end in ("low", "high"))
+        rows["-1 and 1"] = f"stand for {low} and {high}"
     for key, value in rows.items():
         table.add_row(key, value)
     if is_kitchen(numbers["metadata"]):

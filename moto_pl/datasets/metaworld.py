@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from moto_pl.datasets.minari_io import default_id, refuse_existing, write_dataset
+from moto_pl.datasets.minari_io import default_id, refuse_existing
+from moto_pl.datasets.minari_write import write_dataset
 from moto_pl.datasets.recording import Built, Plan, record, versions
 from moto_pl.envs import METAWORLD_TASKS, metaworld_id, unknown_name
 from moto_pl.envs.rendering import Quality, select_backend

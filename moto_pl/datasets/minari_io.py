@@ -1,4 +1,4 @@
-"""Minari datasets in and out: any local one with an image observation is read as episodes; episodes are written as one.
+"""Minari datasets by their names, and any local one with an image observation read as episodes.
 
 Nothing here uses the network, and nothing in a dataset is executed or unpickled: spaces are JSON, arrays are HDF5.
 """
@@ -10,34 +10,41 @@ import hashlib
 import os
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import h5py
-import minari
 import numpy as np
 from gymnasium import spaces
 from minari.dataset.minari_dataset import DATASET_ID_RE
 from minari.dataset.minari_storage import METADATA_FILE_NAME, MinariStorage
+from minari.serialization import deserialize_space
 from minari.storage.datasets_root_dir import get_dataset_path
 
 import moto_pl.envs
 from moto_pl.datasets.hdf5_check import check_hdf5
 from moto_pl.datasets.minari_files import READ_ERRORS, damaged, read_metadata
-from moto_pl.datasets.offered import find_cameras, observed, vector_sizes
+from moto_pl.datasets.offered import (
+    drawn_here,
+    everything,
+    find_cameras,
+    is_vector,
+    leaves,
+    observed,
+    one_size,
+    vector_sizes,
+)
 from moto_pl.datasets.raw_episode import RawEpisode
-from moto_pl.datasets.staging import staged
 from moto_pl.envs.actions import ActionScale
-from moto_pl.envs.observation import Observation, ObservationConfig, joined, stacked, unstacked
+from moto_pl.envs.observation import Observation, ObservationConfig, joined, stacked
+from moto_pl.envs.resizing import resize
 from moto_pl.errors import SettingError
 from moto_pl.replay.episode import Episode
 
 NAMESPACE = "moto_pl"
 """Namespace of the datasets that this package builds, and the key of its own part of a dataset's metadata."""
 DATA_FILE = "main_data.hdf5"
-FRAMES_PER_CHUNK = 16
 
 
 def datasets_root() -> Path:
@@ -82,10 +89,13 @@ class DatasetReader:
         image_key: which observation is the image, ``a/b`` for a nested one; None finds it.
         wanted: what is read of its observations; None: of a dataset that this package wrote all cameras, of another's
             the image.
+        image_size: height and width to which images are resized that were not drawn by this package; None takes all as
+            they are.
 
     Attributes:
         cameras: the observation that is each camera's image.
         image_shape: height, width, channels of all cameras' images, stacked.
+        resized: which cameras' images are resized, and from what, in words; empty where none is.
         observation: what is read, with the sizes of state vectors.
 
     Raises:
@@ -98,6 +108,7 @@ class DatasetReader:
         path: str | os.PathLike[str],
         image_key: str | None = None,
         wanted: ObservationConfig | None = None,
+        image_size: int | None = None,
     ) -> None:
         path = Path(path)
         self.path = path.parent if path.name == "data" and (path / METADATA_FILE_NAME).is_file() else path
@@ -115,8 +126,12 @@ class DatasetReader:
         except READ_ERRORS as error:
             raise damaged(self._label, self.data_path / METADATA_FILE_NAME, error) from error
         space = self._storage.observation_space
-        self.cameras, size = find_cameras(self._label, space, wanted, image_key, NAMESPACE in self.metadata)
+        self.cameras, sizes = find_cameras(self._label, space, wanted, image_key, NAMESPACE in self.metadata)
         wanted = wanted or ObservationConfig(tuple(self.cameras))
+        # What we draw ourselves is drawn in the size that is wanted: resized it would not look like that.
+        self._image_size = None if drawn_here(self.own) else image_size
+        size = one_size(self._label, sizes, self._image_size)
+        self.resized = ", ".join(f"'{name}' of {own[0]}x{own[1]}" for name, own in sizes.items() if own != size)
         self.observation = Observation.of(wanted, vector_sizes(self._label, space, wanted), size[0])
         self.image_shape: tuple[int, int, int] = (*size, self.observation.channels)
         action_space = self._storage.action_space
@@ -124,8 +139,7 @@ class DatasetReader:
             raise SettingError(self._label, f"the action space {action_space}", "Use one with a flat Box of actions.")
         self.action_size = int(action_space.shape[0])
         #: What actions in [-1, 1] stand for; of a Box without bounds themselves.
-        ones = np.ones(self.action_size)
-        self.scale = ActionScale.of_box(action_space) or ActionScale.of(-ones, ones)
+        self.scale = ActionScale.of_box(action_space) or ActionScale.within(1.0, self.action_size)
         #: Whether an action beyond that counts as its end, rather than being refused.
         self.clips = False
         self._length: int = self.metadata["total_episodes"]
@@ -139,6 +153,12 @@ class DatasetReader:
         """What this package wrote about the dataset it built (environment, versions, seed, ...); empty for others."""
         own = self.metadata.get(NAMESPACE, {})
         return own if isinstance(own, dict) else {}
+
+    @property
+    def vectors(self) -> dict[str, int]:
+        """The state vectors among its observations, whether they are read or not, and how many numbers each has."""
+        found = leaves(self._storage.observation_space)
+        return {key: int(leaf.shape[0]) for key, leaf in found if key and is_vector(leaf)}  # type: ignore[index]
 
     @property
     def transitions(self) -> int:
@@ -176,6 +196,8 @@ class DatasetReader:
             attributes = next(iter(self._storage.get_episode_metadata([index])))
             images = [np.asarray(observed(raw["observations"], key)) for key in self.cameras.values()]
             vectors = [observed(raw["observations"], name) for name in self.observation.state]
+            if self.resized and self._image_size is not None:
+                images = [np.stack([resize(frame, self._image_size) for frame in image]) for image in images]
             image, action = stacked(images), np.asarray(raw["actions"], np.float32)
             reward = np.asarray(raw["rewards"], np.float32)
             terminations, truncations = np.asarray(raw["terminations"], bool), np.asarray(raw["truncations"], bool)
@@ -286,7 +308,10 @@ class DatasetReader:
 
 
 def open_dataset(
-    name: str | os.PathLike[str], image_key: str | None = None, wanted: ObservationConfig | None = None
+    name: str | os.PathLike[str],
+    image_key: str | None = None,
+    wanted: ObservationConfig | None = None,
+    image_size: int | None = None,
 ) -> DatasetReader:
     """Open a local Minari dataset.
 
@@ -295,11 +320,28 @@ def open_dataset(
             (``metaworld/door-open``), or the path of a directory.
         image_key: which observation is the image; None finds it.
         wanted: what is read of its observations; None as for :class:`DatasetReader`.
+        image_size: to which images are resized; as for :class:`DatasetReader`.
 
     Raises:
         SettingError: no such dataset (the message says what is near and how to build it), or it cannot be read.
     """
-    return DatasetReader(locate(name), image_key, wanted)
+    return DatasetReader(locate(name), image_key, wanted, image_size)
+
+
+def offered(name: str | os.PathLike[str]) -> ObservationConfig:
+    """All images and state vectors among the observations of a local Minari dataset.
+
+    Raises:
+        SettingError: no such dataset, or one that cannot be read or has no image.
+    """
+    path = locate(name)
+    file = path / ("" if path.name == "data" else "data") / METADATA_FILE_NAME
+    try:
+        return everything(str(name), deserialize_space(read_metadata(file)["observation_space"]))
+    except READ_ERRORS as error:
+        if isinstance(error, SettingError):
+            raise
+        raise damaged("dataset", file, error) from error
 
 
 def locate(name: str | os.PathLike[str]) -> Path:
@@ -344,42 +386,6 @@ def target_path(target: str | os.PathLike[str]) -> tuple[Path, str]:
     return datasets_root() / str(target), str(target)
 
 
-def write_dataset(
-    target: str | os.PathLike[str],
-    episodes: Iterable[Episode],
-    env_id: str | None = None,
-    metadata: Mapping[str, Any] | None = None,
-    overwrite: bool = False,
-    observation: Observation | None = None,
-) -> Path:
-    """Write episodes as a Minari dataset, which Minari and ``open_dataset`` read.
-
-    Images are stored without loss, compressed and with checksums. Everything is written to a hidden directory beside
-    the target, which is renamed at the end, so that a dataset is there whole or not at all.
-
-    Args:
-        target: a dataset id (``namespace/name-v0``) in the local Minari directory, or a path.
-        episodes: one or more, of one image and one action size; they are taken one at a time.
-        env_id: the gymnasium id that they came from; if registered, the dataset can recover that environment, with the
-            keyword arguments in ``metadata["env_kwargs"]``.
-        metadata: JSON-able; kept under the key ``moto_pl`` of the dataset's metadata.
-        overwrite: replace a dataset that is there already.
-        observation: which cameras the episodes' ``image`` holds and which state vectors their ``vector``, each of which
-            is stored under its own name; None: the image alone.
-
-    Returns:
-        The dataset's directory.
-
-    Raises:
-        SettingError: the target exists, its name is no id, there are no episodes, or they differ in size.
-    """
-    path, dataset_id = target_path(target)
-    refuse_existing(target, overwrite)
-    with staged(path) as directory:
-        _write(directory / "data", episodes, dataset_id, env_id, dict(metadata or {}), observation or Observation())
-    return path
-
-
 def refuse_existing(target: str | os.PathLike[str], overwrite: bool) -> None:
     """Raise a SettingError if ``target`` exists and may not be replaced, or is a directory that is no dataset."""
     path, _ = target_path(target)
@@ -391,97 +397,6 @@ def refuse_existing(target: str | os.PathLike[str], overwrite: bool) -> None:
         )
     if not (path / "data" / METADATA_FILE_NAME).is_file() and (not path.is_dir() or any(path.iterdir())):
         raise SettingError("dataset", f"{path}, which is not a dataset", "Choose another name: it is not overwritten.")
-
-
-def _write(
-    data_path: Path,
-    episodes: Iterable[Episode],
-    dataset_id: str,
-    env_id: str | None,
-    metadata: dict[str, Any],
-    observation: Observation,
-) -> None:
-    storage: MinariStorage | None = None
-    count = steps = 0
-    image_shape, action_size = (0, 0, 0), 0
-    # The file is open only while an episode is added, since Minari's storage creates it and later measures its size.
-    for count, episode in enumerate(episodes, start=1):
-        if storage is None:
-            image_shape, action_size = episode.image.shape[1:], episode.action.shape[1]
-            if image_shape[2] != observation.channels:
-                found = f"frames of {image_shape[2]} channels"
-                raise SettingError("episodes", found, f"Write episodes that hold {', '.join(observation.cameras)}.")
-            storage = _new_storage(data_path, image_shape, action_size, env_id, metadata, observation)
-        if episode.image.shape[1:] != image_shape or episode.action.shape[1] != action_size:
-            sizes = (episode.image.shape[1:], episode.action.shape[1])
-            found = f"image and action sizes {sizes} after {(image_shape, action_size)}"
-            raise SettingError("episodes", found, "Write episodes of one image and one action size.")
-        if (0 if episode.vector is None else episode.vector.shape[1]) != observation.vector_size:
-            found = f"a vector of shape {None if episode.vector is None else episode.vector.shape}"
-            raise SettingError("episodes", found, f"Write episodes that hold {dict(observation.state)}.")
-        with h5py.File(data_path / DATA_FILE, "a", track_order=True) as file:
-            _add(file.create_group(f"episode_{count - 1}"), episode, count - 1, observation)
-        steps += episode.length
-    if storage is None:
-        raise SettingError("episodes", "none", "Write at least one.")
-    storage.update_metadata(
-        {
-            "dataset_id": dataset_id,
-            "minari_version": minari.__version__,
-            "total_episodes": count,
-            "total_steps": steps,
-            "dataset_size": float(storage.get_size()),
-            NAMESPACE: metadata | ({} if env_id is None else {"env_id": env_id}),
-        }
-    )
-
-
-def _new_storage(
-    data_path: Path,
-    image_shape: tuple[int, ...],
-    action_size: int,
-    env_id: str | None,
-    metadata: dict[str, Any],
-    observation: Observation,
-) -> MinariStorage:
-    spec = None
-    if env_id in gym.registry:
-        spec = gym.spec(env_id)
-        spec = type(spec).from_json(spec.to_json())  # a copy: the registry's own must not change
-        spec.kwargs.update(metadata.get("env_kwargs", {}))
-    return MinariStorage.new(
-        data_path,
-        observation_space=spaces.Dict(
-            {
-                **{name: spaces.Box(0, 255, (*image_shape[:2], 3), np.uint8) for name in observation.cameras},
-                **{n: spaces.Box(-np.inf, np.inf, (size,), np.float32) for n, size in observation.state.items()},
-            }
-        ),
-        action_space=spaces.Box(-1.0, 1.0, (action_size,), np.float32),
-        env_spec=spec,
-        # Minari would write JPEG otherwise, whose artefacts the world model would have to learn.
-        jpeg_encoding=False,
-    )
-
-
-def _add(group: h5py.Group, episode: Episode, index: int, observation: Observation) -> None:
-    """One episode in Minari's HDF5 layout; infos get a first row of zeros for the reset, as its collector's do."""
-    group.attrs.update({"id": index, "total_steps": episode.length, **episode.info})
-    packed: dict[str, Any] = {"compression": "gzip", "compression_opts": 4, "fletcher32": True}
-    chunks = (min(FRAMES_PER_CHUNK, episode.length + 1), *episode.image.shape[1:3], 3)
-    for name, image in zip(observation.cameras, unstacked(episode.image, len(observation.cameras)), strict=True):
-        group.create_dataset(f"observations/{name}", data=image, chunks=chunks, **packed)
-    flags = np.zeros((2, episode.length), bool)
-    flags[:, -1] = episode.terminated, episode.truncated
-    arrays = {"actions": episode.action, "rewards": episode.reward, "terminations": flags[0], "truncations": flags[1]}
-    if episode.vector is not None:
-        ends = np.cumsum(list(observation.state.values()))
-        for name, value in zip(observation.state, np.split(episode.vector, ends[:-1], axis=1), strict=True):
-            arrays[f"observations/{name}"] = value
-    for key, value in {"success": episode.success, **episode.extras}.items():
-        arrays[f"infos/{key}"] = np.concatenate([np.zeros_like(value[:1]), value])
-    for key, value in arrays.items():
-        group.create_dataset(key, data=value, chunks=value.shape, fletcher32=True)
 
 
 def _is_path(name: str | os.PathLike[str]) -> bool:

@@ -6,13 +6,14 @@ import os
 import re
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from moto_pl.datasets.formats.recorded import damaged
+from moto_pl.datasets.formats.recorded import MAX_PIXELS, damaged
 from moto_pl.datasets.raw_episode import clip_rounding
 from moto_pl.envs import KITCHEN_OBJECTS
 from moto_pl.errors import SettingError
@@ -59,7 +60,43 @@ def read_npz(
             no reset, there are several episodes in the file, or ``reward`` is no count of the task's objects.
     """
     path = Path(path)
-    arrays, of_objects = _read_arrays(path, objects)
+    rows = read_rows(path, objects, counted_in_order)
+    try:
+        return Episode(
+            image=rows.seen["image"],
+            action=clip_rounding(rows.action),
+            reward=rows.reward,
+            terminated=rows.terminated,
+            truncated=not rows.terminated,
+            success=rows.reward > 0 if success_reward is None else rows.reward >= success_reward,
+            extras=rows.extras,
+            info={"source": path.name},
+        )
+    except SettingError as error:
+        raise SettingError(f"{path}: {error.setting}", error.found, error.fix) from error
+
+
+class NpzRows(NamedTuple):
+    """An episode's file, looked through.
+
+    Attributes:
+        seen: frames uint8 [T + 1, H, W, 3], ``image`` among them, and vectors float [T + 1, D], by their names.
+        action: float32 [T, A], as it is in the file.
+        reward: float32 [T].
+        terminated: whether the task ended.
+        extras: as in :class:`~moto_pl.replay.episode.Episode`.
+    """
+
+    seen: dict[str, np.ndarray]
+    action: np.ndarray
+    reward: np.ndarray
+    terminated: bool
+    extras: dict[str, np.ndarray]
+
+
+def read_rows(path: Path, objects: Sequence[str] = (), counted_in_order: bool = False) -> NpzRows:
+    """Reads and validates one episode; see :func:`read_npz`, but actions may have any size."""
+    arrays, of_objects, seen = _read_arrays(path, objects)
     _check_rows(path, arrays)
     states = {name: arrays[key][1:] > 0 for name, key in of_objects.items()}
     if counted_in_order and "reward" in arrays:
@@ -70,24 +107,33 @@ def read_npz(
     if objects and set(objects) <= states.keys():
         extras["completed"] = np.stack([states[name] for name in objects], axis=1)
     reward = arrays["reward"][1:] if "reward" in arrays else extras["completed"].sum(axis=1)
-    terminated = bool(arrays["is_terminal"][-1])
-    try:
-        return Episode(
-            image=arrays["image"],
-            action=clip_rounding(arrays["action"][1:].astype(np.float32)),
-            reward=reward.astype(np.float32),
-            terminated=terminated,
-            truncated=not terminated,
-            success=reward > 0 if success_reward is None else reward >= success_reward,
-            extras=extras,
-            info={"source": path.name},
-        )
-    except SettingError as error:
-        raise SettingError(f"{path}: {error.setting}", error.found, error.fix) from error
+    return NpzRows(
+        {"image": arrays["image"], **seen},
+        arrays["action"][1:].astype(np.float32),
+        reward.astype(np.float32),
+        bool(arrays["is_terminal"][-1]),
+        extras,
+    )
 
 
-def _read_arrays(path: Path, objects: Sequence[str]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """An episode's arrays, and by object the key of its own; no ``reward`` where all the task's objects have theirs."""
+def is_camera(array: np.ndarray) -> bool:
+    """Whether an array holds a frame a row: uint8 [N, H, W, 3]."""
+    frames = array.dtype == np.uint8 and array.ndim == 4 and array.shape[3] == 3
+    return frames and 0 < array.shape[1] * array.shape[2] <= MAX_PIXELS
+
+
+def is_vector(array: np.ndarray) -> bool:
+    """Whether an array holds a vector of numbers a row: float [N, D]."""
+    return array.dtype.kind == "f" and array.ndim == 2 and array.shape[1] > 0
+
+
+def _read_arrays(
+    path: Path, objects: Sequence[str]
+) -> tuple[dict[str, np.ndarray], dict[str, str], dict[str, np.ndarray]]:
+    """An episode's arrays, by object the key of its own, and what else was seen in each row.
+
+    There is no ``reward`` where all the task's objects have theirs.
+    """
     try:
         # Without pickle, an array of objects is refused and nothing in the file is executed.
         check_members(path)
@@ -98,6 +144,7 @@ def _read_arrays(path: Path, objects: Sequence[str]) -> tuple[dict[str, np.ndarr
             if missing:
                 raise SettingError(str(path), f"no {', '.join(missing)}", f"An episode has {', '.join(KEYS)}.")
             arrays = {key: file[key] for key in (*keys, *of_objects.values())}
+            seen = dict(_others(file, {*arrays, *KEYS}, arrays["image"]))
             if odd := [key for key, array in arrays.items() if not isinstance(array, np.ndarray)]:
                 raise ValueError(f"{odd[0]} is no array")
     except SettingError:
@@ -106,7 +153,20 @@ def _read_arrays(path: Path, objects: Sequence[str]) -> tuple[dict[str, np.ndarr
         raise SettingError(str(path), "no such file", "Give npz files, or a directory that holds some.") from None
     except READ_ERRORS as error:
         raise damaged(path, f"{error}; object arrays are not read") from error
-    return arrays, of_objects
+    return arrays, of_objects, seen
+
+
+def _others(file: Mapping[str, Any], known: Container[str], image: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """Further frames, and vectors of as many rows as ``image`` has; all else is left alone, arrays of objects too."""
+    for key in file:
+        if key in known:
+            continue
+        with suppress(ValueError):  # of objects
+            array = file[key]
+            if isinstance(array, np.ndarray) and (
+                is_camera(array) or (is_vector(array) and array.shape[:1] == image.shape[:1])
+            ):
+                yield key, array
 
 
 def check_members(path: Path) -> None:

@@ -53,8 +53,8 @@ def find_image(
 
 def find_cameras(
     label: str, space: gym.Space[Any], wanted: ObservationConfig | None, image_key: str | None, own: bool
-) -> tuple[dict[str, str], tuple[int, int]]:
-    """The keys of a dataset's images by their cameras' names, and their height and width.
+) -> tuple[dict[str, str], dict[str, tuple[int, int]]]:
+    """The keys of a dataset's images by their cameras' names, and their heights and widths.
 
     Args:
         label: what to call the dataset in an error.
@@ -64,7 +64,7 @@ def find_cameras(
         own: whether this package wrote it.
 
     Raises:
-        SettingError: one is not there, it is not clear which one is meant, or they are not of one size.
+        SettingError: one is not there, or it is not clear which one is meant.
     """
     cameras = IMAGE_ALONE.cameras if wanted is None else wanted.cameras
     if wanted is None and own and image_key is None:
@@ -73,20 +73,59 @@ def find_cameras(
         found = {"image": find_image(label, space, image_key)}
     else:
         found = {name: find_image(label, space, name, "data.observation.cameras") for name in cameras}
-    sizes = {(int(leaf.shape[0]), int(leaf.shape[1])) for _, leaf in found.values()}
-    if len(sizes) > 1:
-        described = ", ".join(f"{key} {_describe(leaf)}" for key, leaf in found.values())
-        raise SettingError(label, f"images of several sizes ({described})", "Render or resize them to one size.")
-    return {name: key for name, (key, _) in found.items()}, sizes.pop()
+    sizes = {name: (int(leaf.shape[0]), int(leaf.shape[1])) for name, (_, leaf) in found.items()}
+    return {name: key for name, (key, _) in found.items()}, sizes
+
+
+def everything(label: str, space: gym.Space[Any]) -> ObservationConfig:
+    """All images and state vectors of a space; of a single image it does not matter what it is called.
+
+    Raises:
+        SettingError: there is no image.
+    """
+    found = dict(leaves(space))
+    cameras = tuple(key for key, leaf in found.items() if _is_image(leaf))
+    if len(cameras) < 2:
+        key, _ = find_image(label, space, None)
+        cameras = (key,) if key.isidentifier() else IMAGE_ALONE.cameras
+    return ObservationConfig(cameras, tuple(key for key, leaf in found.items() if key and is_vector(leaf)))
+
+
+def one_size(label: str, sizes: Mapping[str, tuple[int, int]], image_size: int | None) -> tuple[int, int]:
+    """The height and width of all cameras' images.
+
+    Args:
+        label: what to call the dataset in an error.
+        sizes: heights and widths, by camera.
+        image_size: to which they are resized; None leaves them as they are.
+
+    Raises:
+        SettingError: they are left as they are, and not of one size.
+    """
+    if image_size is not None:
+        return image_size, image_size
+    if len(set(sizes.values())) > 1:
+        described = ", ".join(f"{name} of {height}x{width}" for name, (height, width) in sizes.items())
+        raise SettingError(label, f"images of several sizes ({described})", "Resize them to one: moto data import.")
+    return next(iter(sizes.values()))
+
+
+def drawn_here(own: Mapping[str, Any]) -> bool:
+    """Whether a dataset's frames were drawn by this package's environments: built, and not imported.
+
+    Args:
+        own: what this package wrote about it; of others' datasets nothing.
+    """
+    return "selection" not in own and str(own.get("env_id", "")).startswith("moto_pl/")
 
 
 def vector_sizes(label: str, space: gym.Space[Any], wanted: ObservationConfig) -> dict[str, int]:
     """How many numbers each of the wanted state vectors has."""
     found, sizes = dict(leaves(space)), {}
-    offered = [key for key, leaf in found.items() if _is_vector(leaf)]
+    offered = [key for key, leaf in found.items() if is_vector(leaf)]
     for name in wanted.state:
         leaf = found.get(name)
-        if leaf is None or not _is_vector(leaf):
+        if leaf is None or not is_vector(leaf):
             what = f"no '{name}'" if leaf is None else f"'{name}' {_describe(leaf)}, which is no flat Box of numbers"
             fix = (
                 f"Name some of its {', '.join(offered)} in data.observation.state." if offered else "It has no vectors."
@@ -145,7 +184,8 @@ def _is_image(space: gym.Space[Any]) -> TypeGuard[spaces.Box]:
     return isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) == 3 and space.shape[2] == 3
 
 
-def _is_vector(space: gym.Space[Any]) -> bool:
+def is_vector(space: gym.Space[Any]) -> bool:
+    """Whether a space holds a state vector: a flat Box of numbers."""
     return isinstance(space, spaces.Box) and len(space.shape) == 1 and space.dtype.kind in "fiu"
 
 

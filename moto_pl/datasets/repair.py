@@ -16,6 +16,7 @@ from minari.dataset.minari_storage import METADATA_FILE_NAME
 from minari.serialization import serialize_space
 
 from moto_pl.datasets import salvage
+from moto_pl.datasets.formats.whole import is_source, look_at_source
 from moto_pl.datasets.hdf5_check import TIME_LIMIT_S, check_hdf5
 from moto_pl.datasets.minari_io import DATA_FILE, DatasetReader, locate
 from moto_pl.datasets.staging import staged
@@ -199,17 +200,19 @@ def _salvage(arguments: list[Any], file: Path) -> list[dict[str, Any]]:
 
 
 def repair(dataset: str, apply: bool = False) -> int:
-    """Find what is whole in a damaged dataset, or in a run's replay, and move aside what is not.
+    """Find what is whole in a damaged dataset, in a run's replay or in a source, and move aside what is not.
 
-    Every byte is read. Without --apply nothing is changed.
+    Every byte is read. Without --apply nothing is changed; a source in another format is never changed.
 
     Args:
-        dataset: a dataset id, short name or path; or a run's directory, or its replay.
+        dataset: a dataset id, short name or path; a run's directory, or its replay; or what moto data import takes.
         apply: do what the report says. What is damaged is moved, never deleted.
     """
     from moto_pl.replay.repair import is_replay, look_at_replay  # which reads checkpoints, and so imports torch
 
     path = Path(dataset).expanduser()
+    if not is_replay(path) and is_source(path):
+        return _repair_source(path, apply)
     found = look_at_replay(path) if is_replay(path) else look_at_dataset(locate(dataset))
     for line in found.lines():
         print(line)
@@ -221,4 +224,18 @@ def repair(dataset: str, apply: bool = False) -> int:
         return 1
     found.apply()
     print("done")
+    return 0
+
+
+def _repair_source(path: Path, apply: bool) -> int:
+    """Says what is whole of others' files, which stay as they are."""
+    if apply:
+        fix = "Leave it out: the report says what to import."
+        raise SettingError("--apply", f"{path}, which is no dataset of Minari's", fix)
+    found = look_at_source(path)
+    for line in found.lines():
+        print(line)
+    if found.reason:
+        return 1
+    print("all is whole: nothing to repair")
     return 0

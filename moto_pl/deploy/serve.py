@@ -26,6 +26,7 @@ import numpy as np
 from aiohttp import web
 
 from moto_pl.agents.loading import load_policy
+from moto_pl.deploy.step import action_facts
 from moto_pl.errors import SettingError
 from moto_pl.reading import check, parse_json
 from moto_pl.rollout.policy import ActMode, ArraySpec, Policy
@@ -66,9 +67,8 @@ class PolicyServer:
         observation = {
             name: {"dtype": spec.dtype, "shape": list(spec.shape)} for name, spec in self._policy.observes.items()
         }
-        action = {"dtype": "float32", "shape": [agent.action_size], "low": -1.0, "high": 1.0}
         about = {"agent": type(agent).__name__, "gradient_steps": agent.loaded_step, "mode": self._policy.mode}
-        return web.json_response({**about, "observation": observation, "action": action})
+        return web.json_response({**about, "observation": observation, "action": action_facts(agent)})
 
     async def act(self, request: web.Request) -> web.Response:
         """The action for one robot's observation."""

@@ -42,6 +42,13 @@ class Part(NamedTuple):
         return {"dtype": str(self.example.dtype).removeprefix("torch."), "shape": list(self.example.shape)}
 
 
+def action_facts(agent: Agent) -> dict[str, Any]:
+    """An agent's action, as plain values, and what -1 and 1 stand for in its environment, if not themselves."""
+    facts = {"dtype": "float32", "shape": [int(agent.action_size or 0)], "low": -1.0, "high": 1.0}
+    scale = agent.action_scale
+    return facts if scale is None else {**facts, "stands_for": {"low": list(scale.low), "high": list(scale.high)}}
+
+
 class PolicyStep(nn.Module):
     """The likeliest action for one robot's observation, without a memory: the state comes in and goes out.
 
@@ -86,7 +93,6 @@ class PolicyStep(nn.Module):
         Args:
             control_rate: actions a second that it was trained at; None: not known.
         """
-        action = int(self.agent.action_size or 0)
         return {
             "format": "moto_pl policy step",
             "version": 1,
@@ -95,7 +101,7 @@ class PolicyStep(nn.Module):
             "gradient_steps": self.agent.loaded_step,
             "control_rate_hz": control_rate,
             "observation": {part.name: {**part.facts(), **self._layout(part)} for part in self.observation},
-            "action": {"dtype": "float32", "shape": [action], "low": -1.0, "high": 1.0},
+            "action": action_facts(self.agent),
             "inputs": [part.name for part in self.inputs],
             "outputs": list(self.outputs),
             "state": {part.name: {**part.facts(), "from": part.source} for part in self.state},

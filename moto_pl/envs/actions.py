@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import gymnasium as gym
 import numpy as np
@@ -32,6 +32,11 @@ class ActionScale:
     def of(cls, low: np.ndarray, high: np.ndarray) -> ActionScale:
         """From arrays [A]."""
         return cls(tuple(map(float, low)), tuple(map(float, high)))
+
+    @classmethod
+    def within(cls, size: float, count: int) -> Self:
+        """The same for each of ``count`` numbers: -1 stands for ``-size``, 1 for ``size``."""
+        return cls((-size,) * count, (size,) * count)
 
     @classmethod
     def of_box(cls, space: gym.spaces.Box) -> ActionScale | None:

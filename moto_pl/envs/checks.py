@@ -23,6 +23,7 @@ from moto_pl.envs.observation import (
     joined,
     stacked,
 )
+from moto_pl.envs.resizing import resize
 from moto_pl.errors import EnvironmentRaised, SettingError
 
 OBJECT_KEYS = ("completed", "in_place")
@@ -95,10 +96,12 @@ class Checks:
         env: the environment.
         wanted: what of its observations is learned from.
         scale: what policies' actions stand for; None: they span its Box.
+        image_size: height and width to which images are resized; None leaves them as they are.
 
     Attributes:
         image_shape: height, width, channels of its cameras' images, stacked.
         observation: what is learned from, with the vectors' sizes.
+        resized: which cameras' images are resized, and from what, in words; empty where none is.
 
     Raises:
         SettingError: it does not declare uint8 images of one size with three channels in a Dict, flat Boxes for the
@@ -112,16 +115,19 @@ class Checks:
         env: gym.Env[Any, Any],
         wanted: ObservationConfig = IMAGE_ALONE,
         scale: ActionScale | None = None,
+        image_size: int | None = None,
     ) -> None:
-        self.name, self.wanted = name, wanted
+        self.name, self.wanted, self._image_size = name, wanted, image_size
         shapes = {key: self._camera_shape(env.observation_space, key) for key in wanted.cameras}
-        if len(set(shapes.values())) > 1:
+        self._camera_shapes = shapes
+        if image_size is None and len(set(shapes.values())) > 1:
             found = "observes " + " and ".join(f"'{key}' as uint8 {shape}" for key, shape in shapes.items())
             raise self.error(found, "Give all cameras one size.")
-        self.camera_shape = next(iter(shapes.values()))
-        self.image_shape = (*self.camera_shape[:2], 3 * len(shapes))
+        shape = shapes[wanted.cameras[0]] if image_size is None else (image_size, image_size, 3)
+        self.resized = ", ".join(f"'{key}' of {own[0]}x{own[1]}" for key, own in shapes.items() if own != shape)
+        self.image_shape = (*shape[:2], 3 * len(shapes))
         sizes = {vector: self._vector_size(env.observation_space, vector) for vector in wanted.state}
-        self.observation = Observation.of(wanted, sizes, self.camera_shape[0])
+        self.observation = Observation.of(wanted, sizes, shape[0])
         self._check_actions(env.action_space, scale)
         self._objects: dict[str, tuple[int, ...]] = {}
 
@@ -201,10 +207,11 @@ class Checks:
         return Seen(image, joined([self._vector(observation, name, moment) for name in self.wanted.state]))
 
     def _image(self, observation: Any, key: str, moment: str) -> np.ndarray:
-        image = entry(observation, key) if isinstance(observation, Mapping) else None
-        if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.shape == self.camera_shape:
-            return image
-        wanted = f"where it declares uint8 {self.camera_shape}"
+        """One image, of the size that is wanted."""
+        image, shape = entry(observation, key) if isinstance(observation, Mapping) else None, self._camera_shapes[key]
+        if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.shape == shape:
+            return image if self._image_size is None else resize(image, self._image_size)
+        wanted = f"where it declares uint8 {shape}"
         if image is None:
             keys = ", ".join(map(repr, observation)) if isinstance(observation, Mapping) else _describe(observation)
             raise self.error(f"observes {keys} {moment}, and no '{key}', {wanted}", "Return what it declares.")

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from moto_pl.envs.resizing import resize
 from moto_pl.errors import SettingError
 
 IMAGE_SIZE = 64
@@ -84,6 +85,13 @@ class Observation:
         """V, numbers of all vectors together."""
         return sum(self.state.values())
 
+    def vectors(self, joined: np.ndarray | None) -> dict[str, np.ndarray]:
+        """Rows [..., V] of all vectors, taken apart: by name, [..., n] each."""
+        if joined is None:
+            return {}
+        ends = np.cumsum(list(self.state.values()))[:-1]
+        return dict(zip(self.state, np.split(joined, ends, axis=-1), strict=True))
+
     @property
     def config(self) -> ObservationConfig:
         """The names alone."""
@@ -147,9 +155,10 @@ def entry(observation: Any, name: str) -> Any:
     return observation
 
 
-def seen(observation: Mapping[str, Any], config: ObservationConfig) -> Seen:
-    """What is learned from in an observation that is as its space says."""
-    image = stacked([entry(observation, name) for name in config.cameras])
+def seen(observation: Mapping[str, Any], config: ObservationConfig, image_size: int | None = None) -> Seen:
+    """What is learned from in an observation that is as its space says, images resized where a size is given."""
+    images = [entry(observation, name) for name in config.cameras]
+    image = stacked(images if image_size is None else [resize(image, image_size) for image in images])
     return Seen(image, joined([entry(observation, name) for name in config.state]))
 
 
@@ -174,6 +183,11 @@ def joined(vectors: Sequence[Any]) -> np.ndarray | None:
     return np.concatenate([np.asarray(vector, np.float32) for vector in vectors], -1) if vectors else None
 
 
+def is_ours(env_id: str) -> bool:
+    """Whether an environment is one of this package's, which draws what it is asked for, in the size that it is."""
+    return env_id.rpartition(":")[2].startswith("moto_pl/")
+
+
 def env_arguments(
     env_id: str, env_kwargs: Mapping[str, Any], config: ObservationConfig, image_size: int | None = None
 ) -> dict[str, Any]:
@@ -185,7 +199,7 @@ def env_arguments(
         config: what is wanted.
         image_size: of images; None leaves it to the environment.
     """
-    if not env_id.rpartition(":")[2].startswith("moto_pl/"):
+    if not is_ours(env_id):
         return dict(env_kwargs)
     observe = {} if config == IMAGE_ALONE else {"observe": list(config.names)}
     size = {} if image_size in (None, IMAGE_SIZE) else {"image_size": image_size}

@@ -10,7 +10,7 @@ import numpy as np
 from moto_pl.envs import make
 from moto_pl.envs.actions import ActionScale, repeated, scaled
 from moto_pl.envs.checks import Checks, EpisodeLimit, Step, named
-from moto_pl.envs.observation import ObservationConfig, env_arguments
+from moto_pl.envs.observation import ObservationConfig, env_arguments, is_ours
 
 
 class Hosted(NamedTuple):
@@ -22,7 +22,7 @@ class Hosted(NamedTuple):
         limit: where an episode is cut off, in the environment's steps.
         wanted: what of its observations is learned from.
         scale: what policies' actions stand for; None: they span the environment's Box.
-        image_size: that one of our own environments is asked for; None leaves it to it.
+        image_size: of images: one of our own environments is asked for it, others' are resized; None takes any.
         action_repeat: its steps for an action.
     """
 
@@ -50,7 +50,7 @@ class Host:
         name = f"{of.env_id} ({place})" if place else of.env_id
         with named(name, "when it was made"):
             env = make(of.env_id, **env_arguments(of.env_id, of.env_kwargs, of.wanted, of.image_size))
-            self.checks = Checks(name, env, of.wanted, of.scale)
+            self.checks = Checks(name, env, of.wanted, of.scale, None if is_ours(of.env_id) else of.image_size)
             self.limit = of.limit.of(env)
         self.action_space, self.env = env.action_space, scaled(repeated(env, of.action_repeat, self.limit), of.scale)
         self._most = -(-self.limit // of.action_repeat)  # actions

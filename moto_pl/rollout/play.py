@@ -31,7 +31,11 @@ class Played(NamedTuple):
 
 
 def play_on(
-    env: gym.Env[Any, Any], begin: Seen, script: Script, config: ObservationConfig = IMAGE_ALONE
+    env: gym.Env[Any, Any],
+    begin: Seen,
+    script: Script,
+    config: ObservationConfig = IMAGE_ALONE,
+    image_size: int | None = None,
 ) -> Iterator[Played]:
     """Plays from where the environment stands, which looks like ``begin``.
 
@@ -40,11 +44,12 @@ def play_on(
         begin: what is seen there.
         script: says what to do.
         config: what is seen of its observations.
+        image_size: to which images are resized; None leaves them as they are.
     """
     step, now = 0, begin
     while (action := script(step, now)) is not None:
         observation, reward, terminated, truncated, info = env.step(action)
-        now = seen(observation, config)
+        now = seen(observation, config, image_size)
         yield Played(action, now, float(reward), bool(terminated), bool(truncated), info)
         step += 1
 

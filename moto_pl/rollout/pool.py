@@ -67,7 +67,7 @@ class EnvPool:
         num_workers: processes; 0 runs one environment in this process.
         timeout_s: a worker that has not answered a reset or step after so many seconds is killed and replaced.
         limit: where an episode is cut off (truncated) that has not ended by itself, with one warning.
-        image_size: height and width that images must have; None takes any.
+        image_size: height and width of images: those of others' environments are resized to it; None takes any.
         wanted: what of the environment's observations is learned from.
         scale: what policies' actions, which are in [-1, 1], stand for; None: they span the environment's Box.
         action_repeat: steps of the environment for each action.
@@ -79,6 +79,7 @@ class EnvPool:
             learned from.
         image_size: height of an image in pixels.
         image_shape: height, width, channels of all cameras.
+        resized: which cameras' images are resized, and from what, in words; empty where none is.
         capacity: how many environments there are, ``max(num_workers, 1)``.
         max_episode_steps: where an episode is cut off, in the environment's steps.
 
@@ -115,7 +116,7 @@ class EnvPool:
         self._host: Host | None = None
         self._workers: list[_Worker] = []
         self._memory: Any = None
-        self._said_cut = False
+        self._said_cut, self.resized = False, ""
         try:
             space = self._open()
             if image_size is not None:
@@ -136,13 +137,13 @@ class EnvPool:
         if self.num_workers == 0:
             self._host = Host(self._hosted)
             self.image_shape, self.max_episode_steps = self._host.image_shape, self._host.limit
-            self.observation = self._host.observation
+            self.observation, self.resized = self._host.observation, self._host.checks.resized
             self._images = np.zeros((1, *self.image_shape), np.uint8)
             return self._host.action_space
         self._memory = tempfile.TemporaryFile(dir=_memory_directory())
         self._workers = [self._start(index) for index in range(self.num_workers)]
         for worker in self._workers:
-            space, self.image_shape, self.max_episode_steps, self.observation = worker.await_ready()
+            space, self.image_shape, self.max_episode_steps, self.observation, self.resized = worker.await_ready()
         self._images = self._shared_images()
         for index in range(self.num_workers):
             self._attach(index)
@@ -368,8 +369,8 @@ class _Worker:
         self._connection = Connection(ours.detach())
         self.send((hosted, f"environment worker {index}", os.getpid()))
 
-    def await_ready(self) -> tuple[gym.Space[Any], tuple[int, int, int], int, Observation]:
-        """Space of actions, the image's shape, limit of an episode and what is seen, once there is an environment."""
+    def await_ready(self) -> tuple[gym.Space[Any], tuple[int, int, int], int, Observation, str]:
+        """Space of actions, image's shape, episodes' limit, what is seen and resized, once there is an environment."""
         return self.receive(time.monotonic() + START_TIMEOUT_S, START_TIMEOUT_S)
 
     def send(self, message: Any) -> None:
@@ -441,7 +442,8 @@ def _serve(connection: Connection, memory: int, hosted: Hosted, place: str) -> N
     images = np.zeros(0, np.uint8)
     try:
         host = Host(hosted, place)
-        connection.send(("ready", (host.action_space, host.image_shape, host.limit, host.observation)))
+        facts = host.action_space, host.image_shape, host.limit, host.observation, host.checks.resized
+        connection.send(("ready", facts))
     except Exception as error:
         connection.send(_report(error))
         return

@@ -40,7 +40,8 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         build_options: what ``moto data build`` takes besides, such as ``noise`` or ``output``.
         env_options: keyword arguments of the environment.
         observation: what of the observations is learned from; the image alone by default. See docs/observations.md.
-        image_size: height and width of the images in pixels: 64, 96 or 128, of environment and dataset alike.
+        image_size: height and width of the images in pixels: 64, 96 or 128, of environment and dataset alike, to which
+            others' frames are resized.
         action_repeat: steps of the environment for each action; their rewards are summed. A dataset must have been
             recorded so. ``max_episode_steps`` counts the environment's steps; all else counts actions.
         action_scale: what the policy's actions, which are in [-1, 1], stand for. ``bounds``: the Box of actions of
@@ -225,7 +226,9 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         names |= {} if of.action_scale == "bounds" else {"scaling": of.action_scale}
         names |= {} if of.image_size == IMAGE_SIZE else {"image_size": of.image_size}
         names |= {} if of.action_repeat == 1 else {"action_repeat": of.action_repeat}
-        reader = open_dataset(source, wanted=wanted)
+        reader = open_dataset(source, wanted=wanted, image_size=of.image_size)
+        if reader.resized:
+            rank_zero_info(f"{reader.id}: {reader.resized}, resized to {of.image_size}x{of.image_size}")
         if "image" in wanted.cameras:  # the others have one place each
             check_same_camera(reader.id, reader.own, of.env, of.env_options)
         check_same_repeat(reader.id, reader.own, of.action_repeat)

@@ -25,10 +25,12 @@ from moto_pl.analysis.counterfactual import (
 )
 from moto_pl.datasets.recording import run_scripted
 from moto_pl.envs import make
+from moto_pl.envs.observation import ObservationConfig
 from moto_pl.errors import SettingError
 from moto_pl.nn import States, WorldModelConfig
 from moto_pl.ops import Key
 from moto_pl.replay.episode import Episode
+from moto_pl.rollout.pool import EnvPool
 
 ENV, OPTIONS = "moto_pl/Reach-v0", {"episode_steps": 20}
 CONTEXT, STEPS = 4, 10
@@ -64,6 +66,23 @@ def test_the_simulator_goes_back_to_the_moment(episodes: list[Episode]) -> None:
     frame = simulator.restore(episode, episode.length)
     assert episode.success[-1]
     assert simulator.roll(lambda i, _: np.zeros(2, np.float32), frame, 30).tolist() == [1.0] * 30
+
+
+def test_others_frames_are_resized_as_in_the_run() -> None:
+    """Their episodes hold frames of the run's size, whatever the environment draws."""
+    other, options = "misbehaving:moto_pl_test/Cameras-v0", {"what": "wide", "episode_steps": 8}
+    wanted = ObservationConfig(("odd", "image"))
+    with EnvPool(other, options, 0, wanted=wanted, image_size=64) as pool:
+        shown, action = [pool.reset([3])[0]], np.float32([[0.5, -1.0]])
+        shown += [pool.step(action)[0][0] for _ in range(4)]
+    rewards, flags = np.zeros(4, np.float32), np.zeros(4, bool)
+    episode = Episode(np.stack(shown), action.repeat(4, 0), rewards, False, True, flags, info={"seed": 3})
+    simulator = Simulator(other, options, wanted, image_size=64)
+    assert np.array_equal(simulator.restore(episode, 2).image, shown[2]) and shown[2].shape == (64, 64, 6)
+    images: list[np.ndarray] = []
+    simulator.roll(lambda i, now: images.append(now.image) or episode.action[2 + i], simulator.restore(episode, 2), 2)
+    assert np.array_equal(images, shown[2:4])
+    simulator.close()
 
 
 def test_episodes_of_another_environment_are_refused(episodes: list[Episode]) -> None:

@@ -10,7 +10,7 @@ from rich.console import Console
 from moto_pl.cli import run
 from moto_pl.datasets.builders import build
 from moto_pl.datasets.info import PAPER_RETURNS, info, list_table
-from moto_pl.datasets.minari_io import write_dataset
+from moto_pl.datasets.minari_write import write_dataset
 from moto_pl.datasets.view import view
 from moto_pl.envs import PAPER_TASKS
 from moto_pl.errors import SettingError
@@ -72,6 +72,8 @@ def test_numbers_by_hand(root: Path) -> None:
         "action_size": 2,
         "action_min": [-0.75, -1.0],
         "action_max": [0.5, 0.25],
+        "action_bounds": None,
+        "vectors": {},
         "image_size": (32, 32),
         "image_key": "image",
         "bytes": on_disk,

@@ -12,7 +12,8 @@ import pytest
 from gymnasium import spaces
 from minari.data_collector import EpisodeBuffer
 
-from moto_pl.datasets.minari_io import list_datasets, open_dataset, write_dataset
+from moto_pl.datasets.minari_io import list_datasets, open_dataset
+from moto_pl.datasets.minari_write import write_dataset
 from moto_pl.envs.observation import ObservationConfig
 from moto_pl.errors import SettingError
 from moto_pl.replay.episode import Episode

@@ -12,6 +12,7 @@ from moto_pl.datasets.minari_io import list_datasets, open_dataset
 from moto_pl.datasets.npz_import import read_npz
 from moto_pl.envs import KITCHEN_OBJECTS, KITCHEN_TASKS
 from moto_pl.envs.kitchen import KitchenEnv
+from moto_pl.envs.observation import ObservationConfig
 from moto_pl.errors import SettingError
 from moto_pl.replay.filters import keep_rows
 
@@ -82,6 +83,26 @@ def test_a_directory_becomes_a_dataset(tmp_path: Path, root: Path, capsys: pytes
         np.testing.assert_array_equal(episode.success, [False, False, False, True])
 
 
+def test_other_frames_and_vectors(tmp_path: Path) -> None:
+    """They are kept where they are asked for, with actions in any numbers; what is none is left alone."""
+    wrist, joints = arrays(seed=9)["image"], np.arange(10.0).reshape(5, 2)
+    others = {"wrist": wrist, "joints": joints, "notes": np.array([{}], object), "logits": np.zeros((3, 2))}
+    path = save(tmp_path / "a.npz", **others, action=arrays()["action"] * 3)
+    import_npz([path], "test/a-v0", cameras=["wrist=wrist", "front=image"], state=["joints"])
+    episode = open_dataset("test/a-v0", wanted=ObservationConfig(("wrist",), ("joints",)))[0]
+    np.testing.assert_array_equal(episode.image, wrist)
+    np.testing.assert_array_equal(episode.vector, joints)
+    reader = open_dataset("test/a-v0")
+    own = arrays()["action"][1:] * 3
+    np.testing.assert_allclose(reader.scale.to_environment(reader[0].action), own, atol=1e-6)
+    with pytest.raises(SettingError, match="2 cameras .image, wrist. and none chosen"):
+        import_npz([path], "test/b-v0")
+    with pytest.raises(SettingError, match="'logits', which is not there"):
+        import_npz([path], "test/b-v0", cameras=["image"], state=["logits"])
+    with pytest.raises(SettingError, match="4 rows of wrist for 4 actions|rows of wrist"):
+        import_npz([save(tmp_path / "b.npz", wrist=wrist[:3])], "test/b-v0", cameras=["image"])
+
+
 BAD = {
     "image": (
         np.zeros((5, 8, 8, 3), np.float32),
@@ -96,7 +117,6 @@ BAD = {
         np.zeros((5, 9), np.int64),
         np.full((5, 9), 0.5, np.float32),
         np.concatenate([np.zeros((4, 9)), np.full((1, 9), np.nan)]),
-        np.concatenate([np.zeros((4, 9)), np.full((1, 9), 1.5)]),
     ),
     "reward": (np.zeros((5, 1)), np.array([0, 0, np.inf, 0, 0]), np.array(["a"] * 5)),
     "is_first": (np.zeros(5, bool), np.array([1, 0, 1, 0, 0], bool), np.zeros(5)),
@@ -109,7 +129,7 @@ BAD = {
 def test_a_bad_array_is_named_and_nothing_is_written(tmp_path: Path, root: Path, key: str, value: object) -> None:
     save(tmp_path / "in" / "0.npz")
     save(tmp_path / "in" / "1.npz", **{key: value})
-    with pytest.raises(SettingError, match=f"1.npz.*{key}|1.npz: image"):
+    with pytest.raises(SettingError, match=f"1.npz.*{key}|1.npz: image|{key}.*1.npz"):
         import_npz([tmp_path / "in"])
     assert not list(root.rglob("*.hdf5")) and not list(root.rglob(".*"))
 

@@ -19,6 +19,7 @@ from moto_pl.cli import main
 from moto_pl.deploy import export
 from moto_pl.deploy.export import compare, exported
 from moto_pl.deploy.step import policy_step
+from moto_pl.envs.actions import ActionScale
 from moto_pl.envs.observation import Observation
 from moto_pl.errors import SettingError
 from moto_pl.ops import Key
@@ -190,6 +191,14 @@ def test_a_name_that_is_an_inputs_already(tmp_path: Path) -> None:
     for name, seen in (("BC", Observation(("frames",))), ("MOTO", Observation(("image", "deter")))):
         with pytest.raises(SettingError, match=f"checkpoint: found an agent that observes '{seen.cameras[-1]}'"):
             policy_step(make(name, observation=seen))
+
+
+def test_what_actions_stand_for_is_said() -> None:
+    agent = make("BC")
+    assert "stands_for" not in policy_step(agent).metadata(None)["action"]
+    agent.action_scale = ActionScale((-5.0, 0.0), (5.0, 90.0))
+    found = json.loads(json.dumps(policy_step(agent).metadata(None)["action"]))
+    assert found["stands_for"] == {"low": [-5, 0], "high": [5, 90]} and found["low"] == -1
 
 
 def test_what_does_not_act_is_left_out() -> None:

@@ -9,6 +9,7 @@ import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ import moto_pl
 from moto_pl.cli import main
 from moto_pl.deploy import serve
 from moto_pl.deploy.serve import PolicyServer, decoded, listen
+from moto_pl.envs.actions import ActionScale
+from moto_pl.envs.observation import Observation
 from moto_pl.errors import SettingError
 from moto_pl.rollout.policy import ArraySpec, Policy
 from small_agents import make, save
@@ -36,7 +39,13 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture()
 def port(path: Path) -> Iterator[int]:
-    """A server's, in a thread of its own with an event loop of its own."""
+    with serving(path) as port:
+        yield port
+
+
+@contextmanager
+def serving(path: Path) -> Iterator[int]:
+    """The port of a server, in a thread of its own with an event loop of its own."""
     listening, loop = listen("127.0.0.1", 0), asyncio.new_event_loop()
     task = loop.create_task(serve._serve(PolicyServer(moto_pl.load_policy(path, seed=5)), listening))
 
@@ -59,6 +68,12 @@ def port(path: Path) -> Iterator[int]:
 
 @pytest.fixture()
 def ask(port: int) -> Iterator[Ask]:
+    with asking(port) as ask:
+        yield ask
+
+
+@contextmanager
+def asking(port: int) -> Iterator[Ask]:
     connection = HTTPConnection("127.0.0.1", port, timeout=60)
 
     def asked(body: Any, method: str = "POST", at: str = "/act", **headers: str) -> tuple[int, dict[str, Any]]:
@@ -98,6 +113,31 @@ def test_each_robot_has_a_policy_of_its_own(ask: Ask, path: Path) -> None:
     np.testing.assert_array_equal(np.float32(answer["action"]), left.act(FRAMES[4]))
     status, about = ask(b"", "GET", "/")
     assert about["observation"] == {"image": {"dtype": "uint8", "shape": [64, 64, 3]}} and about["gradient_steps"] == 7
+
+
+def test_cameras_vectors_and_what_actions_stand_for(tmp_path: Path) -> None:
+    both = Observation(("front", "wrist"), {"qpos": 3}, (0.5, 0.0, -1.0), (1.0, 2.0, 0.5), 96)
+    agent = make("MOTO", observation=both)
+    agent.action_scale = ActionScale((-5.0, 0.0), (5.0, 90.0))
+    path, rng = save(agent, tmp_path / "a.ckpt"), np.random.default_rng(0)
+    key = moto_pl.load_policy(path, seed=5).key
+    policy = Policy(moto_pl.load_policy(path).agent, "mode", key.fold(1))
+    with serving(path) as port, asking(port) as ask:
+        status, about = ask(b"", "GET", "/")
+        assert {name: part["shape"] for name, part in about["observation"].items()} == {
+            "front": [96, 96, 3], "wrist": [96, 96, 3], "qpos": [3],
+        }  # fmt: skip
+        assert about["action"]["stands_for"] == {"low": [-5, 0], "high": [5, 90]}
+        for t in range(3):
+            now = {name: rng.integers(0, 256, (96, 96, 3), np.uint8) for name in both.cameras}
+            now["qpos"] = rng.standard_normal(3).astype(np.float32)
+            given = {"observation": {name: array(part) for name, part in now.items()}, "first": t == 0}
+            status, answer = ask(given)
+            assert status == 200, answer
+            np.testing.assert_array_equal(np.float32(answer["action"]), policy.act(now))
+        without = {"observation": {name: array(now[name]) for name in ("front", "qpos")}}
+        status, answer = ask(without)
+        assert status == 400 and "observation: found no 'wrist'" in answer["error"]
 
 
 def test_what_does_not_fit_is_one_line_and_the_server_lives_on(ask: Ask) -> None:

@@ -23,6 +23,7 @@ from moto_pl.envs.observation import (
     seen,
 )
 from moto_pl.envs.reach import ReachEnv
+from moto_pl.envs.resizing import resize
 from moto_pl.errors import SettingError
 from moto_pl.rollout.play import observed, play
 from moto_pl.rollout.pool import EnvPool
@@ -163,6 +164,37 @@ def test_cameras_of_another_environment() -> None:
         with pytest.raises(SettingError, match=said) as caught:
             EnvPool(CAMERAS, {"what": what}, 0, wanted=both)
         assert "\n" not in str(caught.value) and str(caught.value).startswith(f"data.env: found {CAMERAS}")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_images_of_another_environment_are_resized(workers: int) -> None:
+    """Each camera's from its own size, at every step, as an import resizes a dataset's; and it is said which."""
+    wanted = ObservationConfig(("odd", "image"))
+    with EnvPool(CAMERAS, {"what": "wide"}, workers, wanted=wanted, image_size=64) as pool:
+        assert pool.image_shape == (64, 64, 6) and pool.observation == Observation(wanted.cameras)
+        assert pool.resized == "'odd' of 48x80"
+        shown = [pool.reset([4]), pool.step(np.ones((1, 2), np.float32))[0]]
+    env = make(CAMERAS, what="wide")
+    drawn = [env.reset(seed=4)[0], env.step(np.ones(2, np.float32))[0]]
+    for found, now in zip(shown, drawn, strict=True):
+        assert now["odd"].shape == (48, 80, 3) and now["odd"].std() > 10
+        assert np.array_equal(found[0, ..., :3], resize(now["odd"], 64))
+        assert np.array_equal(found[0, ..., 3:], now["image"])
+    assert not np.array_equal(drawn[0]["odd"], drawn[1]["odd"])
+    with EnvPool(CAMERAS, {}, workers, image_size=64) as pool:
+        assert pool.resized == ""
+    with pytest.raises(SettingError, match=r"observes 'odd' as uint8 \(32, 32, 3\).*declares uint8 \(64, 64, 3\)"):
+        EnvPool(CAMERAS, {"what": "returns smaller"}, workers, wanted=wanted, image_size=64)
+
+
+def test_a_frame_of_the_size_is_not_touched() -> None:
+    frame = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    assert resize(frame, 64) is frame
+    assert resize(frame, 32).shape == (32, 32, 3)
+    # A triangle as wide as the pixel that it becomes: neighbours weigh 1, 3, 3, 1 eighths on the way down to half.
+    row = np.zeros((64, 64, 3), np.uint8)
+    row[:, 20] = 240
+    assert resize(row, 32)[16, 8:13, 0].tolist() == [0, 30, 90, 0, 0]
 
 
 @pytest.mark.parametrize("workers", [0, 2])

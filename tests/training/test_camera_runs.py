@@ -9,25 +9,30 @@ from typing import Any
 
 import h5py
 import imageio_ffmpeg
+import minari
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from minari.data_collector import EpisodeBuffer
 from test_training import fit
 
 import moto_pl
 from moto_pl.cli import main
 from moto_pl.datasets.builders import build, ensure
 from moto_pl.datasets.minari_io import open_dataset
-from moto_pl.datasets.offered import find_cameras
+from moto_pl.datasets.offered import find_cameras, one_size
+from moto_pl.envs import make
 from moto_pl.envs.observation import ObservationConfig
 from moto_pl.envs.reach import ReachEnv
+from moto_pl.envs.resizing import resize
 from moto_pl.errors import SettingError
 from moto_pl.replay import EpisodeStore
 from moto_pl.training.ingest import MARKER
 from runs import assert_killed_ends_as_unbroken, small
 
 BOTH = ("wrist", "image")
+WIDE = "misbehaving:moto_pl_test/Cameras-v0"
 CAMERAS = ("--data.observation.cameras", "[wrist, image]")
 STATE = ("--data.observation.state", "[hand]")
 
@@ -98,9 +103,12 @@ def test_cameras_of_several_sizes_and_lengths(dataset: Path, tmp_path: Path) -> 
     small, large = (spaces.Box(0, 255, (size, size, 3), np.uint8) for size in (32, 64))
     space = spaces.Dict({"wrist": small, "front": large})
     for own in (False, True):
-        with pytest.raises(SettingError, match=r"several sizes \(wrist uint8 \(32, 32, 3\), front uint8 \(64"):
-            find_cameras("x", space, ObservationConfig(("wrist", "front")), None, own)
-    assert find_cameras("x", space, ObservationConfig(("wrist",)), None, False) == ({"wrist": "wrist"}, (32, 32))
+        cameras, sizes = find_cameras("x", space, ObservationConfig(("wrist", "front")), None, own)
+        assert list(cameras) == ["wrist", "front"] and one_size("x", sizes, 96) == (96, 96)
+        with pytest.raises(SettingError, match=r"several sizes \(wrist of 32x32, front of 64x64\)"):
+            one_size("x", sizes, None)
+    found = find_cameras("x", space, ObservationConfig(("wrist",)), None, False)
+    assert found == ({"wrist": "wrist"}, {"wrist": (32, 32)})
 
 
 def test_a_dataset_of_two_cameras_is_looked_at(
@@ -114,25 +122,77 @@ def test_a_dataset_of_two_cameras_is_looked_at(
     assert meta["size"][0] == 2 * 256  # cameras side by side
 
 
-def test_a_dataset_of_two_cameras_is_written_in_others_formats(
-    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_dataset_of_two_cameras_is_written_in_others_formats(dataset: Path, tmp_path: Path) -> None:
     wanted = open_dataset(dataset, wanted=ObservationConfig(("image", "wrist")))[0]
     assert main(["data", "export", str(dataset), str(tmp_path / "a.hdf5"), "--format", "robomimic"]) == 0
     with h5py.File(tmp_path / "a.hdf5") as file:
         obs, after = file["data/demo_0/obs"], file["data/demo_0/next_obs"]
-        assert sorted(obs) == sorted(after) == ["image_image", "wrist_image"]
+        assert sorted(obs) == sorted(after) == ["hand", "image_image", "wrist_image"]
         assert np.array_equal(obs["wrist_image"][:], wanted.image[:-1, ..., 3:])
         assert np.array_equal(after["image_image"][:], wanted.image[1:, ..., :3])
     assert main(["data", "export", str(dataset), str(tmp_path / "b"), "--format", "minari"]) == 0
     again = open_dataset(tmp_path / "b", wanted=ObservationConfig(("image", "wrist")))[0]
     assert np.array_equal(again.image, wanted.image)
-    assert main(["data", "export", str(dataset), str(tmp_path / "c"), "--format", "lerobot"]) == 2
-    assert "--format: found lerobot, and episodes of image, wrist. Give minari or robomimic" in error_of(capsys)
-    assert not (tmp_path / "c").exists()
 
 
 # Runs.
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another's Minari dataset of another's environment, whose cameras are of two sizes."""
+    env = make(WIDE, what="wide")
+    observations, actions = [env.reset(seed=1)[0]], np.linspace(-1, 1, 8, dtype=np.float32).reshape(4, 2)
+    observations += [env.step(action)[0] for action in actions]
+    flags = np.array([False, False, False, True])
+    buffer = EpisodeBuffer(
+        observations={name: np.stack([one[name] for one in observations]) for name in observations[0]},
+        actions=actions, rewards=flags.astype(float), terminations=[False] * 4, truncations=list(flags),
+        infos={"success": np.append(False, flags)},
+    )  # fmt: skip
+    root = tmp_path_factory.mktemp("foreign")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINARI_DATASETS_PATH", str(root))
+        space = {"observation_space": env.observation_space, "action_space": env.action_space}
+        minari.create_dataset_from_buffers("test/wide-v0", [buffer, buffer], jpeg_encoding=False, **space)
+    return root / "test/wide-v0"
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:minari")
+def test_others_frames_are_resized_on_the_way_in(
+    foreign: Path, larger: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The dataset's and the environment's alike, and the run says each once."""
+    wanted = ObservationConfig(("odd", "image"))
+    reader = open_dataset(foreign, wanted=wanted, image_size=64)
+    assert reader.resized == "'odd' of 48x80" and reader.image_shape == (64, 64, 6) and reader.check(64) == [4, 4]
+    with h5py.File(foreign / "data/main_data.hdf5") as file:
+        stored = file["episode_0/observations/odd"][:]
+    assert stored.shape == (5, 48, 80, 3)
+    assert np.array_equal(reader[0].image[..., :3], [resize(frame, 64) for frame in stored])
+    with pytest.raises(SettingError, match="images of several sizes .odd of 48x80, image of 64x64"):
+        open_dataset(foreign, wanted=wanted)
+    # What our own environments draw is drawn in the size that is wanted.
+    with pytest.raises(SettingError, match="images of 96x96, not 64x64"):
+        open_dataset(larger, image_size=64).check(64)
+    words = ("--data.env", WIDE, "--data.env_options", "{what: wide}", "--data.observation.cameras", "[odd, image]")
+    online = ("--data.online_steps", "2", "--data.updates_per_episode", "2", "--data.num_envs", "1")
+    args = fit(tmp_path / "run", foreign, "--model", "moto_pl.agents.BC", *small("BC"), *words, *online)
+    with caplog.at_level("INFO"):
+        assert main(args) == 0, capsys.readouterr().err
+    said = [message for message in caplog.messages if "resized to" in message]
+    assert said == ["test/wide-v0: 'odd' of 48x80, resized to 64x64", f"{WIDE}: 'odd' of 48x80, resized to 64x64"]
+    store = EpisodeStore(tmp_path / "run/replay")
+    env = make(WIDE, what="wide")
+    first = env.reset(seed=int(store[2].info["seed"]))[0]
+    collected = store[2].image[0]
+    assert np.array_equal(collected[..., :3], resize(first["odd"], 64))
+    assert np.array_equal(collected[..., 3:], first["image"])
+    capsys.readouterr()
+    film = str(tmp_path / "p.mp4")
+    assert main(["play", str(tmp_path / "run/checkpoints/last.ckpt"), "--episodes", "1", "--out", film]) == 2
+    trusted = ["--trust", "misbehaving"]
+    assert main(["play", str(tmp_path / "run/checkpoints/last.ckpt"), "--episodes", "1", "--out", film, *trusted]) == 0
 
 
 @pytest.mark.parametrize("agent", ["MOTO", "LOMPO", "SAC"])

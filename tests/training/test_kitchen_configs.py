@@ -7,7 +7,7 @@ import pytest
 
 from moto_pl.cli import main
 from moto_pl.datasets.info import PAPER_KITCHEN
-from moto_pl.datasets.minari_io import write_dataset
+from moto_pl.datasets.minari_write import write_dataset
 from moto_pl.envs import KITCHEN_TASKS, kitchen_id
 from moto_pl.envs.rendering import select_backend
 from moto_pl.errors import SettingError

@@ -10,8 +10,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from moto_pl.datasets.formats.hdf5 import READ_ERRORS, camera, checked, holds, is_camera, is_vector, numbers
+from moto_pl.datasets.formats.hdf5 import READ_ERRORS, camera, checked, holds, is_camera, is_vector, numbers, vector
 from moto_pl.datasets.formats.recorded import MAX_STEPS, Recorded, damaged
+from moto_pl.envs.actions import ActionScale
 from moto_pl.errors import SettingError
 
 OWN = ("actions", "rewards", "terminals", "timeouts")
@@ -21,6 +22,7 @@ class D4RL:
     """A file of D4RL's; see :class:`~moto_pl.datasets.formats.recorded.Source`."""
 
     fps: float | None = None
+    actions: ActionScale | None = None
 
     def __init__(self, path: Path) -> None:
         self.path = checked(path)
@@ -28,6 +30,7 @@ class D4RL:
             with h5py.File(path, "r") as file:
                 self._seen = _observations(file)
                 self.cameras = tuple(name for name, place in self._seen.items() if is_camera(file[place]))
+                self.vectors = tuple(name for name, place in self._seen.items() if is_vector(file[place]))
                 # Numbers a step take little memory, whatever the frames take.
                 steps = len(numbers(file, "rewards", 1))
                 ends = np.zeros(steps, bool)
@@ -81,8 +84,9 @@ class D4RL:
             if name in self.cameras:
                 last = (after[name], span.stop - 1) if name in after else None
                 cameras[name] = camera(self.path, item, held, last)
-            elif is_vector(file[item]):
-                vectors[name] = file[item][rows]
+            elif name in self.vectors:
+                ended = file[after[name]][span.stop - 1 : span.stop] if name in after else None
+                vectors[name] = vector(file[item], rows, ended)
         terminals = file.get("terminals")
         return Recorded(
             place=place,
@@ -111,4 +115,7 @@ def _observations(file: h5py.File) -> dict[str, str]:
     for name, item in file.items():
         if name not in (*OWN, "observations") and not name.startswith("next_") and is_camera(item):
             found[name] = name
+    infos = file.get("infos")  # MuJoCo's positions and velocities
+    if isinstance(infos, h5py.Group):
+        found |= {f"infos/{name}": f"infos/{name}" for name in infos if is_vector(infos[name])}
     return found

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
 
-from moto_pl.datasets.formats.recorded import MAX_PIXELS, Camera, Recorded, damaged
-from moto_pl.datasets.npz_import import READ_ERRORS, check_members, read_npz
+from moto_pl.datasets.formats.recorded import Camera, Recorded, damaged
+from moto_pl.datasets.npz_import import READ_ERRORS, NpzRows, check_members, is_camera, is_vector, read_rows
+from moto_pl.envs.actions import ActionScale
 from moto_pl.errors import SettingError
 
 CHUNK = re.compile(r"(?P<time>\d{8}T\d{6}F\d+)-(?P<own>\w+)-(?P<next>\w+)-\d+\.npz")
@@ -24,34 +25,53 @@ class Npz:
     """An episode of DreamerV2's; see :class:`~moto_pl.datasets.formats.recorded.Source`.
 
     Args:
-        path: the file.
+        path: the file. It is read when something is asked of it, as there may be thousands.
         objects: as in :func:`~moto_pl.datasets.npz_import.read_npz`.
         counted_in_order: the same.
     """
 
     fps: float | None = None
-    cameras: tuple[str, ...] = ("image",)
+    actions: ActionScale | None = None
     columns: tuple[str, ...] = ("reward",)
     reward: str | None = "reward"
 
     def __init__(self, path: Path, objects: Sequence[str] = (), counted_in_order: bool = False) -> None:
         self.path, self._objects, self._counted = path, tuple(objects), counted_in_order
 
+    @cached_property
+    def _rows(self) -> NpzRows:
+        return read_rows(self.path, self._objects, self._counted)
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """``image``, and other frames."""
+        return self._cameras(self._rows)
+
+    @staticmethod
+    def _cameras(rows: NpzRows) -> tuple[str, ...]:
+        return tuple(name for name, array in rows.seen.items() if name == "image" or is_camera(array))
+
+    @property
+    def vectors(self) -> tuple[str, ...]:
+        """Arrays of one vector a frame."""
+        return tuple(name for name, array in self._rows.seen.items() if is_vector(array))
+
     def __len__(self) -> int:
         return 1
 
     def read(self, index: int) -> Recorded:
         """The episode."""
-        episode = read_npz(self.path, None, self._objects, self._counted)
+        rows = self._rows
+        del self._rows  # it is read once, and takes memory
         return Recorded(
             place=str(self.path),
-            cameras={"image": Camera.of(episode.image)},
-            vectors={},
-            action=episode.action,
-            columns={"reward": episode.reward},
-            terminated=episode.terminated,
-            extras=episode.extras,
-            info=episode.info,
+            cameras={name: Camera.of(rows.seen[name]) for name in self._cameras(rows)},
+            vectors={name: array for name, array in rows.seen.items() if is_vector(array)},
+            action=rows.action,
+            columns={"reward": rows.reward},
+            terminated=rows.terminated,
+            extras=rows.extras,
+            info={"source": self.path.name},
         )
 
 
@@ -65,6 +85,7 @@ class Chunks:
     """
 
     fps: float | None = None
+    actions: ActionScale | None = None
     columns: tuple[str, ...] = ("reward",)
     reward: str | None = "reward"
 
@@ -79,7 +100,8 @@ class Chunks:
         if not self._episodes:
             raise SettingError("source", f"no whole episode in {path}", "Use a replay with one at least.")
         arrays = _load(self._episodes[0][0][0])
-        self.cameras = tuple(name for name, array in arrays.items() if _is_camera(array))
+        self.cameras = tuple(name for name, array in arrays.items() if is_camera(array))
+        self.vectors = tuple(name for name, array in arrays.items() if is_vector(array) and name != "action")
 
     def _follow(self, own: str, files: dict[str, tuple[Path, str]]) -> None:
         """Cuts a stream, chunk after chunk, into its episodes."""
@@ -106,7 +128,7 @@ class Chunks:
         """One episode, of one chunk or several."""
         parts = self._episodes[index]
         place = f"episode {index} of {self.path}"
-        names = ("action", "reward", "is_terminal", *self.cameras)
+        names = ("action", "reward", "is_terminal", *self.cameras, *self.vectors)
         found = [{name: _load(path)[name][start:stop] for name in names} for path, start, stop in parts]
         arrays = {name: np.concatenate([part[name] for part in found]) for name in names}
         if arrays["action"].ndim != 2 or arrays["reward"].ndim != 1 or arrays["is_terminal"].ndim != 1:
@@ -115,7 +137,7 @@ class Chunks:
         return Recorded(
             place=place,
             cameras={name: Camera.of(arrays[name]) for name in self.cameras},
-            vectors={},
+            vectors={name: arrays[name] for name in self.vectors},
             action=arrays["action"][:-1].astype(np.float32),
             columns={"reward": arrays["reward"][1:].astype(np.float32)},
             terminated=bool(arrays["is_terminal"][-1]),
@@ -136,10 +158,6 @@ def recognises_chunks(path: Path) -> bool:
 def _chunks(path: Path) -> list[tuple[Path, re.Match[str]]]:
     matches = ((file, CHUNK.fullmatch(file.name)) for file in sorted(path.glob("*.npz")))
     return [(file, match) for file, match in matches if match is not None]
-
-
-def _is_camera(array: np.ndarray) -> bool:
-    return array.dtype == np.uint8 and array.ndim == 4 and array.shape[3] == 3 and array[0].size <= 3 * MAX_PIXELS
 
 
 @lru_cache(maxsize=2)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from rich.console import Console
 from rich.progress import track
 
@@ -15,8 +16,11 @@ from moto_pl.datasets.formats.convert import as_episode
 from moto_pl.datasets.formats.hdf5 import is_hdf5
 from moto_pl.datasets.formats.write_lerobot import write_lerobot
 from moto_pl.datasets.formats.write_robomimic import write_robomimic
-from moto_pl.datasets.minari_io import DatasetReader, open_dataset, write_dataset
+from moto_pl.datasets.minari_io import DatasetReader, offered, open_dataset
+from moto_pl.datasets.minari_write import write_dataset
+from moto_pl.datasets.own_actions import ExactScale, OwnActions
 from moto_pl.datasets.staging import staged
+from moto_pl.envs.actions import ActionScale
 from moto_pl.envs.observation import Observation
 from moto_pl.errors import SettingError
 from moto_pl.reading import read_json
@@ -41,7 +45,8 @@ class _Held:
     env_id: str | None
     env_kwargs: dict[str, Any]
     episodes: DatasetReader | Sequence[Any]
-    cameras: tuple[str, ...]
+    observation: Observation
+    actions: OwnActions | None = None
 
 
 def export_dataset(
@@ -79,34 +84,39 @@ def export_dataset(
             if given:
                 raise SettingError(f"--{name}", f"it with --format {format}", "It is for lerobot: leave it out.")
     held = _run(Path(source).expanduser(), demonstrations) or _dataset(source, demonstrations)
-    if format == "lerobot" and len(held.cameras) > 1:
-        found = f"lerobot, and episodes of {', '.join(held.cameras)}"
-        raise SettingError("--format", found, "Give minari or robomimic: LeRobot is written with one camera so far.")
     episodes = _shown(held)
     if format == "minari":
         metadata = {"env_kwargs": held.env_kwargs, "source": held.label, "episodes": len(held.episodes)}
-        seen = Observation(held.cameras)
-        written = write_dataset(output, episodes, held.env_id, metadata, overwrite, seen)
+        written = write_dataset(output, episodes, held.env_id, metadata, overwrite, held.observation, held.actions)
         return Exported(written, len(held.episodes))
     path = Path(output).expanduser().absolute()
     _refuse_output(path, format, overwrite)
+    name, seen = held.env_id or held.label, (held.observation, held.actions)
     if format == "robomimic":
         path.parent.mkdir(parents=True, exist_ok=True)
-        return Exported(path, write_robomimic(path, episodes, held.env_id or held.label, held.env_kwargs, held.cameras))
+        return Exported(path, write_robomimic(path, episodes, name, held.env_kwargs, *seen))
     with staged(path) as directory:
-        count = write_lerobot(directory, episodes, fps, task or held.env_id or held.label, lossless)
+        count = write_lerobot(directory, episodes, fps, task or name, lossless, *seen)
     return Exported(path, count)
 
 
 def _dataset(source: str, demonstrations: bool) -> _Held:
-    reader = open_dataset(source)
+    """All of a dataset: its cameras and vectors, and its actions in its own numbers, to the bit."""
+    reader = open_dataset(source, wanted=offered(source))
     if demonstrations:
         raise SettingError("demonstrations", f"it with the dataset {reader.id}", "It is for a run: leave it out.")
+    actions = None
+    if not reader.scale.identity:
+        exact = ExactScale.fitting(np.array([reader.scale.low, reader.scale.high]))
+        actions, reader.scale = OwnActions.by(exact, reader.scale), exact
     kwargs = reader.own.get("env_kwargs")
     env_id = reader.own.get("env_id")
-    return _Held(
-        reader.id, str(env_id) if env_id else None, kwargs if isinstance(kwargs, dict) else {}, reader, _names(reader)
-    )
+    kwargs = kwargs if isinstance(kwargs, dict) else {}
+    # Names of others' datasets may be paths.
+    names = [name.replace("/", ".") for name in reader.observation.cameras]
+    state = {name.replace("/", "."): size for name, size in reader.observation.state.items()}
+    seen = replace(reader.observation, cameras=tuple(names), state=state)
+    return _Held(reader.id, str(env_id) if env_id else None, kwargs, reader, seen, actions)
 
 
 def _run(directory: Path, demonstrations: bool) -> _Held | None:
@@ -116,30 +126,49 @@ def _run(directory: Path, demonstrations: bool) -> _Held | None:
         if replay.is_dir():
             raise SettingError("source", f"{replay}, which holds no episode yet", "Let the run go on first.")
         return None
-    from moto_pl.replay.store import MARKER, EpisodeStore
+    from moto_pl.replay.store import EpisodeStore
 
-    try:
-        known = {"episodes": int, "observation?": {"cameras": list[str]}}
-        marker: dict[str, Any] = read_json(replay / MARKER, known) if (replay / MARKER).exists() else {"episodes": 0}
-    except (OSError, ValueError) as error:
-        raise SettingError(
-            "source", f"{replay / MARKER}, which cannot be read ({error})", "Let the run go on."
-        ) from error
+    demonstrated, seen, scale = _said(replay)
     store = EpisodeStore(replay)
-    first = 0 if demonstrations else max(0, marker["episodes"])
+    first = 0 if demonstrations else max(0, demonstrated)
     found = [store[number] for number in range(first, len(store))]
     if not found:
         fix = "Let it collect some, or take those too that it began with: --demonstrations."
         raise SettingError("source", f"{directory}, in which no episode was collected yet", fix)
-    names, count = marker.get("observation", {"cameras": ["image"]})["cameras"], found[0].image_rows.shape[1] // 3
-    if len(names) != count:  # a run that began without a dataset does not say what its cameras are called
-        names = [f"camera{number}" for number in range(count)]
-    return _Held(directory.absolute().name, None, {}, found, tuple(names))
+    channels, vector = found[0].image_rows.shape[1], found[0].vector
+    size = 0 if vector is None else vector.shape[1]
+    if (seen.channels, seen.vector_size) != (channels, size):  # nothing says what they are called
+        cameras = [f"camera{number}" for number in range(channels // 3)] if channels > 3 else ["image"]
+        seen = Observation(tuple(cameras), {"state": size} if size else {})
+    actions = None if scale is None or scale.identity else OwnActions.by(scale)
+    return _Held(directory.absolute().name, None, {}, found, seen, actions)
 
 
-def _names(reader: DatasetReader) -> tuple[str, ...]:
-    """What a dataset's cameras are called; a single one is ``image``."""
-    return tuple(reader.cameras) if len(reader.cameras) > 1 else ("image",)
+def _said(replay: Path) -> tuple[int, Observation, ActionScale | None]:
+    """How many of a replay's episodes are demonstrations, what all of them hold, and what their actions stand for.
+
+    A run that began without a dataset says the latter in its checkpoints alone.
+    """
+    from moto_pl.checkpoints import LAST, load_checkpoint
+    from moto_pl.replay.store import MARKER
+
+    marker, checkpoint = replay / MARKER, replay.parent / "checkpoints" / LAST
+    path = marker if marker.exists() else checkpoint
+    if not path.exists():
+        return 0, Observation(), None
+    try:
+        if path == checkpoint:
+            agent = load_checkpoint(path).get("agent", {})
+            said = {"episodes": 0, "observed": agent.get("observation"), "action_scale": agent.get("action_scale")}
+        else:
+            known = {"episodes": int, "observation?": {"cameras": list[str]}, "observed?": dict, "action_scale?": dict}
+            said = read_json(path, known)
+        cameras = said.get("observation", {"cameras": ["image"]})["cameras"]
+        observed = said.get("observed")
+        seen = Observation(tuple(cameras)) if observed is None else Observation.from_plain(observed)
+        return int(said["episodes"]), seen, ActionScale.from_plain(said.get("action_scale"))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SettingError("source", f"{path}, which cannot be read ({error})", "Let the run go on.") from error
 
 
 def _refuse_output(path: Path, format: str, overwrite: bool) -> None:

@@ -82,8 +82,20 @@ def is_camera(item: object) -> bool:
 
 
 def is_vector(item: object) -> bool:
-    """Whether an entry holds one vector of numbers a row."""
-    return isinstance(item, h5py.Dataset) and item.dtype.kind == "f" and item.ndim == 2
+    """Whether an entry holds one vector of numbers a row, or a single number."""
+    return isinstance(item, h5py.Dataset) and item.dtype.kind == "f" and item.ndim in (1, 2)
+
+
+def vector(item: h5py.Dataset, rows: slice, last: np.ndarray | None = None) -> np.ndarray:
+    """Vectors [n, D] of an entry.
+
+    Args:
+        item: the entry.
+        rows: which of its rows.
+        last: the row after these [1, D], or [1]; None: it was not recorded.
+    """
+    found = item[rows] if last is None else np.concatenate([item[rows], last])
+    return found.reshape(len(found), -1)
 
 
 def camera(path: Path, name: str, rows: range, last: tuple[str, int] | None = None) -> Camera:

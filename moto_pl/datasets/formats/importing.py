@@ -13,19 +13,25 @@ from pathlib import Path
 from typing import Any, Literal
 
 import gymnasium as gym
+import numpy as np
 from rich.console import Console
 from rich.progress import track
 
 from moto_pl.datasets.formats.convert import as_episode, convert
 from moto_pl.datasets.formats.hub import local
-from moto_pl.datasets.formats.options import Labels, Selection, choose_camera, choose_reward, merged_steps
+from moto_pl.datasets.formats.options import Labels, Selection, Words, select
 from moto_pl.datasets.formats.recorded import Damaged
 from moto_pl.datasets.formats.table import Unit, find_units, open_unit
-from moto_pl.datasets.minari_io import default_id, refuse_existing, target_path, write_dataset
+from moto_pl.datasets.minari_io import default_id, refuse_existing, target_path
+from moto_pl.datasets.minari_write import write_dataset
+from moto_pl.datasets.own_actions import OwnActions, as_recorded
 from moto_pl.datasets.parallel import in_processes
+from moto_pl.datasets.raw_episode import ROUNDING, clip_rounding
 from moto_pl.datasets.recording import versions
 from moto_pl.datasets.staging import begin_parts
 from moto_pl.envs import list_envs, task_objects, unknown_name
+from moto_pl.envs.actions import ActionScale
+from moto_pl.envs.observation import Observation, ObservationConfig
 from moto_pl.errors import SettingError
 from moto_pl.files import lock_run
 from moto_pl.replay.episode import Episode
@@ -48,6 +54,7 @@ class Imported:
         resumed: of these, those that an earlier call had read.
         left_out: episodes that could not be read, and those behind the first of them.
         reason: why they could not be read; empty where all could.
+        bounds: of the dataset's actions.
     """
 
     path: Path
@@ -56,6 +63,7 @@ class Imported:
     resumed: int
     left_out: int
     reason: str
+    bounds: ActionScale
 
 
 @dataclass(frozen=True)
@@ -76,6 +84,8 @@ def import_dataset(
     env: str | None = None,
     counted_in_order: bool = False,
     cameras: Sequence[str] = (),
+    state: Sequence[str] = (),
+    action_bounds: Sequence[float] = (),
     reward: str | None = None,
     success_reward: float | None = None,
     fps: float | None = None,
@@ -87,10 +97,9 @@ def import_dataset(
     workers: int = 2,
     overwrite: bool = False,
 ) -> Imported:
-    """Turn a dataset of another format into a Minari dataset of one camera's frames.
+    """Turn a dataset of another format into a Minari dataset of its cameras' frames, vectors, actions and rewards.
 
-    Each episode that was read is a file in a hidden folder beside the target, so that the same call goes on where a
-    killed one stopped; at the end they become the dataset, and the folder goes.
+    What was read is kept in a hidden folder beside the target: the same call goes on where a killed one stopped.
 
     Args:
         source: a folder or files: what they are is found out (docs/formats.md); or the id of a LeRobot dataset on the
@@ -98,7 +107,9 @@ def import_dataset(
         output: dataset id or path; None is ``moto_pl/import/<name>-v0``.
         env: the environment that the episodes came from, kept in the dataset.
         counted_in_order: as in :func:`~moto_pl.datasets.npz_import.read_npz`, of the objects of ``env``.
-        cameras: the camera to keep, as ``NAME=CAMERA``: your name for it, and the source's.
+        cameras: those to keep, as ``NAME=CAMERA``: your name for it, and the source's.
+        state: state vectors to keep beside them, as ``NAME=VECTOR``; none by default.
+        action_bounds: lowest and highest action, of all numbers or of each; none: the format's own, else the data's.
         reward: a column of the source's; ``success-at-end``: 1 at the last step of an episode that succeeded; or a .csv
             of labels. None is the format's own.
         success_reward: reward from which a step is a success; None is what the source says, else any above 0.
@@ -116,50 +127,103 @@ def import_dataset(
     """
     if workers < 1:
         raise SettingError("workers", workers, "Use 1 or more.")
+    units = _units(source, env, counted_in_order)
+    target = output or default_id(f"import/{_name(source[0])}")
+    refuse_existing(target, overwrite)
+    trim, bounds = (trim_start, trim_end), tuple(action_bounds)
+    words = Words(cameras, state, bounds, reward, success_reward, fps, merge_actions, trim, image_size)
+    plan = _plan(units, words, keep_whole_episodes)
+    return _carry_out(plan, target, env, overwrite, workers)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is read, and what is made of it.
+
+    Attributes:
+        units: the sources, of one format.
+        selection: what is kept of each episode.
+        labels: rewards from a file.
+        keep: whether a source may be cut short.
+        observation: what the dataset's frames and vectors are.
+    """
+
+    units: Sequence[Unit]
+    selection: Selection
+    labels: Labels | None
+    keep: bool
+    observation: Observation
+
+
+def _units(source: Sequence[str | os.PathLike[str]], env: str | None, counted_in_order: bool) -> list[Unit]:
+    """The sources to read."""
     if env is not None and env not in gym.registry:
         raise unknown_name("env", env, list_envs())
     open_unit.cache_clear()  # a file may have changed since an earlier call of this process
     units = find_units([local(str(path)) for path in source])
     objects = _objects(units[0].format, env, counted_in_order)
-    units = [replace(unit, objects=objects, counted_in_order=counted_in_order) for unit in units]
-    if success_reward is None and objects:
-        success_reward = float(len(objects))
-    target = output or default_id(f"import/{_name(source[0])}")
-    refuse_existing(target, overwrite)
+    return [replace(unit, objects=objects, counted_in_order=counted_in_order) for unit in units]
+
+
+def _plan(units: Sequence[Unit], words: Words, keep: bool) -> _Plan:
+    """What the user's words mean for the first of the sources that has an episode: the others have to be like it."""
     first = next((opened for opened in map(open_unit, units) if len(opened)), None)
     if first is None:
         raise SettingError("source", f"no episodes in {units[0].path}", "Give a source with at least one.")
-    chosen = choose_camera(first, cameras)
-    rule = choose_reward(first, reward)
-    labels = rule if isinstance(rule, Labels) else None
-    selection = Selection(
-        camera=next(iter(chosen.values())),
-        image_size=image_size,
-        reward=rule if isinstance(rule, str) else None,
-        success_reward=success_reward,
-        merge=merged_steps(first, fps),
-        merge_actions=merge_actions,
-        trim=(trim_start, trim_end),
-    )
-    jobs = list(_jobs(units, selection, labels, keep_whole_episodes))
+    if words.success_reward is None and units[0].objects:
+        words = words._replace(success_reward=float(len(units[0].objects)))
+    selection, labels = select(first, words)
+    seen = ObservationConfig(tuple(selection.cameras), tuple(selection.sizes))
+    return _Plan(units, selection, labels, keep, Observation.of(seen, selection.sizes, selection.image_size))
+
+
+def _carry_out(plan: _Plan, target: str | os.PathLike[str], env: str | None, overwrite: bool, workers: int) -> Imported:
+    """Reads what is not read yet, and writes the dataset."""
+    jobs = list(_jobs(plan))
     path, _ = target_path(target)
     parts = path.parent / f".{path.name}.importing"
-    begin_parts(parts, _settings(units, jobs, selection, labels, keep_whole_episodes), "imported")
+    begin_parts(parts, _settings(plan, jobs), "imported")
     with lock_run(parts, "output", "another import is at work"), _removed_where_refused(parts):
         store = _whole_parts(parts)
         resumed = len(store)
         stop, reason = _read_all(store, jobs, workers)
+        actions = _own_actions(plan.selection.bounds, [store[index] for index in range(stop)])
         metadata = {
             "env_kwargs": {},
-            "source": units[0].format,
+            "source": plan.units[0].format,
             "episodes": stop,
-            "cameras": chosen,
-            "selection": asdict(selection),
+            "cameras": plan.selection.cameras,
+            "state": plan.selection.state,
+            "selection": asdict(plan.selection),
             "versions": versions("minari", "numpy", "pillow"),
         }
-        written = write_dataset(target, map(as_episode, (store[i] for i in range(stop))), env, metadata, overwrite)
+        episodes = map(as_episode, (store[index] for index in range(stop)))
+        written = write_dataset(target, episodes, env, metadata, overwrite, plan.observation, actions)
         shutil.rmtree(parts)
-    return Imported(written, units[0].format, stop, min(resumed, stop), len(jobs) - stop, reason)
+    form, left_out = plan.units[0].format, len(jobs) - stop
+    return Imported(written, form, stop, min(resumed, stop), left_out, reason, actions.bounds)
+
+
+def _own_actions(bounds: ActionScale | None, episodes: Sequence[Any]) -> OwnActions:
+    """Actions as they were recorded, in a Box: the one that was chosen, else [-1, 1], else from the least to the most.
+
+    Args:
+        bounds: of the Box that was chosen.
+        episodes: views of all episodes.
+
+    Raises:
+        SettingError: their actions are of several sizes.
+    """
+    if len(sizes := sorted({episode.action.shape[1] for episode in episodes})) > 1:
+        found = f"episodes of several action sizes ({', '.join(map(str, sizes))})"
+        raise SettingError("source", found, "Import those of one robot, each under its own --output.")
+    low = np.min([as_recorded(episode).min(0) for episode in episodes], axis=0)
+    high = np.max([as_recorded(episode).max(0) for episode in episodes], axis=0)
+    if bounds is None and max(-low.min(), high.max()) > 1 + ROUNDING:
+        bounds = ActionScale.of(low, high)
+    if bounds is None or bounds.identity:
+        return OwnActions(ActionScale.within(1.0, len(low)), lambda episode: clip_rounding(as_recorded(episode)))
+    return OwnActions(bounds, as_recorded)
 
 
 @contextmanager
@@ -237,33 +301,32 @@ def _objects(format: str, env: str | None, counted_in_order: bool) -> tuple[str,
     return objects
 
 
-def _jobs(units: Sequence[Unit], selection: Selection, labels: Labels | None, keep: bool) -> Iterator[Job]:
+def _jobs(plan: _Plan) -> Iterator[Job]:
     number = 0
-    for unit in units:
+    for unit in plan.units:
         try:
             count = len(open_unit(unit))
         except Damaged:
-            if not keep or number == 0:
+            if not plan.keep or number == 0:
                 raise
             count = 1  # which will be found damaged, and end the import
         for index in range(count):
-            yield Job(unit, index, number, selection, labels, keep)
+            yield Job(unit, index, number, plan.selection, plan.labels, plan.keep)
             number += 1
 
 
-def _settings(
-    units: Sequence[Unit], jobs: Sequence[Job], selection: Selection, labels: Labels | None, keep: bool
-) -> dict[str, Any]:
+def _settings(plan: _Plan, jobs: Sequence[Job]) -> dict[str, Any]:
     """What a half import must have in common with the one that goes on with it."""
     digest = hashlib.sha256()
-    for unit in units:
+    for unit in plan.units:
         files = sorted(unit.path.rglob("*")) if unit.path.is_dir() else [unit.path]
         for file in files:
             status = file.stat()
             digest.update(f"{file}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
-    if labels is not None:
+    if (labels := plan.labels) is not None:
         digest.update(json.dumps([labels.last, labels.steps, labels.success], sort_keys=True).encode())
-    return {"source": digest.hexdigest(), "episodes": len(jobs), "keep_whole_episodes": keep, **asdict(selection)}
+    own = {"source": digest.hexdigest(), "episodes": len(jobs), "keep_whole_episodes": plan.keep}
+    return own | asdict(plan.selection)
 
 
 def _name(source: str | os.PathLike[str]) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 from moto_pl.datasets.formats import video
 from moto_pl.datasets.formats.parquet import ParquetFile
 from moto_pl.datasets.formats.recorded import MAX_PIXELS, MAX_STEPS, Camera, Damaged, Recorded, damaged
+from moto_pl.envs.actions import ActionScale
 from moto_pl.errors import SettingError
 from moto_pl.reading import parse_json, read_bytes, read_json
 
@@ -72,6 +73,8 @@ class Place:
 class LeRobot:
     """A LeRobot dataset in a local folder; see :class:`~moto_pl.datasets.formats.recorded.Source`."""
 
+    actions: ActionScale | None = None
+
     def __init__(self, root: Path) -> None:
         self.root = root
         info = self._info()
@@ -86,9 +89,7 @@ class LeRobot:
         self._chunk = max(1, info.get("chunks_size", 1000))
         frames = ("video", "image")
         self.cameras = tuple(n for n, found in self.features.items() if found.dtype in frames and not found.depth)
-        self._vectors = [n for n, f in self.features.items() if f.dtype in ("float32", "float64") and len(f.shape) == 1]
-        known = ("timestamp", "action")
-        self._vectors = [n for n in self._vectors if n not in known and self.features[n].shape != (1,)]
+        self.vectors = tuple(name for name, found in self.features.items() if _is_vector(name, found))
         skipped = ("timestamp", "frame_index", "episode_index", "index", "task_index", "action")
         numeric = ("float32", "float64", "bool", "int64", "int32", "uint8")
         self.columns = tuple(
@@ -125,7 +126,7 @@ class LeRobot:
         return Recorded(
             place=f"episode {place.number} of {self.root}",
             cameras={name: self._camera(name, place, file, rows) for name in self.cameras},
-            vectors={name: self._vector(file, name, rows) for name in self._vectors},
+            vectors={name: self._vector(file, name, rows) for name in self.vectors},
             action=self._vector(file, "action", rows).astype(np.float32),
             columns=columns,
             success=columns[SUCCESS] > 0 if SUCCESS in columns else None,
@@ -270,6 +271,13 @@ class LeRobot:
                         for name in videos
                     },
                 )
+
+
+def _is_vector(name: str, found: Feature) -> bool:
+    """Whether a column holds a flat vector; a single number is one where it was observed, and else a column."""
+    if found.dtype not in ("float32", "float64") or len(found.shape) != 1 or name in ("timestamp", "action"):
+        return False
+    return found.shape != (1,) or name.startswith("observation.")
 
 
 def recognises(path: Path) -> bool:

@@ -13,7 +13,8 @@ from moto_pl.datasets.formats.recorded import MAX_PIXELS, Camera, Recorded, dama
 from moto_pl.datasets.hdf5_check import check_hdf5
 from moto_pl.datasets.minari_files import READ_ERRORS, read_metadata
 from moto_pl.datasets.minari_io import DATA_FILE
-from moto_pl.datasets.offered import leaves
+from moto_pl.datasets.offered import is_vector, leaves, observed
+from moto_pl.envs.actions import ActionScale
 from moto_pl.errors import SettingError
 
 
@@ -38,7 +39,11 @@ class MinariSource:
             raise damaged(path, error) from error
         found = dict(leaves(self._storage.observation_space))
         self.cameras = tuple(name or "observation" for name, space in found.items() if _is_camera(space))
-        self._vectors = [name for name, space in found.items() if _is_vector(space)]
+        self._keys = {name or "observation": name for name in found}
+        self.vectors = tuple(name or "observation" for name, space in found.items() if is_vector(space))
+        space = self._storage.action_space
+        #: What the dataset declares; of a Box without bounds nothing.
+        self.actions = ActionScale.of_box(space) if isinstance(space, spaces.Box) and len(space.shape) == 1 else None
         self._episodes = int(metadata["total_episodes"])
 
     def __len__(self) -> int:
@@ -49,8 +54,8 @@ class MinariSource:
         place = f"episode {index} of {self.path}"
         try:
             raw = next(iter(self._storage.get_episodes([index])))
-            cameras = {name: np.asarray(_leaf(raw["observations"], name)) for name in self.cameras}
-            vectors = {name: np.asarray(_leaf(raw["observations"], name)) for name in self._vectors}
+            names = (*self.cameras, *self.vectors)
+            seen = {name: np.asarray(observed(raw["observations"], self._keys[name])) for name in names}
             action = np.asarray(raw["actions"], np.float32)
             rewards = np.asarray(raw["rewards"], np.float32)
             terminations = np.asarray(raw["terminations"], bool)
@@ -63,8 +68,8 @@ class MinariSource:
         flags = None if success is None else np.asarray(success).reshape(-1)[-len(action) :] > 0
         return Recorded(
             place=place,
-            cameras={name: Camera.of(image) for name, image in cameras.items()},
-            vectors={name or "observation": vector for name, vector in vectors.items()},
+            cameras={name: Camera.of(seen[name]) for name in self.cameras},
+            vectors={name: seen[name] for name in self.vectors},
             action=action,
             columns={"rewards": rewards.reshape(len(rewards), -1)[:, 0] if rewards.ndim else rewards},
             success=flags if flags is not None and len(flags) == len(action) else None,
@@ -78,17 +83,7 @@ def recognises(path: Path) -> bool:
     return (path / "data" / METADATA_FILE_NAME).is_file()
 
 
-def _leaf(observations: Any, name: str) -> Any:
-    for key in name.split("/") if name and isinstance(observations, dict) else ():
-        observations = observations[key]
-    return observations
-
-
 def _is_camera(space: spaces.Space[Any]) -> bool:
     if not isinstance(space, spaces.Box) or space.dtype != np.uint8 or len(space.shape) != 3:
         return False
     return space.shape[2] == 3 and space.shape[0] * space.shape[1] <= MAX_PIXELS
-
-
-def _is_vector(space: spaces.Space[Any]) -> bool:
-    return isinstance(space, spaces.Box) and space.dtype.kind == "f" and len(space.shape) == 1

@@ -1,17 +1,19 @@
-"""What a user may say about a source: which camera, which reward, which steps."""
+"""What a user may say about a source: which cameras and vectors, which actions, which reward, which steps."""
 
 from __future__ import annotations
 
 import csv
 import difflib
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from moto_pl.datasets.formats.recorded import Source
+from moto_pl.envs.actions import ActionScale
 from moto_pl.errors import SettingError
 from moto_pl.reading import read_text
 
@@ -25,8 +27,11 @@ class Selection:
     """What is made of each recorded episode; everything is settled, so that any process does the same.
 
     Attributes:
-        camera: the format's name of the camera that is kept.
+        cameras: the format's names of the cameras that are kept, by the names that they get.
         image_size: height and width of the frames that are kept.
+        state: the same of the vectors; none by default.
+        sizes: how many numbers each of these has, by the name that it gets.
+        bounds: lowest and highest action, for each number, of the Box that holds all; None: of the data's own.
         reward: a column's name, ``success-at-end``, or None where labels say it.
         success_reward: a step with this reward or more is a success; None: what the source says of success, else any
             reward above 0.
@@ -35,9 +40,12 @@ class Selection:
         trim: steps that are left out at the start and at the end.
     """
 
-    camera: str
+    cameras: dict[str, str]
     image_size: int
     reward: str | None
+    state: dict[str, str] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
+    bounds: ActionScale | None = None
     success_reward: float | None = None
     merge: int = 1
     merge_actions: Literal["last", "mean"] = "last"
@@ -88,35 +96,128 @@ class Labels:
         return reward
 
 
-def choose_camera(source: Source, cameras: Sequence[str]) -> dict[str, str]:
-    """The one camera to keep: the name that the user gives it (``image`` without one), and the format's.
+class Words(NamedTuple):
+    """What a user says about a source, as the options of ``moto data import`` say it."""
+
+    cameras: Sequence[str] = ()
+    state: Sequence[str] = ()
+    action_bounds: Sequence[float] = ()
+    reward: str | None = None
+    success_reward: float | None = None
+    fps: float | None = None
+    merge_actions: Literal["last", "mean"] = "last"
+    trim: tuple[int, int] = (0, 0)
+    image_size: int = 64
+
+
+def select(source: Source, words: Words) -> tuple[Selection, Labels | None]:
+    """What the words mean for a source that has an episode, and the labels that they name.
+
+    Raises:
+        SettingError: a word means nothing for it.
+    """
+    cameras = choose_cameras(source, words.cameras)
+    state = choose_state(source, words.state, cameras)
+    vectors = source.read(0).vectors if state else {}
+    rule = choose_reward(source, words.reward)
+    selection = Selection(
+        cameras=cameras,
+        image_size=words.image_size,
+        reward=rule if isinstance(rule, str) else None,
+        state=state,
+        sizes={name: vectors[own].shape[1] for name, own in state.items() if own in vectors},
+        bounds=choose_bounds(source, words.action_bounds),
+        success_reward=words.success_reward,
+        merge=merged_steps(source, words.fps),
+        merge_actions=words.merge_actions,
+        trim=words.trim,
+    )
+    return selection, rule if isinstance(rule, Labels) else None
+
+
+def choose_cameras(source: Source, words: Sequence[str]) -> dict[str, str]:
+    """The format's cameras to keep, by the names that they get: one alone is ``image`` unless the user names it.
 
     Args:
         source: what there is.
-        cameras: of ``--cameras``: ``NAME=CAMERA``, or ``CAMERA``.
+        words: of ``--cameras``: ``NAME=CAMERA`` each, or ``CAMERA``.
 
     Raises:
-        SettingError: there is none, there are several and none was chosen, or the chosen one is not there.
+        SettingError: there is none, there are several and none was chosen, or a chosen one is not there.
     """
-    there = ", ".join(source.cameras)
     if not source.cameras:
         fix = "Give a dataset with a camera (uint8 height x width x 3, or video): states alone are not learned from."
         raise SettingError("source", "no camera in it", fix)
-    if not cameras:
+    if not words:
         if len(source.cameras) > 1:
-            found = f"{len(source.cameras)} cameras ({there}) and none chosen"
-            raise SettingError("--cameras", found, f"Choose one, such as: --cameras front={source.cameras[0]}")
+            found = f"{len(source.cameras)} cameras ({', '.join(source.cameras)}) and none chosen"
+            raise SettingError("--cameras", found, f"Choose some, such as: --cameras front={source.cameras[0]}")
         return {"image": source.cameras[0]}
-    if len(cameras) > 1:
-        raise SettingError("--cameras", " ".join(cameras), "Choose one: a dataset holds the frames of one camera.")
-    name, equals, camera = cameras[0].rpartition("=")
-    if equals and not name.isidentifier():
-        raise SettingError("--cameras", cameras[0], "Write NAME=CAMERA, such as front=top.")
-    if camera not in source.cameras:
-        near = difflib.get_close_matches(camera, source.cameras, n=1)
-        guess = f"Did you mean {near[0]}? " if near else ""
-        raise SettingError("--cameras", f"{camera!r}, which is not there", f"{guess}There is {there}.")
-    return {name or "image": camera}
+    if len(words) == 1 and "=" not in words[0]:
+        words = [f"image={words[0]}"]
+    return _named("--cameras", words, source.cameras, "front=top")
+
+
+def choose_state(source: Source, words: Sequence[str], cameras: Mapping[str, str]) -> dict[str, str]:
+    """The format's vectors to keep, by the names that they get; none where none is asked for.
+
+    Args:
+        source: what there is.
+        words: of ``--state``: ``NAME=VECTOR`` each, or ``VECTOR``.
+        cameras: what is kept beside them.
+
+    Raises:
+        SettingError: a chosen one is not there, or has the name of a camera.
+    """
+    if words and not source.vectors:
+        raise SettingError("--state", " ".join(words), "Leave it out: the source has no vectors.")
+    chosen = _named("--state", words, source.vectors, "qpos=observation.state")
+    if both := sorted(chosen.keys() & cameras.keys()):
+        raise SettingError("--state", f"{both[0]}, as a camera is called", f"Give another: --state NAME={both[0]}.")
+    return chosen
+
+
+def _named(setting: str, words: Sequence[str], offered: Sequence[str], example: str) -> dict[str, str]:
+    """What a format calls each of the chosen, by the names that they get: the last part of a dotted name, if none."""
+    chosen: dict[str, str] = {}
+    for word in words:
+        name, equals, wanted = word.partition("=")
+        if not equals or word in offered:
+            name, equals, wanted = re.split(r"[./]", word)[-1], "=", word
+        if wanted not in offered:
+            near = difflib.get_close_matches(wanted, offered, n=1)
+            guess = f"Did you mean {near[0]}? " if near else ""
+            raise SettingError(setting, f"{wanted!r}, which is not there", f"{guess}There is {', '.join(offered)}.")
+        if not name.isidentifier():
+            raise SettingError(setting, word, f"Write NAME={wanted}, such as {example}; NAME has letters and digits.")
+        if name in chosen or wanted in chosen.values():
+            twice = name if name in chosen else wanted
+            raise SettingError(setting, f"{twice} twice", f"Name each once: {setting} NAME={wanted}.")
+        chosen[name] = wanted
+    return chosen
+
+
+def choose_bounds(source: Source, numbers: Sequence[float]) -> ActionScale | None:
+    """The bounds of the Box of actions: the user's, else the format's own, else None.
+
+    Args:
+        source: what there is.
+        numbers: of ``--action_bounds``: lowest and highest of all, or the lowest of each and then the highest of each.
+
+    Raises:
+        SettingError: another count, or a lowest that is not below its highest.
+    """
+    if not numbers:
+        return source.actions
+    size = source.read(0).action.shape[1]
+    if len(numbers) not in (2, 2 * size):
+        fix = f"Give 2 (lowest, highest), or {2 * size}: the lowest of each of the {size}, then the highest of each."
+        raise SettingError("--action_bounds", f"{len(numbers)} numbers", fix)
+    low, high = np.broadcast_to(np.reshape(np.asarray(numbers, np.float64), (2, -1)), (2, size)).astype(np.float32)
+    if not np.isfinite([low, high]).all() or not (low < high).all():
+        fix = "Give finite numbers, each lowest below its highest."
+        raise SettingError("--action_bounds", " ".join(f"{number:g}" for number in numbers), fix)
+    return ActionScale.of(low, high)
 
 
 def choose_reward(source: Source, reward: str | None) -> str | Labels:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from moto_pl.envs.actions import ActionScale
 from moto_pl.errors import SettingError
 
 MAX_PIXELS = 1 << 24
@@ -59,7 +60,7 @@ class Recorded:
     Attributes:
         place: of the episode, for an error: ``demo_3 of lift.hdf5``.
         cameras: by the format's own names: T + 1 frames each, or T where the one after the last step was not recorded.
-        vectors: proprioception and other numbers seen beside the frames: float [T or T + 1, D].
+        vectors: proprioception and other numbers seen beside the frames, by the format's own names: [T or T + 1, D].
         action: float [T, A].
         columns: numbers of each step, [T], by name: one of them may be the reward.
         success: whether each step led to success, bool [T]; None where the format does not say.
@@ -108,15 +109,25 @@ class Source(Protocol):
 
     Attributes:
         fps: steps a second, where the format says so.
-        cameras: names of what holds frames.
+        actions: the bounds of the Box of actions, where the format declares one.
         columns: names of what may be taken for the reward.
         reward: the one of them that the format calls the reward, or None.
     """
 
     fps: float | None
-    cameras: tuple[str, ...]
+    actions: ActionScale | None
     columns: tuple[str, ...]
     reward: str | None
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """Names of what holds frames."""
+        ...
+
+    @property
+    def vectors(self) -> tuple[str, ...]:
+        """Names of what holds a vector of numbers for each frame."""
+        ...
 
     def __len__(self) -> int:
         """Episodes."""

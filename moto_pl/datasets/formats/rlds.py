@@ -14,6 +14,7 @@ import numpy as np
 from moto_pl.datasets.formats.parquet import decode_image
 from moto_pl.datasets.formats.recorded import Camera, Damaged, Recorded
 from moto_pl.datasets.formats.tfrecord import Values, offsets, read_record
+from moto_pl.envs.actions import ActionScale
 from moto_pl.errors import SettingError
 
 STEPS = "steps/"
@@ -28,6 +29,7 @@ class RLDS:
     """
 
     fps: float | None = None
+    actions: ActionScale | None = None
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -42,6 +44,8 @@ class RLDS:
             raise self._broken
         first = self._features(0) if self._records else {}
         self.cameras = tuple(name for name, values in first.items() if _is_camera(values))
+        rows = max(1, len(first.get(_FLAGS[0], ())))
+        self.vectors = tuple(name for name, values in first.items() if _is_vector(name, values, rows))
         self.columns = tuple(name for name in ("reward", "discount") if isinstance(first.get(name), np.ndarray))
         self.reward = "reward" if "reward" in self.columns else None
 
@@ -64,11 +68,7 @@ class RLDS:
         for name, values in numbers.items():
             if len(values) % rows and (name in ("action", "reward") or values.dtype.kind == "f"):
                 raise SettingError("source", f"{len(values)} numbers of {name} in {rows} rows of {place}", "Mend it.")
-        vectors = {
-            name: values.reshape(rows, -1)
-            for name, values in numbers.items()
-            if name.startswith("observation/") and values.dtype.kind == "f" and len(values) >= rows
-        }
+        vectors = {name: values.reshape(rows, -1) for name, values in numbers.items() if _is_vector(name, values, rows)}
         action = numbers.get("action", np.zeros(0, np.float32))
         cameras = {
             name: self._camera(values, name, rows, place) for name, values in features.items() if name in self.cameras
@@ -112,6 +112,12 @@ class RLDS:
 def recognises(path: Path) -> bool:
     """Whether a path is a file of records."""
     return ".tfrecord" in path.name and path.is_file()
+
+
+def _is_vector(name: str, values: Values, rows: int) -> bool:
+    """Whether a feature holds a vector of numbers for each of so many rows."""
+    flat = isinstance(values, np.ndarray) and values.dtype.kind == "f" and len(values) >= rows
+    return flat and name.startswith("observation/")
 
 
 def _is_camera(values: Values) -> bool:

@@ -13,14 +13,17 @@ from typing import Any
 import h5py
 import numpy as np
 
-from moto_pl.datasets.formats.hdf5 import READ_ERRORS, camera, checked, holds, is_camera, is_vector, numbers
+from moto_pl.datasets.formats.hdf5 import READ_ERRORS, camera, checked, holds, is_camera, is_vector, numbers, vector
 from moto_pl.datasets.formats.recorded import Recorded, damaged
+from moto_pl.envs.actions import ActionScale
 from moto_pl.errors import SettingError
 from moto_pl.reading import parse_json
 
 
 class Robomimic:
     """A file of robomimic's; see :class:`~moto_pl.datasets.formats.recorded.Source`."""
+
+    actions: ActionScale | None = None
 
     def __init__(self, path: Path) -> None:
         self.path = checked(path)
@@ -36,6 +39,7 @@ class Robomimic:
                     fix = "Render its states first, with robomimic's own script."
                     raise SettingError("source", f"no obs in {path}: states and actions alone", fix)
                 self.cameras = tuple(name for name in seen if is_camera(seen[name]))
+                self.vectors = tuple(name for name in seen if is_vector(seen[name]))
                 self.columns = tuple(name for name in ("rewards", "dones") if name in first)
         except READ_ERRORS as error:
             if isinstance(error, SettingError):
@@ -66,7 +70,7 @@ class Robomimic:
                 last = (f"data/{name}/next_obs/{key}", len(item) - 1) if ends else None
                 cameras[key] = camera(self.path, f"data/{name}/obs/{key}", range(len(item)), last)
             elif is_vector(item):
-                vectors[key] = np.concatenate([item[()], after[key][-1:]]) if ends else item[()]
+                vectors[key] = vector(item, slice(None), after[key][-1:] if ends else None)
         return Recorded(
             place=f"{name} of {self.path}",
             cameras=cameras,

@@ -16,9 +16,12 @@ from PIL import Image
 
 from moto_pl.datasets.formats.parquet import pyarrow
 from moto_pl.datasets.formats.video import pyav
+from moto_pl.datasets.own_actions import OwnActions
+from moto_pl.envs.observation import Observation, unstacked
 from moto_pl.replay.episode import Episode
 
-CAMERA = "observation.image"
+CAMERA, STATE = "observation.image", "observation.state"
+"""One camera, and one vector. Of several each has its own: ``observation.images.NAME``, ``observation.NAME``."""
 DATA = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 VIDEO = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 DATA_MB, VIDEO_MB, FILES_PER_CHUNK = 100, 200, 1000
@@ -28,7 +31,15 @@ CRF, PIXELS = "18", "yuv444p"
 """Quality of the frames: x264's constant rate factor; colour at full resolution, whose half costs 64x64 frames 8 dB."""
 
 
-def write_lerobot(root: Path, episodes: Iterable[Episode], fps: int, task: str, lossless: bool) -> int:
+def write_lerobot(
+    root: Path,
+    episodes: Iterable[Episode],
+    fps: int,
+    task: str,
+    lossless: bool,
+    observation: Observation | None = None,
+    actions: OwnActions | None = None,
+) -> int:
     """Writes a dataset into an empty directory; returns the number of episodes.
 
     Args:
@@ -37,11 +48,13 @@ def write_lerobot(root: Path, episodes: Iterable[Episode], fps: int, task: str, 
         fps: steps a second.
         task: what is done in them, in words.
         lossless: frames as PNG in the parquet files rather than as video.
+        observation: what the episodes' images and vectors are called; None: the image alone.
+        actions: what is written in place of their actions; None: themselves.
     """
-    writer = _Writer(root, fps, task, lossless)
+    writer = _Writer(root, fps, task, lossless, observation or Observation())
     try:
         for episode in episodes:
-            writer.add(episode)
+            writer.add(episode, episode.action if actions is None else actions.of(episode))
     finally:
         writer.close_files()
     writer.write_metadata()
@@ -51,32 +64,39 @@ def write_lerobot(root: Path, episodes: Iterable[Episode], fps: int, task: str, 
 class _Writer:
     """The files of a dataset that is being written."""
 
-    def __init__(self, root: Path, fps: int, task: str, lossless: bool) -> None:
-        self.root, self.fps, self.task, self.lossless = root, fps, task, lossless
+    def __init__(self, root: Path, fps: int, task: str, lossless: bool, observation: Observation) -> None:
+        self.root, self.fps, self.task, self.lossless, self.observation = root, fps, task, lossless, observation
         self.arrow = pyarrow()
         self.episodes: list[dict[str, Any]] = []
         self.frames = 0
         self.shape: tuple[int, ...] = ()
-        self.action_size = 0
+        #: Columns of one vector a row, and their sizes.
+        self.vectors: dict[str, int] = {}
+        names = observation.cameras
+        self.cameras = [CAMERA] if len(names) == 1 else [f"observation.images.{name}" for name in names]
         self._table: Any = None
         self._table_path = root
-        self._video: _Video | None = None
-        self._data_file = self._video_file = -1
+        self._data_file = -1
+        self._videos: dict[str, _Video] = {}
+        self._video_files = dict.fromkeys(self.cameras, -1)
         self._numbers: dict[str, list[np.ndarray]] = {}
-        self._histogram = np.zeros((3, 256), np.int64)
+        self._histograms = {name: np.zeros((3, 256), np.int64) for name in self.cameras}
 
-    def add(self, episode: Episode) -> None:
+    def add(self, episode: Episode, action: np.ndarray) -> None:
         """One episode's rows and frames."""
-        image = np.ascontiguousarray(episode.image[:-1])
-        self.shape, self.action_size = image.shape[1:], episode.action.shape[1]
-        for channel in range(3):
-            self._histogram[channel] += np.bincount(image[..., channel].reshape(-1), minlength=256)
+        parts = map(np.ascontiguousarray, unstacked(episode.image[:-1], len(self.cameras)))
+        images = dict(zip(self.cameras, parts, strict=True))
+        self.shape = (*episode.image.shape[1:3], 3)
+        for name, image in images.items():
+            for channel in range(3):
+                self._histograms[name][channel] += np.bincount(image[..., channel].reshape(-1), minlength=256)
         number = len(self.episodes)
         entry: dict[str, Any] = {"episode_index": number, "tasks": [self.task], "length": episode.length}
-        entry |= self._add_rows(episode, image, number)
+        entry |= self._add_rows(episode, action, images, number)
         entry |= {"dataset_from_index": self.frames, "dataset_to_index": self.frames + episode.length}
         if not self.lossless:
-            entry |= self._add_frames(image)
+            for name, image in images.items():
+                entry |= self._add_frames(name, image)
         entry |= {"meta/episodes/chunk_index": 0, "meta/episodes/file_index": 0}
         self.episodes.append(entry)
         self.frames += episode.length
@@ -85,9 +105,9 @@ class _Writer:
         """Ends the files that are open."""
         if self._table is not None:
             self._table.close()
-        if self._video is not None:
-            self._video.close()
-        self._table = self._video = None
+        for video in self._videos.values():
+            video.close()
+        self._table, self._videos = None, {}
 
     def write_metadata(self) -> None:
         """What says where everything is."""
@@ -96,33 +116,29 @@ class _Writer:
         pa.parquet.write_table(pa.Table.from_pylist(self.episodes), meta / "episodes/chunk-000/file-000.parquet")
         pa.parquet.write_table(self._tasks(), meta / "tasks.parquet")
         stats = {name: _statistics(np.concatenate(arrays)) for name, arrays in self._numbers.items()}
-        stats[CAMERA] = _image_statistics(self._histogram)
+        stats |= {name: _image_statistics(histogram) for name, histogram in self._histograms.items()}
         (meta / "stats.json").write_text(json.dumps(stats, indent=4))
         (meta / "info.json").write_text(json.dumps(self._info(), indent=4))
 
-    def _add_rows(self, episode: Episode, image: np.ndarray, number: int) -> dict[str, int]:
+    def _add_rows(
+        self, episode: Episode, action: np.ndarray, images: dict[str, np.ndarray], number: int
+    ) -> dict[str, int]:
         pa = self.arrow
-        steps = np.arange(episode.length)
-        numbers = {
-            "action": episode.action,
-            "next.reward": episode.reward,
-            "next.done": steps == episode.length - 1,
-            "next.success": episode.success,
-            "timestamp": (steps / self.fps).astype(np.float32),
-            "frame_index": steps,
-            "episode_index": np.full(episode.length, number),
-            "index": self.frames + steps,
-            "task_index": np.zeros(episode.length, np.int64),
-        }
-        for name, array in numbers.items():
+        vectors = {"action": action, **self._state(episode)}
+        self.vectors = {name: array.shape[1] for name, array in vectors.items()}
+        numbers = self._scalars(episode, number)
+        for name, array in (vectors | numbers).items():
             self._numbers.setdefault(name, []).append(np.asarray(array))
-        columns = {name: pa.array(array) for name, array in numbers.items() if name != "action"}
-        flat = pa.array(np.ascontiguousarray(episode.action).reshape(-1))
-        columns["action"] = pa.FixedSizeListArray.from_arrays(flat, self.action_size)
+        columns = {name: pa.array(array) for name, array in numbers.items()}
+        for name, array in vectors.items():
+            flat = pa.array(np.ascontiguousarray(array).reshape(-1))
+            # lerobot takes a shape of [1] for a number, and any other for a list.
+            columns[name] = flat if array.shape[1] == 1 else pa.FixedSizeListArray.from_arrays(flat, array.shape[1])
         if self.lossless:
             kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
-            images = [{"bytes": _png(frame), "path": f"frame-{i:06d}.png"} for i, frame in enumerate(image)]
-            columns[CAMERA] = pa.array(images, kind)
+            for name, image in images.items():
+                pngs = [{"bytes": _png(frame), "path": f"frame-{i:06d}.png"} for i, frame in enumerate(image)]
+                columns[name] = pa.array(pngs, kind)
         table = pa.table(columns)
         if self._table is None or self._table_path.stat().st_size >= DATA_MB << 20:
             if self._table is not None:
@@ -133,23 +149,45 @@ class _Writer:
         self._table.write_table(table)  # a row group an episode, as lerobot's own writer does
         return {"data/chunk_index": _chunk(self._data_file), "data/file_index": self._data_file % FILES_PER_CHUNK}
 
-    def _add_frames(self, image: np.ndarray) -> dict[str, Any]:
-        if self._video is None or self._video.bytes >= VIDEO_MB << 20:
-            if self._video is not None:
-                self._video.close()
-            self._video_file += 1
-            self._video = _Video(self._path(VIDEO, self._video_file), image.shape[1:3], self.fps)
-        start = self._video.count
-        self._video.add(image)
+    def _state(self, episode: Episode) -> dict[str, np.ndarray]:
+        """What was seen beside each frame but the last, by its column."""
+        found = self.observation.vectors(episode.vector)
+        names = [STATE] if len(found) == 1 else [f"observation.{name}" for name in found]
+        return {name: vector[:-1] for name, vector in zip(names, found.values(), strict=True)}
+
+    def _scalars(self, episode: Episode, number: int) -> dict[str, np.ndarray]:
+        """One number a row, by its column."""
+        steps = np.arange(episode.length)
         return {
-            f"videos/{CAMERA}/chunk_index": _chunk(self._video_file),
-            f"videos/{CAMERA}/file_index": self._video_file % FILES_PER_CHUNK,
-            f"videos/{CAMERA}/from_timestamp": start / self.fps,
-            f"videos/{CAMERA}/to_timestamp": self._video.count / self.fps,
+            "next.reward": episode.reward,
+            "next.done": steps == episode.length - 1,
+            "next.success": episode.success,
+            "timestamp": (steps / self.fps).astype(np.float32),
+            "frame_index": steps,
+            "episode_index": np.full(episode.length, number),
+            "index": self.frames + steps,
+            "task_index": np.zeros(episode.length, np.int64),
         }
 
-    def _path(self, template: str, number: int) -> Path:
-        place = {"chunk_index": _chunk(number), "file_index": number % FILES_PER_CHUNK, "video_key": CAMERA}
+    def _add_frames(self, camera: str, image: np.ndarray) -> dict[str, Any]:
+        video = self._videos.get(camera)
+        if video is None or video.bytes >= VIDEO_MB << 20:
+            if video is not None:
+                video.close()
+            self._video_files[camera] += 1
+            path = self._path(VIDEO, self._video_files[camera], camera)
+            video = self._videos[camera] = _Video(path, image.shape[1:3], self.fps)
+        start = video.count
+        video.add(image)
+        return {
+            f"videos/{camera}/chunk_index": _chunk(self._video_files[camera]),
+            f"videos/{camera}/file_index": self._video_files[camera] % FILES_PER_CHUNK,
+            f"videos/{camera}/from_timestamp": start / self.fps,
+            f"videos/{camera}/to_timestamp": video.count / self.fps,
+        }
+
+    def _path(self, template: str, number: int, camera: str = "") -> Path:
+        place = {"chunk_index": _chunk(number), "file_index": number % FILES_PER_CHUNK, "video_key": camera}
         path = self.root / template.format(**place)
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
@@ -176,7 +214,8 @@ class _Writer:
         one: dict[str, Any] = {"shape": [1], "names": None}
         types = {"next.reward": "float32", "next.done": "bool", "next.success": "bool", "timestamp": "float32"}
         types |= dict.fromkeys(("frame_index", "episode_index", "index", "task_index"), "int64")
-        features = {CAMERA: camera, "action": {"dtype": "float32", "shape": [self.action_size], "names": None}}
+        features = dict.fromkeys(self.cameras, camera)
+        features |= {n: {"dtype": "float32", "shape": [size], "names": None} for n, size in self.vectors.items()}
         features |= {name: {"dtype": dtype, **one} for name, dtype in types.items()}
         return {
             "codebase_version": "v3.0",

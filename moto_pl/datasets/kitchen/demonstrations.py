@@ -15,7 +15,8 @@ from rich.progress import track
 
 from moto_pl.datasets.kitchen.arm import KitchenArm
 from moto_pl.datasets.kitchen.orders import FREE_TASK_SHARE, Order, sequence
-from moto_pl.datasets.minari_io import DatasetReader, default_id, open_dataset, refuse_existing, write_dataset
+from moto_pl.datasets.minari_io import DatasetReader, default_id, open_dataset, refuse_existing
+from moto_pl.datasets.minari_write import write_dataset
 from moto_pl.datasets.parallel import in_processes
 from moto_pl.datasets.recording import MAX_ATTEMPTS, Built, Recording, check_counts, demonstration_seed, versions
 from moto_pl.envs import KITCHEN_OBJECTS, KITCHEN_TASKS, kitchen_id

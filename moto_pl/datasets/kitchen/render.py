@@ -18,7 +18,8 @@ from rich.console import Console
 from rich.progress import track
 
 from moto_pl.datasets.kitchen.states import StateDataset, StateEpisode, open_states
-from moto_pl.datasets.minari_io import default_id, refuse_existing, target_path, write_dataset
+from moto_pl.datasets.minari_io import default_id, refuse_existing, target_path
+from moto_pl.datasets.minari_write import write_dataset
 from moto_pl.datasets.parallel import in_processes
 from moto_pl.datasets.recording import versions
 from moto_pl.datasets.staging import begin_parts

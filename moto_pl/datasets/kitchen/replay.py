@@ -12,7 +12,8 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from moto_pl.datasets.minari_io import default_id, open_dataset, refuse_existing, write_dataset
+from moto_pl.datasets.minari_io import default_id, open_dataset, refuse_existing
+from moto_pl.datasets.minari_write import write_dataset
 from moto_pl.datasets.npz_import import find_npz, read_npz
 from moto_pl.datasets.parallel import in_processes
 from moto_pl.datasets.recording import Built, Recording, check_counts, demonstration_seed, versions

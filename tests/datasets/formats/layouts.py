@@ -208,6 +208,8 @@ def d4rl(path: Path, lengths: list[int], timeouts: bool = True, after: bool = Fa
         file["observations/state"] = np.concatenate([one["state"] for one in found])
         if after:
             file["next_observations/pixels"] = np.concatenate([image[1:] for image in shown])
+            state = [np.concatenate([one["state"][1:], np.full((1, STATES), 7, np.float32)]) for one in found]
+            file["next_observations/state"] = np.concatenate(state)
         file["actions"] = np.concatenate([one["action"] for one in found])
         file["rewards"] = np.concatenate([one["reward"] for one in found])
         file["terminals"] = terminals

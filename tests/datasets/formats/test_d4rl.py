@@ -26,10 +26,25 @@ def test_episodes_end_at_terminals_and_timeouts(after: bool, tmp_path: Path) -> 
         written, read = rows(length, number), source.read(number)
         np.testing.assert_array_equal(read.action, written["action"])
         np.testing.assert_array_equal(read.columns["rewards"], written["reward"])
-        np.testing.assert_array_equal(read.vectors["state"], written["state"])
+        np.testing.assert_array_equal(read.vectors["state"][:length], written["state"])
+        assert source.vectors == ("state",) and len(read.vectors["state"]) == length + after
+        assert not after or (read.vectors["state"][-1] == 7).all()
         assert read.terminated == (number % 2 == 0)
         image = np.stack(list(read.cameras["pixels"].frames()))
         np.testing.assert_array_equal(image, frames(length + 1, number)[: length + after])
+
+
+def test_what_mujoco_says_of_itself(tmp_path: Path) -> None:
+    path = d4rl(tmp_path / "a.hdf5", LENGTHS)
+    qpos = np.arange(sum(LENGTHS), dtype=np.float64)
+    with h5py.File(path, "a") as file:
+        file["infos/qpos"], file["infos/action_log_probs"] = np.c_[qpos, -qpos], qpos
+        file["infos/goal"] = np.zeros(sum(LENGTHS), "i4")
+    source = D4RL(path)
+    assert source.vectors == ("state", "infos/action_log_probs", "infos/qpos")
+    read = source.read(1).vectors
+    np.testing.assert_array_equal(read["infos/qpos"], np.c_[qpos, -qpos][5:8])
+    np.testing.assert_array_equal(read["infos/action_log_probs"], qpos[5:8, None])
 
 
 def test_steps_after_the_last_end_are_an_episode(tmp_path: Path) -> None:

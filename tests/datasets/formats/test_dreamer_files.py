@@ -25,6 +25,8 @@ def stream(lengths: list[int], unfinished: int) -> dict[str, np.ndarray]:
             {
                 "image": frames(count, number, (8, 8)),
                 "action": (row[:, None] + np.array([[0.0, 0.5]])).astype(np.float32) / 100 + number / 10,
+                "wrist": frames(count, number + 10, (8, 8)),
+                "joints": np.c_[row, row + number].astype(np.float32),
                 "reward": (10 * number + row).astype(np.float32),
                 "is_first": row == 0,
                 "is_last": (row == count - 1) & last,
@@ -50,14 +52,16 @@ def test_episodes_go_on_from_chunk_to_chunk(tmp_path: Path) -> None:
     folder = save(tmp_path / "replay", rows, [5, 13])
     assert recognise(folder) == "dreamerv3"
     source = Chunks(folder)
-    assert (len(source), source.cameras) == (3, ("image",))
+    assert (len(source), source.cameras, source.vectors) == (3, ("image", "wrist"), ("joints",))
     start = 0
     for number, count in enumerate((7, 4, 6)):
         read = source.read(number)
         # In a row are the frame, the reward that came with it, and the action that was then taken.
         np.testing.assert_array_equal(read.action, rows["action"][start : start + count - 1])
         np.testing.assert_array_equal(read.columns["reward"], rows["reward"][start + 1 : start + count])
-        np.testing.assert_array_equal(list(read.cameras["image"].frames()), rows["image"][start : start + count])
+        for name in source.cameras:
+            np.testing.assert_array_equal(list(read.cameras[name].frames()), rows[name][start : start + count])
+        np.testing.assert_array_equal(read.vectors["joints"], rows["joints"][start : start + count])
         assert read.terminated == (number % 2 == 0)
         start += count
 

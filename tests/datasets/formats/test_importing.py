@@ -2,47 +2,34 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import tarfile
-import zipfile
+import json
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 import pytest
-from layouts import FPS, d4rl, example, frames, rlds_episode, robomimic, rows, tfrecord
+from imports import ID, LENGTHS, bring, nothing_is_left, vectors
+from layouts import (
+    FPS,
+    d4rl,
+    example,
+    frames,
+    rlds_episode,
+    robomimic,
+    rows,
+    tfrecord,
+)  # fmt: skip
 
 from moto_pl.cli import main
 from moto_pl.datasets.formats import importing
-from moto_pl.datasets.formats.convert import resize
-from moto_pl.datasets.formats.importing import import_dataset
-from moto_pl.datasets.formats.table import FORMATS
 from moto_pl.datasets.minari_io import open_dataset
+from moto_pl.envs.actions import ActionScale
+from moto_pl.envs.observation import ObservationConfig
+from moto_pl.envs.resizing import resize
 from moto_pl.errors import SettingError
 
-ID = "test/arm-v0"
-LENGTHS = [6, 9, 4]
-
-
-@pytest.fixture(autouse=True)
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
-
-    def refuse(*args: Any) -> None:
-        raise AssertionError("the network was used")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    return tmp_path / "minari"
-
-
-def bring(source: Path | str, **options: Any) -> importing.Imported:
-    return import_dataset([str(source)], ID, **{"workers": 1, **options})
-
-
-def nothing_is_left(root: Path) -> bool:
-    return not list(root.rglob("*.hdf5")) and not list(root.rglob("*.safetensors")) and not list(root.rglob(".*"))
+pytestmark = pytest.mark.usefixtures("root")
 
 
 def test_the_same_episodes(tmp_path: Path) -> None:
@@ -133,13 +120,109 @@ def test_cameras(tmp_path: Path) -> None:
         bring(path)
     with pytest.raises(SettingError, match="--cameras: found 'wrist_imag', .*Did you mean wrist_image"):
         bring(path, cameras=["front=wrist_imag"])
-    with pytest.raises(SettingError, match="--cameras: found a=agentview_image b=wrist_image. Choose one"):
-        bring(path, cameras=["a=agentview_image", "b=wrist_image"])
-    with pytest.raises(SettingError, match="Write NAME=CAMERA"):
-        bring(path, cameras=["a b=wrist_image"])
-    bring(path, cameras=["wrist=wrist_image"])
-    assert open_dataset(ID).own["cameras"] == {"wrist": "wrist_image"}
+    for words, said in (
+        (["a b=wrist_image"], "Write NAME=wrist_image, such as front=top"),
+        (["a=wrist_image", "a=agentview_image"], "a twice"),
+        (["a=wrist_image", "b=wrist_image"], "wrist_image twice"),
+        (["=wrist_image"], "Write NAME=wrist_image"),
+    ):
+        with pytest.raises(SettingError, match=f"--cameras: found .*{said}"):
+            bring(path, cameras=words)
+    bring(path, cameras=["wrist_image"])
+    assert open_dataset(ID).own["cameras"] == {"image": "wrist_image"}
     np.testing.assert_array_equal(open_dataset(ID)[0].image[0], resize(frames(5, 10)[0], 64))
+    bring(path, cameras=["wrist=wrist_image", "front=agentview_image"], overwrite=True)
+    reader = open_dataset(ID)
+    assert reader.own["cameras"] == {"wrist": "wrist_image", "front": "agentview_image"}
+    assert set(reader.cameras) == {"wrist", "front"} and reader.image_shape == (64, 64, 6)
+    for names in (("wrist", "front"), ("front", "wrist"), ("front",)):
+        image = open_dataset(ID, wanted=ObservationConfig(names))[0].image
+        for place, name in enumerate(names):
+            shown = [resize(frame, 64) for frame in frames(5, 10 if name == "wrist" else 0)]
+            np.testing.assert_array_equal(image[..., 3 * place : 3 * place + 3], shown)
+
+
+@pytest.mark.parametrize("after", [True, False])
+def test_vectors(after: bool, tmp_path: Path) -> None:
+    """They are what was recorded, under their names, beside their own frames, whatever is left out or merged."""
+    path = vectors(tmp_path / "lift.hdf5", after)
+    bring(path, cameras=["wrist_image"], state=["qpos=robot0_eef_pos", "grip"], trim_start=1, fps=FPS / 2)
+    reader = open_dataset(ID, wanted=ObservationConfig(state=("grip", "qpos")))
+    assert reader.own["state"] == {"qpos": "robot0_eef_pos", "grip": "grip"}
+    assert dict(reader.observation.state) == {"grip": 1, "qpos": 5}
+    for number, episode in enumerate(reader):
+        steps = LENGTHS[number]
+        state = np.concatenate([rows(steps, number)["state"], np.ones((1, 5), np.float32)])
+        grip = (np.arange(steps + 1) / 7).astype(np.float32)
+        kept = [*range(1, steps, 2), steps]
+        if not after:
+            kept[-1] = steps - 1
+        np.testing.assert_array_equal(episode.vector, np.c_[grip[kept], state[kept]])
+    for words, said in (
+        (["qpos=robot0_eef_po"], "'robot0_eef_po', which is not there. Did you mean robot0_eef_pos"),
+        (["q=grip", "q=robot0_eef_pos"], "q twice"),
+        (["image=grip"], "image, as a camera is called"),
+        (["agentview_image"], "'agentview_image', which is not there"),
+    ):
+        with pytest.raises(SettingError, match=f"--state: found {said}"):
+            bring(path, cameras=["wrist_image"], state=words, overwrite=True)
+
+
+def recorded_actions(path: Path) -> list[np.ndarray]:
+    with h5py.File(path) as file:
+        return [demo["actions"][()].astype(np.float32) for demo in file["data"].values()]
+
+
+def test_actions_in_other_numbers(tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They are kept to the bit, in the Box that holds them; read, they are in [-1, 1]."""
+    path, one = vectors(tmp_path / "lift.hdf5"), {"cameras": ["wrist_image"]}
+    written = recorded_actions(path)
+    low, high = np.concatenate(written).min(0), np.concatenate(written).max(0)
+    for options, box in (
+        ({}, (low, high)),
+        ({"action_bounds": [-200, 200]}, ([-200.0] * 3, [200.0] * 3)),
+        ({"action_bounds": [-180, -1, 0, 180, 1, 10]}, ([-180, -1, 0], [180, 1, 10])),
+    ):
+        done = bring(path, **one, **options, overwrite=True)
+        reader = open_dataset(ID)
+        space = json.loads((root / ID / "data/metadata.json").read_text())["action_space"]
+        np.testing.assert_array_equal(json.loads(space)["low"], np.float32(box[0]))
+        assert reader.scale == done.bounds == ActionScale.of(np.float32(box[0]), np.float32(box[1]))
+        for number, own in enumerate(written):
+            with h5py.File(root / ID / "data/main_data.hdf5") as file:
+                np.testing.assert_array_equal(file[f"episode_{number}/actions"], own)
+                assert "action_unit" not in file[f"episode_{number}"].attrs
+            np.testing.assert_allclose(reader[number].action, reader.scale.to_policy(own), atol=1e-6)
+    for numbers, said in (
+        ([-1, 1], r"\[-1, 1\], and the action -?\d+.* at step \d+ of demo_0 .*Give bounds that hold all actions"),
+        ([-1, 0, 1], "3 numbers. Give 2 .lowest, highest., or 6"),
+        ([1, -1], "1 -1. Give finite numbers, each lowest below its highest"),
+        ([float("nan"), 1], "nan 1"),
+    ):
+        with pytest.raises(SettingError, match=f"--action_bounds: found {said}"):
+            bring(path, **one, action_bounds=numbers, overwrite=True)
+    words = [
+        "data",
+        "import",
+        str(path),
+        "--cameras",
+        "wrist_image",
+        "--workers",
+        "1",
+        "--action-bounds",
+        "-200",
+        "200",
+    ]
+    assert main([*words, "--output", "test/command-v0"]) == 0
+    said = "Actions: [-200, -200, -200] to [200, 200, 200]\n"
+    assert said in capsys.readouterr().out
+    bring(path, **one, state=["qpos=robot0_eef_pos", "grip"], overwrite=True, action_bounds=[-200, 200])
+    assert main(["data", "info", ID]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "vectors │ grip [1], qpos [5]" in said and "-1 and 1 │ stand for [-200.00, -200" in said
+    assert main(["data", "info", ID, "--json"]) == 0
+    numbers = json.loads(capsys.readouterr().out)
+    assert numbers["vectors"] == {"qpos": 5, "grip": 1} and numbers["action_bounds"]["high"] == [200] * 3
 
 
 def test_rate_and_trimming(tmp_path: Path) -> None:
@@ -260,50 +343,6 @@ def test_a_folder_of_files_is_read_in_their_order(tmp_path: Path) -> None:
     d4rl(folder / "c.hdf5", [4])
     with pytest.raises(SettingError, match="files of several formats .robomimic, d4rl."):
         bring(folder, overwrite=True)
-
-
-@pytest.mark.parametrize("value", [1.5, float("nan"), float("inf")])
-def test_a_bad_action_is_named_and_nothing_is_left(value: float, tmp_path: Path, root: Path) -> None:
-    path = robomimic(tmp_path / "lift.hdf5", LENGTHS)
-    with h5py.File(path, "a") as file:
-        file["data/demo_2/actions"][1, 2] = value
-    with pytest.raises(SettingError, match="source: found .*action.*at step 1 of demo_2 of .*lift.hdf5"):
-        bring(path)
-    assert nothing_is_left(root)
-
-
-def test_episodes_of_several_sizes(tmp_path: Path, root: Path) -> None:
-    path = robomimic(tmp_path / "lift.hdf5", LENGTHS)
-    with h5py.File(path, "a") as file:
-        del file["data/demo_1/actions"]
-        file["data/demo_1/actions"] = np.zeros((9, 2))
-    with pytest.raises(SettingError, match="action sizes"):
-        bring(path)
-    assert nothing_is_left(root)
-
-
-def test_what_is_no_dataset(tmp_path: Path, root: Path) -> None:
-    files: dict[str, Path] = {name: tmp_path / name for name in ("a.zip", "a.tar.gz", "a.txt", "a.hdf5", "empty")}
-    bomb = tmp_path / "zeros"
-    bomb.write_bytes(b"\0" * (1 << 22))
-    with zipfile.ZipFile(files["a.zip"], "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.write(bomb, "meta/info.json")
-    with tarfile.open(files["a.tar.gz"], "w:gz") as tar:
-        tar.add(bomb, "meta/info.json")
-    files["a.txt"].write_text("hello")
-    with h5py.File(files["a.hdf5"], "w") as file:
-        file["x"] = 1
-    files["empty"].mkdir()
-    for path in files.values():
-        with pytest.raises(SettingError, match="of no known format. Known are: ") as error:
-            bring(path)
-        assert all(found.title in str(error.value) for found in FORMATS.values())
-    with pytest.raises(SettingError, match="not/there, which is not there"):
-        bring(tmp_path / "not/there")
-    os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(SettingError, match="of no known format"):
-        bring(tmp_path / "pipe")
-    assert nothing_is_left(root)
 
 
 def test_a_hub_id_without_the_package_or_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,9 @@ from moto_pl.datasets.formats.minari_source import MinariSource
 from moto_pl.datasets.formats.recorded import Damaged
 from moto_pl.datasets.formats.table import recognise
 from moto_pl.datasets.minari_io import open_dataset
+from moto_pl.envs.actions import ActionScale
+from moto_pl.envs.observation import ObservationConfig
+from moto_pl.envs.resizing import resize
 from moto_pl.errors import SettingError
 
 STEPS = 4
@@ -30,7 +33,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "minari"
 
 
-def write(root: Path, infos: bool = True, **options: Any) -> Path:
+def write(root: Path, infos: bool = True, bound: float = 1, **options: Any) -> Path:
     """Two cameras and a state, by Minari's own writer."""
     cameras = {"front": frames(STEPS + 1, 0), "wrist": frames(STEPS + 1, 1)}
     state = np.arange(2 * (STEPS + 1), dtype=np.float32).reshape(-1, 2)
@@ -47,7 +50,7 @@ def write(root: Path, infos: bool = True, **options: Any) -> Path:
         "test/two-v0",
         [buffer],
         observation_space=spaces.Dict({"cameras": spaces.Dict(box), "state": spaces.Box(-1e9, 1e9, (2,), np.float32)}),
-        action_space=spaces.Box(-1, 1, (2,)),
+        action_space=spaces.Box(-bound, bound, (2,)),
         jpeg_encoding=False,
         **options,
     )
@@ -82,6 +85,20 @@ def test_one_camera_of_it_becomes_a_dataset(root: Path) -> None:
     episode = open_dataset("test/one-v0")[0]
     assert episode.terminated and episode.image.shape == (STEPS + 1, 48, 48, 3)
     assert episode.success.tolist() == [False, False, False, True]
+
+
+def test_all_of_it_becomes_a_dataset(root: Path) -> None:
+    """Both cameras, the state, and the Box of actions that it declares, in which these are half of it."""
+    write(root, bound=2)
+    cameras = ["front=cameras/front", "wrist=cameras/wrist"]
+    done = import_dataset(["test/two-v0"], "test/all-v0", cameras=cameras, state=["qpos=state"], workers=1)
+    reader = open_dataset("test/all-v0", wanted=ObservationConfig(("wrist", "front"), ("qpos",)))
+    assert reader.scale == done.bounds == ActionScale.within(2.0, 2)
+    episode = reader[0]
+    np.testing.assert_array_equal(episode.vector, np.arange(10, dtype=np.float32).reshape(-1, 2))
+    np.testing.assert_array_equal(episode.image[2, ..., :3], resize(frames(STEPS + 1, 1)[2], 64))
+    np.testing.assert_array_equal(episode.image[2, ..., 3:], resize(frames(STEPS + 1, 0)[2], 64))
+    np.testing.assert_allclose(episode.action, np.linspace(-0.5, 0.5, 2 * STEPS).reshape(STEPS, 2), atol=1e-7)
 
 
 def test_what_is_damaged(root: Path) -> None:

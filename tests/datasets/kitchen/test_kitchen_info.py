@@ -8,7 +8,7 @@ from PIL import Image
 from rich.console import Console
 
 from moto_pl.datasets.info import info
-from moto_pl.datasets.minari_io import write_dataset
+from moto_pl.datasets.minari_write import write_dataset
 from moto_pl.datasets.view import view
 from moto_pl.envs import kitchen_id
 from moto_pl.replay.episode import Episode
