@@ -41,8 +41,9 @@ lint: setup ## ruff and mypy, clang-format and clang-tidy
 test: lint ## lint, types and all tests
 	$(BIN)/pytest -n 2 --dist worksteal --durations=20
 
-soak: setup ## faults injected into whole runs, again and again (half an hour on two cores); KILLS=1000 make soak: hours of kills alone
-	PYTHONPATH=.:tests $(BIN)/python tests/soak.py $(if $(KILLS),--kills $(KILLS) --out benchmarks/results/soak.json)
+soak: setup ## faults injected into whole runs (half an hour on two cores); KILLS=1000 or FUZZ=10000: hours of one kind, from where it stood
+	PYTHONPATH=.:tests $(BIN)/python tests/$(if $(KILLS),kills.py --kills $(KILLS) --out benchmarks/results/soak.json,$(if \
+	  $(FUZZ),fuzz.py --attempts $(FUZZ) --out benchmarks/results/fuzz.json,soak.py))
 
 demo: setup ## from ten demonstrations to a fine-tuned policy, and a report
 	$(BIN)/moto demo

@@ -19,7 +19,9 @@ class SettingError(ValueError):
 
     def __init__(self, setting: str, found: object, fix: str) -> None:
         self.setting, self.found, self.fix = setting, found, fix
-        super().__init__(f"{setting}: found {found}. {fix}")
+        # What a file of others' holds may be in it: it must not break the line, nor move a terminal's cursor.
+        shown = "".join(char if char.isprintable() else repr(char)[1:-1] for char in f"{setting}: found {found}")
+        super().__init__(f"{shown}. {fix}")
 
     def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
         # Rebuilt from its three parts, so that it survives the way back from a worker process.

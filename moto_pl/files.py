@@ -48,7 +48,9 @@ def whole(path: Path, previous: Path | None = None) -> Iterator[IO[bytes]]:
             if previous is not None and path.exists():
                 os.replace(path, previous)
             os.replace(temporary, path)
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, OSError) and error.filename is None:
+                error.filename = str(path)  # a full disk does not say whose write it refuses
             temporary.unlink(missing_ok=True)
             raise
     sync(path.parent)

@@ -6,6 +6,7 @@ import atexit
 import errno
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -25,14 +26,15 @@ class FaultAt(L.Callback):
         step: gradient steps taken.
         point: ``batch_end``; ``round_start`` (before the round's episode is collected); ``first_batch`` (after it).
         signal_name: ``SIGKILL``, ``SIGTERM`` or ``SIGUSR1``.
-        rank: the process that it happens to.
+        rank: the process that it happens to. Of processes that torchrun starts again it happens to the first alone.
     """
 
     def __init__(self, step: int, point: str = "batch_end", signal_name: str = "SIGKILL", rank: int = 0) -> None:
         self.step, self.point, self.number, self.rank = step, point, signal.Signals[signal_name], rank
 
     def _at(self, trainer: L.Trainer, point: str) -> None:
-        if (trainer.global_step, trainer.global_rank, point) == (self.step, self.rank, self.point):
+        again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+        if (trainer.global_step, trainer.global_rank, point) == (self.step, self.rank, self.point) and not again:
             os.kill(os.getpid(), self.number)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -47,6 +49,26 @@ class FaultAt(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._at(trainer, "batch_end")
+
+
+class NetworkDownAt(L.Callback):
+    """Takes this machine's network away when gradient step ``step`` has been taken, and notes it in ``network_down``.
+
+    Args:
+        step: gradient steps taken.
+        link: the network device.
+        rank: the process that does it.
+    """
+
+    def __init__(self, step: int, link: str, rank: int = 0) -> None:
+        self.step, self.link, self.rank = step, link, rank
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if (trainer.global_step, trainer.global_rank) == (self.step, self.rank):
+            subprocess.run(["ip", "link", "set", self.link, "down"], check=True)
+            (Path(trainer.default_root_dir) / "network_down").touch()
 
 
 class NaNAt(L.Callback):
@@ -99,7 +121,7 @@ class AtWrite(L.Callback):
     Args:
         call: which call, from 1; 0 is none.
         action: ``kill`` this process, or ``full``: the disk is.
-        count: a file to which the number of calls is written as the process ends.
+        count: a file to which the number of calls, and the seconds of processor time, are written as the process ends.
     """
 
     def __init__(self, call: int = 0, action: str = "kill", count: str | None = None) -> None:
@@ -120,7 +142,7 @@ class AtWrite(L.Callback):
         os.fsync, os.replace = wrap(os.fsync), wrap(os.replace)  # type: ignore[assignment]
         os.fdopen = lambda *args, **kwargs: WatchedFile(opened(*args, **kwargs), wrap)  # type: ignore[assignment]
         if count is not None:
-            atexit.register(lambda: Path(count).write_text(str(self.calls)))
+            atexit.register(lambda: Path(count).write_text(f"{self.calls} {time.process_time()}"))
 
 
 class ClockBack(L.Callback):

@@ -8,9 +8,9 @@ episode that was there before the fault is there after it.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -18,7 +18,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import date
 from functools import cached_property
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from rich.progress import track
 from rich.table import Table
 
 import power
+import warm
 from power_scenarios import check_run
 from runs import assert_same_end, command, environment, fault, final, fit, start
 
@@ -40,7 +40,7 @@ class Bench:
     root: Path
     dataset: Path
     calls: int = 0  # writes in an unbroken run
-    seconds: float = 0.0  # and how long it takes
+    seconds: float = 0.0  # and the processor time that it takes, whatever else the machine does
     share: float = 1.0  # of the operations after which the power is cut to look at the disk
 
     @property
@@ -50,12 +50,12 @@ class Bench:
     def unbroken(self, name: str = "one", *args: str) -> Path:
         run = self.root / f"unbroken_{name}"
         if not run.exists():
-            begun = time.monotonic()
             count = ("--trainer.callbacks+=faults.AtWrite", f"--trainer.callbacks.count={self.root / 'calls'}")
             done = fit(run, *self.data, *args, *(count if name == "one" else ()))
             assert done.returncode == 0, done.stderr
             if name == "one":
-                self.calls, self.seconds = int((self.root / "calls").read_text()), time.monotonic() - begun
+                calls, seconds = (self.root / "calls").read_text().split()
+                self.calls, self.seconds = int(calls), float(seconds)
         return run
 
     @cached_property
@@ -107,14 +107,9 @@ def go_on(bench: Bench, run: Path, saw: str, *args: str, name: str = "one") -> I
 def killed_at_random(bench: Bench, run: Path, rng: random.Random) -> Injection:
     """SIGKILL from outside, at any moment of the run's life."""
     bench.unbroken()
-    delay = rng.uniform(0.2, 1.0) * bench.seconds
-    process = start(run, *bench.data)
-    try:
-        process.wait(delay)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-    return go_on(bench, run, f"killed after {delay:.1f} s")
+    seconds = rng.uniform(0.2, 1.0) * bench.seconds
+    kill_after(start(run, *bench.data), seconds)
+    return go_on(bench, run, f"killed after {seconds:.1f} s of processor time")
 
 
 def killed_in_a_write(bench: Bench, run: Path, rng: random.Random) -> Injection:
@@ -129,27 +124,52 @@ def killed_in_a_write(bench: Bench, run: Path, rng: random.Random) -> Injection:
 def killed_again_and_again(bench: Bench, run: Path, rng: random.Random) -> Injection:
     """SIGKILL at any moment of the run's life, and of those of the runs that go on from there."""
     bench.unbroken()
-    kills = kill(bench, run, rng, 5)
-    return go_on(bench, run, f"killed {sum(kills.values())} times")
+    stood, gone = kill(bench, run, rng, 5)
+    result = go_on(bench, run, f"killed {stood.total()} times")
+    return Injection(result.saw, result.survived, True, f"gone: {gone}") if gone else result
 
 
-def kill(bench: Bench, run: Path, rng: random.Random, most: int) -> Counter[str]:
-    """Starts a run and kills it, up to ``most`` times or until it ends by itself; how often, by where it stood."""
-    kills: Counter[str] = Counter()
-    while sum(kills.values()) < most:
+def kill(
+    bench: Bench, run: Path, rng: random.Random, most: int, longest: float = 1.1
+) -> tuple[Counter[str], list[str]]:
+    """Starts a run and kills it, up to ``most`` times or until it ends by itself.
+
+    Args:
+        bench: has been through an unbroken run.
+        run: the directory.
+        rng: of the moments.
+        most: kills.
+        longest: how late a process is killed at most, in lives of an unbroken one.
+
+    Returns:
+        How often it was killed by where it stood, and the episodes that were there before a kill and not after it.
+    """
+    stood: Counter[str] = Counter()
+    gone: list[str] = []
+    while stood.total() < most:
         before = stored(run)
-        process = start(run, *bench.data)
-        try:
-            process.wait(rng.uniform(0.1, 1.1) * bench.seconds)
-            return kills
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        if not kill_after(start(run, *bench.data), rng.uniform(0.02, longest) * bench.seconds):
+            break
         after = stored(run)
-        assert all(name in after for name in before), f"gone: {sorted(before.keys() - after.keys())}"
+        gone += [name for name in before if before[name] != after.get(name)]
         last = run / "checkpoints/last.ckpt"
-        kills[f"step {final(run)['global_step']}" if last.exists() else "no checkpoint yet"] += 1
-    return kills
+        stood[f"step {final(run)['global_step']}" if last.exists() else "no checkpoint yet"] += 1
+    return stood, gone
+
+
+def kill_after(process: warm.Process | subprocess.Popen[bytes], seconds: float) -> bool:
+    """SIGKILL for a process once it has spent so much processor time; False where it ends before."""
+    ticks = os.sysconf("SC_CLK_TCK")
+    while process.poll() is None:
+        try:
+            spent = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+        except OSError:
+            continue  # it has just ended
+        if sum(map(int, spent)) / ticks >= seconds:
+            process.kill()
+            return process.wait() == -signal.SIGKILL
+        time.sleep(random.uniform(0.0, 0.03))
+    return False
 
 
 def power_cut(bench: Bench, run: Path, rng: random.Random) -> Injection:
@@ -339,17 +359,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--share", type=float, default=1.0, help="share of each fault's injections")
     parser.add_argument("--only", nargs="*", default=list(FAULTS), choices=list(FAULTS))
-    parser.add_argument("--kills", type=int, help="the long form: so many SIGKILLs at random moments, and nothing else")
-    parser.add_argument("--out", type=Path, help="with --kills: a JSON file for the counts, written after each run")
     options = parser.parse_args()
     os.environ["MOTO_TESTS_COLD"] = "1"  # as a user's runs start
     from moto_pl.datasets.builders import build
-
-    if options.kills is not None:
-        with tempfile.TemporaryDirectory() as directory:
-            bench = Bench(Path(directory), Path(directory) / "reach")
-            build("reach", output=str(bench.dataset), workers=1)
-            return long_form(bench, options.kills, options.seed, options.out)
 
     table = Table(title="Faults injected into whole runs")
     for column in ("fault", "injections", "survived", "lost", "what the user sees"):
@@ -366,27 +378,6 @@ def main() -> int:
     for problem in problems:
         console.print(problem)
     return 1 if problems else 0
-
-
-def long_form(bench: Bench, wanted: int, seed: int, out: Path | None) -> int:
-    """Kills runs until ``wanted`` processes have been killed; fails where a bit or an episode is lost."""
-    counts: dict[str, int] = dict.fromkeys(("kills", "runs", "other_ends", "episodes_lost"), 0)
-    stood: Counter[str] = Counter()
-    bench.unbroken()
-    while counts["kills"] < wanted:
-        rng = random.Random(f"{seed} {counts['runs']}")
-        with tempfile.TemporaryDirectory(dir=bench.root) as directory:
-            run = Path(directory) / "run"
-            kills = kill(bench, run, rng, min(10, wanted - counts["kills"]))
-            result = go_on(bench, run, "")
-        stood += kills
-        new = {"kills": sum(kills.values()), "runs": 1, "other_ends": not result.survived, "episodes_lost": result.lost}
-        counts = {name: count + int(new[name]) for name, count in counts.items()}
-        kept = {**counts, "stood": dict(sorted(stood.items())), "seed": seed, "date": date.today().isoformat()}
-        if out is not None:
-            out.write_text(json.dumps(kept, indent=1) + "\n")
-        print(", ".join(f"{name}: {count}" for name, count in counts.items()), result.problem, flush=True)
-    return int(counts["other_ends"] + counts["episodes_lost"] > 0)
 
 
 def _results(

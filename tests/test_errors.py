@@ -19,6 +19,7 @@ from moto_pl import agents, cli
 from moto_pl.campaigns import clusters, plan
 from moto_pl.datasets import commands
 from moto_pl.envs import kitchen, metaworld, reach
+from moto_pl.errors import SettingError
 from moto_pl.replay.episode import Episode
 from moto_pl.training.cli import MotoCLI
 
@@ -327,3 +328,9 @@ def test_an_invented_name_is_found(
     (place,) = raised()
     found = wrong(place)
     assert (found is None) if said is None else (found is not None and said in found)
+
+
+def test_what_was_found_breaks_no_line_and_moves_no_cursor() -> None:
+    """A name in somebody's file may hold anything."""
+    error = SettingError("data.dataset", "an array \n\x1b[2Jmoto: all is well \u202e", "Correct it.")
+    assert str(error) == "data.dataset: found an array \\n\\x1b[2Jmoto: all is well \\u202e. Correct it."

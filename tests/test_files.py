@@ -38,6 +38,13 @@ def test_an_error_leaves_what_was_there(tmp_path: Path, error: BaseException) ->
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
 
 
+def test_a_full_disk_names_the_file(tmp_path: Path) -> None:
+    """The system does not: a write knows a number alone."""
+    with pytest.raises(OSError) as raised, whole(tmp_path / "file"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert raised.value.filename == str(tmp_path / "file")
+
+
 def test_all_is_on_the_disk_before_it_has_its_name_and_the_name_after(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

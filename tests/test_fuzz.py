@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import random
 import resource
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fuzz import READERS, mutate, survives
 from moto_pl.checkpoints import load_checkpoint
 from moto_pl.datasets import hdf5_check
 from moto_pl.datasets.builders import build
@@ -42,31 +44,6 @@ EDITS = st.lists(
 MANY = {"deadline": None, "suppress_health_check": list(HealthCheck), "derandomize": True, "database": None}
 
 
-def mutate(data: bytes, edits: list[tuple[float, str, int]]) -> bytes:
-    """``data`` with these edits."""
-    out = bytearray(data)
-    for where, what, byte in edits:
-        if not out:
-            break
-        # Half of the edits fall into the first kilobyte.
-        at = int(where * 2 * min(1024, len(out) - 1)) if where < 0.5 else int((2 * where - 1) * (len(out) - 1))
-        if what == "flip":
-            out[at] ^= 1 << byte % 8
-        elif what == "set":
-            out[at] = byte
-        elif what == "huge":
-            out[at : at + 8] = b"\xff" * 7 + b"\x7f"
-        elif what == "insert":
-            out[at:at] = bytes([byte]) * (1 + byte % 9)
-        elif what == "delete":
-            del out[at : at + 1 + byte % 9]
-        elif what == "truncate":
-            del out[at:]
-        else:
-            out[at:at] = out[max(0, at - byte) : at]
-    return bytes(out)
-
-
 @pytest.fixture(autouse=True)
 def little_memory() -> Iterator[None]:
     """What takes 4 GB more than there is now fails."""
@@ -75,16 +52,6 @@ def little_memory() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_AS, (used + 4 * 2**30, hard))
     yield
     resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-
-
-def survives(read: Callable[[], Any]) -> bool:
-    """Whether the reader took it; any error but a SettingError is raised."""
-    try:
-        read()
-    except SettingError as error:
-        assert str(error) and "\n" not in str(error).strip()
-        return False
-    return True
 
 
 @settings(max_examples=3000, **MANY)
@@ -171,6 +138,14 @@ def test_datasets(
         whole = (root / name).read_bytes()
         (root / "data" / name).write_bytes(mutate(whole, edits) if damaged else whole)
     survives(lambda: [episode.length for episode in open_dataset(root)])
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_structures(name: str, tmp_path: Path) -> None:
+    """Whole files of another structure; ``make soak FUZZ=10000`` goes on with it."""
+    attempt = READERS[name](tmp_path)
+    taken = [attempt(random.Random(f"{name} {i}")) for i in range(20 if name == "datasets" else 300)]
+    assert not all(taken) and any(taken)
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,8 @@ class Peers(L.Callback):
         strategy = cast(Any, trainer.strategy)
         if isinstance(strategy, DDPStrategy):
             strategy._timeout = timedelta(seconds=self.timeout_s)
+            if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0":
+                _set_up_apart(strategy)
         environment, port = strategy.cluster_environment, os.environ.get("MASTER_PORT")
         starts_others = isinstance(environment, LightningEnvironment) and not environment.creates_processes_externally
         if port is None or not starts_others or environment.node_rank() > 0:
@@ -115,7 +117,8 @@ class Peers(L.Callback):
                 raise
             if not self._peers:
                 self._end_started(trainer, {process.pid for process in _started(trainer)})
-                found = f"{trainer.world_size} processes in all, which have not come together in {self.timeout_s:g} s"
+                waited = f"(waited at most {self.timeout_s:g} s)"
+                found = f"{trainer.world_size} processes in all, which have not come together {waited}"
                 fix = "See that all were started, and reach MASTER_ADDR and MASTER_PORT, or give more --peer_timeout_s."
                 raise SettingError("trainer.devices", found, fix) from None
             lost = self._lost(trainer)
@@ -123,11 +126,12 @@ class Peers(L.Callback):
             raise lost from None
 
     def _lost(self, trainer: L.Trainer) -> SettingError:
-        found = f"{trainer.world_size} processes in all, of which {self._gone()} (rank {trainer.global_rank} says so)"
+        own = trainer.global_rank
+        found = f"{trainer.world_size} processes in all, of which {self._gone(own)} (rank {own} says so)"
         fix = "Look at what it said, if it did; the same command goes on from the last checkpoint."
         return SettingError("trainer.devices", found, fix)
 
-    def _gone(self) -> str:
+    def _gone(self, own: int) -> str:
         end = time.monotonic() + _LOOKS_S
         while True:
             fates = [(rank, peer, peer.fate) for rank, peer in enumerate(self._peers)]
@@ -136,15 +140,44 @@ class Peers(L.Callback):
                 time.sleep(max(0.0, end - time.monotonic()))  # the others are still looking for who was gone first
                 return " and ".join(named)
             if time.monotonic() > end:
-                hosts = ", ".join(sorted({peer.host for peer in self._peers}))
-                return f"one does not answer (on {hosts}; waited at most {self.timeout_s:g} s)"
+                return f"{self._others(own)} does not answer (waited at most {self.timeout_s:g} s)"
             time.sleep(0.05)
+
+    def _others(self, own: int) -> str:
+        """All who may be meant where every process on this machine runs: nobody sees into another machine."""
+        hosts: dict[str, list[str]] = {}
+        for rank, peer in enumerate(self._peers):
+            if rank != own:
+                hosts.setdefault(peer.host, []).append(str(rank))
+        named = [f"rank {' or '.join(ranks)} on {host}" for host, ranks in hosts.items()]
+        return " or ".join(named)
 
     def _end_started(self, trainer: L.Trainer, pids: set[int]) -> None:
         """Ends those of these processes that this one has started: they would stay behind."""
         for process in _started(trainer):
             if process.poll() is None and process.pid in pids:
                 process.kill()
+
+
+def _set_up_apart(strategy: Any) -> None:
+    """Has processes that torchrun starts again meet in a place of their own.
+
+    They have the first ones' store, in which a dead process's address still is: who finds it connects to nobody.
+    """
+    set_up = strategy.setup_distributed
+
+    def apart() -> None:
+        rank, size, timeout = (int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), strategy._timeout)
+        store, *_ = next(torch.distributed.rendezvous("env://", rank, size, timeout=timeout))
+        store = torch.distributed.PrefixStore(f"start_{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+        device = strategy.root_device if strategy.root_device.type != "cpu" else None
+        backend = strategy._get_process_group_backend()
+        torch.distributed.init_process_group(
+            backend, store=store, rank=rank, world_size=size, timeout=timeout, device_id=device
+        )
+        set_up()  # which finds them together
+
+    strategy.setup_distributed = apart
 
 
 def _started(trainer: L.Trainer) -> Sequence[subprocess.Popen[bytes]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Literal, get_args
 
 import torch
@@ -86,9 +87,16 @@ def sample(spec: LatentSpec, params: Tensor, noise: Tensor) -> Tensor:
         return mean + std * noise
     probs = spec.logits(params).softmax(-1)  # [..., S, C]
     with torch.no_grad():
-        index = (probs.cumsum(-1) < noise.unsqueeze(-1)).sum(-1).clamp_(max=spec.classes - 1)
+        index = (_running_sum(probs) < noise.unsqueeze(-1)).sum(-1).clamp_(max=spec.classes - 1)
         one_hot = _one_hot(index, probs)
     return (one_hot + (probs - probs.detach())).flatten(-2)
+
+
+def _running_sum(probs: Tensor) -> Tensor:
+    """``probs.cumsum(-1)``, which on a GPU is in an order of its own and refused by ``trainer.deterministic``."""
+    if not torch.are_deterministic_algorithms_enabled():
+        return probs.cumsum(-1)
+    return torch.stack([*accumulate(probs.double().unbind(-1))], -1).to(probs.dtype)  # as a CPU's cumsum adds
 
 
 def mode(spec: LatentSpec, params: Tensor) -> Tensor:

@@ -158,12 +158,13 @@ class DeviceMirror:
     def _follow(self) -> None:
         if self._generation == self.store.generation:
             return
-        generation, known = self.store.generation, [self.store[i] for i in range(len(self.store))]
+        generation, known = self.store.generation, list(self.store.known)
         same = 0
         while same < min(len(known), len(self._crcs)) and known[same].crc == self._crcs[same]:
             same += 1
         del self._crcs[same:], self._starts[same + 1 :]
-        for episode in known[same:]:
+        for number in range(same, len(known)):
+            episode = self.store[number]
             begin, end = self._starts[-1], self._starts[-1] + episode.num_rows
             if self._rows is None:
                 self._rows = self._allocated(episode, sum(e.num_rows for e in known))

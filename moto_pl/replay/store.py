@@ -18,7 +18,8 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from threading import Lock
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -32,6 +33,8 @@ MARKER = "dataset.json"
 """In a run's replay: which dataset its first episodes are from. ``episodes`` is there once all are taken in."""
 HELD_OUT = "held_out"
 """In a run's replay: the dataset's episodes that are not trained on."""
+_MAPPED = 16_384
+"""Files that a store keeps mapped: Linux gives a process 65,530 maps unless told otherwise, malloc's among them."""
 _ALIGNMENT = 64
 _MAX_HEADER = 2**20
 _FIXED = {"image": ("U8", 4), "action": ("F32", 2), "reward": ("F32", 1), "success": ("BOOL", 1)}
@@ -99,6 +102,21 @@ class EpisodeView(EpisodeFigures):
         return len(self.reward_rows)
 
 
+class Known(NamedTuple):
+    """What a store keeps of each episode, also while its file is not mapped; as in :class:`EpisodeView`."""
+
+    path: Path
+    length: int
+    num_rows: int
+    nbytes: int
+    crc: int
+
+    @classmethod
+    def of(cls, view: EpisodeView) -> Known:
+        """That of an open episode."""
+        return cls(view.path, view.length, view.num_rows, view.nbytes, view.crc)
+
+
 class EpisodeStore:
     """An append-only directory of episodes, ``000000.safetensors`` on.
 
@@ -125,25 +143,51 @@ class EpisodeStore:
         #: Changes whenever the list of episodes does.
         self.generation = 0
         self._remove_leftovers()
-        self._episodes: list[EpisodeView] = []
-        while self._path(len(self._episodes)).exists():
-            self._episodes.append(_open(self._path(len(self._episodes))))
+        self._known: list[Known] = []
+        #: Those whose files are mapped, the first that was mapped first.
+        self._views: dict[int, EpisodeView] = {}
+        self._lock = Lock()  # the loader's thread reads while this one appends
+        while self._path(len(self._known)).exists():
+            self._take_in(_open(self._path(len(self._known))))
 
     def __len__(self) -> int:
-        return len(self._episodes)
+        return len(self._known)
 
     def __getitem__(self, index: int) -> EpisodeView:
-        return self._episodes[index]
+        known = self._known[index]
+        index = range(len(self._known))[index]
+        view = self._views.get(index)
+        if view is None:
+            view = _open(known.path)
+            if view.crc != known.crc:
+                raise SettingError(str(known.path), "another episode than before", "Put that file back, or start anew.")
+            self._keep(index, view)
+        return view
+
+    def _keep(self, index: int, view: EpisodeView) -> None:
+        with self._lock:
+            self._views[index] = view
+            _drop_oldest(self._views)
+
+    def _take_in(self, view: EpisodeView) -> None:
+        """Adds an episode at the end."""
+        self._keep(len(self._known), view)
+        self._known.append(Known.of(view))
+
+    @property
+    def known(self) -> Sequence[Known]:
+        """What is kept of each episode: to look at all of them this opens no file."""
+        return self._known
 
     @property
     def num_rows(self) -> int:
         """Rows of all episodes."""
-        return sum(episode.num_rows for episode in self._episodes)
+        return sum(episode.num_rows for episode in self._known)
 
     @property
     def nbytes(self) -> int:
         """Bytes of all episodes."""
-        return sum(episode.nbytes for episode in self._episodes)
+        return sum(episode.nbytes for episode in self._known)
 
     def append(self, episode: Episode, index: int | None = None) -> int:
         """Writes an episode, whole or not at all.
@@ -177,7 +221,7 @@ class EpisodeStore:
         self._write(path, [header, *arrays])
         view = _open(path)
         if index == len(self):
-            self._episodes.append(view)
+            self._take_in(view)
             self.generation += 1
         return index
 
@@ -188,12 +232,13 @@ class EpisodeStore:
             SettingError: one of them is missing or damaged.
         """
         found = [_open(self._path(index)) for index in range(len(self), count)]
-        self._episodes.extend(found)
+        for view in found:
+            self._take_in(view)
         self.generation += bool(found)
 
     def manifest(self) -> list[dict[str, int | str]]:
         """The known episodes, in plain types: ``file``, ``length`` (steps) and ``crc32`` of each."""
-        return [{"file": e.path.name, "length": e.length, "crc32": e.crc} for e in self._episodes]
+        return [{"file": e.path.name, "length": e.length, "crc32": e.crc} for e in self._known]
 
     def restore(self, manifest: Sequence[dict[str, int | str]]) -> None:
         """Goes back to the episodes of a manifest; all others are forgotten, and replaced by later appends.
@@ -203,7 +248,8 @@ class EpisodeStore:
         Raises:
             SettingError: an episode of the manifest is missing, damaged or another one; the store is then what it was.
         """
-        episodes = []
+        known: list[Known] = []
+        views: dict[int, EpisodeView] = {}
         for index, entry in enumerate(manifest):
             path = self._path(index)
             view = _open(path, check=True)
@@ -212,8 +258,10 @@ class EpisodeStore:
                 raise SettingError(
                     str(path), found, f"The checkpoint was made with {dict(entry)}: put that file back, or start anew."
                 )
-            episodes.append(view)
-        self._episodes = episodes
+            known.append(Known.of(view))
+            views[index] = view
+            _drop_oldest(views)
+        self._known, self._views = known, views
         self.generation += 1
 
     def verify(self) -> None:
@@ -222,7 +270,7 @@ class EpisodeStore:
         Raises:
             SettingError: names the first file that does not hold what was written.
         """
-        for episode in self._episodes:
+        for episode in self._known:
             _open(episode.path, check=True)
 
     def describe_capacity(self, expected_episodes: int, rows: int) -> str:
@@ -232,7 +280,7 @@ class EpisodeStore:
             expected_episodes: episodes in all, those stored among them.
             rows: rows of an episode (steps + 1).
         """
-        row_bytes = self.nbytes / self.num_rows if self._episodes else 64 * 64 * 3
+        row_bytes = self.nbytes / self.num_rows if self._known else 64 * 64 * 3
         total = max(self.nbytes, round(expected_episodes * rows * row_bytes))
         free = shutil.disk_usage(self.root).free
         line = (
@@ -266,6 +314,11 @@ class EpisodeStore:
     def _remove_leftovers(self) -> None:
         for path in self.root.glob(".*.safetensors.tmp"):
             remove_leftover(path)
+
+
+def _drop_oldest(views: dict[int, EpisodeView]) -> None:
+    while len(views) > _MAPPED:
+        del views[next(iter(views))]
 
 
 def check_episode(path: Path) -> None:

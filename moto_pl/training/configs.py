@@ -278,7 +278,7 @@ def lineage(path: Path, below: tuple[Path, ...] = ()) -> list[Config]:
     check_settings(content, path)
     parents = (content or {}).get("extends", []) if isinstance(content, dict) else []
     parents = [parents] if isinstance(parents, str) else parents
-    if not isinstance(parents, list) or not all(isinstance(parent, str) for parent in parents):
+    if not isinstance(parents, list) or not all(isinstance(parent, str) and "\0" not in parent for parent in parents):
         raise SettingError("extends", f"{parents!r} in {path}", "Give a path, or a list of them.")
     found: list[Config] = []
     for parent in parents:

@@ -342,9 +342,9 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
     def _fitted_parts(self) -> dict[str, BatchPart]:
         """The agent's parts, where a default length is not longer than the longest of the first episodes."""
         first = self.offline_episodes or min(len(self.store), self.schedule.episodes_per_round)
-        longest = max(self.store[i].num_rows for i in range(first))
+        longest = max(episode.num_rows for episode in self.store.known[:first])
         if len(self.held_out):
-            longest = min(longest, max(self.held_out[i].num_rows for i in range(len(self.held_out))))
+            longest = min(longest, max(episode.num_rows for episode in self.held_out.known))
         return fitted_parts(self._learner.parts(), longest, self.given_settings)
 
     def demonstration_shares(self) -> dict[str, float]:

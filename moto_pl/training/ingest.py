@@ -127,7 +127,7 @@ def longest_demonstration(replay: Path) -> int | None:
     if "longest" in known:
         return int(known["longest"])
     store = EpisodeStore(replay)  # of a run from before this was written down
-    return max((store[i].length for i in range(min(len(store), int(known["episodes"])))), default=None)
+    return max((episode.length for episode in store.known[: int(known["episodes"])]), default=None)
 
 
 def _read(replay: Path) -> dict[str, Any] | None:

@@ -37,6 +37,13 @@ def one_line_errors(verb: str) -> Iterator[None]:
         if isinstance(error, argparse.ArgumentError):
             raise SettingError("arguments", str(error).strip(), f"See moto {verb} --help.") from None
         raise
+    except RuntimeError as error:
+        refused = re.search(r"(\S+) does not have a deterministic implementation", str(error))
+        if refused is None:
+            raise
+        fix = "Give trainer.deterministic: warn to be told and go on, or leave it out."
+        found = f"true, and {refused[1]}, which PyTorch cannot repeat to the bit on this device"
+        raise SettingError("trainer.deterministic", found, fix) from error
 
 
 def _setting_error(error: BaseException | None) -> SettingError | None:

@@ -83,7 +83,7 @@ class HeldOut:
         return self.batches
 
     def __iter__(self) -> Iterator[Batch]:
-        entries = [(i, self.store[i].num_rows) for i in range(len(self.store))]
+        entries = [(i, episode.num_rows) for i, episode in enumerate(self.store.known)]
         for step in range(self.batches):
             batch = {}
             for name, part in self.parts.items():

@@ -38,11 +38,10 @@ class Views:
         if part.filter in ("auto", "progress"):
             self._warn_of_unseen_objects()
         entries = []
-        for i in range(len(self.store)):
-            episode = self.store[i]
+        for i, episode in enumerate(self.store.known):
             kept = (part.filter, threshold, episode.crc)
             if kept not in self._kept:
-                self._kept[kept] = keep_rows(episode, part.filter, threshold, self.objects)
+                self._kept[kept] = keep_rows(self.store[i], part.filter, threshold, self.objects)
             if self._kept[kept]:
                 entries.append((i, self._kept[kept]))
         if len(self.store) and part.filter != "none" and all(rows < part.length for _, rows in entries):
@@ -50,7 +49,7 @@ class Views:
                 f"No episode of at least {part.length} rows passes the filter '{part.filter}': "
                 f"the '{name}' batches come from all data."
             )
-            entries = [(i, self.store[i].num_rows) for i in range(len(self.store))]
+            entries = [(i, episode.num_rows) for i, episode in enumerate(self.store.known)]
         view = EpisodeSet(entries, part.length, self.offline_episodes)
         if view.left_out and self._left_out.get(name, 0) != view.left_out:
             self._left_out[name] = view.left_out
@@ -64,12 +63,12 @@ class Views:
         """Says once in how many episodes the filter ``progress`` sees but the task's own objects, or none."""
         if self._warned or not self.objects or not set(self.objects) <= set(KITCHEN_OBJECTS):
             return
-        episodes = [self.store[i] for i in range(len(self.store))]
-        unseen = sum(not records_all_objects(episode, self.objects) for episode in episodes)
+        count = len(self.store)
+        unseen = sum(not records_all_objects(self.store[i], self.objects) for i in range(count))
         if unseen:
             self._warned = True
             rank_zero_warn(
-                f"{unseen} of {len(episodes)} episodes do not record which of the kitchen's seven objects are in place "
+                f"{unseen} of {count} episodes do not record which of the kitchen's seven objects are in place "
                 "(in_place): there the filter 'progress' cannot see work on objects that are not the task's. "
                 "docs/kitchen.md says which datasets record them."
             )

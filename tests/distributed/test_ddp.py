@@ -14,7 +14,7 @@ import torch
 
 from moto_pl.evaluations import read_evaluations
 from moto_pl.replay import EpisodeStore
-from runs import ROOT, assert_same_end, environment, fault, final, fit
+from runs import ROOT, assert_same_end, command, environment, fault, final, fit
 
 TWO = ("--trainer.devices", "2", "--trainer.strategy", "ddp", "--data.num_envs", "2")
 
@@ -103,6 +103,18 @@ def test_a_lost_rank_ends_all_with_a_line_and_resume_is_exact(
     resumed = fit(tmp_path / "run", *settings)
     assert resumed.returncode == 0, resumed.stderr
     assert "resuming" in resumed.stdout
+    assert_same_end(unbroken, tmp_path / "run")
+
+
+def test_torchrun_starts_a_run_again_by_itself(data: tuple[str, ...], unbroken: Path, tmp_path: Path) -> None:
+    """After a process is killed: to the same bits, without anybody at the keyboard."""
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--max-restarts", "1"]
+    settings = (*data, *TWO, "--data.eval_episodes", "5", "--evaluate_untrained", "true", *fault(33, rank=1))
+    words = [sys.executable, *torchrun, *command(tmp_path / "run", *settings)[1:]]
+    done = subprocess.run(words, env=environment(), capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr
+    assert "resuming" in done.stdout and "at gradient step 30 of 40" in done.stdout
+    assert re.search(r"of which rank 1 \(process \d+\) has ended|ended by SIGTERM", done.stderr)
     assert_same_end(unbroken, tmp_path / "run")
 
 

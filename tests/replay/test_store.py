@@ -19,6 +19,7 @@ from replay_episodes import assert_same, make_episode
 from faults import WatchedFile
 from moto_pl.errors import SettingError
 from moto_pl.replay import Episode, EpisodeStore
+from moto_pl.replay import store as store_module
 
 
 def filled(root: Path, count: int, steps: int = 5) -> EpisodeStore:
@@ -521,3 +522,25 @@ def test_mapped_episodes_keep_no_file_open(tmp_path: Path) -> None:
     store = filled(tmp_path, 8)
     assert len(os.listdir("/proc/self/fd")) == before
     assert_holds(store, list(range(8)))
+
+
+def test_no_more_files_are_mapped_than_a_process_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is dropped is mapped again, and is the same episode or an error."""
+    monkeypatch.setattr(store_module, "_MAPPED", 3)
+
+    def mapped() -> int:
+        return Path("/proc/self/maps").read_text().count(f"{tmp_path}/0")
+
+    store = filled(tmp_path, 8)
+    for again in (store, EpisodeStore(tmp_path)):
+        assert mapped() <= 6  # of two stores, after the first round
+        assert_holds(again, list(range(8)))
+        assert again[-1].crc == again.known[7].crc == again[7].crc and len(list(again)) == 8
+    again.restore(store.manifest())
+    assert_holds(again, list(range(8)))
+    del store
+    assert mapped() <= 3
+    first, last = (tmp_path / f"00000{number}.safetensors" for number in (0, 7))
+    again[7], last.replace(first)
+    with pytest.raises(SettingError, match="another episode than before"):
+        again[0]
