@@ -84,6 +84,7 @@ PUT_TOGETHER = {
     ("replay/sampler.py", "str(self.store.root)"): "a directory",
     **{("replay/episode.py", expression): "a field of Episode" for expression in ("label", "f'episode.{name}'")},
     ("replay/episode.py", "f'episode.info[{key!r}]'"): "an entry of Episode.info",
+    ("nn/settings.py", "f'world_model.{name}'"): "a field of WorldModelConfig, looked at in test_settings_page",
     ("agents/trainer_arguments.py", "f'trainer.{name}'"): "looked at in test_trainer_arguments",
     ("agents/base.py", "f'{self.optimizer_settings}.{name}'"): "looked at in test_what_agents_name",
     ("training/datamodule.py", "setting"): "BatchPart's, looked at in test_what_agents_name",
