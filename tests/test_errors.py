@@ -47,6 +47,10 @@ PUT_TOGETHER = {
     ("verbs.py", "names[0]"): "the verb's own parameter",
     ("verbs.py", "option"): "the verb's own parameter",
     ("training/configs.py", "f'--{name}'"): "--size or --agent",
+    **{
+        ("training/refusals.py", expression): "what the parser names, looked at in test_refusals"
+        for expression in ("name", "unknown[1]", "bare[1]", "place", "f'{below}.{name}'")
+    },
     ("datasets/builders.py", "key"): "an option of moto data build",
     ("hub.py", "setting"): "given by the caller: --init, or name",
     ("files.py", "setting"): "given by the caller: trainer.default_root_dir, or runs",

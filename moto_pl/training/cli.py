@@ -48,6 +48,7 @@ from moto_pl.training.restart import move_aside, refuse_lost_progress
 from moto_pl.trust import check_classes
 
 DEFAULT_ROOT = "runs/moto"
+_PARSER: dict[str, Any] = {"exit_on_error": False, "allow_abbrev": False}
 #: Settings of a run beside those of trainer, model and data: name, type, default, and what docs/settings.md says of it.
 SETTINGS: tuple[tuple[str, Any, Any, str], ...] = (
     ("checkpoint_every", int, 1, "rounds from one checkpoint to the next, 1 or more"),
@@ -97,7 +98,8 @@ class MotoCLI(LightningCLI):
             seed_everything_default=0,
             args=list(args),
             # Errors are raised rather than printed, so that the command line can say the one thing that matters.
-            parser_kwargs={verb: {"exit_on_error": False} for verb in LIGHTNING_VERBS} | {"exit_on_error": False},
+            # And a name that is cut short is a mistake, here as in a file.
+            parser_kwargs={verb: dict(_PARSER) for verb in LIGHTNING_VERBS} | _PARSER,
             trainer_defaults={
                 "default_root_dir": DEFAULT_ROOT,
                 "accelerator": "auto",
@@ -150,6 +152,9 @@ class MotoCLI(LightningCLI):
             short = ("model_steps", "offline_steps", "online_steps")
             for name, most in (*((name, steps) for name in short), ("eval_episodes", 1)):
                 data[name] = min(most, data[name])
+
+    def _parse_ckpt_path(self) -> None:
+        """Lightning's reads hyperparameters, which no agent saves, of a checkpoint that nobody has looked at yet."""
 
     def _refuse_lightnings(self) -> None:
         """Refuses what Lightning would take and this run ignore."""
@@ -222,7 +227,7 @@ class MotoCLI(LightningCLI):
         except SettingError:
             raise
         except (MisconfigurationException, ImportError, RuntimeError, TypeError, ValueError) as error:
-            raise SettingError("trainer", " ".join(str(error).split()), "See docs/trainer.md.") from error
+            raise SettingError("trainer", " ".join(str(error).split()).rstrip(".!"), "See docs/trainer.md.") from error
         check_trainer(trainer)
         self._peers.check(trainer)
         if self._trial is not None and trainer.world_size > 1:

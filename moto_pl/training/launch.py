@@ -35,7 +35,9 @@ def one_line_errors(verb: str) -> Iterator[None]:
         if denied is not None:
             raise untrusted("class_path", denied[1]) from None
         if isinstance(error, argparse.ArgumentError):
-            raise SettingError("arguments", str(error).strip(), f"See moto {verb} --help.") from None
+            from moto_pl.training.refusals import refusal  # here: the mistakes of other verbs do not need torch
+
+            raise refusal(str(error).strip(), verb) from None
         raise
 
 
