@@ -75,5 +75,7 @@ def quiet() -> None:
         ".*LightningCLI's args parameter is intended.*",
         ".*isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
         ".*Total length of `list` across ranks is zero.*",
+        # These are all processes' already, or the first one's speed. What others log is not known here.
+        ".*recommended to use `self.log\\('(batch|eval|online|speed|test|updates)/.*sync_dist=True",
     ):
         warnings.filterwarnings("ignore", message=message)

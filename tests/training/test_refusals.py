@@ -57,7 +57,8 @@ UNKNOWN = "found an unknown setting."
         ),
         (
             ["--model", "moto_pl.agents.Nothing"],
-            f"model: found class_path moto_pl.agents.Nothing. Module 'moto_pl.agents' has no attribute 'Nothing'. {SEE}",
+            "model: found class_path moto_pl.agents.Nothing. Module 'moto_pl.agents' has no attribute "
+            f"'Nothing'. {SEE}",
         ),
         (
             ["--trainer.callbacks", "[{class_path: ModelSummary, init_args: {deep: 3}}]"],
