@@ -152,7 +152,11 @@ def lock_run(
     Raises:
         SettingError: where another process has it, or its file system knows no locks.
     """
-    make_directory(directory)
+    try:
+        make_directory(directory)
+    except (FileExistsError, FileNotFoundError, NotADirectoryError) as error:
+        found = f"{directory} ({error.strerror})"
+        raise SettingError(setting, found, "Give a directory, or a name for one that can be made.") from None
     path = directory / LOCK
     if path.is_symlink():
         raise SettingError(setting, f"{path}, a link that leads elsewhere", "Remove the link.")

@@ -48,6 +48,10 @@ PUT_TOGETHER = {
     ("verbs.py", "names[0]"): "the verb's own parameter",
     ("verbs.py", "option"): "the verb's own parameter",
     ("training/configs.py", "f'--{name}'"): "--size or --agent",
+    **{
+        ("training/refusals.py", expression): "what the parser names, looked at in test_refusals"
+        for expression in ("name", "unknown[1]", "bare[1]", "place", "f'{below}.{name}'")
+    },
     ("datasets/builders.py", "key"): "an option of moto data build",
     ("hub.py", "setting"): "given by the caller: --init, or name",
     ("files.py", "setting"): "given by the caller: trainer.default_root_dir, or runs",
@@ -86,6 +90,7 @@ PUT_TOGETHER = {
     ("replay/sampler.py", "str(self.store.root)"): "a directory",
     **{("replay/episode.py", expression): "a field of Episode" for expression in ("label", "f'episode.{name}'")},
     ("replay/episode.py", "f'episode.info[{key!r}]'"): "an entry of Episode.info",
+    ("nn/settings.py", "f'world_model.{name}'"): "a field of WorldModelConfig, looked at in test_settings_page",
     ("agents/trainer_arguments.py", "f'trainer.{name}'"): "looked at in test_trainer_arguments",
     ("agents/base.py", "f'{self.optimizer_settings}.{name}'"): "looked at in test_what_agents_name",
     ("training/datamodule.py", "setting"): "BatchPart's, looked at in test_what_agents_name",
@@ -102,7 +107,7 @@ NAMES = {
         ("config.yaml", "huggingface_hub", "moto_pl", "moto_pl.agents", "moto_pl.callbacks", "my_package"),
         "files, packages",
     ),
-    **dict.fromkeys(("log_prob", "max_var", "q_ensemble", "model_first"), "values of a setting"),
+    **dict.fromkeys(("log_prob", "max_var", "q_ensemble", "trunc_normal", "model_first"), "values of a setting"),
     "--shm-size": "an option of docker run",
     **dict.fromkeys(("class_path", "data_format"), "keys of a checkpoint, of Minari's metadata"),
 }

@@ -25,8 +25,9 @@ class NormalConfig:
     """A policy that is a normal; null is the preset's value.
 
     Attributes:
-        std: the same in all states: a number above 0, or ``learned``, one for each action dimension, 1 at first.
-        mean: ``tanh`` keeps it in (-1, 1); ``linear`` lets it be any number, and clips what acts.
+        std: the policy's standard deviation, the same in all states: a number above 0, or ``learned``, one for each
+            action dimension, 1 at first.
+        mean: the policy's mean: ``tanh`` keeps it in (-1, 1); ``linear`` lets it be any number, and clips what acts.
     """
 
     std: Literal["learned"] | float | None = None

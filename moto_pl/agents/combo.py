@@ -21,8 +21,8 @@ class LatentConservatismConfig(ConservatismConfig):
     """COMBO's term.
 
     Attributes:
-        scale: alpha, its weight (paper: 2.5).
-        actions: uniform actions in it, beside the policy's own (16, as in LOMPO's public code).
+        scale: alpha, the term's weight, 0 or more (paper: 2.5).
+        actions: uniform actions in the term, 1 or more, beside the policy's own (16, as in LOMPO's public code).
     """
 
     scale: float = 2.5

@@ -24,8 +24,9 @@ class ConservatismConfig:
     """CQL(H)'s term; null is the preset's value.
 
     Attributes:
-        scale: alpha, its weight (paper: 5).
-        actions: actions drawn from each source: the uniform distribution and the policy in the current state.
+        scale: alpha, the term's weight, 0 or more (paper: 5).
+        actions: actions drawn from each source, 1 or more: the uniform distribution and the policy in the current
+            state.
         next_state: whether the policy in the next state is a third source.
     """
 

@@ -24,9 +24,9 @@ class AdvantageConfig:
     """IQL's two numbers (paper, appendix C.4).
 
     Attributes:
-        expectile: of the critics' values that V regresses to, in (0, 1); null is the preset's.
+        expectile: the expectile of the critics' values that V regresses to, in (0, 1); null is the preset's.
         temperature: inverse temperature of the advantage weights, 0 or more.
-        max_weight: largest advantage weight.
+        max_weight: largest advantage weight, above 0.
     """
 
     expectile: float | None = None

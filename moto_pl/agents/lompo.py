@@ -18,7 +18,7 @@ class PenaltyConfig:
     """What an imagined reward is lessened by.
 
     Attributes:
-        scale: lambda, its weight (paper: 5).
+        scale: lambda, the penalty's weight, 0 or more (paper: 5).
         disagreement: the estimator of u; LOMPO's is the spread of the members' log-probabilities of the drawn latent.
     """
 

@@ -46,15 +46,15 @@ class PixelConfig:
     """Frames, encoder and heads (paper, appendix C.4); null is the preset's value.
 
     Attributes:
-        frame_stack: frames that make an observation; before an episode's start its first frame is repeated.
-        shift: largest random shift of a training image, in pixels; 0 for none.
-        channels: of the encoder's convolutions.
-        latent: width of each head's bottleneck.
-        layers: hidden layers of each head.
-        units: their width.
-        vector_layers: dense layers that encode the state vectors, where ``data.observation.state`` names some; their
-            output joins the convolutions'.
-        vector_units: their width.
+        frame_stack: frames that make an observation, 1 or more; before an episode's start its first frame is repeated.
+        shift: largest random shift of a training image, in pixels, 0 or more; 0 for none.
+        channels: channels of the encoder's convolutions, 1 or more each.
+        latent: width of each head's bottleneck, 1 or more.
+        layers: hidden layers of each head, 0 or more.
+        units: width of these hidden layers, 1 or more.
+        vector_layers: dense layers that encode the state vectors, 0 or more, where ``data.observation.state`` names
+            some; their output joins the convolutions'.
+        vector_units: width of these dense layers, 1 or more.
         share_encoder: whether policy and value read the critics' encoder, without moving it, rather than one each of
             their own.
         init: initial weights: orthogonal, times the square root of 2, in all layers; or Glorot-uniform, but for the
@@ -93,15 +93,17 @@ class TDConfig:
     """Batch, optimiser and temporal differences (paper, appendix C.4); null is the preset's value.
 
     Attributes:
-        batch_size: transitions of a gradient step, over all ranks.
-        lr: learning rate of every component.
-        clip: largest gradient norm of each component.
-        gamma: discount.
-        tau: share of the critics that their targets take over at each step.
-        weight_decay: share of every weight that a gradient step takes away, whatever the learning rate.
-        adam_eps: Adam's epsilon.
-        final_lr: share of the learning rates that is left when the online phase ends; they fall linearly over it.
-        ema_decay: decay, a gradient step, of the moving average of the weights that acts; 0 acts with the weights.
+        batch_size: transitions of a gradient step, 1 or more, over all ranks.
+        lr: learning rate of every component, 0 or more.
+        clip: largest gradient norm of each component, above 0.
+        gamma: discount, in (0, 1].
+        tau: share of the critics that their targets take over at each step, in (0, 1].
+        weight_decay: share of every weight that a gradient step takes away, in [0, 1), whatever the learning rate.
+        adam_eps: Adam's epsilon, 0 or more.
+        final_lr: share of the learning rates that is left when the online phase ends, in [0, 1]; they fall linearly
+            over it.
+        ema_decay: decay, a gradient step, of the moving average of the weights that acts, in [0, 1); 0 acts with the
+            weights.
         actor_lr: ``cosine``: the policy's learning rate falls along half a cosine from ``lr`` at the run's first
             gradient step to 0 at its last; ``constant``: it is the others'.
         target_value: which of the target critics' two values is learned from.

@@ -18,16 +18,17 @@ class OptimConfig:
     """Learning rates and clip norms of the components.
 
     Attributes:
-        model_lr: world model's learning rate.
-        actor_lr: actor's.
-        critic_lr: critics'.
-        clip: largest gradient norm of each component.
-        weight_decay: share of every weight that a gradient step takes away, whatever the learning rate (DreamerV2's):
-            w <- (1 - weight_decay) w.
-        adam_eps: Adam's epsilon.
-        final_lr: share of the learning rates that is left when the online phase ends; they fall linearly over it.
-        ema_decay: decay, a gradient step, of the moving average of the weights that collects and is evaluated; 0 acts
-            with the weights themselves, as the paper does.
+        model_lr: the world model's learning rate, 0 or more.
+        actor_lr: the actor's learning rate, 0 or more.
+        critic_lr: the critics' learning rate, 0 or more.
+        clip: largest gradient norm of each component, above 0.
+        weight_decay: share of every weight that a gradient step takes away, whatever the learning rate (DreamerV2's),
+            in [0, 1): w <- (1 - weight_decay) w.
+        adam_eps: Adam's epsilon, 0 or more.
+        final_lr: share of the learning rates that is left when the online phase ends, in [0, 1]; they fall linearly
+            over it.
+        ema_decay: decay, a gradient step, of the moving average of the weights that collects and is evaluated, in [0,
+            1); 0 acts with the weights themselves, as the paper does.
     """
 
     model_lr: float = 1e-4
@@ -45,12 +46,12 @@ class BatchConfig:
     """Sizes of a training batch's parts, over all ranks (paper: 16 for the model, 128 for the agent).
 
     Attributes:
-        model_size: sequences that train the world model.
-        model_length: their rows.
-        agent_size: sequences in whose states imagination starts.
-        agent_length: their rows (25 in the authors' code).
-        clone_size: sequences that are cloned.
-        clone_length: their rows.
+        model_size: sequences that train the world model, 1 or more.
+        model_length: rows of each of these sequences, 2 or more.
+        agent_size: sequences in whose states imagination starts, 1 or more.
+        agent_length: rows of each of these sequences, 2 or more (25 in the authors' code).
+        clone_size: sequences that are cloned, 1 or more.
+        clone_length: rows of each of these sequences, 2 or more.
     """
 
     model_size: int = 16
@@ -66,23 +67,24 @@ class ImaginationConfig:
     """Actor, critic and imagination. Defaults: the MOTO paper (C.3), and DreamerV2's where it is silent.
 
     Attributes:
-        horizon: H, steps of an imagined rollout.
+        horizon: H, steps of an imagined rollout, 1 or more.
         gamma: discount, in (0, 1].
         lambda_: weight of longer returns, in [0, 1].
-        critic_layers: hidden layers of a critic.
-        critic_units: their width.
-        actor_layers: hidden layers of the actor.
-        actor_units: their width.
+        critic_layers: hidden layers of a critic, 0 or more.
+        critic_units: width of a critic's hidden layers, 1 or more.
+        actor_layers: hidden layers of the actor, 0 or more.
+        actor_units: width of the actor's hidden layers, 1 or more.
         action: the actor's distribution.
-        min_std: its smallest standard deviation.
+        min_std: smallest standard deviation of the actor's distribution, above 0.
         greedy: what the policy does where it does not sample. ``mode``: the likeliest action. ``mean``: the expected
             one, with ``action: trunc_normal``. After demonstrations with noise the distribution is wide, and its mode
             lies far beyond what was done on average.
-        entropy_scale: eta, weight of the policy's entropy.
-        target_every: gradient steps between copies of the critics to their targets.
-        imagine_rows: start states of imagination, over all ranks, drawn from the agent sequences' posterior states;
-            null takes all. The cost of imagination is proportional to it.
-        imagine_member: one prior head a step for the whole batch (authors' code), or one a row.
+        entropy_scale: eta, weight of the policy's entropy, 0 or more.
+        target_every: gradient steps between copies of the critics to their targets, 1 or more.
+        imagine_rows: start states of imagination, over all ranks, drawn from the agent sequences' posterior states, 1
+            or more; null takes all. The cost of imagination is proportional to it.
+        imagine_member: who steps: ``step``, one prior head a step for the whole batch (authors' code), or ``row``, one
+            a row.
     """
 
     horizon: int = 15
@@ -117,9 +119,10 @@ class BehaviourConfig(ImaginationConfig):
     """MOTO's actor, critics, imagination and cloning.
 
     Attributes:
-        horizon: H, states of an imagined rollout, the start included (``q_ensemble``); its steps (``v``).
-        disagreement_scale: alpha, the penalty's weight; 0 turns it off. The right value depends on the estimator: the
-            logs show ``imagined/reward`` beside ``imagined/penalty``.
+        horizon: H, states of an imagined rollout, the start included, 2 or more (``q_ensemble``); its steps, 1 or more
+            (``v``).
+        disagreement_scale: alpha, the penalty's weight, 0 or more; 0 turns it off. The right value depends on the
+            estimator: the logs show ``imagined/reward`` beside ``imagined/penalty``.
         disagreement: the estimator of u; see :func:`moto_pl.ops.disagreement`.
         disagreement_unit: what u is counted in. ``one``: as it is (the paper's). ``data``: in what it is on average
             along the real transitions of the batch, so that alpha means the same for every estimator and at every
@@ -127,19 +130,20 @@ class BehaviourConfig(ImaginationConfig):
         critic: ``q_ensemble``, critics Q(s, a) with model-based value expansion on imagined and real transitions; the
             paper's own equations could not be read, so this follows the authors' public code. ``v``: DreamerV2's single
             V(s), on imagined transitions alone.
-        critics: how many critics Q(s, a) there are.
+        critics: how many critics Q(s, a) there are, 1 or more.
         real_return: what real transitions teach the critics Q(s, a). ``imagined``: their reward, then the imagined
             value of the state that they led to (the authors' code). ``data``: their reward, then what was earned after
             it in the sequence: the lambda-return along its rows, with the value of the policy's action in each.
         actor_value: which of the critics' values the actor maximises.
-        value_scale: weight of the value in the actor's loss; 0 leaves cloning alone.
-        value_episodes: collected episodes between which the value's weight rises from 0 to ``value_scale``. Before the
-            first of the two the actor clones, and critics learn what it is worth; from the second on it hears all of
-            it. ``[0, 0]``: all of it from the first gradient step on, as in the paper.
-        clone_scale: beta_bc, weight of behaviour cloning; 0 turns it off.
+        value_scale: weight of the value in the actor's loss, 0 or more; 0 leaves cloning alone.
+        value_episodes: collected episodes between which the value's weight rises from 0 to ``value_scale``, 0 or more
+            each, the first not above the second. Before the first of them the actor clones, and critics learn what it
+            is worth; from the second on it hears all of it. ``[0, 0]``: all of it from the first gradient step on, as
+            in the paper.
+        clone_scale: beta_bc, weight of behaviour cloning, 0 or more; 0 turns it off.
         clone_filter: which data is cloned; see :func:`moto_pl.replay.filters.keep_rows`. ``advantage`` clones steps
             whose lambda-return is at least the critics' value of the policy's own action.
-        clone_top: share of the episodes that ``clone_filter: return`` keeps.
+        clone_top: share of the episodes that ``clone_filter: return`` keeps, in (0, 1].
         clone_limit: cloned actions are clipped to [-clone_limit, clone_limit], in (0, 1]. Scripted demonstrations are
             clipped to exactly -1 and 1 at many steps; their likelihood grows without end as the mean is driven to the
             edge, where the gradient through tanh dies, for all other states too. Below 1 the optimum is inside.
@@ -186,20 +190,21 @@ class LatentModelConfig(WorldModelConfig):
     """The world model at LOMPO's sizes (MOTO's appendix C.3; LOMPO's public code).
 
     Attributes:
-        latent: ``gaussian``.
-        deter: D, size of the deterministic state.
-        hidden: E, width of the RSSM's dense layers.
-        stoch: S, number of latent variables.
-        latent_std: ``softplus``.
-        encoder_channels: channels of the encoder's convolutions.
-        conv_activation: ``relu``.
-        mlp_layers: dense layers after the encoder's convolutions.
-        mlp_units: their width.
-        decoder_mlp_layers: none; the linear layer that makes the decoder's 1x1 maps, of 1024 here, is LOMPO's only one.
-        head_layers: hidden layers of the reward and discount heads.
-        head_units: their width.
-        kl_balance: null, the plain KL.
-        free_nats: none.
+        latent: kind of the stochastic latent; ``gaussian`` alone.
+        deter: D, size of the deterministic state, 1 or more.
+        hidden: E, width of the RSSM's dense layers, 1 or more.
+        stoch: S, number of latent variables, 1 or more.
+        latent_std: how a latent's standard deviation comes from the network.
+        encoder_channels: channels of the encoder's convolutions, 1 or more each.
+        conv_activation: the function after each convolution of encoder and decoder, but the last.
+        mlp_layers: dense layers after the encoder's convolutions, 0 or more.
+        mlp_units: width of these dense layers, 1 or more.
+        decoder_mlp_layers: dense layers before the decoder's convolutions, 0 or more; null is ``mlp_layers``. Here
+            there are none: the linear layer that makes the decoder's 1x1 maps, of 1024, is LOMPO's only one.
+        head_layers: hidden layers of the reward and discount heads, 0 or more.
+        head_units: width of these hidden layers, 1 or more.
+        kl_balance: share of the KL's gradient that trains the prior, in [0, 1]; null is the plain KL, LOMPO's.
+        free_nats: the KL is not pushed below this, in nats, 0 or more; LOMPO has none.
     """
 
     latent: LatentKind = "gaussian"
@@ -230,20 +235,21 @@ class LatentBehaviourConfig:
     """Policy, critics, imagination and the latent replay (LOMPO's public code).
 
     Attributes:
-        horizon: steps of an imagined rollout.
+        horizon: steps of an imagined rollout, 1 or more.
         replay: ``persistent`` is the papers': each episode is encoded once, by the model of the round that first sees
             it, and rollouts are added as each round begins; nothing is encoded again. ``fresh`` is ours: the replay is
             made anew as each round begins.
-        replay_capacity: real transitions that are kept, and imagined ones, each; when a half is full, its oldest go.
-        imagine_rows: rollouts that a round adds; null starts one in every posterior state of its ``replay_size``
-            sequences, as in the papers. None starts where an episode has terminated.
+        replay_capacity: real transitions that are kept, and imagined ones, each, 1 or more; when a half is full, its
+            oldest go.
+        imagine_rows: rollouts that a round adds, 1 or more; null starts one in every posterior state of its
+            ``replay_size`` sequences, as in the papers. No rollout starts where an episode has terminated.
         gamma: discount, in (0, 1].
-        tau: share of the critics that their targets take over at each step.
-        critic_layers: hidden layers of a critic.
-        critic_units: their width.
-        actor_layers: hidden layers of the policy.
-        actor_units: their width.
-        noise: standard deviation of the noise on the policy's actions, while it collects and in imagination.
+        tau: share of the critics that their targets take over at each step, in (0, 1].
+        critic_layers: hidden layers of a critic, 0 or more.
+        critic_units: width of a critic's hidden layers, 1 or more.
+        actor_layers: hidden layers of the policy, 0 or more.
+        actor_units: width of the policy's hidden layers, 1 or more.
+        noise: standard deviation of the noise on the policy's actions, while it collects and in imagination, 0 or more.
     """
 
     horizon: int = 5
@@ -274,11 +280,11 @@ class LatentBatchConfig:
     """Sizes of a training batch, over all ranks, and of what a round adds to the replay.
 
     Attributes:
-        model_size: sequences that train the world model.
-        model_length: their rows.
-        agent_size: real latent transitions that train critics and policy; as many imagined ones join them.
-        replay_size: sequences of ``model_length`` rows in whose posterior states a round's rollouts start (``fresh``:
-            they are its real half, too).
+        model_size: sequences that train the world model, 1 or more.
+        model_length: rows of each of these sequences, 2 or more.
+        agent_size: real latent transitions that train critics and policy, 1 or more; as many imagined ones join them.
+        replay_size: sequences of ``model_length`` rows in whose posterior states a round's rollouts start, 1 or more
+            (``fresh``: they are its real half, too).
     """
 
     model_size: int = 64
@@ -297,10 +303,10 @@ class LatentOptimConfig(OptimConfig):
     """Learning rates and clip norms of the components.
 
     Attributes:
-        model_lr: world model's learning rate.
-        actor_lr: policy's.
-        critic_lr: critics'.
-        weight_decay: none: their sources have none.
+        model_lr: the world model's learning rate, 0 or more.
+        actor_lr: the policy's learning rate, 0 or more.
+        critic_lr: the critics' learning rate, 0 or more.
+        weight_decay: share of every weight that a gradient step takes away, in [0, 1); 0 as in their sources.
     """
 
     model_lr: float = 6e-4

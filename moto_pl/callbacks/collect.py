@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -60,10 +61,10 @@ class CollectSettings:
             raise SettingError("data.action_repeat", self.action_repeat, "Give at least 1 step of the environment.")
         if self.env_workers < 0:
             raise SettingError("data.env_workers", self.env_workers, "Use 0 (in this process) or more.")
-        if self.worker_timeout_s <= 0:
+        if not 0 < self.worker_timeout_s < math.inf:
             raise SettingError("data.worker_timeout_s", self.worker_timeout_s, "Use a number of seconds above 0.")
         low, high = self.exploration_noise
-        if not 0 <= low <= high:
+        if not 0 <= low <= high < math.inf:
             raise SettingError(
                 "data.exploration_noise", [low, high], "Give a standard deviation, 0 or more, or two: [least, most]."
             )

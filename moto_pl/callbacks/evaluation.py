@@ -49,6 +49,9 @@ class EvaluationSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for name in ("eval_episodes", "test_episodes", "eval_every"):
+            if getattr(self, name) < 0:
+                raise SettingError(f"data.{name}", getattr(self, name), "Give 0 or more.")
         if self.value_steps < 0:
             raise SettingError("data.value_steps", self.value_steps, "Give a number of steps; 0 for none.")
         if self.value_every < 1:
@@ -110,6 +113,8 @@ class EvaluateEpisodes(L.Callback):
     """
 
     def __init__(self, settings: EvaluationSettings, collect: CollectEpisodes, videos: int = 4) -> None:
+        if videos < 0:
+            raise SettingError("video_episodes", videos, "Give a number of episodes; 0 for no video.")
         self.settings, self.collect, self.videos = settings, collect, videos
         self.metrics = EpisodeMetrics()
         self.value_figures: dict[str, float] = {}  # what the last evaluation found of the critics' values

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import re
 import socket
@@ -56,7 +57,7 @@ class Peers(L.Callback):
     """
 
     def __init__(self, timeout_s: float = 1800.0) -> None:
-        if timeout_s <= 0:
+        if not 0 < timeout_s < math.inf:
             raise SettingError("peer_timeout_s", timeout_s, "Give a number of seconds above 0.")
         self.timeout_s = timeout_s
         self._peers: list[Peer] = []

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moto_pl.envs.observation import Observation
-from moto_pl.errors import SettingError
 from moto_pl.ops import (
     CellWeights,
     Disagreement,
     Key,
-    LatentKind,
     LatentSpec,
-    LatentStd,
     Ops,
     PosteriorWeights,
     PriorWeights,
@@ -39,106 +35,12 @@ from moto_pl.ops.precision import full
 from moto_pl.ops.share import at_least, common_mean
 from moto_pl.replay.sampler import SequenceBatch
 
-from .image import ConvActivation, Decoder, Encoder
+from .image import Decoder, Encoder
 from .mlp import MLP, glorot, stacked_glorot
+from .settings import WorldModelConfig
 from .vector import VectorEncoder
 
 _OPEN_LOOP = 0x09E7  # the open-loop loss has draws of its own
-
-
-@dataclass
-class WorldModelConfig:
-    """Sizes and loss weights of the world model. Defaults: the MOTO paper (C.3), and DreamerV2's where it is silent.
-
-    Attributes:
-        latent: kind of the stochastic latent.
-        deter: D, size of the deterministic state.
-        hidden: E, width of the RSSM's dense layers.
-        stoch: S, number of latent variables.
-        classes: C, classes of each (categorical latents).
-        latent_std: how a Gaussian latent's standard deviation comes from the network; see
-            :class:`~moto_pl.ops.LatentSpec`. The compiled operators know ``sigmoid2`` alone.
-        ensemble: K, number of prior heads; 1 gives a single model.
-        encoder_channels: channels of the encoder's convolutions.
-        encoder_kernels: their kernel sizes (stride 2, VALID).
-        decoder_channels: channels of the decoder's transposed convolutions, but the last (the image's).
-        decoder_kernels: their kernel sizes (stride 2, VALID) for images of 64 pixels; to larger ones the same layers
-            lead from larger maps.
-        conv_activation: after each convolution of both, but the last.
-        mlp_layers: dense layers after the encoder's and before the decoder's convolutions (0 in DreamerV2).
-        mlp_units: their width.
-        decoder_mlp_layers: dense layers before the decoder's convolutions, where it has others; null is ``mlp_layers``.
-        vector_layers: dense layers that encode the state vectors, where ``data.observation.state`` names some.
-        vector_units: their width.
-        head_layers: hidden layers of the heads of reward, discount and state vectors.
-        head_units: their width.
-        discount_head: predict episode ends, which imagined returns then stop at. ``auto``: where a demonstration ends
-            early; where none does there is nothing to learn it from.
-        image_scale: weight of the image loss.
-        vector_scale: weight of the state vectors' loss.
-        reward_scale: weight of the reward loss.
-        discount_scale: weight of the discount loss.
-        kl_scale: beta, weight of the KL.
-        kl_balance: b, share of the KL's gradient that trains the prior, in [0, 1]; null is the plain KL, which trains
-            prior and posterior in full.
-        free_nats: the KL is not pushed below this, in nats, on the batch mean.
-        kl_member: one member drawn per time step (the authors' code), or the sum over all.
-        open_loop_steps: steps over which the model also learns to predict on its own, as imagination has it: from
-            states of its sequences along the recorded actions, the rewards and the posterior states that followed. At
-            most the sequences' length - 1. 0, the papers' loss, leaves this out.
-        open_loop_rows: the states where that begins, drawn anew at each gradient step; its cost is proportional to it.
-    """
-
-    latent: LatentKind = "categorical"
-    deter: int = 1024
-    hidden: int = 1024
-    stoch: int = 32
-    classes: int = 32
-    latent_std: LatentStd = "sigmoid2"
-    ensemble: int = 7
-    encoder_channels: tuple[int, ...] = (48, 96, 192, 384)
-    encoder_kernels: tuple[int, ...] = (4, 4, 4, 4)
-    decoder_channels: tuple[int, ...] = (128, 64, 32)
-    decoder_kernels: tuple[int, ...] = (5, 5, 6, 6)
-    conv_activation: ConvActivation = "elu"
-    mlp_layers: int = 4
-    mlp_units: int = 400
-    decoder_mlp_layers: int | None = None
-    vector_layers: int = 2
-    vector_units: int = 128
-    head_layers: int = 4
-    head_units: int = 400
-    discount_head: bool | Literal["auto"] = "auto"
-    image_scale: float = 1.0
-    vector_scale: float = 1.0
-    reward_scale: float = 1.0
-    discount_scale: float = 1.0
-    kl_scale: float = 1.0
-    kl_balance: float | None = 0.8
-    free_nats: float = 1.0
-    kl_member: Literal["sampled", "all"] = "sampled"
-    open_loop_steps: int = 0
-    open_loop_rows: int = 64
-
-    def __post_init__(self) -> None:
-        for name in ("deter", "hidden", "stoch", "ensemble"):
-            if getattr(self, name) < 1:
-                raise SettingError(f"world_model.{name}", getattr(self, name), "Give a whole number of at least 1.")
-        if self.latent == "categorical" and self.classes < 2:
-            raise SettingError("world_model.classes", self.classes, "Give at least 2.")
-        for name, least in (("vector_layers", 0), ("vector_units", 1)):
-            if getattr(self, name) < least:
-                raise SettingError(f"world_model.{name}", getattr(self, name), f"Give at least {least}.")
-        if self.open_loop_steps < 0:
-            raise SettingError("world_model.open_loop_steps", self.open_loop_steps, "Give a number of steps; 0: none.")
-        if self.open_loop_rows < 1:
-            raise SettingError("world_model.open_loop_rows", self.open_loop_rows, "Give at least 1.")
-        if self.kl_balance is not None and not 0 <= self.kl_balance <= 1:
-            fix = "Give a number in [0, 1], or null for the plain KL."
-            raise SettingError("world_model.kl_balance", self.kl_balance, fix)
-        if self.latent != "gaussian" and self.latent_std != "sigmoid2":
-            fix = "Set world_model.latent: gaussian, or leave it out: one-hot variables have no standard deviation."
-            raise SettingError("world_model.latent_std", f"{self.latent_std} with {self.latent} latents", fix)
 
 
 class States(NamedTuple):

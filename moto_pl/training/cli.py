@@ -49,6 +49,46 @@ from moto_pl.training.restart import move_aside, refuse_lost_progress
 from moto_pl.trust import check_classes
 
 DEFAULT_ROOT = "runs/moto"
+_PARSER: dict[str, Any] = {"exit_on_error": False, "allow_abbrev": False}
+#: Settings of a run beside those of trainer, model and data: name, type, default, and what docs/settings.md says of it.
+SETTINGS: tuple[tuple[str, Any, Any, str], ...] = (
+    ("checkpoint_every", int, 1, "rounds from one checkpoint to the next, 1 or more"),
+    ("max_skipped", int, 0, "gradient steps, 0 or more, that may be left out for NaN or infinity before the run ends"),
+    ("video_episodes", int, 4, "episodes side by side in a video, 0 or more; 0 makes none"),
+    (
+        "actor_gradients_every",
+        int,
+        200,
+        "gradient steps, 0 or more, between measurements of what pulls at the actor; 0 makes none",
+    ),
+    ("keep_memory", bool, True, "keep freed memory for the next gradient step, on a CPU"),
+    (
+        "capture",
+        CaptureMode,
+        "auto",
+        "each gradient step as one CUDA graph, on a GPU, where it can be; false: operation by operation",
+    ),
+    ("evaluate_untrained", bool, True, "begin a run with an evaluation of the untrained policy"),
+    (
+        "init",
+        str | None,
+        None,
+        "a checkpoint, or hf://org/name, whose weights, where they fit, a run begins with; null: none",
+    ),
+    (
+        "peer_timeout_s",
+        float,
+        1800.0,
+        "seconds, above 0, after which one of several processes that does not answer ends the run",
+    ),
+    ("report_every", float, 0.0, "minutes, 0 or more, between reports while the run goes on; 0 makes none"),
+    (
+        "logger",
+        list[str] | str | None,
+        None,
+        f"who is told of the run: some of {', '.join(LOGGERS)}, with commas between; null: csv,tensorboard",
+    ),
+)
 
 
 class MotoCLI(LightningCLI):
@@ -65,7 +105,8 @@ class MotoCLI(LightningCLI):
             seed_everything_default=0,
             args=list(args),
             # Errors are raised rather than printed, so that the command line can say the one thing that matters.
-            parser_kwargs={verb: {"exit_on_error": False} for verb in LIGHTNING_VERBS} | {"exit_on_error": False},
+            # And a name that is cut short is a mistake, here as in a file.
+            parser_kwargs={verb: dict(_PARSER) for verb in LIGHTNING_VERBS} | _PARSER,
             trainer_defaults={
                 "default_root_dir": DEFAULT_ROOT,
                 "accelerator": "auto",
@@ -83,59 +124,21 @@ class MotoCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Settings of ours, and those that follow from others."""
-        for word in ("size", "agent"):
+        for word, meant in (("size", "networks, batches and budgets"), ("agent", "what is trained")):
             names = ", ".join(config_names(f"{word}s"))
-            parser.add_argument(f"--{word}", type=str | None, default=None, help=f"one of {names}: configs/{word}s")
-        parser.add_argument("--checkpoint_every", type=int, default=1, help="rounds between checkpoints")
-        parser.add_argument("--max_skipped", type=int, default=0, help="steps that may be left out for NaN or infinity")
-        parser.add_argument("--video_episodes", type=int, default=4, help="episodes side by side in a video; 0: none")
+            parser.add_argument(f"--{word}", type=str | None, default=None, help=f"{meant}: one of {names}")
+        for name, kind, default, text in SETTINGS:
+            parser.add_argument(f"--{name}", type=kind, default=default, help=text)
         parser.add_argument(
-            "--actor_gradients_every",
-            type=int,
-            default=200,
-            help="steps between measurements of what pulls at the actor; 0: none",
+            "--restart", action="store_true", help="move what the run has come to aside, and begin anew"
         )
-        parser.add_argument(
-            "--keep_memory", type=bool, default=True, help="on a CPU: keep freed memory for the next step"
-        )
-        parser.add_argument(
-            "--capture",
-            type=CaptureMode,
-            default="auto",
-            help="on a GPU: each gradient step as one CUDA graph, where it can be; false: operation by operation",
-        )
-        parser.add_argument("--evaluate_untrained", type=bool, default=True, help="begin a run with an evaluation")
-        parser.add_argument(
-            "--init",
-            type=str | None,
-            default=None,
-            help="a checkpoint whose weights, where they fit, a run begins with",
-        )
-        parser.add_argument(
-            "--peer_timeout_s",
-            type=float,
-            default=1800.0,
-            help="of several processes: seconds after which one that does not answer ends the run",
-        )
-        parser.add_argument(
-            "--report_every",
-            type=float,
-            default=0.0,
-            help="minutes between reports while the run goes on; 0: none",
-        )
-        parser.add_argument(
-            "--logger",
-            type=list[str] | str | None,
-            default=None,
-            help=f"who is told of the run: some of {', '.join(LOGGERS)}; null: csv,tensorboard",
-        )
-        parser.add_argument("--restart", action="store_true", help="move what the run has come to aside; begin anew")
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
         parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=int)
 
     def before_instantiate_classes(self) -> None:
         """Looks at Lightning's arguments before anything is made, and turns a trial into a small run of its own."""
         check_classes(self.config)
+        self._refuse_lightnings()
         self._restart = bool(self._get(self.config, "restart"))
         if self._restart and (self.subcommand != "fit" or self._get(self.config, "ckpt_path") is not None):
             raise SettingError("--restart", "true", "It is for moto fit without ckpt_path. Leave one of them out.")
@@ -157,6 +160,18 @@ class MotoCLI(LightningCLI):
             for name, most in (*((name, steps) for name in short), ("eval_episodes", 1)):
                 data[name] = min(most, data[name])
 
+    def _parse_ckpt_path(self) -> None:
+        """Lightning's reads hyperparameters, which no agent saves, of a checkpoint that nobody has looked at yet."""
+
+    def _refuse_lightnings(self) -> None:
+        """Refuses what Lightning would take and this run ignore."""
+        for name in ("optimizer", "lr_scheduler"):
+            if (given := self._get(self.config, name)) is not None:
+                fix = "Leave it out: an agent has its own. Its rates are its settings; --print_config shows them."
+                raise SettingError(name, given.get("class_path", given), fix)
+        if self._get(self.config, "weights_only") is False:
+            raise SettingError("weights_only", "false", "Leave it out: a checkpoint is never unpickled.")
+
     def instantiate_classes(self) -> None:
         """Tells the data module what to ask where a length of the agent's does not fit the data."""
         try:
@@ -172,6 +187,9 @@ class MotoCLI(LightningCLI):
         """Puts in what configurations are made of, and keeps what was given."""
         super().parse_arguments(parser, expand_configs(args))
         self._args = args
+        seed = self.config[self.config.subcommand].seed_everything  # which Lightning sets next
+        if isinstance(seed, bool) or not 0 <= seed < 2**32:
+            raise SettingError("seed_everything", str(seed).lower(), f"Give a whole number, 0 to {2**32 - 1}.")
 
     def given_settings(self) -> frozenset[str]:
         """The agent's settings that stand in a file or on the command line, by their names under ``model.init_args``.
@@ -217,7 +235,7 @@ class MotoCLI(LightningCLI):
         except SettingError:
             raise
         except (MisconfigurationException, ImportError, RuntimeError, TypeError, ValueError) as error:
-            raise SettingError("trainer", " ".join(str(error).split()), "See docs/trainer.md.") from error
+            raise SettingError("trainer", " ".join(str(error).split()).rstrip(".!"), "See docs/trainer.md.") from error
         check_trainer(trainer)
         self._peers.check(trainer)
         if self._trial is not None and trainer.world_size > 1:

@@ -274,16 +274,18 @@ def lineage(path: Path, below: tuple[Path, ...] = ()) -> list[Config]:
         raise SettingError("extends", f"a circle through {path}", "Remove one of the links.")
     from moto_pl.agents.earlier import check_settings  # here: a list of verbs does not wait for torch
 
-    content = _read_yaml(path)
+    content = _read_yaml(path) or {}
+    if not isinstance(content, dict):
+        raise SettingError("--config", f"{path}, which holds no settings", "Give settings by their names.")
     check_settings(content, path)
-    parents = (content or {}).get("extends", []) if isinstance(content, dict) else []
+    parents = content.get("extends", [])
     parents = [parents] if isinstance(parents, str) else parents
     if not isinstance(parents, list) or not all(isinstance(parent, str) and "\0" not in parent for parent in parents):
         raise SettingError("extends", f"{parents!r} in {path}", "Give a path, or a list of them.")
     found: list[Config] = []
     for parent in parents:
         found += lineage((path.parent / parent).resolve(), (*below, path))
-    return [*found, Config(path, content if isinstance(content, dict) else {})]
+    return [*found, Config(path, content)]
 
 
 def _read_yaml(path: Path) -> Any:

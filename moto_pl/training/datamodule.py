@@ -37,35 +37,37 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         env: gymnasium id of an environment with pixel observations.
         dataset: Minari dataset (id or directory) of demonstrations; null trains online from scratch.
         build_missing: make the dataset with ``moto data build`` where it is absent and can be built.
-        build_options: what ``moto data build`` takes besides, such as ``noise`` or ``output``.
-        env_options: keyword arguments of the environment.
+        build_options: what ``moto data build`` takes besides, such as ``noise`` or ``output``; null is nothing.
+        env_options: keyword arguments of the environment; null is none.
         observation: what of the observations is learned from; the image alone by default. See docs/observations.md.
         image_size: height and width of the images in pixels: 64, 96 or 128, of environment and dataset alike, to which
             others' frames are resized.
-        action_repeat: steps of the environment for each action; their rewards are summed. A dataset must have been
-            recorded so. ``max_episode_steps`` counts the environment's steps; all else counts actions.
+        action_repeat: steps of the environment for each action, 1 or more; their rewards are summed. A dataset must
+            have been recorded so. ``max_episode_steps`` counts the environment's steps; all else counts actions.
         action_scale: what the policy's actions, which are in [-1, 1], stand for. ``bounds``: the Box of actions of
             dataset and environment, which have to be the same. ``percentile``: the first to the 99th percentile of each
             number in the dataset; demonstrated actions beyond are clipped.
         pretrain: ``joint`` trains world model, actor and critics at each offline step. ``model_first`` trains the world
             model alone for ``model_steps``, then actor and critics alone, on the model as it then stands, for
             ``offline_steps``; it is for agents with a world model. Online steps train everything.
-        model_steps: gradient steps on the demonstrations that train the world model alone; 0 with ``joint``.
-        offline_steps: gradient steps on the demonstrations (``model_first``: those of actor and critics).
-        online_steps: gradient steps while collecting.
-        offline_round_steps: gradient steps of an offline round.
-        updates_per_episode: gradient steps for each collected episode, over all environments and processes: a round
-            that collects four episodes takes four times as many.
-        num_envs: environments that collect side by side, each one episode a round, over all training processes, which
-            share them out.
-        env_workers: processes of each training process that run environments; 0 runs one environment in it.
-        worker_timeout_s: seconds after which an environment that does not answer is replaced.
-        max_episode_steps: an episode that has not ended by then is cut off, as truncated, with a warning. null: the
-            environment's own limit; where it has none, four times the longest demonstration (10,000 without one).
-        collect_mode: collect with samples of the policy (the paper's protocol), or with its mode, which is what is
-            evaluated; give the mode some ``exploration_noise``.
-        exploration_noise: std of Gaussian noise on collected actions; of two numbers, each episode draws its own std
-            between them, so that the policy also learns from what it does undisturbed.
+        model_steps: gradient steps, 0 or more, on the demonstrations that train the world model alone; 0 with
+            ``joint``, and not 0 with ``model_first``.
+        offline_steps: gradient steps on the demonstrations, 0 or more (``model_first``: those of actor and critics).
+        online_steps: gradient steps while collecting, 0 or more.
+        offline_round_steps: gradient steps of an offline round, 1 or more.
+        updates_per_episode: gradient steps for each collected episode, 1 or more, over all environments and processes:
+            a round that collects four episodes takes four times as many.
+        num_envs: environments that collect side by side, 1 or more, each one episode a round, over all training
+            processes, which share them out.
+        env_workers: processes of each training process that run environments, 0 or more; 0 runs one environment in it.
+        worker_timeout_s: seconds, above 0, after which an environment that does not answer is replaced.
+        max_episode_steps: an episode that has not ended after so many steps, 1 or more, is cut off, as truncated, with
+            a warning. null: the environment's own limit; where it has none, four times the longest demonstration
+            (10,000 without one).
+        collect_mode: ``sample`` collects with samples of the policy (the paper's protocol), ``mode`` with its mode,
+            which is what is evaluated; give the mode some ``exploration_noise``.
+        exploration_noise: standard deviation of Gaussian noise on collected actions, 0 or more; of two numbers, each
+            episode draws its own between them, so that the policy also learns from what it does undisturbed.
         exploration_detours: share of the collected steps, 0 to 0.9, in which the policy does not act and one action is
             held instead, for some 15 steps at a time, which shows a world model what comes of it; of two numbers, each
             episode draws its own share between them. Cloning leaves episodes with a detour out.
@@ -73,18 +75,20 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
             in a process of its own while this round's steps are taken, with the policy as it was before them.
         exchange: how processes learn from each other's episodes. ``shared``: through the run's directory, which all of
             them see. ``broadcast``: over the network, into a directory of the same name on each machine's own disk.
-        online_fraction: share of each batch from collected episodes; null is uniform over all episodes.
-        eval_episodes: evaluation episodes, on seeds that are never trained on.
-        eval_every: gradient steps between evaluations; they also stand at the end of each phase. 0: only there.
-        value_steps: steps that evaluation episodes go on after a time limit, which is no end of the task, to see what
-            critics' values are worth (``eval/value_bias``, ``eval/value_correlation``). Where they do not, the figures
-            end in ``_cut``: rewards that count were not waited for.
-        value_every: evaluations between those that go on; those at the ends of phases always do.
-        test_episodes: episodes of ``moto test``, on seeds of their own.
-        val_episodes: demonstrations held out for model losses.
-        residency: where frames lie: ``device``, ``host``, or ``auto``.
-        replay_limit_gb: largest size of the replay on disk; null sets none.
-        prefetch: batches made ahead of need.
+        online_fraction: share of each batch from collected episodes, in [0, 1]; null is uniform over all episodes.
+        eval_episodes: evaluation episodes, 0 or more, on seeds that are never trained on.
+        eval_every: gradient steps between evaluations, 0 or more; they also stand at the end of each phase. 0: only
+            there.
+        value_steps: steps, 0 or more, that evaluation episodes go on after a time limit, which is no end of the task,
+            to see what critics' values are worth (``eval/value_bias``, ``eval/value_correlation``). Where they do not,
+            the figures end in ``_cut``: rewards that count were not waited for.
+        value_every: evaluations from one that goes on so to the next, 1 or more; those at the ends of phases always do.
+        test_episodes: episodes of ``moto test``, 0 or more, on seeds of their own.
+        val_episodes: demonstrations held out for model losses, 0 or more.
+        residency: where frames lie: on the ``device``, on the ``host``, or ``auto``: on a CUDA device where they take
+            up less than a quarter of its free memory.
+        replay_limit_gb: largest size of the replay on disk, in gigabytes, above 0; null sets none.
+        prefetch: batches made ahead of need, 1 or more.
         seed: keys sampling, environment seeds and exploration.
     """
 
@@ -172,6 +176,10 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
             )
         if self.prefetch < 1:
             raise SettingError("data.prefetch", self.prefetch, "Give at least 1 batch.")
+        if self.val_episodes < 0:
+            raise SettingError("data.val_episodes", self.val_episodes, "Give a number of demonstrations, 0 or more.")
+        if self.replay_limit_gb is not None and not self.replay_limit_gb > 0:
+            raise SettingError("data.replay_limit_gb", self.replay_limit_gb, "Give gigabytes above 0, or null.")
 
     def callbacks(self, videos: int = 4) -> tuple[EvaluateEpisodes, CollectEpisodes]:
         """What rolls episodes as these settings say: callbacks for the Trainer, to stand last in its list.

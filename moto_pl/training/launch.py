@@ -35,7 +35,9 @@ def one_line_errors(verb: str) -> Iterator[None]:
         if denied is not None:
             raise untrusted("class_path", denied[1]) from None
         if isinstance(error, argparse.ArgumentError):
-            raise SettingError("arguments", str(error).strip(), f"See moto {verb} --help.") from None
+            from moto_pl.training.refusals import refusal  # here: the mistakes of other verbs do not need torch
+
+            raise refusal(str(error).strip(), verb) from None
         raise
     except RuntimeError as error:
         refused = re.search(r"(\S+) does not have a deterministic implementation", str(error))
@@ -80,5 +82,7 @@ def quiet() -> None:
         ".*LightningCLI's args parameter is intended.*",
         ".*isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
         ".*Total length of `list` across ranks is zero.*",
+        # These are all processes' already, or the first one's speed. What others log is not known here.
+        ".*recommended to use `self.log\\('(batch|eval|online|speed|test|updates)/.*sync_dist=True",
     ):
         warnings.filterwarnings("ignore", message=message)

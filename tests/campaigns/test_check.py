@@ -18,7 +18,7 @@ from moto_pl.errors import SettingError
 @pytest.mark.parametrize(
     ("keys", "place", "said"),
     [
-        ({"base": ["debug", "--data.nothing=3"]}, "base", "--data.nothing=3"),
+        ({"base": ["debug", "--data.nothing=3"]}, "base", "--data.nothing"),
         ({"tasks": {"x": {"data.env": "moto_pl/Nope-v0"}}}, "tasks.x", "moto_pl/Reach-v0"),
         ({"tasks": {"x": {"data.dataset": "reech"}}}, "tasks.x", "Did you mean reach"),
         ({"tasks": {"x": {"data": {"dataset": "reech", "build_missing": False}}}}, "tasks.x", "reech"),
