@@ -86,7 +86,10 @@ PUT_TOGETHER = {
         for key in ("image", "is_first", "action", "reward")
     },
     **{("datasets/npz_import.py", f"f'{{path}}: {{{key}}}'"): "a file's array" for key in ("key", "error.setting")},
-    **{("replay/store.py", expression): "a file or directory" for expression in ("str(path)", "str(self.root)")},
+    **{
+        ("replay/store.py", expression): "a file or directory"
+        for expression in ("str(path)", "str(known.path)", "str(self.root)")
+    },
     ("replay/sampler.py", "str(self.store.root)"): "a directory",
     **{("replay/episode.py", expression): "a field of Episode" for expression in ("label", "f'episode.{name}'")},
     ("replay/episode.py", "f'episode.info[{key!r}]'"): "an entry of Episode.info",
