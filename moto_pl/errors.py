@@ -1,5 +1,7 @@
 """The one error that a user's mistake raises, or a fault in what the user brought."""
 
+import math
+
 
 class SettingError(ValueError):
     """Bad input: names the setting, the value found, and what to do about it.
@@ -43,3 +45,28 @@ class EnvironmentRaised(SettingError):
 
     def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
         return type(self), (str(self.found), self.fix, self.details)
+
+
+def check_least(part: str, settings: object, **least: float) -> None:
+    """Refuses what is below its least, infinite or no number; null is taken.
+
+    Args:
+        part: the group that the settings stand in, such as ``optim``.
+        settings: has them as attributes.
+        **least: the least value of each.
+
+    Raises:
+        SettingError: naming the first such setting.
+    """
+    for name, bound in least.items():
+        value = getattr(settings, name)
+        if value is not None and not bound <= value < math.inf:
+            raise SettingError(f"{part}.{name}", value, f"Give at least {bound:g}.")
+
+
+def check_above_zero(part: str, settings: object, *names: str) -> None:
+    """Refuses what is 0, negative, infinite or no number; null is taken. See :func:`check_least`."""
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and not 0 < value < math.inf:
+            raise SettingError(f"{part}.{name}", value, "Give a number above 0.")

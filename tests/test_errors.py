@@ -53,6 +53,7 @@ PUT_TOGETHER = {
         for expression in ("name", "unknown[1]", "bare[1]", "place", "f'{below}.{name}'")
     },
     ("datasets/builders.py", "key"): "an option of moto data build",
+    ("errors.py", "f'{part}.{name}'"): "given by the caller, looked at in test_settings_page",
     ("hub.py", "setting"): "given by the caller: --init, or name",
     ("files.py", "setting"): "given by the caller: trainer.default_root_dir, or runs",
     ("campaigns/plan.py", "place"): "a place in the user's file",

@@ -9,7 +9,7 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor
 
-from moto_pl.errors import SettingError
+from moto_pl.errors import check_least
 from moto_pl.ops import Key, Stream, uniform
 
 from .model_free import PixelConfig, Reduction, TDConfig, Transitions
@@ -35,10 +35,7 @@ class ConservatismConfig:
     next_state: bool | None = None
 
     def __post_init__(self) -> None:
-        if self.scale < 0:
-            raise SettingError("conservatism.scale", self.scale, "Give 0 or more.")
-        if self.actions is not None and self.actions < 1:
-            raise SettingError("conservatism.actions", self.actions, "Give at least 1 action.")
+        check_least("conservatism", self, scale=0, actions=1)
 
 
 class CQL(SAC):

@@ -8,7 +8,7 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor
 
-from moto_pl.errors import SettingError
+from moto_pl.errors import SettingError, check_above_zero, check_least
 from moto_pl.nn.gaussian import BoundedNormal
 from moto_pl.nn.image import Seen
 from moto_pl.ops import Key, full
@@ -36,10 +36,8 @@ class AdvantageConfig:
     def __post_init__(self) -> None:
         if self.expectile is not None and not 0 < self.expectile < 1:
             raise SettingError("advantage.expectile", self.expectile, "Give a number in (0, 1).")
-        if self.temperature < 0:
-            raise SettingError("advantage.temperature", self.temperature, "Give 0 or more.")
-        if not self.max_weight > 0:
-            raise SettingError("advantage.max_weight", self.max_weight, "Give a number above 0.")
+        check_least("advantage", self, temperature=0)
+        check_above_zero("advantage", self, "max_weight")
 
 
 class IQL(TwinCriticAgent):

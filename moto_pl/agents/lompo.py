@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from moto_pl.errors import SettingError
+from moto_pl.errors import check_least
 from moto_pl.ops import Disagreement, Ops, disagreement
 
 from .latent_replay import LatentReplayAgent
@@ -26,8 +26,7 @@ class PenaltyConfig:
     disagreement: Disagreement = "log_prob"
 
     def __post_init__(self) -> None:
-        if self.scale < 0:
-            raise SettingError("penalty.scale", self.scale, "Give 0 or more.")
+        check_least("penalty", self, scale=0)
 
 
 class LOMPO(LatentReplayAgent):

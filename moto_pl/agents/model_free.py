@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from moto_pl.envs.observation import Observation
-from moto_pl.errors import SettingError
+from moto_pl.errors import SettingError, check_above_zero, check_least
 from moto_pl.nn.actor_critic import track
 from moto_pl.nn.gaussian import BoundedNormal, SquashedNormal
 from moto_pl.nn.image import PixelEncoder, Seen, Stacked, random_shift
@@ -73,17 +73,9 @@ class PixelConfig:
     init: Literal["orthogonal", "glorot"] | None = None
 
     def __post_init__(self) -> None:
-        for name, least in (
-            ("frame_stack", 1),
-            ("shift", 0),
-            ("latent", 1),
-            ("layers", 0),
-            ("units", 1),
-            ("vector_layers", 0),
-            ("vector_units", 1),
-        ):
-            if getattr(self, name) < least:
-                raise SettingError(f"pixels.{name}", getattr(self, name), f"Give at least {least}.")
+        check_least(
+            "pixels", self, frame_stack=1, shift=0, latent=1, layers=0, units=1, vector_layers=0, vector_units=1
+        )
         if not self.channels or min(self.channels) < 1:
             raise SettingError("pixels.channels", self.channels, "Give the channels of each convolution.")
 
@@ -122,8 +114,8 @@ class TDConfig:
     target_value: Reduction | None = None
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise SettingError("td.batch_size", self.batch_size, "Give at least 1 transition.")
+        check_least("td", self, batch_size=1, lr=0, adam_eps=0)
+        check_above_zero("td", self, "clip")
         for name, value in (("gamma", self.gamma), ("tau", self.tau)):
             if not 0 < value <= 1:
                 raise SettingError(f"td.{name}", value, "Give a number in (0, 1].")

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from moto_pl.errors import SettingError
+from moto_pl.errors import check_above_zero
 from moto_pl.nn.gaussian import SquashedNormal
 from moto_pl.nn.image import Seen
 from moto_pl.ops import Key
@@ -44,8 +44,7 @@ class EntropyConfig:
     backup: bool | None = None
 
     def __post_init__(self) -> None:
-        if self.temperature is not None and not self.temperature > 0:
-            raise SettingError("entropy.temperature", self.temperature, "Give a number above 0.")
+        check_above_zero("entropy", self, "temperature")
 
 
 class Temperature(nn.Module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from moto_pl.errors import SettingError
+from moto_pl.errors import SettingError, check_above_zero, check_least
 from moto_pl.nn import WorldModelConfig
 from moto_pl.nn.actor_critic import ActorValue
 from moto_pl.nn.image import ConvActivation
@@ -40,6 +40,10 @@ class OptimConfig:
     final_lr: float = 1.0
     ema_decay: float = 0.0
 
+    def __post_init__(self) -> None:
+        check_least("optim", self, model_lr=0, actor_lr=0, critic_lr=0, adam_eps=0)
+        check_above_zero("optim", self, "clip")
+
 
 @dataclass
 class BatchConfig:
@@ -60,6 +64,10 @@ class BatchConfig:
     agent_length: int = 25
     clone_size: int = 128
     clone_length: int = 25
+
+    def __post_init__(self) -> None:
+        check_least("batch", self, model_size=1, agent_size=1, clone_size=1)
+        check_least("batch", self, model_length=2, agent_length=2, clone_length=2)
 
 
 @dataclass
@@ -103,9 +111,9 @@ class ImaginationConfig:
     imagine_member: MemberChoice = "step"
 
     def __post_init__(self) -> None:
-        for name in ("horizon", "target_every"):
-            if getattr(self, name) < 1:
-                raise SettingError(f"behaviour.{name}", getattr(self, name), "Give at least 1.")
+        check_least("behaviour", self, horizon=1, target_every=1, imagine_rows=1, actor_units=1, critic_units=1)
+        check_least("behaviour", self, actor_layers=0, critic_layers=0, entropy_scale=0)
+        check_above_zero("behaviour", self, "min_std")
         if not 0 < self.gamma <= 1:
             raise SettingError("behaviour.gamma", self.gamma, "Give a number in (0, 1].")
         if not 0 <= self.lambda_ <= 1:
@@ -171,10 +179,7 @@ class BehaviourConfig(ImaginationConfig):
             raise SettingError("behaviour.clone_top", self.clone_top, "Give a share in (0, 1].")
         if not 0 < self.clone_limit <= 1:
             raise SettingError("behaviour.clone_limit", self.clone_limit, "Give a number in (0, 1].")
-        if self.critics < 1:
-            raise SettingError("behaviour.critics", self.critics, "Give at least 1.")
-        if self.value_scale < 0:
-            raise SettingError("behaviour.value_scale", self.value_scale, "Give 0 (cloning alone) or more.")
+        check_least("behaviour", self, critics=1, disagreement_scale=0, value_scale=0, clone_scale=0)
         begin, end = self.value_episodes
         if not 0 <= begin <= end:
             fix = "Give two numbers of episodes, 0 or more, the first not above the second."
@@ -265,14 +270,11 @@ class LatentBehaviourConfig:
     noise: float = 0.2
 
     def __post_init__(self) -> None:
-        for name in ("horizon", "replay_capacity", "imagine_rows"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise SettingError(f"behaviour.{name}", getattr(self, name), "Give at least 1.")
+        check_least("behaviour", self, horizon=1, replay_capacity=1, imagine_rows=1, actor_units=1, critic_units=1)
+        check_least("behaviour", self, actor_layers=0, critic_layers=0, noise=0)
         for name in ("gamma", "tau"):
             if not 0 < getattr(self, name) <= 1:
                 raise SettingError(f"behaviour.{name}", getattr(self, name), "Give a number in (0, 1].")
-        if self.noise < 0:
-            raise SettingError("behaviour.noise", self.noise, "Give a standard deviation, 0 or more.")
 
 
 @dataclass
@@ -293,9 +295,7 @@ class LatentBatchConfig:
     replay_size: int = 64
 
     def __post_init__(self) -> None:
-        for name, least in (("model_size", 1), ("model_length", 2), ("agent_size", 1), ("replay_size", 1)):
-            if getattr(self, name) < least:
-                raise SettingError(f"batch.{name}", getattr(self, name), f"Give at least {least}.")
+        check_least("batch", self, model_size=1, model_length=2, agent_size=1, replay_size=1)
 
 
 @dataclass

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
-from moto_pl.errors import SettingError
+from moto_pl.errors import SettingError, check_least
 from moto_pl.ops import LatentKind, LatentStd
 
 from .image import ConvActivation
@@ -96,15 +95,11 @@ class WorldModelConfig:
     open_loop_rows: int = 64
 
     def __post_init__(self) -> None:
-        for names, least in ((_COUNTED_FROM_1, 1), (_COUNTED_FROM_0, 0), (_WEIGHTS, 0)):
-            for name in names:
-                if (value := getattr(self, name)) is not None and not least <= value < math.inf:
-                    raise SettingError(f"world_model.{name}", value, f"Give at least {least}.")
+        check_least("world_model", self, **dict.fromkeys(_COUNTED_FROM_1, 1))
+        check_least("world_model", self, **dict.fromkeys((*_COUNTED_FROM_0, *_WEIGHTS), 0), classes=2)
         for name in _LISTS:
             if min(value := getattr(self, name), default=0) < 1:
                 raise SettingError(f"world_model.{name}", list(value), "Give a number of at least 1 for each layer.")
-        if self.latent == "categorical" and self.classes < 2:
-            raise SettingError("world_model.classes", self.classes, "Give at least 2.")
         if self.kl_balance is not None and not 0 <= self.kl_balance <= 1:
             fix = "Give a number in [0, 1], or null for the plain KL."
             raise SettingError("world_model.kl_balance", self.kl_balance, fix)

@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted(path for path in (ROOT / "csrc").rglob("*") if path.is_file())
 #: Files of a device's folder that hold no kernel of the other: what only one of them has.
-ONE_DEVICE = {"cpu": {"tables", "conv", "pixels"}, "cuda": {"scan"}}
+ONE_DEVICE = {"cpu": {"tables", "conv", "pixels"}, "cuda": {"scan", "philox"}}
 
 
 def names(folder: str, *suffixes: str) -> set[str]:
