@@ -60,11 +60,7 @@ def load_policy(
     Raises:
         SettingError: where the file is no whole checkpoint, or its agent is none of ours.
     """
-    try:
-        place = torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:
-        raise SettingError("device", repr(device), f"Use cpu, or a GPU that is there ({_line(error)}).") from None
-    return Policy(load_agent(Path(checkpoint), place, "checkpoint"), mode, Key(seed, 0))
+    return Policy(load_agent(Path(checkpoint), device, "checkpoint"), mode, Key(seed, 0))
 
 
 def load_agent(path: Path, device: str | torch.device = "cpu", setting: str = "--ckpt") -> Agent:
@@ -76,8 +72,12 @@ def load_agent(path: Path, device: str | torch.device = "cpu", setting: str = "-
         setting: what the user calls the checkpoint.
 
     Raises:
-        SettingError: where the file is no checkpoint, or its agent is none of ours.
+        SettingError: where the file is no checkpoint, its agent is none of ours, or there is no such device.
     """
+    try:
+        place = torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        raise SettingError("device", repr(device), f"Use cpu, or a GPU that is there ({_line(error)}).") from None
     try:
         checkpoint = load_checkpoint(path)
         description, weights = checkpoint["agent"], checkpoint["state_dict"]
@@ -97,7 +97,7 @@ def load_agent(path: Path, device: str | torch.device = "cpu", setting: str = "-
     except Exception as error:
         raise SettingError(setting, path, f"Its agent cannot be built again ({_line(error)}).") from None
     agent.loaded_step = int(checkpoint["global_step"])
-    return agent.to(device).eval().requires_grad_(False)
+    return agent.to(place).eval().requires_grad_(False)
 
 
 def _line(error: BaseException) -> str:

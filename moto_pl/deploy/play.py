@@ -46,6 +46,10 @@ def run_play(
         Path(f"{pretrained}.mp4") if pretrained is not None else run / "videos" / f"play_{agent.loaded_step:07d}.mp4"
     )
     film = out or beside
-    write_video(film, side_by_side([cameras_beside(episode.image) for episode in rolled]))
+    try:
+        write_video(film, side_by_side([cameras_beside(episode.image) for episode in rolled]))
+    except OSError as error:
+        fix = f"Name a film that can be written ({error.strerror or error})."
+        raise SettingError("--out", film, fix) from None
     print(f"film: {film}")
     return 0

@@ -56,6 +56,8 @@ def test_what_does_not_fit_is_one_line(checkpoint: Path, tmp_path: Path, capsys:
         ([half], "checkpoint: found"),
         ([checkpoint, "--episodes", "0"], "--episodes: found 0"),
         ([checkpoint, "--seed", "-1"], "--seed: found -1"),
+        ([checkpoint, "--device", "tpu"], "device: found 'tpu'"),
+        ([checkpoint, "--out", "/proc/film.mp4"], "--out: found /proc/film.mp4"),
         ([checkpoint, "--out", tmp_path / "film.avi"], "--out: found"),
         ([checkpoint, "--out", tmp_path / "none/film.mp4"], "--out: found"),
         ([checkpoint, "--mode", "best"], "--mode: found 'best'"),
