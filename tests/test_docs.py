@@ -248,7 +248,7 @@ def make(words: list[str]) -> None:
         "soak KILLS": "tests/kills.py --kills",
         "soak FUZZ": "tests/fuzz.py --attempts",
         "setup": "",
-        "pretrained": "scripts/pretrained.py",
+        "pretrained RUN": "scripts/pretrained.py",
     }  # it may be done already
     assert ran[" ".join(words[1:]).partition("=")[0]] in done.stdout
 
