@@ -49,7 +49,7 @@ def whole(path: Path, previous: Path | None = None) -> Iterator[IO[bytes]]:
                 os.replace(path, previous)
             os.replace(temporary, path)
         except BaseException as error:
-            if isinstance(error, OSError) and error.filename is None:
+            if isinstance(error, OSError) and error.errno is not None and error.filename is None:
                 error.filename = str(path)  # a full disk does not say whose write it refuses
             temporary.unlink(missing_ok=True)
             raise

@@ -33,7 +33,9 @@ def test_all_parts_in_a_dry_run(tmp_path: Path) -> None:
     """By ``MOTO_GPU_PYTHON``, a Python 3.12 with the GPU's packages, where that is set; else by this one."""
     python = os.environ.get("MOTO_GPU_PYTHON", sys.executable)
     out = tmp_path / "results"
-    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "MUJOCO_GL")}
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "MUJOCO_GL", "PYTEST_ADDOPTS")
+    }
     command = [*offline(), "bash", str(SCRIPT), "--dry", "--seconds", "1100", "--out", str(out)]
     done = subprocess.run(command, env={**environment, "PYTHON": python}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
