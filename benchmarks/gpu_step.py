@@ -24,7 +24,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.train_step import load_agent, random_batch
-from moto_pl.agents.capture import WARM_UP, CapturedStep, Clipping
+from moto_pl.agents.capture import WARM_UP, CapturedStep
+from moto_pl.agents.param_groups import Clipping
 from moto_pl.doctor import environment_summary
 from moto_pl.files import write_whole
 from moto_pl.ops import Key

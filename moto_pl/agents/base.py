@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -13,7 +12,7 @@ import lightning as L
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor, nn
+from torch import Tensor
 
 from moto_pl.agents.trainer_arguments import check_trainer
 from moto_pl.envs.actions import ActionScale
@@ -23,23 +22,13 @@ from moto_pl.ops import Key, Share, average, full
 from moto_pl.replay.parts import Batch, BatchPart
 from moto_pl.replay.sampler import SequenceBatch
 from moto_pl.rollout.policy import ActMode, ArraySpec
-from moto_pl.schedule import Component, Components, Schedule
+from moto_pl.schedule import Components, Schedule
 
-from .capture import CaptureMode, Clipping, RunCapture
+from .capture import CaptureMode, RunCapture
 from .description import check_same_agent, observation_of, plain
 from .initial import InitialWeights, take
+from .param_groups import Clipping, ParamGroup
 from .run_facts import RoundData, RunFacts
-
-
-@dataclass(frozen=True)
-class ParamGroup:
-    """Parameters that share a learning rate and are clipped together."""
-
-    name: str
-    modules: tuple[nn.Module, ...]
-    lr: float
-    clip: float
-    component: Component = "behaviour"
 
 
 class Agent(L.LightningModule):
@@ -223,15 +212,15 @@ class Agent(L.LightningModule):
         if not self._average:
             yield
             return
-        parameters = [self.get_parameter(name) for name in self._average]
+        parameters: list[Tensor] = [self.get_parameter(name) for name in self._average]
         present = [parameter.detach().clone() for parameter in parameters]
         with torch.no_grad():
-            _copy(parameters, [average.to(self.device) for average in self._average.values()])
+            torch._foreach_copy_(parameters, [average.to(self.device) for average in self._average.values()])
         try:
             yield
         finally:
             with torch.no_grad():
-                _copy(parameters, present)
+                torch._foreach_copy_(parameters, present)
 
     def acting_snapshot(self) -> dict[str, Tensor]:
         """A copy, on the host, of the weights that act at present, by their names in :meth:`state_dict`."""
@@ -272,7 +261,7 @@ class Agent(L.LightningModule):
             parameter: weights[group.name]
             for group in self.param_groups()
             if group.name in weights
-            for parameter in _parameters(group.modules)
+            for parameter in group.parameters
         }
         for name, parameter in self.named_parameters():
             if parameter in by_parameter:
@@ -302,9 +291,7 @@ class Agent(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW with a group for each component, and the learning rates' schedule where they are to fall."""
-        groups = [
-            {"params": _parameters(group.modules), "lr": group.lr, "name": group.name} for group in self.param_groups()
-        ]
+        groups = [{"params": group.parameters, "lr": group.lr, "name": group.name} for group in self.param_groups()]
         optimizer = torch.optim.AdamW(groups, eps=self.adam_eps, fused=True)
         self._set_weight_decay(optimizer)
         if not self.lr_falls:
@@ -375,7 +362,7 @@ class Agent(L.LightningModule):
         self.log("loss", logged.pop("loss"), prog_bar=True)
         self.log_dict(logged)
         # DistributedDataParallel waits for a gradient of every parameter: an idle one's is of nothing.
-        idle = [p.sum() for group in self._idle_groups(self.global_step) for p in _parameters(group.modules)]
+        idle = [p.sum() for group in self._idle_groups(self.global_step) for p in group.parameters]
         return total + 0 * torch.stack(idle).sum() if idle else total
 
     def _captured_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -403,7 +390,7 @@ class Agent(L.LightningModule):
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Takes the idle components' gradients away: parameters without one, and their state, stay as they are."""
         for group in self._idle_groups(self.global_step):
-            for parameter in _parameters(group.modules):
+            for parameter in group.parameters:
                 parameter.grad = None
 
     def on_after_backward(self) -> None:
@@ -509,12 +496,3 @@ class Agent(L.LightningModule):
             "action_scale": plain(self.action_scale),
             "observation": plain(self.observation),
         }
-
-
-def _copy(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
-    for target, source in zip(targets, sources, strict=True):
-        target.copy_(source)
-
-
-def _parameters(modules: Iterable[nn.Module]) -> list[nn.Parameter]:
-    return [p for module in modules for p in module.parameters() if p.requires_grad]

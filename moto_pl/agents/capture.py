@@ -26,13 +26,15 @@ import torch
 from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.adamw import adamw
 from torch.utils import _pytree as pytree
 
 from moto_pl.errors import SettingError
 from moto_pl.ops import Key, KeyTable
 from moto_pl.schedule import Components
+
+from .param_groups import Clipping
 
 Agent = Any  # base.Agent: that module imports this one
 
@@ -44,24 +46,6 @@ DEVICES = ["cuda"]
 
 #: Eager steps of each kind before its capture: libraries choose their kernels and set up their memory in them.
 WARM_UP = 3
-
-
-@dataclass(frozen=True)
-class Clipping:
-    """Parameters whose gradient is clipped together, to the norm ``limit``."""
-
-    name: str
-    modules: tuple[nn.Module, ...]
-    limit: float
-
-    @property
-    def parameters(self) -> list[nn.Parameter]:
-        """Those that are trained."""
-        return [p for module in self.modules for p in module.parameters() if p.requires_grad]
-
-    def clip(self) -> Tensor:
-        """Clips; returns the norm before that."""
-        return nn.utils.clip_grad_norm_(self.parameters, self.limit, foreach=True)
 
 
 class Outcome(NamedTuple):

@@ -21,7 +21,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.train_step import ACTIONS, AGENTS, agent_of_size, load_agent, random_batch
 from moto_pl.agents.base import RunFacts
-from moto_pl.agents.capture import WARM_UP, CapturedStep, Clipping, Outcome, Recorder
+from moto_pl.agents.capture import WARM_UP, CapturedStep, Outcome, Recorder
+from moto_pl.agents.param_groups import Clipping
 from moto_pl.ops import Key, KeyTable, Stream, normal, uniform
 from moto_pl.ops.extension import without_operators
 from moto_pl.ops.philox import philox, philox_ref, uniform_ref
