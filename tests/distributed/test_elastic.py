@@ -75,9 +75,11 @@ def test_one_two_and_four_processes_take_the_same_steps(reach_dataset: Path, tmp
         assert len(found) > 5
         for step, record in found.items():
             assert record["rows"] == expected[step]["rows"], (processes, step)
-            # What a round began with is not logged again where a start goes on in the middle of it.
+            # What a round began with is not logged again where a start goes on in the middle of it; and callbacks, this
+            # one too, come before the agent's own hook, which logs norms: after a start they know none of its first.
             missing = expected[step]["logged"].keys() - record["logged"].keys()
-            assert all(name.startswith(("online/", "batch/")) for name in missing), missing
+            allowed = ("online/", "batch/") if step - 1 in found else ("online/", "batch/", "grad_norm/")
+            assert all(name.startswith(allowed) for name in missing), missing
             for name, value in record["logged"].items():
                 assert value == pytest.approx(expected[step]["logged"][name], rel=1e-9, abs=1e-9), (
                     processes,
