@@ -62,8 +62,8 @@ class MOTO(ImaginationAgent):
                 f"behaviour.disagreement_scale: {self.config.disagreement_scale:g} has no effect with "
                 "world_model.ensemble: 1, whose one prior head agrees with itself. Set it to 0."
             )
-        (begin, end), collected = self.config.value_episodes, self.schedule.online_episodes
-        if end and collected <= begin:
+        begin, end = self.config.value_episodes
+        if end and (collected := self.schedule.online_episodes) <= begin:
             rank_zero_warn(
                 f"behaviour.value_episodes: [{begin}, {end}]: this run collects {collected} episodes, so that its "
                 "actor only clones. Set it to [0, 0] to hear the value from the start."

@@ -1,6 +1,7 @@
 """MOTO: what values are made of: what the data earned, the unit of disagreement, cloning alone."""
 
 import copy
+import warnings
 from typing import Any
 
 import pytest
@@ -75,6 +76,17 @@ def test_the_value_is_heard_as_episodes_come_in(monkeypatch: pytest.MonkeyPatch)
             torch.testing.assert_close(loss, expected[name] * (share if name == "actor/value" else 1.0))
     losses["actor/value"].backward()
     assert moved(agent.actor)
+
+
+@pytest.mark.parametrize(("episodes", "said"), [((20, 30), True), ((19, 30), False), ((0, 0), False)])
+def test_a_value_that_is_never_heard_is_said(episodes: tuple[int, int], said: bool) -> None:
+    """20 episodes are collected."""
+    agent = make(value_episodes=episodes)
+    agent.facts = RunFacts(2, False, Schedule(4, 60, 2, 3, 2))
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        agent.on_fit_start()
+    assert any("only clones" in str(warning.message) for warning in heard) == said
 
 
 def test_the_value_is_heard_at_once() -> None:
