@@ -9,17 +9,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.train_step import agent_of_size, random_batch, random_sequences, take_step
+from benchmarks.train_step import agent_of_size, medians, random_batch, random_sequences, take_step
 from moto_pl.agents import BatchPart
 from moto_pl.doctor import environment_summary
 from moto_pl.files import write_whole
@@ -58,23 +54,17 @@ def measure(name: str, size: str, rounds: int, device: torch.device) -> dict[str
     sequences = random_sequences(BatchPart(agent.batch.replay_size, agent.batch.model_length), device)
     with torch.no_grad():
         starts = agent._start_states(agent.encode(sequences, Key(0, 0))[1], Key(0, 0))
-    variants: dict[str, Callable[[], Any]] = {
-        "imagine_s": lambda: agent.imagine(starts, Key(0, 1)),
-        "encode_s": torch.no_grad()(lambda: agent.encode(sequences, Key(0, 0))),
-        "step_s": lambda: take_step(agent, batch, optimizer),
-    }
-    times: dict[str, list[float]] = {part: [] for part in variants}
-    for index in range(rounds + 1):
-        for part, run in variants.items():
-            begun = time.perf_counter()
-            run()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            if index:  # the first round warms up
-                times[part].append(time.perf_counter() - begun)
-    medians = {part: statistics.median(values) for part, values in times.items()}
-    whole = medians["imagine_s"] + medians["encode_s"] + UPDATES[size] * medians["step_s"]
-    return {**medians, "rollouts": len(starts.deter), "share": medians["imagine_s"] / whole}
+    found = medians(
+        {
+            "imagine_s": lambda: agent.imagine(starts, Key(0, 1)),
+            "encode_s": torch.no_grad()(lambda: agent.encode(sequences, Key(0, 0))),
+            "step_s": lambda: take_step(agent, batch, optimizer),
+        },
+        rounds,
+        device,
+    )
+    whole = found["imagine_s"] + found["encode_s"] + UPDATES[size] * found["step_s"]
+    return {**found, "rollouts": len(starts.deter), "share": found["imagine_s"] / whole}
 
 
 if __name__ == "__main__":

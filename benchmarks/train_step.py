@@ -187,22 +187,22 @@ def measure(name: str, device: torch.device, rounds: int) -> dict[str, float]:
         optimizer.zero_grad()
         torch.stack([loss.float() for loss in losses.values()]).sum().backward()
 
-    times: dict[str, list[float]] = {"step_s": [], "reference_s": [], "loops_s": [], "model_s": []}
-    variants: list[tuple[str, Callable[[], None]]] = [
-        ("step_s", step),
-        ("reference_s", reference),
-        ("loops_s", loops),
-        ("model_s", model),
-    ]
+    variants = {"step_s": step, "reference_s": reference, "loops_s": loops, "model_s": model}
+    return medians(variants, rounds, device)
+
+
+def medians(variants: dict[str, Callable[[], Any]], rounds: int, device: torch.device) -> dict[str, float]:
+    """Each variant's median in seconds, of rounds in which every one of them runs once, in turn."""
+    times: dict[str, list[float]] = {name: [] for name in variants}
     for index in range(rounds + 1):
-        for label, variant in variants:
+        for name, run in variants.items():
             begun = time.perf_counter()
-            variant()
+            run()
             if device.type == "cuda":
                 torch.cuda.synchronize()
             if index:  # the first round warms up
-                times[label].append(time.perf_counter() - begun)
-    return {label: statistics.median(values) for label, values in times.items()}
+                times[name].append(time.perf_counter() - begun)
+    return {name: statistics.median(values) for name, values in times.items()}
 
 
 # Every agent.

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from written_page import write_or_compare
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "licences.md"
@@ -109,22 +110,5 @@ def page() -> str:
     return HEAD + "".join(rows)
 
 
-def main() -> int:
-    """Writes the page, or compares it."""
-    try:
-        text = page()
-    except LookupError as error:
-        print(f"licences: {error}", file=sys.stderr)
-        return 2
-    if "--check" in sys.argv[1:]:
-        stale = not PAGE.is_file() or PAGE.read_text() != text
-        print(
-            "licences: docs/licences.md is " + ("stale: run python scripts/licences.py" if stale else "as it should be")
-        )
-        return int(stale)
-    PAGE.write_text(text)
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(write_or_compare("licences", PAGE, page))

@@ -19,6 +19,7 @@ from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_ty
 
 import docstring_parser
 from jsonargparse import ArgumentParser
+from written_page import write_or_compare
 
 from moto_pl import agents
 from moto_pl.agents.model_free import ModelFreeAgent
@@ -234,10 +235,15 @@ class _Parsers(MotoCLI):
 
 
 @cache
+def parsers() -> MotoCLI:
+    """Those of Lightning's verbs."""
+    logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)
+    return _Parsers.run(["fit", "--config", str(ROOT / "configs/debug.yaml")])
+
+
 def parser(verb: str = "fit") -> ArgumentParser:
     """The parser of one of Lightning's verbs."""
-    logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)
-    return _Parsers.run(["fit", "--config", str(ROOT / "configs/debug.yaml")])._parser(verb)
+    return parsers()._parser(verb)
 
 
 def top_level() -> list[Row]:
@@ -428,22 +434,5 @@ def page() -> str:
     return text
 
 
-def main() -> int:
-    """Writes the page, or compares it."""
-    try:
-        text = page()
-    except LookupError as error:
-        print(f"settings: {error}", file=sys.stderr)
-        return 2
-    if "--check" in sys.argv[1:]:
-        stale = not PAGE.is_file() or PAGE.read_text() != text
-        print(
-            "settings: docs/settings.md is " + ("stale: run python scripts/settings.py" if stale else "as it should be")
-        )
-        return int(stale)
-    PAGE.write_text(text)
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(write_or_compare("settings", PAGE, page))

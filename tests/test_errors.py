@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import pytest
+from settings import parser
 
 from moto_pl import agents, cli
 from moto_pl.campaigns import clusters, plan
@@ -21,10 +22,8 @@ from moto_pl.datasets import commands
 from moto_pl.envs import kitchen, metaworld, reach
 from moto_pl.errors import SettingError
 from moto_pl.replay.episode import Episode
-from moto_pl.training.cli import MotoCLI
 
 PACKAGE = Path(__file__).parents[1] / "moto_pl"
-DEBUG = PACKAGE.parent / "configs/debug.yaml"
 
 #: What is named that is no setting.
 NOT_SETTINGS = {
@@ -118,21 +117,10 @@ NAMES = {
 MENTIONED = re.compile(r"(?<![\w./-])(--[a-z][\w-]*|[a-z_]+(?:\.[a-z_]+)+|[a-z]+_[a-z_]+)(?![\w/(:-])")
 
 
-class _Parsers(MotoCLI):
-    """The parsers alone: nothing is made, and nothing run."""
-
-    def instantiate_classes(self) -> None:
-        pass
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        pass
-
-
 @cache
 def known() -> frozenset[str]:
     """Every setting that a user may write."""
-    parsers = _Parsers.run(["fit", "--config", str(DEBUG)])
-    names = {action.dest for verb in ("fit", "validate", "test") for action in parsers._parser(verb)._actions}
+    names = {action.dest for verb in ("fit", "validate", "test") for action in parser(verb)._actions}
     for name in agents.__all__:
         agent = getattr(agents, name)
         if isinstance(agent, type) and issubclass(agent, agents.Agent):

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import math
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any, get_args, get_type_hints
 
 import pytest
+import settings
 import yaml
 
 from moto_pl import agents
@@ -26,15 +24,6 @@ ROOT = Path(__file__).parents[1]
 DEBUG = str(ROOT / "configs/debug.yaml")
 
 
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("settings_page", ROOT / "scripts/settings.py")
-    assert spec is not None and spec.loader is not None
-    module = sys.modules["settings_page"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-settings = script()
 PAGE = settings.PAGE.read_text()
 ROWS = [
     settings.Row(*(cell.strip() for cell in found.groups()))

@@ -1,6 +1,5 @@
 import json
 import re
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,16 +19,7 @@ from moto_pl.replay.episode import Episode
 
 ID = "test/demo-v0"
 
-
-@pytest.fixture(autouse=True)
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
-
-    def refuse(*args: Any) -> None:
-        raise AssertionError("the network was used")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    return tmp_path / "minari"
+pytestmark = pytest.mark.usefixtures("root")
 
 
 def make_episode(seed: int, steps: int = 5, size: int = 32, actions: int = 3, terminated: bool = False) -> Episode:

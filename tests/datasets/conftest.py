@@ -1,4 +1,4 @@
-"""What the tests of formats share: a folder for datasets, no network, and files in other numbers."""
+"""What the tests of datasets share: a folder for them, and no network."""
 
 from __future__ import annotations
 
