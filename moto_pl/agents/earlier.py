@@ -29,6 +29,7 @@ _MOTO = {
     "behaviour.real_return": "imagined",
     "behaviour.value_scale": 1.0,
     "behaviour.value_episodes": [0, 0],
+    "behaviour.clone_least": 1,
     "behaviour.greedy": "mode",
     "behaviour.disagreement_unit": "one",
 }

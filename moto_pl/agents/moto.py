@@ -74,7 +74,8 @@ class MOTO(ImaginationAgent):
         sizes, config = self.batch, self.config
         if config.clone_scale <= 0:
             return super().parts()
-        clone = BatchPart(sizes.clone_size, sizes.clone_length, config.clone_filter, config.clone_top)
+        best = config.clone_top, config.clone_least
+        clone = BatchPart(sizes.clone_size, sizes.clone_length, config.clone_filter, *best)
         return {**super().parts(), "clone": clone}
 
     def build(self, action_size: int) -> None:

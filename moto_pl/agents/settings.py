@@ -152,6 +152,7 @@ class BehaviourConfig(ImaginationConfig):
         clone_filter: which data is cloned; see :func:`moto_pl.replay.filters.keep_rows`. ``advantage`` clones steps
             whose lambda-return is at least the critics' value of the policy's own action.
         clone_top: share of the episodes that ``clone_filter: return`` keeps, in (0, 1].
+        clone_least: how many episodes it keeps at least, 1 or more, so that few demonstrations are not made fewer.
         clone_limit: cloned actions are clipped to [-clone_limit, clone_limit], in (0, 1]. Scripted demonstrations are
             clipped to exactly -1 and 1 at many steps; their likelihood grows without end as the mean is driven to the
             edge, where the gradient through tanh dies, for all other states too. Below 1 the optimum is inside.
@@ -169,6 +170,7 @@ class BehaviourConfig(ImaginationConfig):
     clone_scale: float = 10.0
     clone_filter: EpisodeFilter = "auto"
     clone_top: float = 0.1
+    clone_least: int = 1
     clone_limit: float = 1.0
 
     def __post_init__(self) -> None:
@@ -179,7 +181,7 @@ class BehaviourConfig(ImaginationConfig):
             raise SettingError("behaviour.clone_top", self.clone_top, "Give a share in (0, 1].")
         if not 0 < self.clone_limit <= 1:
             raise SettingError("behaviour.clone_limit", self.clone_limit, "Give a number in (0, 1].")
-        check_least("behaviour", self, critics=1, disagreement_scale=0, value_scale=0, clone_scale=0)
+        check_least("behaviour", self, critics=1, clone_least=1, disagreement_scale=0, value_scale=0, clone_scale=0)
         begin, end = self.value_episodes
         if not 0 <= begin <= end:
             fix = "Give two numbers of episodes, 0 or more, the first not above the second."

@@ -87,12 +87,12 @@ def records_all_objects(episode: EpisodeView, objects: Sequence[str]) -> bool:
     return of_kitchen and in_place is not None and in_place.shape[1:] == (len(KITCHEN_OBJECTS),)
 
 
-def return_threshold(returns: list[float], share: float) -> float:
-    """The return that the best ``share`` (0 to 1] of the episodes reach."""
+def return_threshold(returns: list[float], share: float, least: int = 1) -> float:
+    """The return that the best ``share`` (0 to 1] of the episodes reach, and at least ``least`` of them."""
     if not returns:
         return -np.inf
     ordered = sorted(returns, reverse=True)
-    return ordered[max(1, round(share * len(ordered))) - 1]
+    return ordered[min(len(ordered), max(least, round(share * len(ordered)))) - 1]
 
 
 def _last_in_order(in_place: np.ndarray, wanted: Sequence[int]) -> int | None:

@@ -21,6 +21,7 @@ class BatchPart:
         length: rows of each sequence.
         filter: which episodes they come from.
         top: share of the best episodes for ``filter: return``.
+        least: episodes that it keeps at least.
         history: rows before an episode's start at which sequences may begin; they repeat its first.
         size_setting: what gives ``size``, under ``model.init_args``; {} is the part's name.
         length_setting: what gives ``length``, or decides it.
@@ -31,6 +32,7 @@ class BatchPart:
     length: int
     filter: EpisodeFilter = "none"
     top: float = 0.1
+    least: int = 1
     history: int = 0
     size_setting: str = "batch.{}_size"
     length_setting: str = "batch.{}_length"

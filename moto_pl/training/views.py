@@ -34,7 +34,7 @@ class Views:
         threshold = -float("inf")
         if part.filter == "return":
             returns = [float(self.store[i].reward.sum()) for i in range(len(self.store))]
-            threshold = return_threshold(returns, part.top)
+            threshold = return_threshold(returns, part.top, part.least)
         if part.filter in ("auto", "progress"):
             self._warn_of_unseen_objects()
         entries = []

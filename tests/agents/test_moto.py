@@ -492,11 +492,11 @@ def test_act_filters_and_asks_the_actor() -> None:
 
 def test_parts() -> None:
     sizes = BatchConfig(2, 3, 4, 5, 6, 7)
-    agent = MOTO(TINY_MODEL, dataclasses.replace(TINY, clone_filter="return", clone_top=0.3), sizes)
+    agent = MOTO(TINY_MODEL, dataclasses.replace(TINY, clone_filter="return", clone_top=0.3, clone_least=8), sizes)
     parts = agent.parts()
     assert list(parts) == ["model", "agent", "clone"]
     assert [(p.size, p.length, p.filter) for p in parts.values()] == [(2, 3, "none"), (4, 5, "none"), (6, 7, "return")]
-    assert parts["clone"].top == 0.3
+    assert (parts["clone"].top, parts["clone"].least) == (0.3, 8)
     assert "clone" not in MOTO(TINY_MODEL, dataclasses.replace(TINY, clone_scale=0.0)).parts()
 
 
@@ -529,6 +529,7 @@ def test_bfloat16_is_close_and_trains_the_same_parameters(critic: str) -> None:
         ({"gamma": 1.1}, "gamma"),
         ({"lambda_": 1.1}, "lambda_"),
         ({"clone_top": 0.0}, "clone_top"),
+        ({"clone_least": 0}, "clone_least"),
         ({"critics": 0}, "critics"),
         ({"target_every": 0}, "target_every"),
         ({"clone_filter": "advantage", "critic": "v"}, "clone_filter"),

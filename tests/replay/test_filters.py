@@ -170,6 +170,13 @@ def test_return_threshold(share: float, expected: float) -> None:
     assert kept == max(1, round(share * 10))
 
 
+@pytest.mark.parametrize(("least", "kept"), [(1, 1), (4, 4), (10, 10), (11, 10)])
+def test_so_many_are_kept_at_least(least: int, kept: int) -> None:
+    returns = [float(r) for r in (4, 1, 9, 2, 10, 3, 5, 8, 7, 6)]
+    threshold = return_threshold(returns, 0.1, least)
+    assert sum(keep_rows(episode(reward=r), "return", threshold) > 0 for r in returns) == kept
+
+
 def test_return_threshold_of_nothing() -> None:
     assert return_threshold([], 0.1) == -np.inf
 
