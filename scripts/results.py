@@ -1,0 +1,234 @@
+"""Writes docs/results.md and its picture from the rows that campaigns kept: MOTO on the ten MetaWorld tasks.
+
+python scripts/results.py            # after moto campaign benchmarks/campaigns/ten.yaml
+python scripts/results.py --check    # only says whether the page is what would be written
+"""
+
+from __future__ import annotations
+
+import csv
+import statistics
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from written_page import write_or_compare
+
+from moto_pl.report.statistics import wilson_interval
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "results.md"
+PICTURE = ROOT / "docs" / "results.png"
+RESULTS = ROOT / "benchmarks" / "results"
+TASKS = (
+    *("assembly", "bin-picking", "box-close", "coffee-push", "disassemble"),
+    *("door-open", "drawer-open", "hammer", "plate-slide", "window-open"),
+)
+#: Rows of the table: their name in the campaign and on the page.
+AGENTS = {"MOTO": "MOTO", "cloning_only": "its cloning alone"}
+COLOURS = {"MOTO": "#3d7fd6", "cloning_only": "#e08214"}
+EPISODES = (0, 60, 120, 150)
+
+HEAD = """# Results
+
+What the methods come to, from rows that are kept in [benchmarks/results](../benchmarks/results): one an evaluation
+and seed. `scripts/results.py` writes this page from them; a test fails where it is stale. What was tried on the way,
+and what did not work, is in the [lab notebook](experiments.md).
+
+## Ten MetaWorld tasks
+
+```bash
+moto campaign benchmarks/campaigns/ten.yaml    # a run takes a quarter of an hour of one core; the same command goes on
+python scripts/results.py
+```
+
+Each run begins with ten demonstrations of its task, recorded with noise on the script's actions, takes 300 gradient
+steps on them, then collects 150 episodes with 10 gradient steps each. All tasks have one configuration,
+[configs/demo.yaml](../configs/demo.yaml), and nothing in it is set for a task. The last policy is judged, on 20
+episodes with seeds that are never trained on. *Success* is at any step of an episode, *last* at its last one, *steps*
+is how many of its 101 steps are in success. Figures are means over the seeds. The interval is Wilson's at 95 % over all
+their episodes; it does not say how seeds vary.
+"""
+
+PUBLIC = """
+## Beside what others have published
+
+| task | {ours} | TD-MPC2, 500 episodes | TD-MPC2, 1,000 | DreamerV3, 500 |
+|---|---:|---:|---:|---:|
+{rows}
+
+MOTO's authors report a mean of 80 % on these ten tasks after 500 online episodes, and no figure for a task. The other
+columns are means of the three seeds that
+[TD-MPC2's authors publish](https://github.com/nicklashansen/tdmpc2/tree/main/results), kept in
+[benchmarks/results/public](../benchmarks/results/public). **These are not the same experiment**, and a difference says
+little about the methods:
+
+- TD-MPC2 sees the simulator's state and MetaWorld's shaped reward, and has no demonstrations. Here, as in MOTO's paper,
+  the policy sees one 64 x 64 camera and a reward of 0 or 1, and begins with ten demonstrations.
+- Our demonstrations are a script's with noise. Those of MOTO's authors are not public.
+- Our models are small (128 units, 16 x 16 latents), so that a run takes a quarter of an hour of one core. The paper's
+  have 200 to 1,024 units, and twice the gradient steps an episode.
+- An episode is 100 decisions of two simulator steps in all of them.
+"""
+
+
+class Row(NamedTuple):
+    """A kept evaluation."""
+
+    agent: str
+    task: str
+    seed: int
+    online_episodes: int
+    final: bool
+    episodes: int
+    success: float
+    last: float
+    steps: float
+
+
+def read_rows(campaign: str) -> list[Row]:
+    """What a campaign kept; see :mod:`moto_pl.campaigns.results`."""
+    found = []
+    for path in sorted((RESULTS / campaign).glob("*/*.csv")):
+        if path.parent.name not in AGENTS:
+            continue
+        with path.open() as file:
+            for row in csv.DictReader(file):
+                numbers = (float(row[name]) for name in ("success", "success_last", "success_steps"))
+                counts = int(row["seed"]), int(row["online_episodes"]), row["phase"] == "final", int(row["episodes"])
+                found.append(Row(path.parent.name, path.stem, *counts, *numbers))
+    if not found:
+        raise LookupError(f"no rows in {RESULTS / campaign}: moto campaign benchmarks/campaigns/{campaign}.yaml")
+    return found
+
+
+def percent(share: float) -> str:
+    """A share as the page writes it."""
+    return f"{share:.0%}".replace("%", " %")
+
+
+def mean(values: Iterable[float]) -> float:
+    """The mean of one or more numbers."""
+    return statistics.fmean(values)
+
+
+def cell(rows: Sequence[Row], episodes: int) -> str:
+    """Mean success where the runs had collected that many episodes."""
+    found = [row.success for row in rows if row.online_episodes == episodes]
+    return percent(mean(found)) if found else "-"
+
+
+def line(task: str, agent: str, rows: Sequence[Row]) -> str:
+    """A task's row of the table."""
+    final = [row for row in rows if row.final]
+    trials = sum(row.episodes for row in final)
+    low, high = wilson_interval(round(sum(row.success * row.episodes for row in final)), trials)
+    cells = [task, AGENTS[agent], str(len(final)), *(cell(rows, episodes) for episodes in EPISODES)]
+    cells += [f"{low:.0%} to {high:.0%}".replace("%", " %"), percent(mean(row.last for row in final))]
+    return f"| {' | '.join([*cells, f'{mean(row.steps for row in final):.1f}'])} |"
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The tasks that were run, and the mean over them where all ten were."""
+    cells: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    for row in rows:
+        cells[row.task, row.agent].append(row)
+    cells = {key: some for key, some in cells.items() if any(row.final for row in some)}
+    numbers = " | ".join(["pre-trained", *(f"{count} episodes" for count in EPISODES[1:])])
+    text = f"| task | agent | seeds | {numbers} | interval | last | steps |\n|---|---|{'---:|' * 8}\n"
+    text += "\n".join(
+        line(task, agent, cells[task, agent]) for task in TASKS for agent in AGENTS if (task, agent) in cells
+    )
+    for agent, name in AGENTS.items():
+        mine = {task: cells[task, agent] for task in TASKS if (task, agent) in cells}
+        if len(mine) < len(TASKS):
+            continue
+        every = [task_means(some) for some in mine.values()]
+        final = [[row for row in some if row.final] for some in mine.values()]
+        means = [
+            f"**mean of {len(TASKS)}**",
+            name,
+            "",
+            *(percent(mean(one[count] for one in every)) for count in EPISODES),
+        ]
+        means += ["", percent(mean(mean(row.last for row in some) for some in final))]
+        means.append(f"{mean(mean(row.steps for row in some) for some in final):.1f}")
+        text += f"\n| {' | '.join(means)} |"
+    return text
+
+
+def task_means(rows: Sequence[Row]) -> dict[int, float]:
+    """Mean success over a task's seeds, by the episodes that were collected."""
+    return {count: mean(row.success for row in rows if row.online_episodes == count) for count in EPISODES}
+
+
+def published() -> str:
+    """The section that puts our figures beside public ones."""
+    ours: dict[str, list[float]] = defaultdict(list)
+    for row in read_rows("ten"):
+        if row.agent == "MOTO" and row.final:
+            ours[row.task].append(row.success)
+    with (RESULTS / "public" / "tdmpc2.csv").open() as file:
+        others = {
+            (row["task"], row["agent"], int(row["episodes"])): float(row["success"]) for row in csv.DictReader(file)
+        }
+    columns = (("TD-MPC2", 500), ("TD-MPC2", 1000), ("DreamerV3", 500))
+    lines = [
+        [task, percent(mean(ours[task])) if task in ours else "-"]
+        + [f"{others[task, agent, count]:.0f} %" for agent, count in columns]
+        for task in TASKS
+    ]
+    means = [percent(mean(mean(values) for values in ours.values())) if len(ours) == len(TASKS) else "-"]
+    means += [f"{mean(others[task, agent, count] for task in TASKS):.0f} %" for agent, count in columns]
+    lines.append(["**mean**", *means])
+    rows = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+    return PUBLIC.format(ours=f"MOTO here, {EPISODES[-1]}", rows=rows)
+
+
+def page() -> str:
+    """All of docs/results.md."""
+    rows = read_rows("ten")
+    missing = [task for task in TASKS if not any(row.task == task and row.final for row in rows)]
+    lacks = f"\nNot run yet: {', '.join(missing)}.\n" if missing else ""
+    curves = "\n![Success of each task over the episodes that were collected](results.png)\n"
+    return f"{HEAD}\n{table(rows)}\n{lacks}{curves}{published()}"
+
+
+def draw() -> None:
+    """Learning curves, a panel a task: a line a seed, a thick one for their mean."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(2, 5, sharex=True, sharey=True).flat
+    rows = read_rows("ten")
+    for task, axes in zip(TASKS, panels, strict=True):
+        for agent, label in AGENTS.items():
+            mine = [row for row in rows if (row.task, row.agent) == (task, agent)]
+            for seed in sorted({row.seed for row in mine}):
+                curve = sorted((row.online_episodes, row.success) for row in mine if row.seed == seed)
+                axes.plot(*zip(*curve, strict=True), color=COLOURS[agent], alpha=0.3, linewidth=1)
+            counts = sorted({row.online_episodes for row in mine})
+            means = [mean(row.success for row in mine if row.online_episodes == count) for count in counts]
+            if counts:
+                axes.plot(counts, means, color=COLOURS[agent], linewidth=2, label=label)
+        axes.set_title(task, fontsize=10)
+        axes.set_ylim(-0.03, 1.03)
+        axes.grid(alpha=0.2)
+    figure.supxlabel("online episodes", fontsize=10)
+    figure.supylabel("success", fontsize=10)
+    handles = {
+        text: handle for axes in figure.axes for handle, text in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(handles.values(), handles.keys(), loc="outside upper right", ncols=2, frameon=False)
+    figure.savefig(PICTURE, dpi=110)
+
+
+if __name__ == "__main__":
+    status = write_or_compare("results", PAGE, page)
+    if not status and "--check" not in sys.argv[1:]:
+        draw()
+    sys.exit(status)

@@ -1,0 +1,75 @@
+"""docs/results.md is what the kept rows say."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+import results
+
+from moto_pl.campaigns.results import COLUMNS
+
+
+def keep(root: Path, agent: str, task: str, seed: int, successes: list[float], last: float = 0.5) -> None:
+    """Rows as a campaign keeps them: one for each number of episodes on the page."""
+    path = root / "ten" / agent / f"{task}.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = not path.exists()
+    with path.open("a") as file:
+        writer = csv.DictWriter(file, COLUMNS, restval="")
+        if new:
+            writer.writeheader()
+        for episodes, success in zip(results.EPISODES, successes, strict=True):
+            phase = "final" if episodes == results.EPISODES[-1] else "online"
+            row = {"seed": seed, "phase": phase, "online_episodes": episodes, "episodes": 20, "success": success}
+            writer.writerow(row | {"success_last": last, "success_steps": 30.0})
+
+
+@pytest.fixture
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(results, "RESULTS", tmp_path)
+    return tmp_path
+
+
+@pytest.mark.skipif(not (results.RESULTS / "ten").exists(), reason="the campaign has kept no rows yet")
+def test_the_page_is_not_stale() -> None:
+    assert results.page() == results.PAGE.read_text(), "run python scripts/results.py"
+
+
+def test_a_line_is_the_mean_of_its_seeds(kept: Path) -> None:
+    keep(kept, "MOTO", "hammer", 0, [0.0, 0.2, 0.4, 0.8], last=0.4)
+    keep(kept, "MOTO", "hammer", 1, [0.1, 0.4, 0.8, 1.0], last=0.8)
+    (line,) = (line for line in results.table(results.read_rows("ten")).splitlines() if "hammer" in line)
+    # 36 of 40 episodes: Wilson's interval from its formula, worked out by hand.
+    assert line == "| hammer | MOTO | 2 | 5 % | 30 % | 60 % | 90 % | 77 % to 96 % | 60 % | 30.0 |"
+
+
+def test_a_mean_of_ten_needs_ten_and_counts_each_task_once(kept: Path) -> None:
+    for task in results.TASKS[1:]:
+        keep(kept, "MOTO", task, 0, [0.0, 0.0, 0.0, 1.0])
+    assert "mean of" not in results.table(results.read_rows("ten"))
+    for seed in range(3):  # three seeds of one task weigh no more than one of another
+        keep(kept, "MOTO", results.TASKS[0], seed, [0.0, 0.0, 0.0, 0.0])
+    last = results.table(results.read_rows("ten")).splitlines()[-1]
+    assert last == "| **mean of 10** | MOTO |  | 0 % | 0 % | 0 % | 90 % |  | 50 % | 30.0 |"
+
+
+def test_a_run_that_has_not_ended_is_left_out(kept: Path) -> None:
+    keep(kept, "MOTO", "hammer", 0, [0.0, 0.2, 0.4, 0.8])
+    path = kept / "ten" / "MOTO" / "hammer.csv"
+    path.write_text("".join(line for line in path.open() if "final" not in line))
+    assert "hammer" not in results.table(results.read_rows("ten"))
+
+
+def test_without_rows_it_says_what_to_run(kept: Path) -> None:
+    with pytest.raises(LookupError, match=r"moto campaign benchmarks/campaigns/ten\.yaml"):
+        results.read_rows("ten")
+
+
+def test_public_figures_are_of_the_same_tasks() -> None:
+    with (results.RESULTS / "public" / "tdmpc2.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["task"] for row in rows} == set(results.TASKS)
+    means = [float(row["success"]) for row in rows if (row["agent"], row["episodes"]) == ("TD-MPC2", "500")]
+    assert sum(means) / len(means) == pytest.approx(63.3, abs=0.05)  # what their authors' files come to
