@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,16 +18,16 @@ from moto_pl.datasets.kitchen.replay import build_replay
 from moto_pl.datasets.metaworld import build_metaworld
 from moto_pl.datasets.minari_io import (
     buildable_names,
+    check_target,
     default_id,
     exists,
     locate,
     open_dataset,
-    refuse_existing,
     short_name,
 )
 from moto_pl.datasets.minari_write import write_dataset
 from moto_pl.datasets.recording import Built, Plan, record, versions
-from moto_pl.envs import kitchen_id, metaworld_id
+from moto_pl.envs import kitchen_id, metaworld_id, unknown_argument
 from moto_pl.envs.observation import IMAGE_ALONE
 from moto_pl.errors import SettingError
 
@@ -69,7 +70,7 @@ def build_reach(
         SettingError: bad settings, or a dataset that exists.
     """
     target = output or default_id("reach")
-    refuse_existing(target, overwrite)
+    check_target(target, overwrite)
     env_kwargs = {"image_size": image_size, "episode_steps": steps, **env_options}
     plan = Plan(REACH_ENV_ID, env_kwargs, episodes, seed, noise, {"source": "scripted"}, action_repeat)
     recording = record(plan, workers)
@@ -118,7 +119,18 @@ def build(name: str, **options: Any) -> Built:
         SettingError: unknown name or option, bad settings, or a dataset that exists.
     """
     found = builder(name)
+    _check_options(name, options)
     return found.function(**found.fixed, **options)
+
+
+def _check_options(name: str, options: Mapping[str, Any]) -> None:
+    """Refuses options that a dataset's builder and its environment do not take."""
+    found = builder(name)
+    known = {**inspect.signature(found.function).parameters, **inspect.signature(found.environment).parameters}
+    known = {key: one for key, one in known.items() if one.kind != one.VAR_KEYWORD and key not in found.fixed}
+    for key in options:
+        if key not in known and key not in inspect.signature(gym.make).parameters:
+            raise unknown_argument("data.build_options", key, f"moto data build {name}", known)
 
 
 def ensure(name: str, **options: Any) -> Path:
@@ -135,9 +147,10 @@ def ensure(name: str, **options: Any) -> Path:
     Raises:
         SettingError: as :func:`build`; or the dataset that is there was built with other options, or is damaged.
     """
-    target = options.get("output", name)
+    target, short = options.get("output", name), short_name(name)
+    if short in buildable_names():
+        _check_options(short, options)
     if not exists(target):
-        short = short_name(name)
         # What cannot be built has to be there: locate says that it is not, and what is near.
         return build(short, **options).path if short in buildable_names() else locate(name)
     reader = open_dataset(target)

@@ -7,12 +7,14 @@ since its version 1.0. ``gymnasium.make("moto_pl:moto_pl/Reach-v0")`` is its way
 from __future__ import annotations
 
 import difflib
+import inspect
+import re
 from collections.abc import Iterable, Mapping
 from importlib import import_module
 from typing import Any
 
 import gymnasium as gym
-from gymnasium.envs.registration import EnvSpec
+from gymnasium.envs.registration import EnvSpec, load_env_creator
 
 from moto_pl.errors import SettingError
 from moto_pl.trust import check_entry_point, check_environment
@@ -86,6 +88,48 @@ def unknown_name(setting: str, found: str, known: Iterable[str], listing: str | 
     return SettingError(setting, repr(found), f"{guess}{listing}")
 
 
+def unknown_argument(setting: str, name: str, owner: str, known: Iterable[str]) -> SettingError:
+    """The error for an argument that ``owner``, an environment or a dataset, does not take; ``known`` are its own."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=2)
+    guess = f"Did you mean {' or '.join(near)}? " if near else ""
+    return SettingError(
+        setting, f"{name}, which {owner} does not take", f"{guess}It takes {', '.join(known) or 'nothing'}."
+    )
+
+
+def check_arguments(setting: str, env_id: str, arguments: Mapping[str, Any]) -> None:
+    """Refuses what one of this package's environments does not take, before any is made.
+
+    Others' are asked when they are made: what they take may not stand in their signature.
+
+    Args:
+        setting: that holds the arguments.
+        env_id: the environment's id; one that is not registered has no say here.
+        arguments: by name.
+
+    Raises:
+        SettingError: names the first that it does not take.
+    """
+    if not env_id.rpartition(":")[2].startswith(f"{NAMESPACE}/") or not _specs(env_id):
+        return
+    taken = _taken(env_id)
+    for name in arguments:
+        if name not in taken and name not in inspect.signature(gym.make).parameters:
+            raise unknown_argument(setting, str(name), env_id, taken)
+
+
+def _taken(env_id: str) -> list[str]:
+    """The arguments of a registered environment, as far as its signature says."""
+    for spec in _specs(env_id):
+        creator = spec.entry_point
+        made_by = load_env_creator(creator) if isinstance(creator, str) else creator
+        if made_by is not None:
+            found = inspect.signature(made_by).parameters.values()
+            return [one.name for one in found if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
+    return []
+
+
 def list_envs() -> list[str]:
     """The ids of all environments of this package."""
     return sorted(env_id for env_id in gym.registry if env_id.startswith(f"{NAMESPACE}/"))
@@ -115,9 +159,9 @@ def make(env_id: str, **kwargs: Any) -> gym.Env[Any, Any]:
             raise unknown_name("env_id", env_id, list_envs()) from error
         raise
     except TypeError as error:
-        if "unexpected keyword argument" in str(error):
-            fix = f"Leave out what it does not take: {error}"
-            raise SettingError(f"env_kwargs of {env_id}", kwargs, fix) from error
+        wrong = re.search(r"(?:unexpected|multiple values for) keyword argument '(\w+)'", str(error))
+        if wrong and wrong[1] in kwargs:
+            raise unknown_argument("data.env_options", wrong[1], env_id, _taken(env_id)) from error
         raise
 
 

@@ -48,9 +48,27 @@ def test_the_printed_way_to_list_all_works():
     assert out.stdout.split() == envs.list_envs()
 
 
-def test_an_argument_that_the_environment_does_not_take():
-    with pytest.raises(SettingError, match="colour"):
-        envs.make("moto_pl/Reach-v0", colour="red")
+@pytest.mark.parametrize(
+    ("env_id", "argument", "said"),
+    [
+        ("moto_pl/Reach-v0", "goall", "goall, which moto_pl/Reach-v0 does not take. Did you mean goal. It takes image"),
+        ("moto_pl/Reach-v0", "disable_env_checker", "disable_env_checker, which .* does not take. It takes image"),
+        ("CartPole-v1", "sutton_barto", "sutton_barto, which .*Did you mean sutton_barto_reward"),
+    ],
+)
+def test_an_argument_that_the_environment_does_not_take(env_id, argument, said):
+    with pytest.raises(SettingError, match=f"^data.env_options: found {said}"):
+        envs.make(env_id, **{argument: 3})
+
+
+def test_arguments_are_looked_at_before_an_environment_is_made():
+    for env_id, argument in (("moto_pl/MetaWorld-door-open-v0", "cameras"), ("moto_pl:moto_pl/Kitchen-mixed-v0", "x")):
+        with pytest.raises(SettingError, match=f"^here: found {argument}, which {env_id} does not take"):
+            envs.check_arguments("here", env_id, {argument: 3})
+    for env_id in ("moto_pl/Reach-v0", "moto_pl/Kitchen-mixed-v0"):
+        envs.check_arguments("here", env_id, {"image_size": 64, "max_episode_steps": 3})
+    for env_id in ("CartPole-v1", "moto_pl/none-v0", "no such thing!"):  # they say so themselves
+        envs.check_arguments("here", env_id, {"x": 3})
 
 
 def registered(code):
