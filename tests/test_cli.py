@@ -210,6 +210,11 @@ def test_a_directory_where_a_file_is_to_stand(
             "data.env_options: found goall, which moto_pl/Reach-v0 does not take. Did you mean goal? It takes image",
         ),
         (
+            ("--data.env_options", "{image_size: abc}"),
+            "data.env_options: found image_size: 'abc'. Give a whole number.",
+        ),
+        (("--data.build_options", "{noise: much}"), "data.build_options: found noise: 'much'. Give a number."),
+        (
             ("--data.build_options", "{episodess: 3}"),
             "data.build_options: found episodess, which moto data build reach does not take. Did you mean episodes",
         ),

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import difflib
-import inspect
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import gymnasium as gym
 from gymnasium.envs.registration import load_env_creator
@@ -27,7 +26,7 @@ from moto_pl.datasets.minari_io import (
 )
 from moto_pl.datasets.minari_write import write_dataset
 from moto_pl.datasets.recording import Built, Plan, record, versions
-from moto_pl.envs import kitchen_id, metaworld_id, unknown_argument
+from moto_pl.envs import check_given, kitchen_id, metaworld_id
 from moto_pl.envs.observation import IMAGE_ALONE
 from moto_pl.errors import SettingError
 
@@ -126,11 +125,10 @@ def build(name: str, **options: Any) -> Built:
 def _check_options(name: str, options: Mapping[str, Any]) -> None:
     """Refuses options that a dataset's builder and its environment do not take."""
     found = builder(name)
-    known = {**inspect.signature(found.function).parameters, **inspect.signature(found.environment).parameters}
-    known = {key: one for key, one in known.items() if one.kind != one.VAR_KEYWORD and key not in found.fixed}
-    for key in options:
-        if key not in known and key not in inspect.signature(gym.make).parameters:
-            raise unknown_argument("data.build_options", key, f"moto data build {name}", known)
+    known = {**get_type_hints(found.environment.__init__), **get_type_hints(found.function)}  # type: ignore[misc]
+    for settled in ("return", "env_options", *found.fixed):
+        known.pop(settled, None)
+    check_given("data.build_options", f"moto data build {name}", known, options)
 
 
 def ensure(name: str, **options: Any) -> Path:

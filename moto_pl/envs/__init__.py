@@ -9,9 +9,11 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
-from collections.abc import Iterable, Mapping
+import types
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
-from typing import Any
+from numbers import Integral, Real
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec, load_env_creator
@@ -109,25 +111,59 @@ def check_arguments(setting: str, env_id: str, arguments: Mapping[str, Any]) -> 
         arguments: by name.
 
     Raises:
-        SettingError: names the first that it does not take.
+        SettingError: names the first that it does not take, or whose value is of another type.
     """
-    if not env_id.rpartition(":")[2].startswith(f"{NAMESPACE}/") or not _specs(env_id):
-        return
-    taken = _taken(env_id)
-    for name in arguments:
-        if name not in taken and name not in inspect.signature(gym.make).parameters:
-            raise unknown_argument(setting, str(name), env_id, taken)
+    if env_id.rpartition(":")[2].startswith(f"{NAMESPACE}/") and _specs(env_id):
+        check_given(setting, env_id, _taken(env_id), arguments)
 
 
-def _taken(env_id: str) -> list[str]:
-    """The arguments of a registered environment, as far as its signature says."""
+def check_given(setting: str, owner: str, known: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
+    """Refuses arguments that are unknown or of another type; those of ``gymnasium.make`` itself are known.
+
+    Args:
+        setting: that holds the arguments.
+        owner: what takes them, in words.
+        known: their types by name.
+        arguments: their values by name.
+
+    Raises:
+        SettingError: names the first such argument.
+    """
+    for name, value in arguments.items():
+        if name in known and (wanted := _misfit(value, known[name])):
+            raise SettingError(setting, f"{name}: {value!r}", f"Give {wanted}.")
+        if name not in known and name not in inspect.signature(gym.make).parameters:
+            raise unknown_argument(setting, str(name), owner, known)
+
+
+def _misfit(value: Any, hint: Any) -> str | None:
+    """What is wanted in place of a value that its type rules out; None where it does not. Texts check themselves."""
+    kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    plain = {bool: "true or false", int: "a whole number", float: "a number", types.NoneType: "null"}
+    if any(kind not in plain and get_origin(kind) is not Sequence for kind in kinds):
+        return None
+    kind_of = {bool: bool, int: Integral, float: Real, types.NoneType: types.NoneType}
+    number = not isinstance(value, bool)
+    for kind in kinds:
+        if isinstance(value, kind_of.get(kind, Sequence)) and (number or kind not in (int, float)):
+            return None
+    return " or ".join(plain.get(kind, "a list") for kind in kinds)
+
+
+def _taken(env_id: str) -> dict[str, Any]:
+    """The arguments of a registered environment, as far as its signature says, and their types."""
     for spec in _specs(env_id):
         creator = spec.entry_point
         made_by = load_env_creator(creator) if isinstance(creator, str) else creator
         if made_by is not None:
             found = inspect.signature(made_by).parameters.values()
-            return [one.name for one in found if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
-    return []
+            named = [one.name for one in found if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
+            try:
+                hints = get_type_hints(made_by.__init__ if isinstance(made_by, type) else made_by)  # type: ignore[misc]
+            except (NameError, TypeError, AttributeError):  # of others, who need not have theirs at hand
+                hints = {}
+            return {name: hints.get(name, Any) for name in named}
+    return {}
 
 
 def list_envs() -> list[str]:

@@ -1,7 +1,9 @@
+import re
 import subprocess
 import sys
 
 import gymnasium
+import numpy as np
 import pytest
 
 from moto_pl import envs
@@ -67,6 +69,29 @@ def test_arguments_are_looked_at_before_an_environment_is_made():
             envs.check_arguments("here", env_id, {argument: 3})
     for env_id in ("moto_pl/Reach-v0", "moto_pl/Kitchen-mixed-v0"):
         envs.check_arguments("here", env_id, {"image_size": 64, "max_episode_steps": 3})
+    for env_id, arguments in (
+        ("moto_pl/Reach-v0", {"image_size": "abc"}),
+        ("moto_pl/Reach-v0", {"image_size": 64.0}),
+        ("moto_pl/Reach-v0", {"image_size": True}),
+        ("moto_pl/Reach-v0", {"episode_steps": None}),
+        ("moto_pl/Reach-v0", {"hand_radius": [1]}),
+        ("moto_pl/Reach-v0", {"observe": 3}),
+        ("moto_pl/Kitchen-mixed-v0", {"objects": 3}),
+        ("moto_pl/Kitchen-mixed-v0", {"state": "yes"}),
+        ("moto_pl/MetaWorld-door-open-v0", {"paper_reset": 1}),
+        ("moto_pl/MetaWorld-door-open-v0", {"action_repeat": 1.5}),
+    ):
+        ((name, value),) = arguments.items()
+        with pytest.raises(SettingError, match=rf"^here: found {name}: {re.escape(repr(value))}. Give (a |true or)"):
+            envs.check_arguments("here", env_id, arguments)
+    fitting = {
+        "image_size": np.int64(64),
+        "hand_radius": 1,
+        "goal": "centre",
+        "observe": ("image",),
+        "render_mode": None,
+    }
+    envs.check_arguments("here", "moto_pl/Reach-v0", fitting)
     for env_id in ("CartPole-v1", "moto_pl/none-v0", "no such thing!"):  # they say so themselves
         envs.check_arguments("here", env_id, {"x": 3})
 
