@@ -229,6 +229,7 @@ def completion(shell: Literal["bash", "zsh"]) -> int:
 
 _DISK = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE),
+    errno.EISDIR,
 }
 #: Verbs that have verbs of their own: the module whose ``VERBS`` they are, and what they are for.
 GROUPS = {
@@ -277,6 +278,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         where = " to ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
         fix = "Free space, or use a directory that can be written; a run goes on from its last checkpoint."
+        if error.errno == errno.EISDIR:
+            fix = "Move the directory away: a file is to stand there."
         print(f"moto: {where or 'the disk'}: found {error.strerror}. {fix}", file=sys.stderr)
         return 2
     except signals.Stopped as stopped:

@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from moto_pl.files import check_can_write
 from moto_pl.report.records import Evaluation, read_run
 from moto_pl.report.statistics import wilson_interval
 from moto_pl.training.configs import config_path
@@ -47,6 +48,7 @@ def run_demo(directory: Path) -> int:
     """
     from moto_pl.report.page import write_report
 
+    check_can_write("--dir", directory)
     console = Console()
     begun = time.monotonic()
     run_lightning(["fit", "--config", str(config_path("demo")), "--trainer.default_root_dir", str(directory)])

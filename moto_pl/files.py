@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import IO
 
 from filelock import FileLock, Timeout
@@ -136,6 +137,29 @@ def make_directory(path: Path) -> None:
     path.mkdir(parents=True, exist_ok=True)
     for directory in reversed(missing):
         sync(directory.parent)
+
+
+def check_can_write(setting: str, path: Path, *, file: bool = False) -> None:
+    """Refuses a place where nothing can be written, before what would be written there is made.
+
+    It is tried out, with a file that is gone again: permissions alone do not tell. Of a directory that is missing, the
+    nearest one above it is tried; nothing is made.
+
+    Args:
+        setting: that names it.
+        path: a directory in which something is to be written.
+        file: ``path`` is itself what is to be written, as a file or a directory.
+
+    Raises:
+        SettingError: where that fails.
+    """
+    path_or_above = [path, *path.absolute().parents][file:]
+    try:
+        with TemporaryFile(dir=next(place for place in path_or_above if place.exists())):
+            pass
+    except OSError as error:
+        found = f"{path}, where nothing can be written ({error.strerror})"
+        raise SettingError(setting, found, "Give a place that can be written.") from None
 
 
 @contextmanager

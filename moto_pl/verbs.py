@@ -192,7 +192,9 @@ def completion_script(
     for name, parser in parsers.items():
         words[name] = sorted(option for option in parser._option_string_actions if option.startswith("--"))
     cases = "\n".join(f'    "{name}") words="{" ".join(found)}" ;;' for name, found in words.items())
-    return f"""{"autoload -Uz bashcompinit && bashcompinit" if shell == "zsh" else ""}
+    # Of zsh's own completion nothing is loaded where the user's .zshrc does not ask for it.
+    own = "(( $+functions[compdef] )) || { autoload -Uz compinit && compinit }"
+    return f"""{f"{own}; autoload -Uz bashcompinit && bashcompinit" if shell == "zsh" else ""}
 _{prog}_complete() {{
   local words="" current="${{COMP_WORDS[COMP_CWORD]}}" first="" second=""
   ((COMP_CWORD > 1)) && first="${{COMP_WORDS[1]}}"

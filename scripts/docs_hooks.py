@@ -79,16 +79,26 @@ def link(found: re.Match[str], in_docs: bool) -> str:
         return f"[{text}]({ours[path]}{hash_}{anchor})"
     if mark:
         return f"![{text}]({path})"
-    return text if text == f"`{path}`" else f"{text} (`{path}`)"
+    return text if text.strip("`") == path else f"{text} (`{path}`)"
 
 
 def formulas(markdown: str) -> str:
     """TeX between dollars as MathML, which browsers draw by themselves."""
     block = re.sub(
         r"^\$\$\s*(.+?)\s*\$\$$",
-        lambda tex: f'<div class="formula">{convert(tex[1], display="block")}</div>',
+        lambda tex: f'<div class="formula">{_mathml(tex[1], "block")}</div>',
         markdown,
         flags=re.M | re.S,
     )
     # In a span: Markdown takes a line that begins with an element it does not know for a block.
-    return re.sub(r"\$([^$\n]+)\$", lambda tex: f"<span>{convert(tex[1])}</span>", block)
+    return re.sub(r"\$([^$\n]+)\$", lambda tex: f"<span>{_mathml(tex[1], 'inline')}</span>", block)
+
+
+def _mathml(tex: str, display: str) -> str:
+    """TeX as MathML.
+
+    Where no font for mathematics is installed, a browser lowers an index by no more than the letter before it reaches
+    down: that of an s would stand beside it. So each such letter is said to reach down.
+    """
+    lowered = r'<\1><mpadded depth="0.2em">\2</mpadded>'
+    return re.sub(r"<(msub|msubsup)>(<mi>[^<]*</mi>)", lowered, convert(tex, display=display))

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -145,6 +146,96 @@ def test_bad_input_is_one_clear_line(
         for word in words:
             assert word in error
     assert not (tmp_path / "run/checkpoints").exists()
+
+
+@pytest.mark.parametrize("place", ["/proc/place", "file", "file/place"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "data build reach --output PLACE",
+        "data build kitchen/mixed --output PLACE",
+        "data build metaworld/door-open --output PLACE",
+        "data import DATASET --output PLACE",
+        "data render states.npy --output PLACE",
+        "data export DATASET PLACE --format minari",
+        "data export DATASET PLACE --format lerobot",
+        "data export DATASET PLACE --format robomimic",
+        "data view DATASET --output_dir PLACE",
+        "compare run --out PLACE",
+        "analyze calibration --ckpt last.ckpt --episodes reach --out PLACE",
+        "reproduce table1 --out PLACE",
+        "reproduce figure5 --runs PLACE",
+        "demo --dir PLACE",
+        "export last.ckpt PLACE.pt2",
+        "fit --config DEBUG --trainer.default_root_dir PLACE",
+    ],
+)
+def test_where_nothing_can_be_written_is_said_first(
+    line: str, place: str, tmp_path: Path, dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before a simulator starts, a checkpoint is read or a run is looked at: none of them is there."""
+    (tmp_path / "file").write_text("kept")
+    path = tmp_path / place  # which is `place` itself where that is absolute
+    words = {"PLACE": str(path), "DATASET": str(dataset), "DEBUG": str(CONFIGS / "debug.yaml")}
+    args = [re.sub("PLACE|DATASET|DEBUG", lambda word: words[word[0]], arg) for arg in line.split()]
+    if place == "file" and args[-1].endswith(".pt2"):
+        args[-1] = str(path / "policy.pt2")
+    assert main(args) == 2
+    error = capsys.readouterr().err.splitlines()
+    assert len(error) == 1 and str(path) in error[0], error
+    assert (tmp_path / "file").read_text() == "kept" and list(tmp_path.iterdir()) == [tmp_path / "file"]
+
+
+def test_a_directory_where_a_file_is_to_stand(
+    tmp_path: Path, dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["data", "view", str(dataset), "--output_dir", str(tmp_path), "--episodes", "1"]
+    assert main(command) == 0
+    (sheet,) = tmp_path.glob("*.png")
+    sheet.unlink()
+    sheet.mkdir()
+    capsys.readouterr()
+    assert main(command) == 2
+    error = capsys.readouterr().err.splitlines()
+    assert len(error) == 1 and f"{sheet}: found Is a directory. Move the directory away" in error[0], error
+    assert sorted(tmp_path.iterdir()) == sorted((sheet, sheet.with_suffix(".mp4")))  # nothing half written
+
+
+@pytest.mark.parametrize("built", [True, False])
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        (
+            ("--data.env_options", "{goall: 3}"),
+            "data.env_options: found goall, which moto_pl/Reach-v0 does not take. Did you mean goal? It takes image",
+        ),
+        (
+            ("--data.env_options", "{image_size: abc}"),
+            "data.env_options: found image_size: 'abc'. Give a whole number.",
+        ),
+        (("--data.build_options", "{noise: much}"), "data.build_options: found noise: 'much'. Give a number."),
+        (
+            ("--data.build_options", "{episodess: 3}"),
+            "data.build_options: found episodess, which moto data build reach does not take. Did you mean episodes",
+        ),
+    ],
+)
+def test_a_wrong_key_among_options(
+    setting: tuple[str, str],
+    said: str,
+    built: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Whether the dataset is there, which is compared with what is asked for, or has to be built."""
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "datasets"))
+    if built:
+        build("reach", episodes=1, image_size=16)
+    arguments = debug(tmp_path / "run", "reach", "--data.build_missing", "true", "--evaluate_untrained", "false")
+    assert main(["fit", *arguments, *setting]) == 2
+    assert said in capsys.readouterr().err.splitlines()[-1]
+    assert built == (tmp_path / "datasets").exists() and not (tmp_path / "run/checkpoints").exists()
 
 
 def test_truncated_checkpoint_falls_back_to_the_one_before(
@@ -407,6 +498,30 @@ def test_completion_as_bash_does_it(typed: list[str], offered: list[str], capsys
     *found, registered = done.stdout.split("\n", done.stdout.count("\n") - 1)
     assert done.returncode == 0 and "-F _moto_complete moto" in registered, done.stderr
     assert [word for word in found if word] == offered
+
+
+ZSH = """
+zmodload zsh/zpty
+zpty shell zsh -f -i
+zpty -w shell "PS1=; unsetopt beep; eval \\"\\$(<$1)\\"; echo REA''DY=\\$?"
+zpty -r shell seen '*READY=<->*' && print -r -- $seen
+[[ $seen == *READY=0* ]] || exit 1
+for typed completed in 'data b' 'data build' doc doctor 'report run --a' 'report run --against'; do
+  zpty -w -n shell $'\\x15'"moto $typed"$'\\t'
+  zpty -r shell seen "*moto $completed*" && print "completed: $completed"
+done
+"""
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="no zsh")
+def test_completion_in_a_zsh_that_has_no_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A real one, at a terminal, whose user has asked for no completion yet."""
+    assert main(["completion", "zsh"]) == 0
+    (tmp_path / "completion").write_text(capsys.readouterr().out)
+    environment = {**os.environ, "TERM": "vt100", "HOME": str(tmp_path)}
+    command = ["zsh", "-f", "-c", ZSH, "zsh", str(tmp_path / "completion")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and done.stdout.count("completed: ") == 3, done.stdout + done.stderr
 
 
 def test_report_and_compare_need_no_torch(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ NOT_SETTINGS = {
     **dict.fromkeys(("extends", "for"), "a key of a configuration"),
     "arguments": "what a parser says of a whole command line, where it names nothing",
     "MASTER_PORT": "a variable of the environment, where torch's processes meet",
+    "MINARI_DATASETS_PATH": "a variable of the environment, under which Minari's datasets lie",
     "gradient": "of the networks; the line names --max_skipped",
     "activation": "an argument of ops.conv",
     "embed": "an operator's tensor",
@@ -54,7 +55,7 @@ PUT_TOGETHER = {
     ("datasets/builders.py", "key"): "an option of moto data build",
     ("errors.py", "f'{part}.{name}'"): "given by the caller, looked at in test_settings_page",
     ("hub.py", "setting"): "given by the caller: --init, or name",
-    ("files.py", "setting"): "given by the caller: trainer.default_root_dir, or runs",
+    ("files.py", "setting"): "given by the caller: trainer.default_root_dir, or runs; or its call is looked at too",
     ("campaigns/plan.py", "place"): "a place in the user's file",
     ("campaigns/plan.py", "str(key)"): "a key in the user's file",
     ("campaigns/clusters.py", "f'ray.{name}'"): "a key in the user's file",
@@ -63,7 +64,6 @@ PUT_TOGETHER = {
     ("envs/pixel.py", "name"): "an argument of an environment, given where it is checked",
     ("trust.py", "setting"): "given by the caller: data.env, or class_path",
     ("envs/__init__.py", "setting"): "given by the caller, whose call is looked at too",
-    ("envs/__init__.py", "f'env_kwargs of {env_id}'"): "env_kwargs, of make",
     ("ops/latent.py", "setting"): "given by the caller: disagreement, or behaviour.disagreement",
     ("ops/extension.py", "name"): "an operator's tensor",
     ("ops/lambda_return.py", "name"): "an operator's tensor",
@@ -241,7 +241,7 @@ def raised() -> list[Raised]:
 
     def visit(path: Path, node: ast.AST, around: list[ast.AST]) -> None:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.args:
-            if node.func.id in ("SettingError", "unknown_name"):
+            if node.func.id in ("SettingError", "unknown_name", "unknown_argument", "check_can_write"):
                 found.append(Raised(path, node, around))
         for child in ast.iter_child_nodes(node):
             visit(path, child, [node, *around])

@@ -15,7 +15,17 @@ from pathlib import Path
 import pytest
 
 from moto_pl.errors import SettingError
-from moto_pl.files import LOCK, bytes_text, is_held, lock_run, remove_leftover, temporary_path, whole, write_whole
+from moto_pl.files import (
+    LOCK,
+    bytes_text,
+    check_can_write,
+    is_held,
+    lock_run,
+    remove_leftover,
+    temporary_path,
+    whole,
+    write_whole,
+)
 
 
 def test_a_file_stands_there_once_it_is_whole(tmp_path: Path) -> None:
@@ -151,3 +161,23 @@ def test_a_directory_is_free_when_its_holder_is_killed(tmp_path: Path) -> None:
 def test_sizes_are_read_by_people() -> None:
     found = [bytes_text(size) for size in (0, 1023, 1024, 1536, 2**20 - 1, 5 * 2**30, 3000 * 2**40)]
     assert found == ["0 B", "1023 B", "1.0 KiB", "1.5 KiB", "1024.0 KiB", "5.0 GiB", "3000.0 TiB"]
+
+
+def test_where_nothing_can_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    # Permissions do not tell: who is root may write to /proc, and can make nothing there.
+    for path in (Path("/proc"), Path("/proc/a/b"), tmp_path / "file", tmp_path / "file/a/b"):
+        with pytest.raises(SettingError, match=rf"^--out: found {path}, where nothing can be written"):
+            check_can_write("--out", path)
+    with pytest.raises(SettingError, match="nothing can be written"):
+        check_can_write("--out", Path("/proc/film.mp4"), file=True)
+
+
+def test_where_something_can_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.chdir(tmp_path)
+    for path in (tmp_path, tmp_path / "a/b", Path("a/b"), Path()):
+        check_can_write("--out", path)
+    for path in (tmp_path / "file", Path("file"), Path("a/file")):  # it is replaced
+        check_can_write("--out", path, file=True)
+    assert list(tmp_path.iterdir()) == [tmp_path / "file"]

@@ -89,6 +89,7 @@ def hooks() -> ModuleType:
         ("[a](../README.md#start)", True, "[a](overview.md#start)"),
         ("[a](docs/runs.md#x) [b](CONTRIBUTING.md)", False, "[a](runs.md#x) [b](contributing.md)"),
         ("[`a/b.yaml`](../a/b.yaml) [b](../a/b.yaml)", True, "`a/b.yaml` b (`a/b.yaml`)"),
+        ("[a/b.yaml](../a/b.yaml)", True, "a/b.yaml"),
         ("![a](../a/b.png)", True, "![a](a/b.png)"),
     ],
 )
@@ -106,6 +107,8 @@ def test_formulas_become_mathml_and_prices_stay(hooks: ModuleType) -> None:
     made = hooks.on_page_markdown(text, Page)
     assert made.count("<math") == 3 and "\n<span><math" in made and "<mfrac>" in made and "(overview.md)" in made
     assert made.count("$") == 2 and "    code = $x$" in made
+    # Without a font for mathematics an index would not be lowered.
+    assert '<msub><mpadded depth="0.2em"><mi>a</mi></mpadded><mi>i</mi></msub>' in made
     assert hooks.on_page_markdown("From $1 to $2", Page) == "From $1 to $2"
 
 

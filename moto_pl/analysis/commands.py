@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from moto_pl.errors import SettingError
+from moto_pl.files import check_can_write
 from moto_pl.verbs import Verb
 
 
@@ -30,7 +31,7 @@ def bound(
     """
     from moto_pl.analysis.bound import find_bound
 
-    _check(count=count, horizon=horizon)
+    _check(out, count=count, horizon=horizon)
     rolled, name = _episodes(episodes, count, horizon, run, run / "checkpoints" / "last.ckpt")
     return _write(find_bound(run, rolled, name, horizon, disagreement), out, run)
 
@@ -49,7 +50,7 @@ def calibration(*, ckpt: Path, episodes: str, count: int = 10, horizon: int = 15
     from moto_pl.analysis.calibration import find_calibration
     from moto_pl.analysis.episodes import model_based
 
-    _check(count=count, horizon=horizon)
+    _check(out, count=count, horizon=horizon)
     model, run = model_based(load_agent(ckpt)).world_model, ckpt.resolve().parent.parent
     rolled, name = _episodes(episodes, count, horizon, run, ckpt)
     return _write(find_calibration(model, rolled, name, sorted({1, horizon})), out, run)
@@ -72,7 +73,7 @@ def generalization(
     from moto_pl.analysis.episodes import model_based, roll_own
     from moto_pl.analysis.generalization import LEAST_CONTEXT, find_generalization
 
-    _check(count=count, samples=samples, real=real)
+    _check(out, count=count, samples=samples, real=real)
     agent, run = model_based(load_agent(ckpt)), ckpt.resolve().parent.parent
     rolled, name = _episodes(episodes, count, LEAST_CONTEXT, run, ckpt)
     own = roll_own(agent, run, real) if real else []
@@ -109,7 +110,7 @@ def counterfactual(
     from moto_pl.analysis.episodes import action_repeat_of, environment_of, model_based
     from moto_pl.report.records import read_run
 
-    _check(count=count, context=context, steps=steps, samples=samples)
+    _check(out, count=count, context=context, steps=steps, samples=samples)
     if not tolerance > 0:
         raise SettingError("--tolerance", tolerance, "Give a number above 0.")
     agent, run = model_based(load_agent(ckpt)), ckpt.resolve().parent.parent
@@ -162,7 +163,9 @@ def _largest_reward(run: Path, step: int) -> float | None:
     return max((float(store[i].reward.max()) for i in range(seen)), default=None)
 
 
-def _check(**numbers: int) -> None:
+def _check(out: Path | None, **numbers: int) -> None:
+    if out is not None:
+        check_can_write("--out", out)
     for name, value in numbers.items():
         least = 0 if name == "real" else 1
         if value < least:

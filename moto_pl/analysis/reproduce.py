@@ -22,7 +22,7 @@ from moto_pl.datasets.builders import ensure
 from moto_pl.datasets.info import PAPER_KITCHEN, PAPER_RETURNS, dataset_numbers
 from moto_pl.datasets.minari_io import DatasetReader
 from moto_pl.envs import KITCHEN_TASKS
-from moto_pl.files import write_whole
+from moto_pl.files import check_can_write, write_whole
 from moto_pl.report.charts import COLOURS, charts_style
 from moto_pl.report.output import Finding, write_finding
 from moto_pl.training.configs import config_path
@@ -87,7 +87,9 @@ def run_reproduce(target: Target | None, scale: Scale, out: Path, runs: Path) ->
         out: where results are written: pictures, numbers, ``reproduce.md``.
         runs: where the training run of the figures lies; it is gone on with, or used again.
     """
+    check_can_write("--out", out)
     if target is not None:
+        check_can_write("--runs", runs)
         finding, ours = TARGETS[target](SIZES[scale], runs / scale)
         write_finding(finding, out / scale)
         print(finding.caption)

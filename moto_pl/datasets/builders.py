@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import gymnasium as gym
 from gymnasium.envs.registration import load_env_creator
@@ -17,16 +17,16 @@ from moto_pl.datasets.kitchen.replay import build_replay
 from moto_pl.datasets.metaworld import build_metaworld
 from moto_pl.datasets.minari_io import (
     buildable_names,
+    check_target,
     default_id,
     exists,
     locate,
     open_dataset,
-    refuse_existing,
     short_name,
 )
 from moto_pl.datasets.minari_write import write_dataset
 from moto_pl.datasets.recording import Built, Plan, record, versions
-from moto_pl.envs import kitchen_id, metaworld_id
+from moto_pl.envs import check_given, kitchen_id, metaworld_id
 from moto_pl.envs.observation import IMAGE_ALONE
 from moto_pl.errors import SettingError
 
@@ -69,7 +69,7 @@ def build_reach(
         SettingError: bad settings, or a dataset that exists.
     """
     target = output or default_id("reach")
-    refuse_existing(target, overwrite)
+    check_target(target, overwrite)
     env_kwargs = {"image_size": image_size, "episode_steps": steps, **env_options}
     plan = Plan(REACH_ENV_ID, env_kwargs, episodes, seed, noise, {"source": "scripted"}, action_repeat)
     recording = record(plan, workers)
@@ -118,7 +118,17 @@ def build(name: str, **options: Any) -> Built:
         SettingError: unknown name or option, bad settings, or a dataset that exists.
     """
     found = builder(name)
+    _check_options(name, options)
     return found.function(**found.fixed, **options)
+
+
+def _check_options(name: str, options: Mapping[str, Any]) -> None:
+    """Refuses options that a dataset's builder and its environment do not take."""
+    found = builder(name)
+    known = {**get_type_hints(found.environment.__init__), **get_type_hints(found.function)}  # type: ignore[misc]
+    for settled in ("return", "env_options", *found.fixed):
+        known.pop(settled, None)
+    check_given("data.build_options", f"moto data build {name}", known, options)
 
 
 def ensure(name: str, **options: Any) -> Path:
@@ -135,9 +145,10 @@ def ensure(name: str, **options: Any) -> Path:
     Raises:
         SettingError: as :func:`build`; or the dataset that is there was built with other options, or is damaged.
     """
-    target = options.get("output", name)
+    target, short = options.get("output", name), short_name(name)
+    if short in buildable_names():
+        _check_options(short, options)
     if not exists(target):
-        short = short_name(name)
         # What cannot be built has to be there: locate says that it is not, and what is near.
         return build(short, **options).path if short in buildable_names() else locate(name)
     reader = open_dataset(target)

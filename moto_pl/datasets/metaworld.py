@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from moto_pl.datasets.minari_io import default_id, refuse_existing
+from moto_pl.datasets.minari_io import check_target, default_id
 from moto_pl.datasets.minari_write import write_dataset
 from moto_pl.datasets.recording import Built, Plan, record, versions
 from moto_pl.envs import METAWORLD_TASKS, metaworld_id, unknown_name
@@ -50,7 +50,7 @@ def build_metaworld(
     if task not in METAWORLD_TASKS:
         raise unknown_name("task", task, METAWORLD_TASKS)
     target = output or default_id(f"metaworld/{task}")
-    refuse_existing(target, overwrite)
+    check_target(target, overwrite)
     env_kwargs: dict[str, Any] = {
         "image_size": image_size,
         "camera": camera,

@@ -40,6 +40,7 @@ from moto_pl.envs.actions import ActionScale
 from moto_pl.envs.observation import Observation, ObservationConfig, joined, stacked
 from moto_pl.envs.resizing import resize
 from moto_pl.errors import SettingError
+from moto_pl.files import check_can_write
 from moto_pl.replay.episode import Episode
 
 NAMESPACE = "moto_pl"
@@ -386,9 +387,15 @@ def target_path(target: str | os.PathLike[str]) -> tuple[Path, str]:
     return datasets_root() / str(target), str(target)
 
 
-def refuse_existing(target: str | os.PathLike[str], overwrite: bool) -> None:
-    """Raise a SettingError if ``target`` exists and may not be replaced, or is a directory that is no dataset."""
+def check_target(target: str | os.PathLike[str], overwrite: bool) -> None:
+    """Refuses a place for a dataset before anything is made.
+
+    Raises:
+        SettingError: ``target`` exists and may not be replaced, is something else than a dataset, or lies where nothing
+            can be written.
+    """
     path, _ = target_path(target)
+    check_can_write("output" if _is_path(target) else "MINARI_DATASETS_PATH", path, file=True)
     if not path.exists():
         return
     if not overwrite:

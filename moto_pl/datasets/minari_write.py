@@ -14,7 +14,7 @@ import numpy as np
 from gymnasium import spaces
 from minari.dataset.minari_storage import MinariStorage
 
-from moto_pl.datasets.minari_io import DATA_FILE, NAMESPACE, refuse_existing, target_path
+from moto_pl.datasets.minari_io import DATA_FILE, NAMESPACE, check_target, target_path
 from moto_pl.datasets.own_actions import UNIT, OwnActions
 from moto_pl.datasets.staging import staged
 from moto_pl.envs.actions import ActionScale
@@ -57,7 +57,7 @@ def write_dataset(
         SettingError: the target exists, its name is no id, there are no episodes, or they differ in size.
     """
     path, dataset_id = target_path(target)
-    refuse_existing(target, overwrite)
+    check_target(target, overwrite)
     with staged(path) as directory:
         said = (dataset_id, env_id, dict(metadata or {}))
         _write(directory / "data", episodes, *said, observation or Observation(), actions)

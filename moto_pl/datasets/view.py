@@ -14,7 +14,7 @@ from moto_pl.datasets.film import write_film
 from moto_pl.datasets.minari_io import open_dataset
 from moto_pl.envs.observation import cameras_beside
 from moto_pl.errors import SettingError
-from moto_pl.files import whole
+from moto_pl.files import check_can_write, whole
 from moto_pl.replay.episode import Episode
 
 SHEET_TILE, FILM_TILE = 128, 256
@@ -44,15 +44,16 @@ def view(
         others stand still when they are over.
 
     Raises:
-        SettingError: no such dataset, a damaged one, or a number out of its range.
+        SettingError: no such dataset, a damaged one, a number out of its range, or a directory that cannot be written.
     """
     for name, value, least in (("episodes", episodes, 1), ("columns", columns, 2), ("fps", fps, 1)):
         if value < least:
             raise SettingError(name, value, f"Use {least} or more.")
+    output = Path(output_dir)
+    check_can_write("output_dir", output)
     reader = open_dataset(dataset)
     shown = [reader[index] for index in range(min(episodes, len(reader)))]
     shown = [replace(episode, image=cameras_beside(episode.image)) for episode in shown]
-    output = Path(output_dir)
     output.mkdir(parents=True, exist_ok=True)
     stem = reader.id.replace("/", "_")
     sheet, film = output / f"{stem}.png", output / f"{stem}.mp4"

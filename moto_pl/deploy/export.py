@@ -17,7 +17,7 @@ from torch.export.graph_signature import InputKind
 
 from moto_pl.agents.loading import load_agent
 from moto_pl.errors import SettingError
-from moto_pl.files import write_whole
+from moto_pl.files import check_can_write, write_whole
 from moto_pl.ops import Key
 from moto_pl.ops.extension import without_operators
 from moto_pl.rollout.policy import Policy
@@ -65,6 +65,7 @@ def run_export(checkpoint: Path, out: Path, control_rate: float | None, steps: i
     if not out.parent.is_dir() or out.is_dir():
         found = f"{out}, a directory" if out.is_dir() else f"{out}, in a directory that is not there"
         raise SettingError("out", found, "Give the path of a file in a directory that is there.")
+    check_can_write("out", out, file=True)
     if control_rate is not None and not 0 < control_rate < float("inf"):
         raise SettingError("--control_rate", control_rate, "Give actions a second, above 0.")
     if steps < 1:

@@ -10,6 +10,7 @@ from moto_pl.callbacks.video import side_by_side, write_video
 from moto_pl.deploy.pretrained import find
 from moto_pl.envs.observation import cameras_beside
 from moto_pl.errors import SettingError
+from moto_pl.files import check_can_write
 from moto_pl.rollout.policy import ActMode
 
 
@@ -36,16 +37,17 @@ def run_play(
         checkpoint = find(pretrained)
     assert checkpoint is not None
     agent, run = load_agent(checkpoint, device, "checkpoint"), checkpoint.resolve().parent.parent
+    beside = (
+        Path(f"{pretrained}.mp4") if pretrained is not None else run / "videos" / f"play_{agent.loaded_step:07d}.mp4"
+    )
+    film = out or beside
+    check_can_write("--out", film, file=True)
     rolled = roll_own(agent, run, episodes, mode, seed, "checkpoint")
     for number, episode in enumerate(rolled):
         success = "success" if episode.succeeded else "no success"
         print(f"seed {seed + number}: return {episode.total_reward:.2f}, {success}, {episode.length} steps")
     mean = sum(episode.total_reward for episode in rolled) / episodes
     print(f"mean return {mean:.2f}, success in {sum(episode.succeeded for episode in rolled)} of {episodes}")
-    beside = (
-        Path(f"{pretrained}.mp4") if pretrained is not None else run / "videos" / f"play_{agent.loaded_step:07d}.mp4"
-    )
-    film = out or beside
     try:
         write_video(film, side_by_side([cameras_beside(episode.image) for episode in rolled]))
     except OSError as error:

@@ -54,7 +54,7 @@ def find(name: str) -> Path:
     released = index()
     if name not in released:
         others = f"Give one of {', '.join(released)}, or train" if released else "None was released yet: train"
-        fix = f"{others} one (moto demo: 10 minutes), and play its checkpoint: moto play CHECKPOINT."
+        fix = f"{others} one with moto demo, and play its checkpoint: moto play CHECKPOINT."
         raise SettingError("--pretrained", repr(name), fix)
     files: dict[str, str] = released[name]["files"]
     for folder in (PACKAGED / name, cached() / name):

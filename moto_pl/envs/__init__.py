@@ -7,12 +7,16 @@ since its version 1.0. ``gymnasium.make("moto_pl:moto_pl/Reach-v0")`` is its way
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+import inspect
+import re
+import types
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
-from typing import Any
+from numbers import Integral, Real
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import gymnasium as gym
-from gymnasium.envs.registration import EnvSpec
+from gymnasium.envs.registration import EnvSpec, load_env_creator
 
 from moto_pl.errors import SettingError
 from moto_pl.trust import check_entry_point, check_environment
@@ -86,6 +90,82 @@ def unknown_name(setting: str, found: str, known: Iterable[str], listing: str | 
     return SettingError(setting, repr(found), f"{guess}{listing}")
 
 
+def unknown_argument(setting: str, name: str, owner: str, known: Iterable[str]) -> SettingError:
+    """The error for an argument that ``owner``, an environment or a dataset, does not take; ``known`` are its own."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=2)
+    guess = f"Did you mean {' or '.join(near)}? " if near else ""
+    return SettingError(
+        setting, f"{name}, which {owner} does not take", f"{guess}It takes {', '.join(known) or 'nothing'}."
+    )
+
+
+def check_arguments(setting: str, env_id: str, arguments: Mapping[str, Any]) -> None:
+    """Refuses what one of this package's environments does not take, before any is made.
+
+    Others' are asked when they are made: what they take may not stand in their signature.
+
+    Args:
+        setting: that holds the arguments.
+        env_id: the environment's id; one that is not registered has no say here.
+        arguments: by name.
+
+    Raises:
+        SettingError: names the first that it does not take, or whose value is of another type.
+    """
+    if env_id.rpartition(":")[2].startswith(f"{NAMESPACE}/") and _specs(env_id):
+        check_given(setting, env_id, _taken(env_id), arguments)
+
+
+def check_given(setting: str, owner: str, known: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
+    """Refuses arguments that are unknown or of another type; those of ``gymnasium.make`` itself are known.
+
+    Args:
+        setting: that holds the arguments.
+        owner: what takes them, in words.
+        known: their types by name.
+        arguments: their values by name.
+
+    Raises:
+        SettingError: names the first such argument.
+    """
+    for name, value in arguments.items():
+        if name in known and (wanted := _misfit(value, known[name])):
+            raise SettingError(setting, f"{name}: {value!r}", f"Give {wanted}.")
+        if name not in known and name not in inspect.signature(gym.make).parameters:
+            raise unknown_argument(setting, str(name), owner, known)
+
+
+def _misfit(value: Any, hint: Any) -> str | None:
+    """What is wanted in place of a value that its type rules out; None where it does not. Texts check themselves."""
+    kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    plain = {bool: "true or false", int: "a whole number", float: "a number", types.NoneType: "null"}
+    if any(kind not in plain and get_origin(kind) is not Sequence for kind in kinds):
+        return None
+    kind_of = {bool: bool, int: Integral, float: Real, types.NoneType: types.NoneType}
+    number = not isinstance(value, bool)
+    for kind in kinds:
+        if isinstance(value, kind_of.get(kind, Sequence)) and (number or kind not in (int, float)):
+            return None
+    return " or ".join(plain.get(kind, "a list") for kind in kinds)
+
+
+def _taken(env_id: str) -> dict[str, Any]:
+    """The arguments of a registered environment, as far as its signature says, and their types."""
+    for spec in _specs(env_id):
+        creator = spec.entry_point
+        made_by = load_env_creator(creator) if isinstance(creator, str) else creator
+        if made_by is not None:
+            found = inspect.signature(made_by).parameters.values()
+            named = [one.name for one in found if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
+            try:
+                hints = get_type_hints(made_by.__init__ if isinstance(made_by, type) else made_by)  # type: ignore[misc]
+            except (NameError, TypeError, AttributeError):  # of others, who need not have theirs at hand
+                hints = {}
+            return {name: hints.get(name, Any) for name in named}
+    return {}
+
+
 def list_envs() -> list[str]:
     """The ids of all environments of this package."""
     return sorted(env_id for env_id in gym.registry if env_id.startswith(f"{NAMESPACE}/"))
@@ -115,9 +195,9 @@ def make(env_id: str, **kwargs: Any) -> gym.Env[Any, Any]:
             raise unknown_name("env_id", env_id, list_envs()) from error
         raise
     except TypeError as error:
-        if "unexpected keyword argument" in str(error):
-            fix = f"Leave out what it does not take: {error}"
-            raise SettingError(f"env_kwargs of {env_id}", kwargs, fix) from error
+        wrong = re.search(r"(?:unexpected|multiple values for) keyword argument '(\w+)'", str(error))
+        if wrong and wrong[1] in kwargs:
+            raise unknown_argument("data.env_options", wrong[1], env_id, _taken(env_id)) from error
         raise
 
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from matplotlib.figure import Figure
 
 from moto_pl.errors import SettingError
+from moto_pl.files import check_can_write
 from moto_pl.report.charts import comparison_figure, image_bytes, inline_svg
 from moto_pl.report.comparison import SUCCESS, Comparison, Method, Metric, Point, compare_runs
 from moto_pl.report.html import Chart, number, render_page
@@ -38,6 +39,7 @@ def run_compare(runs: Sequence[str], out: Path, metric: Metric | None = None) ->
         out: the directory to write to.
         metric: None takes objects where the task has several, else success.
     """
+    check_can_write("--out", out)
     comparison = compare_runs([_named(run) for run in runs], metric)
     paths = write_comparison(comparison, out)
     print(text_table(comparison))

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from moto_pl.callbacks.collect import CollectEpisodes, CollectSettings
 from moto_pl.callbacks.evaluation import EvaluateEpisodes, EvaluationSettings, SeedBatches
-from moto_pl.envs import task_objects
+from moto_pl.envs import check_arguments, task_objects
 from moto_pl.envs.actions import ActionScale, ActionScaling
 from moto_pl.envs.observation import IMAGE_ALONE, IMAGE_SIZE, Observation, ObservationConfig, env_arguments
 from moto_pl.errors import SettingError
@@ -249,6 +249,7 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
             if not any(isinstance(callback, needed) for callback in callbacks):
                 fix = "In Python give the Trainer the data module's: callbacks=[*data.callbacks()]."
                 raise SettingError("trainer.callbacks", f"no {needed.__name__}", fix)
+        check_arguments("data.env_options", self.collecting.env, self.collecting.env_options)
         self.check_pretraining(self._learner)
         if not self._fitting:
             return

@@ -86,7 +86,8 @@ def test_what_is_not_there_is_one_line(run: Path, package: Path, capsys: pytest.
         assert said.count("\n") == 1
         return said
 
-    assert "None was released yet: train one (moto demo" in error("--pretrained", "drawer-open")
+    said = error("--pretrained", "drawer-open")
+    assert "None was released yet: train one with moto demo, and" in said and "minutes" not in said
     pretrained.release(run, "reach", episodes=1, folder=package)
     assert "Give one of reach, or train" in error("--pretrained", "drawer-open")
     assert "None" not in error("--pretrained", "../reach")

@@ -1,7 +1,9 @@
+import re
 import subprocess
 import sys
 
 import gymnasium
+import numpy as np
 import pytest
 
 from moto_pl import envs
@@ -48,9 +50,50 @@ def test_the_printed_way_to_list_all_works():
     assert out.stdout.split() == envs.list_envs()
 
 
-def test_an_argument_that_the_environment_does_not_take():
-    with pytest.raises(SettingError, match="colour"):
-        envs.make("moto_pl/Reach-v0", colour="red")
+@pytest.mark.parametrize(
+    ("env_id", "argument", "said"),
+    [
+        ("moto_pl/Reach-v0", "goall", "goall, which moto_pl/Reach-v0 does not take. Did you mean goal. It takes image"),
+        ("moto_pl/Reach-v0", "disable_env_checker", "disable_env_checker, which .* does not take. It takes image"),
+        ("CartPole-v1", "sutton_barto", "sutton_barto, which .*Did you mean sutton_barto_reward"),
+    ],
+)
+def test_an_argument_that_the_environment_does_not_take(env_id, argument, said):
+    with pytest.raises(SettingError, match=f"^data.env_options: found {said}"):
+        envs.make(env_id, **{argument: 3})
+
+
+def test_arguments_are_looked_at_before_an_environment_is_made():
+    for env_id, argument in (("moto_pl/MetaWorld-door-open-v0", "cameras"), ("moto_pl:moto_pl/Kitchen-mixed-v0", "x")):
+        with pytest.raises(SettingError, match=f"^here: found {argument}, which {env_id} does not take"):
+            envs.check_arguments("here", env_id, {argument: 3})
+    for env_id in ("moto_pl/Reach-v0", "moto_pl/Kitchen-mixed-v0"):
+        envs.check_arguments("here", env_id, {"image_size": 64, "max_episode_steps": 3})
+    for env_id, arguments in (
+        ("moto_pl/Reach-v0", {"image_size": "abc"}),
+        ("moto_pl/Reach-v0", {"image_size": 64.0}),
+        ("moto_pl/Reach-v0", {"image_size": True}),
+        ("moto_pl/Reach-v0", {"episode_steps": None}),
+        ("moto_pl/Reach-v0", {"hand_radius": [1]}),
+        ("moto_pl/Reach-v0", {"observe": 3}),
+        ("moto_pl/Kitchen-mixed-v0", {"objects": 3}),
+        ("moto_pl/Kitchen-mixed-v0", {"state": "yes"}),
+        ("moto_pl/MetaWorld-door-open-v0", {"paper_reset": 1}),
+        ("moto_pl/MetaWorld-door-open-v0", {"action_repeat": 1.5}),
+    ):
+        ((name, value),) = arguments.items()
+        with pytest.raises(SettingError, match=rf"^here: found {name}: {re.escape(repr(value))}. Give (a |true or)"):
+            envs.check_arguments("here", env_id, arguments)
+    fitting = {
+        "image_size": np.int64(64),
+        "hand_radius": 1,
+        "goal": "centre",
+        "observe": ("image",),
+        "render_mode": None,
+    }
+    envs.check_arguments("here", "moto_pl/Reach-v0", fitting)
+    for env_id in ("CartPole-v1", "moto_pl/none-v0", "no such thing!"):  # they say so themselves
+        envs.check_arguments("here", env_id, {"x": 3})
 
 
 def registered(code):

@@ -23,6 +23,7 @@ from moto_pl.datasets.staging import staged
 from moto_pl.envs.actions import ActionScale
 from moto_pl.envs.observation import Observation
 from moto_pl.errors import SettingError
+from moto_pl.files import check_can_write
 from moto_pl.reading import read_json
 from moto_pl.replay.episode import Episode
 
@@ -172,6 +173,7 @@ def _said(replay: Path) -> tuple[int, Observation, ActionScale | None]:
 
 
 def _refuse_output(path: Path, format: str, overwrite: bool) -> None:
+    check_can_write("output", path, file=True)
     if not path.exists() and not path.is_symlink():
         return
     if not overwrite:

@@ -22,7 +22,7 @@ from moto_pl.datasets.formats.hub import local
 from moto_pl.datasets.formats.options import Labels, Selection, Words, select
 from moto_pl.datasets.formats.recorded import Damaged
 from moto_pl.datasets.formats.table import Unit, find_units, open_unit
-from moto_pl.datasets.minari_io import default_id, refuse_existing, target_path
+from moto_pl.datasets.minari_io import check_target, default_id, target_path
 from moto_pl.datasets.minari_write import write_dataset
 from moto_pl.datasets.own_actions import OwnActions, as_recorded
 from moto_pl.datasets.parallel import in_processes
@@ -129,7 +129,7 @@ def import_dataset(
         raise SettingError("workers", workers, "Use 1 or more.")
     units = _units(source, env, counted_in_order)
     target = output or default_id(f"import/{_name(source[0])}")
-    refuse_existing(target, overwrite)
+    check_target(target, overwrite)
     trim, bounds = (trim_start, trim_end), tuple(action_bounds)
     words = Words(cameras, state, bounds, reward, success_reward, fps, merge_actions, trim, image_size)
     plan = _plan(units, words, keep_whole_episodes)

@@ -15,7 +15,7 @@ from rich.progress import track
 
 from moto_pl.datasets.kitchen.arm import KitchenArm
 from moto_pl.datasets.kitchen.orders import FREE_TASK_SHARE, Order, sequence
-from moto_pl.datasets.minari_io import DatasetReader, default_id, open_dataset, refuse_existing
+from moto_pl.datasets.minari_io import DatasetReader, check_target, default_id, open_dataset
 from moto_pl.datasets.minari_write import write_dataset
 from moto_pl.datasets.parallel import in_processes
 from moto_pl.datasets.recording import MAX_ATTEMPTS, Built, Recording, check_counts, demonstration_seed, versions
@@ -122,7 +122,7 @@ def build_kitchen(
     _check(kind, episodes, seed, workers, noise, task_share, env_options)
     sequences = [sequence(kind, index, seed, task_share, order) for index in range(episodes)]
     target = output or default_id(f"kitchen/{kind}")
-    refuse_existing(target, overwrite)
+    check_target(target, overwrite)
     kwargs: dict[str, Any] = {
         "objects": list(KITCHEN_TASKS[kind]),
         "image_size": image_size,

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import track
 
 from moto_pl.datasets.kitchen.states import StateDataset, StateEpisode, open_states
-from moto_pl.datasets.minari_io import default_id, refuse_existing, target_path
+from moto_pl.datasets.minari_io import check_target, default_id, target_path
 from moto_pl.datasets.minari_write import write_dataset
 from moto_pl.datasets.parallel import in_processes
 from moto_pl.datasets.recording import versions
@@ -129,7 +129,7 @@ def render_states(
         raise SettingError("episodes", episodes, "Use 1 or more.")
     counted = check_objects(objects if objects is not None else KITCHEN_TASKS[task])
     target = output or default_id(f"kitchen/{task}-rendered")
-    refuse_existing(target, overwrite)
+    check_target(target, overwrite)
     kwargs: dict[str, Any] = {
         "objects": list(counted),
         "image_size": image_size,

@@ -12,7 +12,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from moto_pl.datasets.minari_io import default_id, open_dataset, refuse_existing
+from moto_pl.datasets.minari_io import check_target, default_id, open_dataset
 from moto_pl.datasets.minari_write import write_dataset
 from moto_pl.datasets.npz_import import find_npz, read_npz
 from moto_pl.datasets.parallel import in_processes
@@ -82,7 +82,7 @@ def build_replay(
     if not 0.0 <= noise <= 1.0:
         raise SettingError("noise", noise, "Use a standard deviation from 0 to 1.")
     target = output or default_id("kitchen/replay")
-    refuse_existing(target, overwrite)
+    check_target(target, overwrite)
     kwargs = {
         "objects": list(KITCHEN_TASKS[task]),
         "image_size": image_size,
