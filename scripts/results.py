@@ -201,11 +201,14 @@ def draw() -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 4.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(2, 5, sharex=True, sharey=True).flat
     rows = read_rows("ten")
-    for task, axes in zip(TASKS, panels, strict=True):
+    tasks = [task for task in TASKS if any(row.task == task for row in rows)]
+    columns = min(5, len(tasks))
+    lines = -(-len(tasks) // columns)
+    figure = Figure(figsize=(max(5, 2.2 * columns), 0.8 + 1.9 * lines), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).flat
+    for task, axes in zip(tasks, panels, strict=False):
         for agent, label in AGENTS.items():
             mine = [row for row in rows if (row.task, row.agent) == (task, agent)]
             for seed in sorted({row.seed for row in mine}):
