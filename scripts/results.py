@@ -221,6 +221,8 @@ def draw() -> None:
         axes.set_title(task, fontsize=10)
         axes.set_ylim(-0.03, 1.03)
         axes.grid(alpha=0.2)
+    for axes in panels:
+        axes.remove()
     figure.supxlabel("online episodes", fontsize=10)
     figure.supylabel("success", fontsize=10)
     handles = {
