@@ -166,6 +166,14 @@ class DatasetReader:
         return int(self.metadata.get("total_steps", 0))
 
     @property
+    def longest(self) -> int | None:
+        """Steps of the longest episode, as the metadata says; None where it does not."""
+        try:
+            return max(int(found["total_steps"]) for found in self._storage.get_episode_metadata(range(len(self))))
+        except READ_ERRORS:
+            return None
+
+    @property
     def bytes(self) -> int:
         """Size on disk."""
         return sum(path.stat().st_size for path in self.data_path.rglob("*") if path.is_file())
