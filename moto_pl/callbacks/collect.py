@@ -97,6 +97,7 @@ class Demonstrations(Protocol):
     id: str
     action_size: int
     observation: Observation
+    bounded: bool
     scale: ActionScale
 
     @property
@@ -177,9 +178,11 @@ class CollectEpisodes(L.Callback):
         Raises:
             SettingError: they are not of this environment.
         """
-        bounds = self.settings.action_scale == "bounds" and not demonstrations.scale.identity
-        self._set_out(demonstrations.longest, demonstrations.scale if bounds else None)
-        self._compare(demonstrations.id, demonstrations.action_size, demonstrations.observation)
+        scale = demonstrations.scale
+        # Percentiles are known once all actions were read: workers with another scale are then started anew.
+        themselves = self.settings.action_scale == "bounds" and scale.identity
+        self._set_out(demonstrations.longest, None if themselves else scale)
+        self._compare(demonstrations.id, demonstrations.action_size, demonstrations.observation, demonstrations.bounded)
 
     def _set_out(self, longest: int | None, scale: ActionScale | None) -> None:
         """Settles how long episodes are and what actions stand for; workers that know it otherwise are ended."""
@@ -218,13 +221,14 @@ class CollectEpisodes(L.Callback):
         )
         run_agent(pl_module).meet(facts)
 
-    def _compare(self, dataset: str, action_size: int | None, seen: Observation | None) -> None:
+    def _compare(self, dataset: str, action_size: int | None, seen: Observation | None, bounded: bool = True) -> None:
         """Refuses demonstrations that are not of this environment.
 
         Args:
             dataset: its name.
             action_size: numbers of its actions; None: not known.
             seen: what it holds of what is learned from; None: nothing.
+            bounded: whether its Box says what actions stand for; else its actions will.
         """
         env, space = self.settings.env, self.pool.action_space
         size = int(space.shape[0]) if space.shape else 0
@@ -235,7 +239,7 @@ class CollectEpisodes(L.Callback):
             return
         own = ActionScale.of_box(space)
         own = None if own is None or own.identity else own
-        if self.settings.action_scale == "bounds" and own != self._scale:
+        if bounded and self.settings.action_scale == "bounds" and own != self._scale:
             found = f"{own or '[-1, 1]'} of {env}, and {self._scale or '[-1, 1]'} of {dataset}"
             fix = "Choose the dataset of that environment, or set data.action_scale: percentile."
             raise SettingError("data.action_scale", f"bounds: {found}", fix)
