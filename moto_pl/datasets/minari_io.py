@@ -138,11 +138,11 @@ class DatasetReader:
         if not isinstance(action_space, spaces.Box) or len(action_space.shape) != 1:
             raise SettingError(self._label, f"the action space {action_space}", "Use one with a flat Box of actions.")
         self.action_size = int(action_space.shape[0])
-        found = ActionScale.of_box(action_space)
+        bounds = ActionScale.of_box(action_space)
         #: Whether the Box of its actions has bounds.
-        self.bounded = found is not None
+        self.bounded = bounds is not None
         #: What actions in [-1, 1] stand for; of a Box without bounds themselves.
-        self.scale = found or ActionScale.within(1.0, self.action_size)
+        self.scale = bounds or ActionScale.within(1.0, self.action_size)
         #: Whether an action beyond that counts as its end, rather than being refused.
         self.clips = False
         self._length: int = self.metadata["total_episodes"]
