@@ -2,8 +2,10 @@
 
 Each part stands for itself (``--only``), and what was measured before stays in the file:
 
-* ``large``: a replay larger than memory (50 GB of sparse files) next to one of as many short episodes: draws a second.
-* ``many``: 100,000 short episodes: how long a start takes, a resume with every byte read, a checkpoint's manifest.
+* ``large``: a replay larger than memory (50 GB of sparse files) next to one of as many short episodes: what a draw
+  takes, and took when rows were read as they were touched (``by_faults``).
+* ``many``: 100,000 short episodes: how long a first start takes, one with an index, a resume with every byte read, a
+  checkpoint's manifest.
 * ``deterministic``: what ``trainer.deterministic`` costs on a GPU, in gradient steps a second.
 
 The memory, files and threads of a run of thousands of rounds are benchmarks/long_run.py's.
@@ -65,27 +67,42 @@ def view_of(store: EpisodeStore, length: int) -> EpisodeSet:
     return EpisodeSet(((i, episode.num_rows) for i, episode in enumerate(store.known)), length)
 
 
-def draws_per_s(root: Path, seconds: float) -> float:
-    """Batches of 16 sequences of 50 rows a second."""
-    store = EpisodeStore(root)
-    sampler, view = SequenceSampler(store, 0, "bounds"), view_of(store, 50)
-    begun, count = time.monotonic(), 0
-    while time.monotonic() - begun < seconds:
-        sampler.sample(count, 0, 1, 16, 50, view)
-        count += 1
-    return count / (time.monotonic() - begun)
+class Faulting(EpisodeStore):
+    """A store whose drawn rows are read as they are touched, however large it is."""
+
+    beyond_memory = False
+
+
+def draw_ms(store: EpisodeStore, view: EpisodeSet, steps: range) -> tuple[float, float]:
+    """Milliseconds of a batch of 16 sequences of 50 rows: wall, and CPU of this process."""
+    sampler = SequenceSampler(store, 0, "bounds")
+    wall, cpu = time.monotonic(), time.process_time()
+    for step in steps:
+        sampler.sample(step, 0, 1, 16, 50, view)
+    return (time.monotonic() - wall) * 1e3 / len(steps), (time.process_time() - cpu) * 1e3 / len(steps)
 
 
 def large(root: Path, share: float) -> dict[str, Any]:
-    """A replay larger than memory draws as fast as a small one, or nearly."""
+    """A replay larger than memory draws as fast as a small one, or nearly: each batch anew, and a second time."""
     found: dict[str, Any] = {}
+    count, draws = max(10, round(1000 * share)), max(5, round(60 * share))
     for name, steps in (("small", 100), ("large", 4000)):
-        count = max(10, round(1000 * share))
         found[f"{name}_gb"] = round(sparse(root / name, count, steps) / 1e9, 2)
-        found[f"{name}_draws_per_s"] = round(draws_per_s(root / name, 20 * share), 1)
+        stores = {"": EpisodeStore(root / name), "_by_faults": Faulting(root / name)}
+        for way, store in stores.items():
+            view, first = view_of(store, 50), 1000 * bool(way)  # other batches, which nobody has read yet
+            for state in ("cold", "hot"):
+                wall, cpu = draw_ms(store, view, range(first, first + draws))
+                found |= {f"{name}_{state}{way}_ms": round(wall, 1), f"{name}_{state}{way}_cpu_ms": round(cpu, 1)}
         shutil.rmtree(root / name)
-    found["factor"] = round(found["small_draws_per_s"] / found["large_draws_per_s"], 2)
+    for way in ("", "_by_faults"):
+        for unit in ("ms", "cpu_ms"):
+            factor = found[f"large_cold{way}_{unit}"] / found[f"small_cold{way}_{unit}"]
+            found[f"factor{way}_{unit.removesuffix('_ms').removesuffix('ms') or 'wall'}"] = round(factor, 1)
     found["memory_gb"] = round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9, 1)
+    found["read_ahead_kb"] = sorted(
+        {int(path.read_text()) for path in Path("/sys/block").glob("*/queue/read_ahead_kb")}
+    )
     return found
 
 
@@ -105,6 +122,7 @@ def many(root: Path, share: float) -> dict[str, Any]:
         found[f"{name}_cpu_s"] = round(time.process_time() - cpu, 2)
         return result
 
+    timed("first_start", lambda: EpisodeStore(root))
     store = timed("start", lambda: EpisodeStore(root))
     assert len(store) == count
     manifest = timed("manifest", store.manifest)

@@ -100,8 +100,10 @@ class DurableCheckpointIO(TorchCheckpointIO):
         try:
             with whole(path, previous) as file:
                 torch.save(checkpoint, file)
-        except (OSError, RuntimeError) as error:  # of a full disk torch's writer says "unexpected pos"
-            reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
+        except (OSError, RuntimeError) as error:
+            # Of a write that was refused torch's writer says "unexpected pos", while it handles the disk's own error.
+            refused = error if isinstance(error, OSError) else error.__context__
+            reason = refused.strerror if isinstance(refused, OSError) else str(error).splitlines()[0]
             raise SettingError(
                 "trainer.default_root_dir",
                 f"{path} could not be written ({reason})",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -276,7 +277,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # What a disk or its permissions refuse, wherever it is written; any other is a fault of ours, and shows where.
         if error.errno not in _DISK:
             raise
-        where = " to ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
+        where = " to ".join(os.fsdecode(name) for name in (error.filename, error.filename2) if name is not None)
         fix = "Free space, or use a directory that can be written; a run goes on from its last checkpoint."
         if error.errno == errno.EISDIR:
             fix = "Move the directory away: a file is to stand there."

@@ -35,6 +35,11 @@ def open_regular(path: str | os.PathLike[str], inside: Path | None = None) -> IO
     Raises:
         OSError: it is none.
     """
+    return os.fdopen(open_descriptor(path, inside), "rb")
+
+
+def open_descriptor(path: str | os.PathLike[str], inside: Path | None = None) -> int:
+    """As :func:`open_regular`, for who reads by descriptor."""
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
     if inside is not None:
         if not Path(path).resolve().is_relative_to(inside.resolve()):
@@ -44,7 +49,7 @@ def open_regular(path: str | os.PathLike[str], inside: Path | None = None) -> IO
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise OSError(errno.EINVAL, "Not a regular file", str(path))
-    return os.fdopen(descriptor, "rb")
+    return descriptor
 
 
 def is_inside(path: Path, directory: Path) -> bool:

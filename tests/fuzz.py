@@ -38,7 +38,7 @@ from moto_pl.evaluations import read_evaluations
 from moto_pl.files import write_whole
 from moto_pl.replay import EpisodeStore
 from moto_pl.replay.episode import Episode
-from moto_pl.replay.store import _crc
+from moto_pl.replay.episode_file import checksum
 from moto_pl.training.configs import expand_configs
 
 Attempt = Callable[[random.Random], bool]
@@ -165,7 +165,7 @@ def episode_files(root: Path) -> Attempt:
             with suppress(AttributeError, TypeError, KeyError):  # where it still is a header, its checksum is right
                 arrays = {name: entry for name, entry in header.items() if name != "__metadata__"}
                 said = {name: entry for name, entry in header["__metadata__"].items() if name != "crc32"}
-                header["__metadata__"]["crc32"] = str(_crc(arrays, said, [memoryview(whole)[end:]]))
+                header["__metadata__"]["crc32"] = str(checksum(arrays, said, [memoryview(whole)[end:]]))
             text = json.dumps(header).encode()
             damaged = len(text).to_bytes(8, "little") + text + whole[end:]
         path.write_bytes(damaged)

@@ -90,6 +90,7 @@ PUT_TOGETHER = {
         ("replay/store.py", expression): "a file or directory"
         for expression in ("str(path)", "str(known.path)", "str(self.root)")
     },
+    ("replay/episode_file.py", "str(path)"): "a file",
     ("replay/sampler.py", "str(self.store.root)"): "a directory",
     **{("replay/episode.py", expression): "a field of Episode" for expression in ("label", "f'episode.{name}'")},
     ("replay/episode.py", "f'episode.info[{key!r}]'"): "an entry of Episode.info",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import lightning as L
 import torch
@@ -91,6 +91,20 @@ class CollectSettings:
             )
 
 
+class Demonstrations(Protocol):
+    """What a dataset holds, as far as an environment is compared with it."""
+
+    id: str
+    action_size: int
+    observation: Observation
+    bounded: bool
+    scale: ActionScale
+
+    @property
+    def longest(self) -> int | None:
+        """Steps of the longest, as the metadata says; None where it does not."""
+
+
 class CollectEpisodes(L.Callback):
     """Begins each online round with one episode of the present policy in each environment.
 
@@ -158,6 +172,27 @@ class CollectEpisodes(L.Callback):
                 rank_zero_info(f"{of.env}: {self._pool.resized}, resized to {of.image_size}x{of.image_size}")
         return self._pool
 
+    def meet(self, demonstrations: Demonstrations) -> None:
+        """Starts the environment workers and compares them with demonstrations that have yet to be taken in.
+
+        Raises:
+            SettingError: they are not of this environment.
+        """
+        scale = demonstrations.scale
+        # Percentiles are known once all actions were read: workers with another scale are then started anew.
+        themselves = self.settings.action_scale == "bounds" and scale.identity
+        self._set_out(demonstrations.longest, None if themselves else scale)
+        self._compare(demonstrations.id, demonstrations.action_size, demonstrations.observation, demonstrations.bounded)
+
+    def _set_out(self, longest: int | None, scale: ActionScale | None) -> None:
+        """Settles how long episodes are and what actions stand for; workers that know it otherwise are ended."""
+        limit = EpisodeLimit(self.settings.max_episode_steps, longest, self.settings.action_repeat)
+        if self._pool is not None and (limit, scale) != (self._limit, self._scale):
+            self._pool.close()
+            self._pool = None
+        self._limit = self._collector.limit = limit
+        self._scale = self._collector.scale = scale
+
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Shares out the machine's cores, starts the environment workers and tells the agent of its run."""
         data, settings = run_data(trainer), self.settings
@@ -169,53 +204,53 @@ class CollectEpisodes(L.Callback):
             # A checkpoint's own are taken back in on_load_checkpoint.
             self.collected_episodes = self.env_steps = 0
             self.ahead = None
-        limit = EpisodeLimit(settings.max_episode_steps, data.longest_demonstration, settings.action_repeat)
-        self._limit = self._collector.limit = limit
-        self._scale = self._collector.scale = data.demonstrated_scale
-        size, observation = self._action_size(trainer), self._observation(trainer)
-        facts = RunFacts(size, data.terminates, data.schedule, data.writes, observation, self._agreed_scale(trainer))
+        self._set_out(data.longest_demonstration, data.demonstrated_scale)
+        seen, shape = data.demonstrated, self.pool.action_space.shape
+        if data.dataset is not None:
+            recorded = data.store[0].action.shape[1] if fitting(trainer) and len(data.store) else None
+            self._compare(data.dataset, recorded, seen)
+        own = ActionScale.of_box(self.pool.action_space)
+        scale = self._scale if seen is not None else None if own is None or own.identity else own
+        facts = RunFacts(
+            int(shape[0]) if shape else 0,
+            data.terminates,
+            data.schedule,
+            data.writes,
+            self.pool.observation if seen is None else seen,
+            scale,
+        )
         run_agent(pl_module).meet(facts)
 
-    def _action_size(self, trainer: L.Trainer) -> int:
-        shape = self.pool.action_space.shape
-        size = int(shape[0]) if shape else 0
-        data = run_data(trainer)
-        if fitting(trainer) and len(data.store) and data.store[0].action.shape[1] != size:
-            raise SettingError(
-                "data.dataset",
-                f"actions of size {data.store[0].action.shape[1]} in {data.dataset}",
-                f"{self.settings.env} takes actions of size {size}: choose the dataset of that environment.",
-            )
-        return size
+    def _compare(self, dataset: str, action_size: int | None, seen: Observation | None, bounded: bool = True) -> None:
+        """Refuses demonstrations that are not of this environment.
 
-    def _agreed_scale(self, trainer: L.Trainer) -> ActionScale | None:
-        """What the policy's actions stand for, in the environment and in demonstrations alike; None: themselves."""
-        own = ActionScale.of_box(self.pool.action_space)
+        Args:
+            dataset: its name.
+            action_size: numbers of its actions; None: not known.
+            seen: what it holds of what is learned from; None: nothing.
+            bounded: whether its Box says what actions stand for; else its actions will.
+        """
+        env, space = self.settings.env, self.pool.action_space
+        size = int(space.shape[0]) if space.shape else 0
+        if action_size not in (None, size):
+            fix = f"{env} takes actions of size {size}: choose the dataset of that environment."
+            raise SettingError("data.dataset", f"actions of size {action_size} in {dataset}", fix)
+        if seen is None:
+            return
+        own = ActionScale.of_box(space)
         own = None if own is None or own.identity else own
-        data = run_data(trainer)
-        if data.demonstrated is None:
-            return own
-        if self.settings.action_scale == "bounds" and own != self._scale:
-            found = f"{own or '[-1, 1]'} of {self.settings.env}, and {self._scale or '[-1, 1]'} of {data.dataset}"
+        if bounded and self.settings.action_scale == "bounds" and own != self._scale:
+            found = f"{own or '[-1, 1]'} of {env}, and {self._scale or '[-1, 1]'} of {dataset}"
             fix = "Choose the dataset of that environment, or set data.action_scale: percentile."
             raise SettingError("data.action_scale", f"bounds: {found}", fix)
-        return self._scale
-
-    def _observation(self, trainer: L.Trainer) -> Observation:
-        """What the agent sees: what environment and demonstrations both have, normalised by the latter's statistics."""
-        data, offered = run_data(trainer), self.pool.observation
-        demonstrated = data.demonstrated
-        if demonstrated is None:
-            return offered
         other = [
-            f"'{name}' of {size} numbers in {self.settings.env} and of {demonstrated.state.get(name)} in {data.dataset}"
-            for name, size in offered.state.items()
-            if demonstrated.state.get(name) != size
+            f"'{name}' of {count} numbers in {env} and of {seen.state.get(name)} in {dataset}"
+            for name, count in self.pool.observation.state.items()
+            if seen.state.get(name) != count
         ]
         if other:
             fix = "Choose the dataset of that environment, or observations that both have alike."
             raise SettingError("data.observation", "; ".join(other), fix)
-        return demonstrated
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Ends the environment workers, unless a fit is to follow (``before_fit``)."""

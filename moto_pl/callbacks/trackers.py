@@ -11,8 +11,10 @@ import importlib
 import io
 import json
 import os
+import threading
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -126,11 +128,29 @@ class Album(Protocol):
         """Ends, for this process."""
 
 
+def _say_once() -> None:
+    """Keeps TensorBoard's writing thread from showing where a disk refused it: the error is raised again, for a line.
+
+    Python shows what ends a thread, whether or not somebody waits for it.
+    """
+    before = threading.excepthook
+    if getattr(before, "is_ours", False):
+        return
+
+    def show(args: threading.ExceptHookArgs) -> None:
+        if not (type(args.thread).__name__ == "_AsyncWriterThread" and isinstance(args.exc_value, OSError)):
+            before(args)
+
+    show.is_ours = True  # type: ignore[attr-defined]
+    threading.excepthook = show
+
+
 class TensorBoardTracker(TensorBoardLogger):
     """TensorBoard's files in ``<run>/tensorboard``; each metric once at each step."""
 
     def __init__(self, root: Path, anew: bool = False) -> None:
         super().__init__(root, name="tensorboard", version="")
+        _say_once()
         self.sent = Sent(root / DIRECTORY / "tensorboard.json", anew)
         self.at: int | None = None
 
@@ -140,24 +160,36 @@ class TensorBoardTracker(TensorBoardLogger):
         directory = Path(str(self.save_dir)) / "tensorboard"
         return str(directory / self.sent.id if self.sent.begun_anew else directory)
 
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """What the disk refuses names a file: TensorBoard does not say whose write that was."""
+        try:
+            yield
+        except OSError as error:
+            error.filename = error.filename or self.log_dir
+            raise
+
     def open(self) -> None:
         """As :class:`Album`."""
-        self.experiment  # noqa: B018
+        with self._writing():
+            self.experiment  # noqa: B018
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """As the base class, what is new alone, and at once in its file."""
         at = _step(self.at, step)
         if new := self.sent.take(list(metrics), at):
-            super().log_metrics({name: metrics[name] for name in new}, at)
-            self.experiment.flush()
+            with self._writing():
+                super().log_metrics({name: metrics[name] for name in new}, at)
+                self.experiment.flush()
 
     @rank_zero_only
     def log_settings(self, settings: dict[str, Any]) -> None:
         """As :class:`Album`."""
         if self.sent.take(["settings"], 0):
             text = yaml.safe_dump(settings, sort_keys=False)
-            self.experiment.add_text("settings", "".join(f"    {line}\n" for line in text.splitlines()), 0)
+            with self._writing():
+                self.experiment.add_text("settings", "".join(f"    {line}\n" for line in text.splitlines()), 0)
 
     @rank_zero_only
     def log_film(self, name: str, path: Path, sheet: np.ndarray, frames: np.ndarray, step: int) -> None:
@@ -169,9 +201,10 @@ class TensorBoardTracker(TensorBoardLogger):
         first.save(film, "GIF", save_all=True, append_images=others, duration=60, loop=0)
         height, width = frames.shape[1:3]
         image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=film.getvalue())
-        writer = self.experiment._get_file_writer()
-        writer.add_summary(Summary(value=[Summary.Value(tag=f"{name}_film", image=image)]), step)
-        self.experiment.add_image(name, sheet, step, dataformats="HWC")
+        with self._writing():
+            writer = self.experiment._get_file_writer()
+            writer.add_summary(Summary(value=[Summary.Value(tag=f"{name}_film", image=image)]), step)
+            self.experiment.add_image(name, sheet, step, dataformats="HWC")
         self.experiment.flush()
 
     @rank_zero_only

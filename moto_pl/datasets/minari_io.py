@@ -139,8 +139,11 @@ class DatasetReader:
         if not isinstance(action_space, spaces.Box) or len(action_space.shape) != 1:
             raise SettingError(self._label, f"the action space {action_space}", "Use one with a flat Box of actions.")
         self.action_size = int(action_space.shape[0])
+        bounds = ActionScale.of_box(action_space)
+        #: Whether the Box of its actions has bounds.
+        self.bounded = bounds is not None
         #: What actions in [-1, 1] stand for; of a Box without bounds themselves.
-        self.scale = ActionScale.of_box(action_space) or ActionScale.within(1.0, self.action_size)
+        self.scale = bounds or ActionScale.within(1.0, self.action_size)
         #: Whether an action beyond that counts as its end, rather than being refused.
         self.clips = False
         self._length: int = self.metadata["total_episodes"]
@@ -165,6 +168,14 @@ class DatasetReader:
     def transitions(self) -> int:
         """Steps in all, as the metadata says."""
         return int(self.metadata.get("total_steps", 0))
+
+    @property
+    def longest(self) -> int | None:
+        """Steps of the longest episode, as the metadata says; None where it does not."""
+        try:
+            return max(int(found["total_steps"]) for found in self._storage.get_episode_metadata(range(len(self))))
+        except READ_ERRORS:
+            return None
 
     @property
     def bytes(self) -> int:

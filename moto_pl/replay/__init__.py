@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from moto_pl.replay.episode import Episode, Rows, rows
+    from moto_pl.replay.episode_file import EpisodeView
     from moto_pl.replay.loader import PrefetchLoader
     from moto_pl.replay.sampler import DeviceMirror, EpisodeSet, Residency, SequenceBatch, SequenceSampler
-    from moto_pl.replay.store import EpisodeStore, EpisodeView
+    from moto_pl.replay.store import EpisodeStore
 
 __all__ = [
     "DeviceMirror",
@@ -31,7 +32,8 @@ __all__ = [
 _HOMES = {
     **dict.fromkeys(("Episode", "Rows", "rows"), "episode"),
     **dict.fromkeys(("DeviceMirror", "EpisodeSet", "Residency", "SequenceBatch", "SequenceSampler"), "sampler"),
-    **dict.fromkeys(("EpisodeStore", "EpisodeView"), "store"),
+    "EpisodeStore": "store",
+    "EpisodeView": "episode_file",
     "PrefetchLoader": "loader",
 }
 

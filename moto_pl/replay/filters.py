@@ -9,7 +9,7 @@ import numpy as np
 
 from moto_pl.envs import KITCHEN_OBJECTS
 from moto_pl.replay.episode import DETOUR, completion_order
-from moto_pl.replay.store import EpisodeView
+from moto_pl.replay.episode_file import EpisodeView
 
 EpisodeFilter = Literal["auto", "success", "progress", "return", "advantage", "none"]
 

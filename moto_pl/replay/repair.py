@@ -13,8 +13,9 @@ from typing import Any
 from moto_pl.checkpoints import LAST, PREVIOUS, load_checkpoint
 from moto_pl.errors import SettingError
 from moto_pl.files import lock_run, make_directory, sync, write_whole
+from moto_pl.replay.episode_file import check_episode
 from moto_pl.replay.latents import HALVES, crc_of
-from moto_pl.replay.store import HELD_OUT, MARKER, check_episode
+from moto_pl.replay.store import HELD_OUT, MARKER
 
 ASIDE = "damaged"
 """Where damaged files go, below the run's directory."""

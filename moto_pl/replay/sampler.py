@@ -13,7 +13,8 @@ from torch import Tensor
 
 from moto_pl.errors import SettingError
 from moto_pl.replay.episode import Episode, rows
-from moto_pl.replay.store import EpisodeStore, EpisodeView
+from moto_pl.replay.episode_file import EpisodeView, will_need
+from moto_pl.replay.store import EpisodeStore
 
 Residency = Literal["auto", "host", "device"]
 
@@ -273,8 +274,12 @@ class SequenceSampler:
             for array in chosen[0].arrays
         )
         targets = [part.numpy() for part in parts]
-        for b, (episode, start) in enumerate(zip(chosen, starts, strict=True)):
-            chunk, before = slice(max(0, start), start + length), max(0, -start)
+        chunks = [slice(max(0, start), start + length) for start in starts]
+        if self.store.beyond_memory:
+            pairs = zip(chosen, chunks, strict=True)
+            will_need(array[chunk] for episode, chunk in pairs for array in episode.arrays)
+        for b, (episode, chunk, start) in enumerate(zip(chosen, chunks, starts, strict=True)):
+            before = max(0, -start)
             for target, source in zip(targets, episode.arrays, strict=True):
                 target[b, before:] = source[chunk]
                 target[b, :before] = source[0]

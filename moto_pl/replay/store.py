@@ -1,33 +1,24 @@
 """Episodes on disk: append-only, crash-safe, read through memory maps.
 
-An episode is one file in the safetensors layout: the header's length (8 bytes, little-endian), a JSON header that
-names each array's type, shape and place, then the arrays. Frames lie there once, channel-first, and actions and rewards
-in the learner's rows, so that a sequence is one contiguous read. No file is ever changed: it appears whole, under its
-name, or not at all. Written and read by hand, on purpose: a file is held against its checksum and against its own size
-before anything is made of it, and thousands stay mapped without being open.
+No file is ever changed: it appears whole, under its name, or not at all. What is in one: ``episode_file``.
 """
 
 from __future__ import annotations
 
 import errno
-import json
-import math
+import itertools
 import os
 import shutil
-import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Any, NamedTuple
-
-import numpy as np
-import torch
+from typing import NamedTuple
 
 from moto_pl.errors import SettingError
 from moto_pl.files import bytes_text, make_directory, remove_leftover, whole
-from moto_pl.reading import open_regular, parse_json
-from moto_pl.replay.episode import EXTRA_NAME, EXTRA_TYPES, Episode, EpisodeFigures, InfoValue, rows
+from moto_pl.replay.episode import Episode
+from moto_pl.replay.episode_file import EpisodeView, FileFacts, check_episode, encode, look_at, map_episode
+from moto_pl.replay.index import Index
 
 MARKER = "dataset.json"
 """In a run's replay: which dataset its first episodes are from. ``episodes`` is there once all are taken in."""
@@ -35,71 +26,8 @@ HELD_OUT = "held_out"
 """In a run's replay: the dataset's episodes that are not trained on."""
 _MAPPED = 16_384
 """Files that a store keeps mapped: Linux gives a process 65,530 maps unless told otherwise, malloc's among them."""
-_ALIGNMENT = 64
-_MAX_HEADER = 2**20
-_FIXED = {"image": ("U8", 4), "action": ("F32", 2), "reward": ("F32", 1), "success": ("BOOL", 1)}
-_OPTIONAL = {"vector": ("F32", 2)}  # the state vectors, where they are learned from
-_METADATA = ("crc32", "info", "terminated", "truncated")
-_DAMAGED = "Take it from a copy of the replay directory, or delete that directory and start anew."
-
-
-@dataclass(frozen=True, eq=False)
-class EpisodeView(EpisodeFigures):
-    """A stored episode of T steps, its arrays mapped from the file (read-only).
-
-    Attributes:
-        path: the file.
-        image_rows: uint8 [T + 1, 3 * M, H, W].
-        action_rows: float32 [T + 1, A]; row t holds the action that led to frame t.
-        reward_rows: float32 [T + 1].
-        success: bool [T].
-        extras: further arrays with leading dimension T.
-        terminated: the task ended.
-        truncated: it was cut off.
-        info: where it came from.
-        crc: CRC-32 of what the file holds.
-        nbytes: the file's size.
-        vector: float32 [T + 1, V], the state vectors seen with each frame; None where there are none.
-    """
-
-    path: Path
-    image_rows: np.ndarray
-    action_rows: np.ndarray
-    reward_rows: np.ndarray
-    success: np.ndarray
-    extras: dict[str, np.ndarray]
-    terminated: bool
-    truncated: bool
-    info: dict[str, InfoValue]
-    crc: int
-    nbytes: int
-    vector: np.ndarray | None = None
-
-    @property
-    def arrays(self) -> tuple[np.ndarray, ...]:
-        """All that sequences are made of, [T + 1, ...] each: images, actions, rewards, and vectors if there are any."""
-        found = self.image_rows, self.action_rows, self.reward_rows
-        return found if self.vector is None else (*found, self.vector)
-
-    @property
-    def image(self) -> np.ndarray:
-        """uint8 [T + 1, H, W, 3 * M], as in :class:`Episode` (not contiguous)."""
-        return self.image_rows.transpose(0, 2, 3, 1)
-
-    @property
-    def action(self) -> np.ndarray:
-        """float32 [T, A], as in :class:`Episode`."""
-        return self.action_rows[1:]
-
-    @property
-    def reward(self) -> np.ndarray:  # type: ignore[override]
-        """float32 [T], as in :class:`Episode`."""
-        return self.reward_rows[1:]
-
-    @property
-    def num_rows(self) -> int:
-        """Rows of the learner: T + 1."""
-        return len(self.reward_rows)
+_MEMORY: int = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+"""Bytes of memory that the machine has."""
 
 
 class Known(NamedTuple):
@@ -112,17 +40,18 @@ class Known(NamedTuple):
     crc: int
 
     @classmethod
-    def of(cls, view: EpisodeView) -> Known:
-        """That of an open episode."""
-        return cls(view.path, view.length, view.num_rows, view.nbytes, view.crc)
+    def of(cls, path: Path, facts: FileFacts) -> Known:
+        """That of an episode whose file was looked at."""
+        return cls(path, facts.num_rows - 1, facts.num_rows, facts.nbytes, facts.crc)
 
 
 class EpisodeStore:
     """An append-only directory of episodes, ``000000.safetensors`` on.
 
-    Opening it reads the headers of all whole episodes and removes what a killed writer left; a missing number ends the
-    list. Several processes may hold the same directory open: each knows the episodes that it appended itself or took in
-    with :meth:`refresh`.
+    Opening it takes in all whole episodes, whose headers it reads where its :class:`~moto_pl.replay.index.Index` does
+    not know the files, and removes what a killed writer left; a missing number ends the list. A file is mapped when its
+    episode is first asked for. Several processes may hold the same directory open: each knows the episodes that it
+    appended itself or took in with :meth:`refresh`.
 
     Args:
         root: the directory; made if missing.
@@ -144,11 +73,19 @@ class EpisodeStore:
         self.generation = 0
         self._remove_leftovers()
         self._known: list[Known] = []
+        self._nbytes = 0
         #: Those whose files are mapped, the first that was mapped first.
         self._views: dict[int, EpisodeView] = {}
         self._lock = Lock()  # the loader's thread reads while this one appends
-        while self._path(len(self._known)).exists():
-            self._take_in(_open(self._path(len(self._known))))
+        self._index = Index(self.root)
+        for number in itertools.count():
+            path = self._path(number)
+            try:
+                status = os.stat(path)
+            except FileNotFoundError:
+                break
+            self._take_in(self._index.listed(number, status) or look_at(path))
+        self._index.keep()
 
     def __len__(self) -> int:
         return len(self._known)
@@ -158,21 +95,21 @@ class EpisodeStore:
         index = range(len(self._known))[index]
         view = self._views.get(index)
         if view is None:
-            view = _open(known.path)
-            if view.crc != known.crc:
+            view = map_episode(known.path)
+            if (view.crc, view.num_rows) != (known.crc, known.num_rows):
                 raise SettingError(str(known.path), "another episode than before", "Put that file back, or start anew.")
-            self._keep(index, view)
+            with self._lock:
+                self._views[index] = view
+                while len(self._views) > _MAPPED:
+                    del self._views[next(iter(self._views))]
         return view
 
-    def _keep(self, index: int, view: EpisodeView) -> None:
-        with self._lock:
-            self._views[index] = view
-            _drop_oldest(self._views)
-
-    def _take_in(self, view: EpisodeView) -> None:
-        """Adds an episode at the end."""
-        self._keep(len(self._known), view)
-        self._known.append(Known.of(view))
+    def _take_in(self, facts: FileFacts) -> None:
+        """Adds an episode at the end, whose file was looked at."""
+        number = len(self._known)
+        self._index.note(number, facts)
+        self._known.append(Known.of(self._path(number), facts))
+        self._nbytes += facts.nbytes
 
     @property
     def known(self) -> Sequence[Known]:
@@ -187,7 +124,12 @@ class EpisodeStore:
     @property
     def nbytes(self) -> int:
         """Bytes of all episodes."""
-        return sum(episode.nbytes for episode in self._known)
+        return self._nbytes
+
+    @property
+    def beyond_memory(self) -> bool:
+        """Whether the system's memory may not hold all episodes, so that those drawn have often to be read."""
+        return self._nbytes > _MEMORY // 2
 
     def append(self, episode: Episode, index: int | None = None) -> int:
         """Writes an episode, whole or not at all.
@@ -208,7 +150,7 @@ class EpisodeStore:
         index = len(self) if index is None else index
         if index < len(self):
             raise SettingError("index", index, f"Stored episodes do not change: use {len(self)} or a later number.")
-        header, arrays = _encode(episode)
+        header, arrays = encode(episode)
         size = len(header) + sum(map(len, arrays))
         if self.max_bytes is not None and self.nbytes + size > self.max_bytes:
             needed = f"{bytes_text(self.nbytes + size)} needed for episode {index}"
@@ -219,9 +161,10 @@ class EpisodeStore:
             )
         path = self._path(index)
         self._write(path, [header, *arrays])
-        view = _open(path)
+        facts = look_at(path)
         if index == len(self):
-            self._take_in(view)
+            self._take_in(facts)
+            self._index.keep()
             self.generation += 1
         return index
 
@@ -231,9 +174,10 @@ class EpisodeStore:
         Raises:
             SettingError: one of them is missing or damaged.
         """
-        found = [_open(self._path(index)) for index in range(len(self), count)]
-        for view in found:
-            self._take_in(view)
+        found = [look_at(self._path(index)) for index in range(len(self), count)]
+        for facts in found:
+            self._take_in(facts)
+        self._index.keep()
         self.generation += bool(found)
 
     def manifest(self) -> list[dict[str, int | str]]:
@@ -248,20 +192,20 @@ class EpisodeStore:
         Raises:
             SettingError: an episode of the manifest is missing, damaged or another one; the store is then what it was.
         """
-        known: list[Known] = []
-        views: dict[int, EpisodeView] = {}
+        checked: list[FileFacts] = []
         for index, entry in enumerate(manifest):
             path = self._path(index)
-            view = _open(path, check=True)
-            found = {"file": path.name, "length": view.length, "crc32": view.crc}
+            facts = check_episode(path, self._index.known(index))
+            found = {"file": path.name, "length": facts.num_rows - 1, "crc32": facts.crc}
             if found != dict(entry):
                 raise SettingError(
                     str(path), found, f"The checkpoint was made with {dict(entry)}: put that file back, or start anew."
                 )
-            known.append(Known.of(view))
-            views[index] = view
-            _drop_oldest(views)
-        self._known, self._views = known, views
+            checked.append(facts)
+        self._known, self._views, self._nbytes = [], {}, 0
+        for facts in checked:
+            self._take_in(facts)
+        self._index.keep()
         self.generation += 1
 
     def verify(self) -> None:
@@ -271,7 +215,7 @@ class EpisodeStore:
             SettingError: names the first file that does not hold what was written.
         """
         for episode in self._known:
-            _open(episode.path, check=True)
+            check_episode(episode.path)
 
     def describe_capacity(self, expected_episodes: int, rows: int) -> str:
         """One line: how much the store will hold, and where.
@@ -314,155 +258,3 @@ class EpisodeStore:
     def _remove_leftovers(self) -> None:
         for path in self.root.glob(".*.safetensors.tmp"):
             remove_leftover(path)
-
-
-def _drop_oldest(views: dict[int, EpisodeView]) -> None:
-    while len(views) > _MAPPED:
-        del views[next(iter(views))]
-
-
-def check_episode(path: Path) -> None:
-    """Reads every byte of an episode's file.
-
-    Raises:
-        SettingError: names the file, and what is wrong with it.
-    """
-    _open(path, check=True)
-
-
-def _encode(episode: Episode) -> tuple[bytes, list[memoryview]]:
-    """The header (with its length) and the arrays of an episode's file, in their order there."""
-    learner = rows(episode)
-    named: dict[str, tuple[str, np.ndarray]] = {
-        "image": ("U8", learner.image),
-        "action": ("F32", learner.action),
-        "reward": ("F32", learner.reward),
-        "success": ("BOOL", episode.success),
-    }
-    if learner.vector is not None:
-        named["vector"] = ("F32", learner.vector)
-    types = {dtype: name for name, dtype in EXTRA_TYPES.items()}
-    for name, array in episode.extras.items():
-        named[f"extras.{name}"] = (types[array.dtype], array)
-    header: dict[str, Any] = {}
-    arrays, end = [], 0
-    # Wide types first: so each array starts at a multiple of its item's size, without holes, which the layout forbids.
-    for name, (kind, array) in sorted(named.items(), key=lambda item: (-item[1][1].itemsize, item[0])):
-        start, end = end, end + array.nbytes
-        header[name] = {"dtype": kind, "shape": list(array.shape), "data_offsets": [start, end]}
-        arrays.append(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-    metadata = {
-        "info": json.dumps(episode.info, sort_keys=True),
-        "terminated": json.dumps(episode.terminated),
-        "truncated": json.dumps(episode.truncated),
-    }
-    metadata["crc32"] = str(_crc(header, metadata, arrays))
-    text = json.dumps({"__metadata__": metadata, **header}).encode()
-    if len(text) > _MAX_HEADER - _ALIGNMENT:
-        raise SettingError("episode.info", f"{len(text)} bytes", f"Give less than {_MAX_HEADER} bytes of text.")
-    text += b" " * (-(8 + len(text)) % _ALIGNMENT)
-    return len(text).to_bytes(8, "little") + text, arrays
-
-
-def _crc(header: dict[str, Any], metadata: dict[str, str], parts: Sequence[memoryview]) -> int:
-    """CRC-32 of all that an episode's file says, header and data."""
-    crc = zlib.crc32(json.dumps([header, metadata], sort_keys=True).encode())
-    for part in parts:
-        crc = zlib.crc32(part, crc)
-    return crc
-
-
-def _open(path: Path, check: bool = False) -> EpisodeView:
-    """Maps an episode's file, whatever is in it.
-
-    Raises:
-        SettingError: names the file, and what is wrong with it.
-    """
-    try:
-        return _map(path, check)
-    except FileNotFoundError as error:
-        raise SettingError(str(path), "no such file", _DAMAGED) from error
-    except OSError as error:
-        raise SettingError(str(path), error.strerror, "Make it a file that can be read.") from error
-    except (_Damaged, ValueError, TypeError, KeyError, RecursionError) as error:
-        raise SettingError(str(path), f"a damaged file ({error})", _DAMAGED) from error
-
-
-class _Damaged(Exception):
-    """What is wrong with a file."""
-
-
-def _need(condition: bool, message: str) -> None:
-    if not condition:
-        raise _Damaged(message)
-
-
-def _mapped(file: int, size: int) -> np.ndarray:
-    """The bytes of an open file, read-only. Unlike Python's own, this mapping keeps no file open: a store has many."""
-    array: np.ndarray = torch.from_file(f"/proc/self/fd/{file}", shared=False, size=size, dtype=torch.uint8).numpy()
-    array.flags.writeable = False
-    return array
-
-
-def _map(path: Path, check: bool) -> EpisodeView:
-    with open_regular(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        prefix = file.read(8)
-        _need(len(prefix) == 8, f"{size} bytes")
-        # Sizes that a file claims are held against its real size before anything of that size is allocated.
-        header_size = int.from_bytes(prefix, "little")
-        _need(2 <= header_size <= min(size - 8, _MAX_HEADER), f"a header of {header_size} bytes in a file of {size}")
-        header = parse_json(file.read(header_size), dict)
-        data = _mapped(file.fileno(), size)[8 + header_size :]
-    _need(isinstance(header, dict), "a header that is no object")
-    metadata = header.pop("__metadata__", None)
-    _need(isinstance(metadata, dict) and sorted(metadata) == sorted(_METADATA), "unknown metadata")
-    crc = int(metadata.pop("crc32"))
-    arrays: dict[str, np.ndarray] = {}
-    end = 0
-    for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
-        kind, shape = entry["dtype"], entry["shape"]
-        start, stop = entry["data_offsets"]
-        extra = name.startswith("extras.") and EXTRA_NAME.fullmatch(name[len("extras.") :])
-        wanted = {**_FIXED, **_OPTIONAL}.get(name)
-        _need(bool(extra) or wanted is not None, f"an array named {name!r}")
-        _need(kind in EXTRA_TYPES and (bool(extra) or (kind, len(shape)) == wanted), f"{name}: {kind} {shape}")
-        _need(all(type(n) is int and n >= 0 for n in (*shape, start, stop)), f"{name}: shape {shape}")
-        dtype = EXTRA_TYPES[kind]
-        _need(
-            start == end and stop - start == math.prod(shape) * dtype.itemsize and stop <= len(data),
-            f"{name}: {shape} at bytes {start} to {stop} of {len(data)}",
-        )
-        arrays[name], end = data[start:stop].view(dtype).reshape(shape), stop
-    _need(end == len(data), f"{len(data)} bytes of data, {end} expected")
-    _need(all(name in arrays for name in _FIXED), f"arrays {sorted(arrays)}")
-    count = len(arrays["reward"])
-    extras = {name[len("extras.") :]: array for name, array in arrays.items() if name.startswith("extras.")}
-    _need(count >= 2 and len(arrays["image"]) == len(arrays["action"]) == count, "arrays of different lengths")
-    _need("vector" not in arrays or len(arrays["vector"]) == count, "arrays of different lengths")
-    channels = arrays["image"].shape[1]  # three a camera
-    _need(channels > 0 and channels % 3 == 0, f"image: shape {arrays['image'].shape}")
-    steps = (len(array) if array.ndim else 0 for array in (arrays["success"], *extras.values()))
-    _need(all(n == count - 1 for n in steps), "arrays of different lengths")
-    info, terminated, truncated = (parse_json(metadata[name]) for name in ("info", "terminated", "truncated"))
-    _need(
-        isinstance(info, dict) and all(isinstance(v, str | int | float) for v in info.values()),
-        "info that is not plain",
-    )
-    _need(isinstance(info, dict) and isinstance(terminated, bool) and isinstance(truncated, bool), "unknown metadata")
-    if check:
-        _need(_crc(header, metadata, [data.data]) == crc, "its checksum does not match its content")
-    return EpisodeView(
-        path=path,
-        image_rows=arrays["image"],
-        action_rows=arrays["action"],
-        reward_rows=arrays["reward"],
-        success=arrays["success"],
-        extras=extras,
-        terminated=terminated,
-        truncated=truncated,
-        info=info,
-        crc=crc,
-        nbytes=size,
-        vector=arrays.get("vector"),
-    )

@@ -18,7 +18,15 @@ from moto_pl.errors import SettingError
 from moto_pl.replay import DeviceMirror, EpisodeSet, EpisodeStore, SequenceBatch, SequenceSampler
 from moto_pl.replay.parts import Batch, BatchPart, Learner
 from moto_pl.schedule import Pretrain, Schedule
-from moto_pl.training.ingest import HELD_OUT, action_scale, ingest, ingested, longest_demonstration, observed
+from moto_pl.training.ingest import (
+    HELD_OUT,
+    action_scale,
+    has_ingested,
+    ingest,
+    ingested,
+    longest_demonstration,
+    observed,
+)
 from moto_pl.training.loaders import HeldOut, RoundLoader
 from moto_pl.training.views import Views, fitted_parts
 
@@ -240,6 +248,9 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         if "image" in wanted.cameras:  # the others have one place each
             check_same_camera(reader.id, reader.own, of.env, of.env_options)
         check_same_repeat(reader.id, reader.own, of.action_repeat)
+        if not has_ingested(self.replay_dir):  # compared before anything is read or copied, which may take hours
+            collect = next(each for each in cast(Any, self.trainer).callbacks if isinstance(each, CollectEpisodes))
+            collect.meet(reader)
         ingest(reader, names, self.replay_dir, self._limit, of.action_scale)
 
     def _check_run(self) -> None:

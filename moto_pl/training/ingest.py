@@ -114,6 +114,11 @@ def action_scale(replay: Path) -> ActionScale | None:
         raise SettingError(str(path), f"a damaged file ({error})", "Use another trainer.default_root_dir.") from None
 
 
+def has_ingested(replay: Path) -> bool:
+    """Whether the replay has taken in all of a dataset."""
+    return "episodes" in (_read(replay) or {})
+
+
 def ingested(replay: Path) -> int:
     """How many episodes of the replay are the dataset's."""
     return int((_read(replay) or {})["episodes"])

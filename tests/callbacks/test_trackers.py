@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import resource
 import signal
 import sqlite3
 import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -380,3 +382,23 @@ def test_only_csv(reach_dataset: Path, tmp_path: Path) -> None:
     assert main(["fit", "--config", str(CONFIGS / "debug.yaml"), *args, "--logger", "[csv]"]) == 0
     there = {path.name for path in (tmp_path / "run").iterdir()}
     assert "csv" in there and not there & {"tensorboard", "trackers", "wandb"}
+
+
+def test_a_disk_that_refuses_tensorboard_is_said_by_who_waits_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[Any] = []
+    monkeypatch.setattr(threading, "excepthook", shown.append)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    tracker = TensorBoardTracker(tmp_path)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        with pytest.raises(OSError, match="File too large.*tensorboard"):
+            tracker.open()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not shown
+    other = threading.Thread(target=lambda: [][0])  # what ends another thread is shown as ever
+    other.start()
+    other.join()
+    assert len(shown) == 1

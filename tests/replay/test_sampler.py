@@ -1,3 +1,7 @@
+import os
+import resource
+import time
+from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,6 +13,9 @@ from replay_episodes import make_episode
 
 from moto_pl.errors import SettingError
 from moto_pl.replay import DeviceMirror, EpisodeSet, EpisodeStore, SequenceBatch, SequenceSampler, rows
+from moto_pl.replay import sampler as sampler_module
+from moto_pl.replay import store as store_module
+from moto_pl.replay.episode_file import will_need
 
 LENGTHS = [9, 4, 12, 7, 3, 10]
 
@@ -187,6 +194,46 @@ def test_online_fraction_where_one_side_is_empty(store: EpisodeStore, first: int
 def test_online_fraction_is_shared_among_ranks(store: EpisodeStore) -> None:
     sampler, view = SequenceSampler(store, 0, 0, 0.25), whole(store, 4, first_online=4)
     assert [int((sampler.draw(0, rank, 4, 8, 4, view)[0] >= 4).sum()) for rank in range(4)] == [2, 2, 2, 2]
+
+
+def test_beyond_memory_exactly_what_is_drawn_is_asked_for(
+    store: EpisodeStore, vector: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[np.ndarray] = []
+    ask = sampler_module.will_need
+
+    def watched(rows: Iterable[np.ndarray]) -> None:
+        asked.extend(rows)
+        ask(asked)
+
+    monkeypatch.setattr(sampler_module, "will_need", watched)
+    sampler, view = SequenceSampler(store, 3, "model"), whole(store, 4)
+    before = [sampler.sample(step, 0, 1, 8, 4, view, history=2) for step in range(20)]
+    assert not asked
+    monkeypatch.setattr(store_module, "_MEMORY", 2 * store.nbytes - 2)
+    for step in range(20):
+        asked.clear()
+        batch = sampler.sample(step, 0, 1, 8, 4, view, history=2)
+        assert equal(batch, before[step])
+        assert len(asked) == 8 * (3 + bool(vector))
+        for b, images in enumerate(asked[:: 3 + bool(vector)]):  # of a sequence that begins early, its first row once
+            assert np.array_equal(images, batch.image[b, 4 - len(images) :].numpy())
+
+
+def test_rows_that_were_asked_for_are_there(tmp_path: Path) -> None:
+    """Of a file of which nothing is in memory; a fault that has to read is a major one."""
+    store = EpisodeStore(tmp_path)
+    store.append(make_episode(0, 100, size=64))
+    path = tmp_path / "000000.safetensors"
+    view = store[0]
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    will_need([view.image_rows[40:60], view.action_rows[40:60]])
+    time.sleep(0.2)
+    before = resource.getrusage(resource.RUSAGE_THREAD).ru_majflt
+    view.image_rows[40:60].sum(), view.action_rows[40:60].sum()
+    assert resource.getrusage(resource.RUSAGE_THREAD).ru_majflt == before
 
 
 def test_mirror_gives_the_same_batches(vector: int, tmp_path: Path) -> None:

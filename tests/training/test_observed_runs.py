@@ -152,6 +152,7 @@ def test_a_vector_of_another_size_is_said_in_a_line(
     assert main(fit(tmp_path / "run", dataset, *STATE)) == 2
     line = capsys.readouterr().err.splitlines()[-1]
     assert "data.observation: found 'hand' of 3 numbers in moto_pl/Reach-v0 and of 2 in" in line
+    assert not (tmp_path / "run/replay").exists()  # nothing was copied: with the right dataset the same run begins
 
 
 @pytest.mark.parametrize(

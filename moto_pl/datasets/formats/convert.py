@@ -17,7 +17,7 @@ from moto_pl.errors import SettingError
 from moto_pl.replay.episode import Episode, InfoValue
 
 if TYPE_CHECKING:  # it imports torch, which a list of verbs does not wait for
-    from moto_pl.replay.store import EpisodeView
+    from moto_pl.replay.episode_file import EpisodeView
 
 
 def convert(recorded: Recorded, selection: Selection, labels: Labels | None, number: int) -> Episode:

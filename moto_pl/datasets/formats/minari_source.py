@@ -9,8 +9,8 @@ import numpy as np
 from gymnasium import spaces
 from minari.dataset.minari_storage import METADATA_FILE_NAME, MinariStorage
 
+from moto_pl.datasets.formats.hdf5 import checked
 from moto_pl.datasets.formats.recorded import MAX_PIXELS, Camera, Recorded, damaged
-from moto_pl.datasets.hdf5_check import check_hdf5
 from moto_pl.datasets.minari_files import READ_ERRORS, read_metadata
 from moto_pl.datasets.minari_io import DATA_FILE
 from moto_pl.datasets.offered import is_vector, leaves, observed
@@ -28,9 +28,9 @@ class MinariSource:
     def __init__(self, path: Path) -> None:
         self.path, self._data = path, path / "data"
         metadata = read_metadata(self._data / METADATA_FILE_NAME)
+        if metadata["data_format"] == "hdf5":
+            checked(self._data / DATA_FILE)
         try:
-            if metadata["data_format"] == "hdf5":
-                check_hdf5(self._data / DATA_FILE)
             self._storage = MinariStorage.read(self._data)
         except ImportError as error:
             fix = 'Install what reads it: pip install "moto_pl[lerobot]".'

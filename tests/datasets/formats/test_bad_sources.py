@@ -156,6 +156,21 @@ def test_a_link_to_another_file_in_a_state(after: str, tmp_path: Path, root: Pat
     assert "\n" not in str(error.value) and not (root / "test/linked-v0").exists()
 
 
+@pytest.mark.parametrize("kind", ["robomimic", "d4rl", "minari"])
+def test_a_file_that_was_cut_anywhere_is_named(kind: str, tmp_path: Path, root: Path) -> None:
+    path = file = (d4rl if kind == "d4rl" else robomimic)(tmp_path / "arm.hdf5", LENGTHS)
+    if kind == "minari":
+        bring(path)
+        path = Path(shutil.move(root / ID, tmp_path / "copy"))
+        file = path / "data/main_data.hdf5"
+    whole = file.read_bytes()
+    for size in (0, 5, 400, len(whole) // 3, len(whole) - 1):
+        file.write_bytes(whole[:size])
+        with pytest.raises(SettingError, match=f"source: found .*{file.name}") as error:
+            bring(path)
+        assert "\n" not in str(error.value) and nothing_is_left(root)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_bad_action_is_named_and_nothing_is_left(value: float, tmp_path: Path, root: Path) -> None:
     path = robomimic(tmp_path / "lift.hdf5", LENGTHS)
