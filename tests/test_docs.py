@@ -38,6 +38,7 @@ RULES: dict[str, tuple[str, str]] = {
     ". .venv/bin/activate": ("nothing", "make setup makes it"),
     "export PYTHONPATH=.": ("nothing", "of a page that is run whole; tests/test_own_robot.py"),
     "python record.py": ("nothing", "the same; tests/test_own_robot.py"),
+    "python scripts/results.py": ("nothing", "writes the page that it stands on; tests/test_results_page.py"),
     "python act.py": ("nothing", "the same; tests/test_own_robot.py"),
     "moto fit": ("parse", "trains for hours; tests/test_cli.py trains the debug configuration"),
     "moto validate": ("parse", "needs the run; tests/test_cli.py"),
