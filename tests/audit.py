@@ -196,6 +196,7 @@ MAY_DIFFER = {
     r"callbacks\['EvaluateEpisodes'\]\.value_figures": "what the last evaluation found, which it has written down",
     r"callbacks\['CollectEpisodes'\]\.(collect_seconds|exchange_seconds)": "times",
     r"data\._loader\._loader\.wait_seconds": "a time",
+    r"data\.store\._views": "which files are mapped: those that this process has drawn from",
     r"data\.store\._index": "what a directory says of its files, which are other ones",
     r"data\.store\.generation": "counts changes of the list of episodes, which is the same",
     r"callbacks\['CollectEpisodes'\]\._pool": "as the last episode left it: each begins with a seed of its own",
