@@ -33,14 +33,14 @@ EPISODES = (0, 60, 120, 150)
 
 HEAD = """# Results
 
-What the methods come to, from rows that are kept in [benchmarks/results](../benchmarks/results): one an evaluation
-and seed. `scripts/results.py` writes this page from them; a test fails where it is stale. What was tried on the way,
+What the methods come to, from rows that are kept in [benchmarks/results](../benchmarks/results): one for each
+evaluation and seed. `scripts/results.py` writes this page from them; a test fails where it is stale. What was tried on the way,
 and what did not work, is in the [lab notebook](experiments.md).
 
 ## Ten MetaWorld tasks
 
 ```bash
-moto campaign benchmarks/campaigns/ten.yaml    # a run takes a quarter of an hour of one core; the same command goes on
+moto campaign benchmarks/campaigns/ten.yaml    # half an hour of one core a run; goes on where it was
 python scripts/results.py
 ```
 
@@ -68,8 +68,8 @@ little about the methods:
 - TD-MPC2 sees the simulator's state and MetaWorld's shaped reward, and has no demonstrations. Here, as in MOTO's paper,
   the policy sees one 64 x 64 camera and a reward of 0 or 1, and begins with ten demonstrations.
 - Our demonstrations are a script's with noise. Those of MOTO's authors are not public.
-- Our models are small (128 units, 16 x 16 latents), so that a run takes a quarter of an hour of one core. The paper's
-  have 200 to 1,024 units, and twice the gradient steps an episode.
+- Our models are small (128 units, 16 x 16 latents), so that a run takes half an hour of one core. The paper's have
+  200 to 1,024 units, and twice the gradient steps an episode.
 - An episode is 100 decisions of two simulator steps in all of them.
 """
 
