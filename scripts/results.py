@@ -34,8 +34,8 @@ EPISODES = (0, 60, 120, 150)
 HEAD = """# Results
 
 What the methods come to, from rows that are kept in [benchmarks/results](../benchmarks/results): one for each
-evaluation and seed. `scripts/results.py` writes this page from them; a test fails where it is stale. What was tried on the
-way, and what did not work, is in the [lab notebook](experiments.md).
+evaluation and seed. `scripts/results.py` writes this page from them; a test fails where it is stale. What was tried on
+the way, and what did not work, is in the [lab notebook](experiments.md).
 
 ## Ten MetaWorld tasks
 
