@@ -7,28 +7,26 @@ python scripts/results.py --check    # only says whether the page is what would 
 from __future__ import annotations
 
 import csv
-import statistics
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from statistics import fmean as mean
 from typing import NamedTuple
 
 from written_page import write_or_compare
 
+from moto_pl.datasets.info import PAPER_RETURNS
+from moto_pl.report.charts import COLOURS
 from moto_pl.report.statistics import wilson_interval
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "results.md"
 PICTURE = ROOT / "docs" / "results.png"
 RESULTS = ROOT / "benchmarks" / "results"
-TASKS = (
-    *("assembly", "bin-picking", "box-close", "coffee-push", "disassemble"),
-    *("door-open", "drawer-open", "hammer", "plate-slide", "window-open"),
-)
+TASKS = tuple(PAPER_RETURNS)
 #: Rows of the table: their name in the campaign and on the page.
 AGENTS = {"MOTO": "MOTO", "cloning_only": "its cloning alone"}
-COLOURS = {"MOTO": "#3d7fd6", "cloning_only": "#e08214"}
 EPISODES = (0, 60, 120, 150)
 
 HEAD = """# Results
@@ -109,15 +107,15 @@ def percent(share: float) -> str:
     return f"{share:.0%}".replace("%", " %")
 
 
-def mean(values: Iterable[float]) -> float:
-    """The mean of one or more numbers."""
-    return statistics.fmean(values)
+def success_at(rows: Iterable[Row], episodes: int) -> float:
+    """Mean success where the runs had collected that many episodes; one at least has."""
+    return mean(row.success for row in rows if row.online_episodes == episodes)
 
 
 def cell(rows: Sequence[Row], episodes: int) -> str:
-    """Mean success where the runs had collected that many episodes."""
-    found = [row.success for row in rows if row.online_episodes == episodes]
-    return percent(mean(found)) if found else "-"
+    """:func:`success_at` as the page writes it; a dash where no run got so far."""
+    there = any(row.online_episodes == episodes for row in rows)
+    return percent(success_at(rows, episodes)) if there else "-"
 
 
 def line(task: str, agent: str, rows: Sequence[Row]) -> str:
@@ -145,13 +143,12 @@ def table(rows: Sequence[Row]) -> str:
         mine = {task: cells[task, agent] for task in TASKS if (task, agent) in cells}
         if len(mine) < len(TASKS):
             continue
-        every = [task_means(some) for some in mine.values()]
         final = [[row for row in some if row.final] for some in mine.values()]
         means = [
             f"**mean of {len(TASKS)}**",
             name,
             "",
-            *(percent(mean(one[count] for one in every)) for count in EPISODES),
+            *(percent(mean(success_at(some, count) for some in mine.values())) for count in EPISODES),
         ]
         means += ["", percent(mean(mean(row.last for row in some) for some in final))]
         means.append(f"{mean(mean(row.steps for row in some) for some in final):.1f}")
@@ -159,15 +156,10 @@ def table(rows: Sequence[Row]) -> str:
     return text
 
 
-def task_means(rows: Sequence[Row]) -> dict[int, float]:
-    """Mean success over a task's seeds, by the episodes that were collected."""
-    return {count: mean(row.success for row in rows if row.online_episodes == count) for count in EPISODES}
-
-
-def published() -> str:
+def published(rows: Sequence[Row]) -> str:
     """The section that puts our figures beside public ones."""
     ours: dict[str, list[float]] = defaultdict(list)
-    for row in read_rows("ten"):
+    for row in rows:
         if row.agent == "MOTO" and row.final:
             ours[row.task].append(row.success)
     with (RESULTS / "public" / "tdmpc2.csv").open() as file:
@@ -183,8 +175,8 @@ def published() -> str:
     means = [percent(mean(mean(values) for values in ours.values())) if len(ours) == len(TASKS) else "-"]
     means += [f"{mean(others[task, agent, count] for task in TASKS):.0f} %" for agent, count in columns]
     lines.append(["**mean**", *means])
-    rows = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
-    return PUBLIC.format(ours=f"MOTO here, {EPISODES[-1]}", rows=rows)
+    text = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+    return PUBLIC.format(ours=f"MOTO here, {EPISODES[-1]}", rows=text)
 
 
 def page() -> str:
@@ -193,7 +185,7 @@ def page() -> str:
     missing = [task for task in TASKS if not any(row.task == task and row.final for row in rows)]
     lacks = f"\nNot run yet: {', '.join(missing)}.\n" if missing else ""
     curves = "\n![Success of each task over the episodes that were collected](results.png)\n"
-    return f"{HEAD}\n{table(rows)}\n{lacks}{curves}{published()}"
+    return f"{HEAD}\n{table(rows)}\n{lacks}{curves}{published(rows)}"
 
 
 def draw() -> None:
@@ -209,15 +201,15 @@ def draw() -> None:
     FigureCanvasAgg(figure)
     panels = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).flat
     for task, axes in zip(tasks, panels, strict=False):
-        for agent, label in AGENTS.items():
+        for (agent, label), colour in zip(AGENTS.items(), COLOURS, strict=False):
             mine = [row for row in rows if (row.task, row.agent) == (task, agent)]
             for seed in sorted({row.seed for row in mine}):
                 curve = sorted((row.online_episodes, row.success) for row in mine if row.seed == seed)
-                axes.plot(*zip(*curve, strict=True), color=COLOURS[agent], alpha=0.3, linewidth=1)
+                axes.plot(*zip(*curve, strict=True), color=colour, alpha=0.3, linewidth=1)
             counts = sorted({row.online_episodes for row in mine})
-            means = [mean(row.success for row in mine if row.online_episodes == count) for count in counts]
+            means = [success_at(mine, count) for count in counts]
             if counts:
-                axes.plot(counts, means, color=COLOURS[agent], linewidth=2, label=label)
+                axes.plot(counts, means, color=colour, linewidth=2, label=label)
         axes.set_title(task, fontsize=10)
         axes.set_ylim(-0.03, 1.03)
         axes.grid(alpha=0.2)

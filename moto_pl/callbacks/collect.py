@@ -205,21 +205,31 @@ class CollectEpisodes(L.Callback):
             self.collected_episodes = self.env_steps = 0
             self.ahead = None
         self._set_out(data.longest_demonstration, data.demonstrated_scale)
-        seen, shape = data.demonstrated, self.pool.action_space.shape
+        seen = data.demonstrated
         if data.dataset is not None:
             recorded = data.store[0].action.shape[1] if fitting(trainer) and len(data.store) else None
             self._compare(data.dataset, recorded, seen)
-        own = ActionScale.of_box(self.pool.action_space)
-        scale = self._scale if seen is not None else None if own is None or own.identity else own
         facts = RunFacts(
-            int(shape[0]) if shape else 0,
+            self._action_size,
             data.terminates,
             data.schedule,
             data.writes,
             self.pool.observation if seen is None else seen,
-            scale,
+            self._own_scale if seen is None else self._scale,
         )
         run_agent(pl_module).meet(facts)
+
+    @property
+    def _action_size(self) -> int:
+        """Numbers of the environment's actions."""
+        shape = self.pool.action_space.shape
+        return int(shape[0]) if shape else 0
+
+    @property
+    def _own_scale(self) -> ActionScale | None:
+        """What the environment says that actions stand for; None: themselves."""
+        scale = ActionScale.of_box(self.pool.action_space)
+        return None if scale is None or scale.identity else scale
 
     def _compare(self, dataset: str, action_size: int | None, seen: Observation | None, bounded: bool = True) -> None:
         """Refuses demonstrations that are not of this environment.
@@ -230,15 +240,12 @@ class CollectEpisodes(L.Callback):
             seen: what it holds of what is learned from; None: nothing.
             bounded: whether its Box says what actions stand for; else its actions will.
         """
-        env, space = self.settings.env, self.pool.action_space
-        size = int(space.shape[0]) if space.shape else 0
+        env, size, own = self.settings.env, self._action_size, self._own_scale
         if action_size not in (None, size):
             fix = f"{env} takes actions of size {size}: choose the dataset of that environment."
             raise SettingError("data.dataset", f"actions of size {action_size} in {dataset}", fix)
         if seen is None:
             return
-        own = ActionScale.of_box(space)
-        own = None if own is None or own.identity else own
         if bounded and self.settings.action_scale == "bounds" and own != self._scale:
             found = f"{own or '[-1, 1]'} of {env}, and {self._scale or '[-1, 1]'} of {dataset}"
             fix = "Choose the dataset of that environment, or set data.action_scale: percentile."

@@ -205,7 +205,7 @@ class TensorBoardTracker(TensorBoardLogger):
             writer = self.experiment._get_file_writer()
             writer.add_summary(Summary(value=[Summary.Value(tag=f"{name}_film", image=image)]), step)
             self.experiment.add_image(name, sheet, step, dataformats="HWC")
-        self.experiment.flush()
+            self.experiment.flush()
 
     @rank_zero_only
     def log_table(self, name: str, columns: list[str], rows: list[list[Any]], step: int) -> None:

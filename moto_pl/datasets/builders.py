@@ -118,13 +118,12 @@ def build(name: str, **options: Any) -> Built:
         SettingError: unknown name or option, bad settings, or a dataset that exists.
     """
     found = builder(name)
-    _check_options(name, options)
+    _check_options(name, found, options)
     return found.function(**found.fixed, **options)
 
 
-def _check_options(name: str, options: Mapping[str, Any]) -> None:
+def _check_options(name: str, found: Builder, options: Mapping[str, Any]) -> None:
     """Refuses options that a dataset's builder and its environment do not take."""
-    found = builder(name)
     known = {**get_type_hints(found.environment.__init__), **get_type_hints(found.function)}  # type: ignore[misc]
     for settled in ("return", "env_options", *found.fixed):
         known.pop(settled, None)
@@ -146,11 +145,12 @@ def ensure(name: str, **options: Any) -> Path:
         SettingError: as :func:`build`; or the dataset that is there was built with other options, or is damaged.
     """
     target, short = options.get("output", name), short_name(name)
-    if short in buildable_names():
-        _check_options(short, options)
+    buildable = short in buildable_names()
     if not exists(target):
         # What cannot be built has to be there: locate says that it is not, and what is near.
-        return build(short, **options).path if short in buildable_names() else locate(name)
+        return build(short, **options).path if buildable else locate(name)
+    if buildable:
+        _check_options(short, builder(short), options)
     reader = open_dataset(target)
     kwargs = reader.own.get("env_kwargs")
     if kwargs is not None:
