@@ -145,24 +145,24 @@ def ensure(name: str, **options: Any) -> Path:
         SettingError: as :func:`build`; or the dataset that is there was built with other options, or is damaged.
     """
     target, short = options.get("output", name), short_name(name)
-    buildable = short in buildable_names()
+    found = builder(short) if short in buildable_names() else None
+    if found is not None:
+        _check_options(short, found, options)
     if not exists(target):
         # What cannot be built has to be there: locate says that it is not, and what is near.
-        return build(short, **options).path if buildable else locate(name)
-    if buildable:
-        _check_options(short, builder(short), options)
+        return found.function(**found.fixed, **options).path if found is not None else locate(name)
     reader = open_dataset(target)
     kwargs = reader.own.get("env_kwargs")
     if kwargs is not None:
         # Kitchen datasets from before there was a choice of order are free.
-        found = {"order": "free", "action_repeat": 1, **reader.own, **kwargs, "steps": kwargs.get("episode_steps")}
+        built = {"order": "free", "action_repeat": 1, **reader.own, **kwargs, "steps": kwargs.get("episode_steps")}
         observed = set(kwargs.get("observe", IMAGE_ALONE.names))  # more than is asked for does no harm
         options = {key: value for key, value in options.items() if key != "observe" or not observed >= set(value)}
         for key, value in options.items():
-            if key not in ("output", "workers", "overwrite") and found.get(key) != value:
+            if key not in ("output", "workers", "overwrite") and built.get(key) != value:
                 fix = (
                     f"Asked for {value}: build it under another name with `output`, or again with --overwrite; to take "
                     f"it as it is, leave {key} out (data.build_options)."
                 )
-                raise SettingError(key, f"{found.get(key)} in {reader.id}, which is already there", fix)
+                raise SettingError(key, f"{built.get(key)} in {reader.id}, which is already there", fix)
     return reader.path
