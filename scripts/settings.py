@@ -40,7 +40,7 @@ DATA = {
     "What is observed, and how it acts": "observation.cameras observation.state image_size action_repeat action_scale",
     "How long it trains": "pretrain model_steps offline_steps online_steps offline_round_steps updates_per_episode",
     "Collecting episodes": "num_envs env_workers worker_timeout_s max_episode_steps collect_mode exploration_noise "
-    "exploration_detours collect exchange online_fraction",
+    "exploration_hold exploration_detours collect exchange online_fraction",
     "Evaluations": "eval_episodes eval_every value_steps value_every test_episodes",
     "Memory and disk": "residency replay_limit_gb prefetch",
 }

@@ -46,6 +46,7 @@ class CollectSettings:
     max_episode_steps: int | None = None
     collect_mode: ActMode = "sample"
     exploration_noise: tuple[float, float] = (0.0, 0.0)
+    exploration_hold: int = 1
     exploration_detours: tuple[float, float] = (0.0, 0.0)
     collect: Literal["alternate", "overlap"] = "alternate"
     exchange: Literal["shared", "broadcast"] = "shared"
@@ -68,6 +69,11 @@ class CollectSettings:
             raise SettingError(
                 "data.exploration_noise", [low, high], "Give a standard deviation, 0 or more, or two: [least, most]."
             )
+        if self.exploration_hold < 1:
+            raise SettingError("data.exploration_hold", self.exploration_hold, "Give a number of steps, 1 or more.")
+        if self.exploration_hold > 1 and high == 0:
+            fix = "There is no noise to hold: give some data.exploration_noise, or leave it out."
+            raise SettingError("data.exploration_hold", self.exploration_hold, fix)
         low, high = self.exploration_detours
         if not 0 <= low <= high <= 0.9:
             fix = "Give a share of the steps, 0 to 0.9, or two: [least, most]."
@@ -357,8 +363,9 @@ class CollectEpisodes(L.Callback):
         seeds = [training_seed(self.settings.seed, first + i) for i in mine]
         share = Share(mine.start, mine.stop, self.settings.num_envs) if mine else Share()
         key = Key(self.settings.seed, first, share).fold(_COLLECT)
-        explore = Exploration(self.settings.exploration_noise, self.settings.exploration_detours)
-        return Job(seeds, self.settings.collect_mode, key, explore)
+        settings = self.settings
+        explore = Exploration(settings.exploration_noise, settings.exploration_detours, settings.exploration_hold)
+        return Job(seeds, settings.collect_mode, key, explore)
 
     def _share(self, trainer: L.Trainer) -> range:
         """Which of a round's episodes, from 0, this process collects."""

@@ -20,6 +20,8 @@ class Exploration(NamedTuple):
 
     Attributes:
         noise: std of Gaussian noise that is added to every action.
+        hold: steps for which a draw of that noise is added, 1 or more. One that changes at each step averages out; one
+            that is held takes the arm elsewhere, and back with the policy's help.
         detours: share of the steps in which the policy does not act: now and then one action is held instead, for
             :data:`DETOUR_STEPS` steps in the mean. Each of its numbers is 0 or drawn from [-1, 1], with even chances:
             so some detours do nothing, some move in one direction alone. They show a world model what comes of
@@ -28,6 +30,7 @@ class Exploration(NamedTuple):
 
     noise: tuple[float, float] = (0.0, 0.0)
     detours: tuple[float, float] = (0.0, 0.0)
+    hold: int = 1
 
 
 NO_EXPLORATION = Exploration()
@@ -50,7 +53,9 @@ class Explorer:
         low, high = exploration.detours
         self._share = low + (high - low) * uniform(key, Stream.DETOUR, (count, 1), device, rows=0)  # [n, 1]
         self._on_detour = torch.zeros(count, 1, dtype=torch.bool, device=device)
-        self._held: Tensor | None = None  # [n, A]
+        self._held: Tensor | None = None  # [n, A], a detour's action
+        self._added = torch.zeros(0, device=device)  # [n, A], the noise that is held
+        self._steps = 0
 
     def __call__(self, action: Tensor, key: Key) -> tuple[Tensor, Tensor | None]:
         """What is done in place of the policy's actions.
@@ -65,7 +70,10 @@ class Explorer:
         """
         shape, device = tuple(action.shape), action.device
         if self._exploration.noise[1] > 0:
-            action = (action + self._stds * normal(key, Stream.NOISE, shape, device, rows=0)).clamp(-1, 1)
+            if self._steps % self._exploration.hold == 0:
+                self._added = self._stds * normal(key, Stream.NOISE, shape, device, rows=0)
+            self._steps += 1
+            action = (action + self._added).clamp(-1, 1)
         if self._exploration.detours[1] == 0:
             return action, None
         draws = [uniform(key.fold(use), Stream.DETOUR, (len(action), 1), device, rows=0) for use in (_STARTS, _ENDS)]

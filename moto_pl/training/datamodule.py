@@ -76,6 +76,8 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
             which is what is evaluated; give the mode some ``exploration_noise``.
         exploration_noise: standard deviation of Gaussian noise on collected actions, 0 or more; of two numbers, each
             episode draws its own between them, so that the policy also learns from what it does undisturbed.
+        exploration_hold: steps, 1 or more, for which each draw of that noise is held. One that is new at each step
+            averages out; a held one shows what comes of leaving the policy's path.
         exploration_detours: share of the collected steps, 0 to 0.9, in which the policy does not act and one action is
             held instead, for some 15 steps at a time, which shows a world model what comes of it; of two numbers, each
             episode draws its own share between them. Cloning leaves episodes with a detour out.
@@ -127,6 +129,7 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         max_episode_steps: int | None = None,
         collect_mode: Literal["sample", "mode"] = "sample",
         exploration_noise: float | tuple[float, float] = 0.0,
+        exploration_hold: int = 1,
         exploration_detours: float | tuple[float, float] = 0.0,
         collect: Literal["alternate", "overlap"] = "alternate",
         exchange: Literal["shared", "broadcast"] = "shared",
@@ -148,8 +151,8 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         self.replay_limit_gb, self.prefetch, self.seed = replay_limit_gb, prefetch, seed
         self.collecting = CollectSettings(
             env, dict(env_options or {}), num_envs, env_workers, worker_timeout_s, max_episode_steps, collect_mode,
-            _range(exploration_noise), _range(exploration_detours), collect, exchange, seed, observation, action_scale,
-            image_size, action_repeat,
+            _range(exploration_noise), exploration_hold, _range(exploration_detours), collect, exchange, seed,
+            observation, action_scale, image_size, action_repeat,
         )  # fmt: skip
         self.evaluation = EvaluationSettings(eval_episodes, eval_every, value_steps, value_every, test_episodes, seed)
         self.schedule = Schedule(

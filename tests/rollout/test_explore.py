@@ -29,6 +29,17 @@ def test_noise_stays_within_bounds() -> None:
     assert np.abs(done).max() <= 1 and np.std(done) > 0.1
 
 
+@pytest.mark.parametrize("hold", [1, 4])
+def test_a_draw_of_noise_is_held(hold: int) -> None:
+    explorer = Explorer(Exploration(noise=(0.1, 0.1), hold=hold), 3, Key(0, 1), CPU)
+    policy = torch.linspace(-0.2, 0.2, 12)  # the noise is added to what the policy does at each step
+    done = np.stack([explorer(torch.full((3, 2), float(a)), Key(0, 1).fold(t))[0] for t, a in enumerate(policy)])
+    added = done - policy.numpy()[:, None, None]  # [T, n, A]
+    changes = np.abs(np.diff(added, axis=0)) > 1e-6
+    expected = np.arange(1, 12) % hold == 0
+    assert (changes == expected[:, None, None]).all() and 0.05 < added.std() < 0.2
+
+
 @pytest.mark.parametrize("share", [0.1, 0.4])
 def test_a_detour_holds_one_action_for_its_length(share: float) -> None:
     done, on = explored(Exploration(detours=(share, share)), 400, count=100)
@@ -63,3 +74,9 @@ def test_episodes_differ_and_repeat() -> None:
 def test_a_share_that_is_none_is_refused(found: tuple[float, float]) -> None:
     with pytest.raises(SettingError, match="data.exploration_detours"):
         CollectSettings("moto_pl/Reach-v0", exploration_detours=found)
+
+
+@pytest.mark.parametrize(("hold", "noise"), [(0, (0.1, 0.1)), (5, (0.0, 0.0))])
+def test_a_hold_that_is_none_or_holds_nothing_is_refused(hold: int, noise: tuple[float, float]) -> None:
+    with pytest.raises(SettingError, match="data.exploration_hold"):
+        CollectSettings("moto_pl/Reach-v0", exploration_noise=noise, exploration_hold=hold)
