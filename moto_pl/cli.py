@@ -228,9 +228,21 @@ def completion(shell: Literal["bash", "zsh"]) -> int:
     return 0
 
 
+_GOES_ON = "a run goes on from its last checkpoint."
+_ELSEWHERE = f"Use a directory that can be written; {_GOES_ON}"
+_FREE = f"Free space, or use another disk; {_GOES_ON}"
+_FAILED = f"Look whether the disk is there and sound; {_GOES_ON}"
+#: What a disk or its permissions refuse, and what helps.
 _DISK = {
-    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE),
-    errno.EISDIR,
+    errno.ENOSPC: _FREE,
+    errno.EDQUOT: _FREE,
+    errno.EFBIG: f"Raise the limit on a file's size (ulimit -f); {_GOES_ON}",
+    errno.EROFS: _ELSEWHERE,
+    errno.EACCES: _ELSEWHERE,
+    errno.EPERM: _ELSEWHERE,
+    errno.EIO: _FAILED,
+    errno.ESTALE: _FAILED,
+    errno.EISDIR: "Move the directory away: a file is to stand there.",
 }
 #: Verbs that have verbs of their own: the module whose ``VERBS`` they are, and what they are for.
 GROUPS = {
@@ -274,14 +286,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{error.details}moto: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        # What a disk or its permissions refuse, wherever it is written; any other is a fault of ours, and shows where.
-        if error.errno not in _DISK:
+        # Wherever it is written; any other is a fault of ours, and shows where.
+        if error.errno is None or error.errno not in _DISK:
             raise
         where = " to ".join(os.fsdecode(name) for name in (error.filename, error.filename2) if name is not None)
-        fix = "Free space, or use a directory that can be written; a run goes on from its last checkpoint."
-        if error.errno == errno.EISDIR:
-            fix = "Move the directory away: a file is to stand there."
-        print(f"moto: {where or 'the disk'}: found {error.strerror}. {fix}", file=sys.stderr)
+        print(f"moto: {where or 'the disk'}: found {error.strerror}. {_DISK[error.errno]}", file=sys.stderr)
         return 2
     except signals.Stopped as stopped:
         print(f"moto: ended by {stopped.name}", file=sys.stderr)

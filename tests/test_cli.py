@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -199,6 +201,30 @@ def test_a_directory_where_a_file_is_to_stand(
     error = capsys.readouterr().err.splitlines()
     assert len(error) == 1 and f"{sheet}: found Is a directory. Move the directory away" in error[0], error
     assert sorted(tmp_path.iterdir()) == sorted((sheet, sheet.with_suffix(".mp4")))  # nothing half written
+
+
+@pytest.mark.parametrize(
+    ("number", "fix"),
+    [(errno.ENOSPC, "Free space"), (errno.EACCES, "Use a directory that can be written"), (errno.EIO, "Look whether")],
+)
+def test_what_a_disk_refuses_is_one_line_with_what_helps(
+    number: int, fix: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(_: Sequence[str]) -> int:
+        raise OSError(number, os.strerror(number), "/data/run")
+
+    monkeypatch.setattr("moto_pl.cli.run", refused)
+    assert main(["doctor"]) == 2
+    assert capsys.readouterr().err.startswith(f"moto: /data/run: found {os.strerror(number)}. {fix}")
+
+
+def test_what_no_disk_refuses_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(_: Sequence[str]) -> int:
+        raise FileNotFoundError(errno.ENOENT, "a fault of ours")
+
+    monkeypatch.setattr("moto_pl.cli.run", refused)
+    with pytest.raises(FileNotFoundError):
+        main(["doctor"])
 
 
 @pytest.mark.parametrize("built", [True, False])
