@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -125,11 +126,62 @@ def counterfactual(
     return _write(finding, out, run)
 
 
+def ordering(
+    *,
+    ckpt: Path,
+    count: int = 10,
+    moments: Sequence[int] = (5, 20, 40),
+    variants: int = 8,
+    std: float = 0.3,
+    hold: int = 10,
+    steps: int = 60,
+    samples: int = 16,
+    out: Path | None = None,
+) -> int:
+    """Whether the model orders departures from the policy as the simulator does.
+
+    Args:
+        ckpt: a checkpoint with a world model, in its run's directory.
+        count: episodes of its own policy.
+        moments: steps after which the policy is left.
+        variants: continuations from each moment, at least 2; the first is the policy's own.
+        std: of what is added to the actions of the others.
+        hold: steps for which it is added.
+        steps: steps that are looked at from a moment.
+        samples: rolls of each variant in the model.
+        out: directory to write to; null is analysis/ in the run.
+    """
+    from moto_pl.agents.loading import load_agent
+    from moto_pl.analysis.episodes import action_repeat_of, environment_of, model_based, roll_own
+    from moto_pl.analysis.ordering import Tilt, find_ordering
+    from moto_pl.report.records import read_run
+
+    _check(out, count=count, hold=hold, steps=steps, samples=samples)
+    if variants < 2:
+        raise SettingError("--variants", variants, "Give at least 2, of which the first is the policy's own.")
+    if not 0 < std < float("inf"):
+        raise SettingError("--std", std, "Give a number above 0.")
+    if hold > steps:
+        raise SettingError("--hold", hold, f"Give at most --steps, {steps}.")
+    if min(moments) < 0:
+        raise SettingError("--moments", moments, "Give steps, 0 or more.")
+    agent, run = model_based(load_agent(ckpt)), ckpt.resolve().parent.parent
+    env, options = environment_of(run)
+    rolled = roll_own(agent, run, count)
+    short = min(episode.length for episode in rolled)
+    if max(moments) >= short:
+        raise SettingError("--moments", moments, f"An episode has {short} steps: give smaller ones.")
+    repeat = action_repeat_of(read_run(run).setting("data"))
+    finding = find_ordering(agent, rolled, (env, options), moments, variants, Tilt(std, hold), steps, samples, repeat)
+    return _write(finding, out, run)
+
+
 VERBS = {
     "generalization": Verb(generalization),
     "bound": Verb(bound),
     "calibration": Verb(calibration),
     "counterfactual": Verb(counterfactual),
+    "ordering": Verb(ordering),
 }
 
 

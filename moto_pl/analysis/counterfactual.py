@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple, get_args
@@ -52,6 +52,10 @@ class Branch:
     predicted: np.ndarray
     true: np.ndarray
     disagreement: dict[Disagreement, np.ndarray]
+
+
+#: What is done in place of the policy's action [A], in a step counted from the moment.
+Alter = Callable[[int, np.ndarray], np.ndarray]
 
 
 class Auroc(NamedTuple):
@@ -173,33 +177,54 @@ def branches(
     number: int,
 ) -> dict[str, Branch]:
     """Leaves an episode after ``context`` steps, with each kind of actions, in the model and in the simulator."""
-    key, device = Key(0, number), agent.device
-    whole = episode_batch(episode, device)
-    known = whole.map(lambda part: part[:, : context + 1].expand(samples, *part[:, : context + 1].shape[1:]))
-    start = agent.world_model.observe(known, key).states.map(lambda x: x[-1])  # [n, ...]
+    key = Key(0, number)
+    start = filtered(agent, episode, context, samples, key)  # [n, ...]
     own = episode.action[context : context + steps]
     found = {}
     for kind in KINDS:
         actions = taken(kind, own, number)
         predicted, spread = imagine(agent, start, actions, steps, estimators, key.fold(1))
         begin = simulator.restore(episode, context)
-        act = _policy(agent, episode, context, key.fold(2)) if actions is None else recorded(actions)
+        act = policy_from(agent, episode, context, key.fold(2)) if actions is None else recorded(actions)
         found[kind] = Branch(predicted, simulator.roll(act, begin, steps), spread)
     return found
 
 
-def _policy(agent: ModelBasedAgent, episode: Episode, context: int, key: Key) -> Script:
-    """The policy as it acts, its filter brought up to the episode's moment."""
+@torch.no_grad()
+def filtered(agent: ModelBasedAgent, episode: Episode, context: int, samples: int, key: Key) -> States:
+    """Draws of the latent state [n, ...] after ``context`` steps of an episode, whose frames have been seen."""
+    whole = episode_batch(episode, agent.device)
+    known = whole.map(lambda part: part[:, : context + 1].expand(samples, *part[:, : context + 1].shape[1:]))
+    return agent.world_model.observe(known, key).states.map(lambda x: x[-1])
+
+
+def policy_from(agent: ModelBasedAgent, episode: Episode, context: int, key: Key, alter: Alter | None = None) -> Script:
+    """The policy as it acts, its filter brought up to the episode's moment.
+
+    Args:
+        agent: acts.
+        episode: what its filter sees.
+        context: steps before the moment.
+        key: names the draws.
+        alter: says what is done in place of what the policy would do.
+    """
     policy = Policy(agent, "mode", key)
 
     def act(now: Seen) -> np.ndarray:
         vector = None if now.vector is None else now.vector[None]
         return policy.act_seen(Seen(now.image[None], vector))[0].cpu().numpy()
 
+    def altered(step: int, now: Seen) -> np.ndarray:
+        action = act(now)
+        if alter is not None:
+            action = alter(step, action)
+            policy.executed(action)
+        return action
+
     for step in range(context):
         act(Seen(episode.image[step], None if episode.vector is None else episode.vector[step]))
         policy.executed(episode.action[step])
-    return lambda _, now: act(now)
+    return altered
 
 
 def auroc(score: np.ndarray, wrong: np.ndarray) -> float:

@@ -183,3 +183,17 @@ def test_counterfactuals_of_a_run(run: Path, reach_dataset: Path, capsys: pytest
     assert "--steps" in capsys.readouterr().err
     assert main(["analyze", "counterfactual", *small, "--tolerance", "0", "--episodes", "rollout"]) == 2
     assert "--tolerance" in capsys.readouterr().err
+
+
+def test_orderings_of_a_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["analyze", "ordering", "--ckpt", str(run / "checkpoints/pretrained.ckpt"), "--count", "2"]
+    small = ["--moments", "2", "5", "--variants", "3", "--hold", "2", "--steps", "6", "--samples", "2"]
+    assert main([*command, *small]) == 0
+    assert "2 episodes of the policy itself, left after 2, 5 steps" in capsys.readouterr().out
+    with open(run / "analysis/ordering.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * 2 * 3 and all({"true", "earned", "rewards", "disagreement"} <= row.keys() for row in rows)
+    for wrong, value in (("--moments", "300"), ("--variants", "1"), ("--std", "0"), ("--hold", "7")):
+        assert main([*command, *small, wrong, value]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and wrong in error, error
