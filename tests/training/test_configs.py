@@ -250,7 +250,7 @@ def test_words_stand_anywhere() -> None:
         if not found:
             assert (
                 data.collecting.num_envs == 3
-                and data.schedule.online_steps == 320
+                and data.schedule.online_steps == 480
                 and settings["init_args"]["td"]["lr"] == 1e-3
             )
         # Settings on the command line stay where they were among configurations, as ever.
@@ -326,7 +326,7 @@ def test_words_are_in_the_help_and_taken(verb: str, capsys: pytest.CaptureFixtur
     with pytest.raises(SystemExit):
         main([verb, *config("tasks/kitchen/partial"), "--size", "cpu", "--agent", "bc", "--print_config"])
     content = yaml.safe_load(capsys.readouterr().out)
-    assert (content["size"], content["agent"], content["data"]["online_steps"]) == ("cpu", "bc", 320)
+    assert (content["size"], content["agent"], content["data"]["online_steps"]) == ("cpu", "bc", 480)
 
 
 def test_what_is_printed_can_be_given_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
