@@ -22,7 +22,7 @@ Script = Callable[[str], list[str]]
 
 @pytest.fixture(scope="module", autouse=True)
 def own_server() -> Iterator[None]:
-    """A server of this file's own: what other tests have left in the environment would make the common one refuse."""
+    """A server of this file's own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MOTO_TESTS_COLD", raising=False)
         server = warm.Server(environment())
@@ -125,11 +125,24 @@ def test_children_that_are_left_behind_are_waited_for(script: Script) -> None:
     assert warm.run(words, environment(), 60).stdout == "late\n"
 
 
-def test_another_environment_starts_cold(script: Script) -> None:
-    words = script("import sys, os\nprint('torch' in sys.modules, os.environ['MOTO_TEST'])")
-    other = {**environment(), "MOTO_TEST": "1"}
-    assert warm.run(words, other, 60).stdout == "False 1\n"
+def test_each_has_its_commands_environment(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the next has nothing of it."""
+    words = script("import sys, os\nprint('torch' in sys.modules, os.environ.get('MOTO_TEST'), 'HOSTNAME' in os.environ)")
+    monkeypatch.setitem(warm._server.environment, "HOSTNAME", "here")  # type: ignore[union-attr]
+    plain = {**environment(), "HOSTNAME": "here"}
+    other = {name: value for name, value in plain.items() if name != "HOSTNAME"} | {"MOTO_TEST": "1"}
+    assert warm.run(words, other, 60).stdout == "True 1 False\n"
+    assert warm.run(words, plain, 60).stdout.startswith("True None")
+
+
+@pytest.mark.parametrize("name", ["OMP_NUM_THREADS", "LD_LIBRARY_PATH", "PYTHONHASHSEED"])
+def test_another_environment_of_libraries_starts_cold(name: str, script: Script) -> None:
+    words = script(f"import sys, os\nprint('torch' in sys.modules, os.environ['{name}'])")
+    other = {**environment(), name: "7"}
+    assert warm.run(words, other, 60).stdout == "False 7\n"
     assert isinstance(warm.start(words, other), subprocess.Popen)
+    without = {one: value for one, value in environment().items() if one != "OMP_NUM_THREADS"}
+    assert warm.server(without) is None
 
 
 def test_cold_when_asked_for(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,7 +157,7 @@ def test_nothing_outlives_who_asked_for_it(script: Script, tmp_path: Path, monke
         import os, time, warm
         server = warm.Server({{**os.environ}}, ["numpy"])
         with open(os.devnull, "wb") as nothing:
-            server.start({words!r}, nothing.fileno(), nothing.fileno())
+            server.start({words!r}, server.environment, nothing.fileno(), nothing.fileno())
         print(server.process.pid, flush=True)
         while not os.path.exists("here"):
             time.sleep(0.01)

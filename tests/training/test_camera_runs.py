@@ -292,7 +292,7 @@ def test_larger_images_from_end_to_end(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("agent", ["MOTO", "BC"])
-def test_a_killed_run_with_two_cameras_ends_where_the_unbroken_one_ends(
+def test_a_killed_run_with_cameras_and_vectors_ends_where_the_unbroken_one_ends(
     agent: str, dataset: Path, tmp_path: Path
 ) -> None:
     data = ("--data.dataset", str(dataset), "--data.build_missing", "false", *CAMERAS, *STATE)

@@ -1,4 +1,4 @@
-"""Runs that learn from state vectors: from the dataset to the checkpoint, and on from there."""
+"""Runs that learn from state vectors: from the dataset to the checkpoint; test_camera_runs.py kills one with both."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from moto_pl.envs.observation import Observation, ObservationConfig
 from moto_pl.errors import SettingError
 from moto_pl.replay import EpisodeStore
 from moto_pl.training.ingest import MARKER, ingest, observed
-from runs import assert_killed_ends_as_unbroken, small
+from runs import small
 
 HAND = ObservationConfig(state=("hand",))
 NAMES: dict[str, Any] = {"dataset": "my/reach-v0", "val_episodes": 1}
@@ -133,13 +133,6 @@ def test_what_an_environment_does_not_observe_is_said_in_a_line(
     assert main(fit(tmp_path / "b", reach_dataset, *STATE)) == 2
     assert "no 'hand' among its observations. It has no vectors" in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "a/replay").exists() and not (tmp_path / "b/replay").exists()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("agent", ["MOTO", "BC"])
-def test_a_killed_run_with_vectors_ends_where_the_unbroken_one_ends(agent: str, dataset: Path, tmp_path: Path) -> None:
-    data = ("--data.dataset", str(dataset), "--data.build_missing", "false", *STATE)
-    assert_killed_ends_as_unbroken(tmp_path, *data, agent=agent, episodes=8)
 
 
 def test_a_vector_of_another_size_is_said_in_a_line(
