@@ -166,7 +166,8 @@ else
   export MUJOCO_GL=${MUJOCO_GL:-egl}
 fi
 export DRY RESULTS WORK SITE PYTHON PYTHONUNBUFFERED=1 PYTHONPATH=$SITE:$PWD:$PWD/tests MINARI_DATASETS_PATH=$WORK/datasets
-export CUBLAS_WORKSPACE_CONFIG=:4096:8 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONDONTWRITEBYTECODE=1
+export CUBLAS_WORKSPACE_CONFIG=:4096:8 PIP_DISABLE_PIP_VERSION_CHECK=1
+unset PYTHONDONTWRITEBYTECODE # or each part compiles the package again
 fact "'Python', __import__('platform').python_version(), 'torch', torch.__version__, 'on', torch.cuda.get_device_name() if torch.cuda.is_available() else 'the CPU'" |
   tee "$RESULTS/summary.txt"
 
