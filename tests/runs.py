@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -84,15 +85,22 @@ def fit(run: Path, *args: str, timeout: float = 600, agent: str = "MOTO") -> sub
 def fit_ranks(
     run: Path, *args: str, processes: int = 2, timeout: float = 600, agent: str = "MOTO"
 ) -> subprocess.CompletedProcess[str]:
-    """A run of several processes to its end, each started as torchrun starts it: none has to import what it needs.
+    """A run of several processes to its end, as :func:`ranks` starts them."""
+    words = _words(run, ("--trainer.devices", str(processes), "--trainer.strategy", "ddp", *args), agent)
+    return ranks(words, processes, timeout)
+
+
+def ranks(words: Sequence[str], processes: int, timeout: float) -> subprocess.CompletedProcess[str]:
+    """``python -m`` of these words, as often as there are processes, each started as torchrun starts it.
+
+    Other than a second process that the first one starts, none has to import what it needs.
 
     Returns:
-        Rank 0's, with the status of the first that failed and what all have said.
+        The status of the first rank that failed, and what all of them have said.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    words = _words(run, ("--trainer.devices", str(processes), "--trainer.strategy", "ddp", *args), agent)
     common = {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes, "GROUP_RANK": 0, "MASTER_PORT": port}
     torchrun = {"MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_RUN_ID": "tests", "TORCHELASTIC_USE_AGENT_STORE": "False"}
 
@@ -105,7 +113,7 @@ def fit_ranks(
         done = list(pool.map(rank, range(processes)))
     status = next((one.returncode for one in done if one.returncode != 0), 0)
     stdout, stderr = ("".join(getattr(one, name) for one in done) for name in ("stdout", "stderr"))
-    return subprocess.CompletedProcess(done[0].args, status, stdout, stderr)
+    return subprocess.CompletedProcess(list(words), status, stdout, stderr)
 
 
 def cold_fit(run: Path, *args: str, timeout: float = 600, agent: str = "MOTO") -> subprocess.CompletedProcess[str]:
