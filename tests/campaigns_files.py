@@ -15,7 +15,10 @@ import warm
 from runs import environment
 
 #: A run of the debug configuration that takes seconds.
-TINY = ("debug", "--data.env_workers=0", "--data.eval_episodes=1", "--video_episodes=0", "--evaluate_untrained=false")
+TINY = (
+    *("debug", "--data.env_workers=0", "--data.eval_episodes=1", "--data.value_steps=0", "--video_episodes=0"),
+    "--evaluate_untrained=false",
+)
 SHORT = (
     *("--data.offline_steps=2", "--data.offline_round_steps=2", "--data.online_steps=2"),
     "--data.updates_per_episode=2",

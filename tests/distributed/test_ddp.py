@@ -185,7 +185,7 @@ def test_two_machines_without_a_shared_disk(data: tuple[str, ...], tmp_path: Pat
             command += ["-m", "moto_pl.cli", "fit", "--config", str(ROOT / "configs/debug.yaml")]
             command += ["--trainer.default_root_dir", str(tmp_path / f"node{node}"), "--trainer.num_nodes", "2"]
             command += ["--trainer.devices", "1", "--trainer.strategy", "ddp", "--data.exchange", "broadcast", *data]
-            command += ["--data.num_envs", "2"]
+            command += ["--data.num_envs", "2", "--data.value_steps", "0"]
             command += ["--data.env_workers", "0", "--data.eval_episodes", "2", "--video_episodes", "0"]
             command += ["--evaluate_untrained", "false", "--data.online_steps", str(online_steps)]
             command += ["--model.init_args.optim.ema_decay", "0.9"]

@@ -108,18 +108,22 @@ def test_a_replay_is_one_of_its_observations(dataset: Path, tmp_path: Path) -> N
 STATE = ("--data.observation.state", "[hand]")
 
 
-@pytest.mark.parametrize("agent", ["MOTO", "LOMPO", "BC"])
-def test_a_run_sees_vectors_and_its_checkpoint_says_so(
-    agent: str, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = tmp_path / "run"
-    args = fit(run, dataset, "--model", f"moto_pl.agents.{agent}", *small(agent), *STATE)
-    assert main(args) == 0, capsys.readouterr().err
-    saved = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
-    marked = json.loads((run / "replay" / MARKER).read_text())["observed"]
+def assert_normalised(saved: dict[str, Any], marked: dict[str, Any]) -> None:
+    """A checkpoint says what its agent observes, and its networks have the demonstrations' statistics."""
     assert saved["agent"]["observation"] == marked and marked["state"] == {"hand": 2}
     means = [value for name, value in saved["state_dict"].items() if name.endswith("normalised.mean")]
     assert means and all(torch.equal(mean[-2:], torch.tensor(marked["mean"])) for mean in means)
+
+
+def test_a_run_sees_vectors_and_its_checkpoint_says_so(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Other agents, with two cameras beside: test_camera_runs.py."""
+    run = tmp_path / "run"
+    args = fit(run, dataset, "--model", "moto_pl.agents.BC", *small("BC"), *STATE)
+    assert main(args) == 0, capsys.readouterr().err
+    saved = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
+    assert_normalised(saved, json.loads((run / "replay" / MARKER).read_text())["observed"])
     assert main(["test", *args[1:], "--data.test_episodes", "1"]) == 0, capsys.readouterr().err
     assert main(args[: -len(STATE)]) == 2
     assert "data.observation: found image, where the checkpoint's agent sees image, hand [2]" in capsys.readouterr().err
