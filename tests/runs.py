@@ -93,7 +93,7 @@ def fit_ranks(
 def ranks(words: Sequence[str], processes: int, timeout: float) -> subprocess.CompletedProcess[str]:
     """``python -m`` of these words, as often as there are processes, each started as torchrun starts it.
 
-    Other than a second process that the first one starts, none has to import what it needs.
+    None has to import what it needs, as a second process has that the first one starts.
 
     Returns:
         The status of the first rank that failed, and what all of them have said.
