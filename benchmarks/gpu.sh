@@ -100,7 +100,8 @@ part_run() {
   if answers_egl; then config=tasks/metaworld/drawer_open; else echo "run: no rendering, so the reaching task"; fi
   local settings=(--config "configs/$config.yaml" --size paper --data.eval_every 1000 --data.eval_episodes 20 --trainer.precision bf16-mixed)
   if [[ $DRY ]]; then
-    settings=(--config "configs/$config.yaml" --size debug --data.eval_episodes 1 --data.env_workers 0 --data.offline_steps 10 --data.online_steps 5)
+    settings=(--config "configs/$config.yaml" --size debug --data.eval_episodes 1 --data.value_steps 10)
+    settings+=(--data.env_workers 0 --data.offline_steps 10 --data.online_steps 5)
     if [[ $config != tasks/reach ]]; then settings+=(--data.build_options.episodes 2); fi
   fi
   # Stopped like any job whose time is up, which leaves a checkpoint.
@@ -166,7 +167,8 @@ else
   export MUJOCO_GL=${MUJOCO_GL:-egl}
 fi
 export DRY RESULTS WORK SITE PYTHON PYTHONUNBUFFERED=1 PYTHONPATH=$SITE:$PWD:$PWD/tests MINARI_DATASETS_PATH=$WORK/datasets
-export CUBLAS_WORKSPACE_CONFIG=:4096:8 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONDONTWRITEBYTECODE=1
+export CUBLAS_WORKSPACE_CONFIG=:4096:8 PIP_DISABLE_PIP_VERSION_CHECK=1
+unset PYTHONDONTWRITEBYTECODE # or each part compiles the package again
 fact "'Python', __import__('platform').python_version(), 'torch', torch.__version__, 'on', torch.cuda.get_device_name() if torch.cuda.is_available() else 'the CPU'" |
   tee "$RESULTS/summary.txt"
 

@@ -49,7 +49,7 @@ def fit(run: Path, *settings: str) -> int:
     command = [sys.executable, "-m", "moto_pl.cli", "fit", "--config", str(config_path("debug"))]
     command += ["--trainer.default_root_dir", str(run), "--trainer.accelerator", device, "--data.env_workers", "0"]
     command += ["--data.eval_episodes", "1", "--video_episodes", "0", "--evaluate_untrained", "false", *settings]
-    command += ["--model.init_args.optim.ema_decay", "0.9"]
+    command += ["--model.init_args.optim.ema_decay", "0.9", "--data.value_steps", "0"]
     if device == "gpu":
         command += ["--trainer.deterministic", "warn"]
     return subprocess.run(command, env={**os.environ, "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}).returncode

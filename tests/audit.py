@@ -220,7 +220,7 @@ def covers(pattern: str, path: str) -> bool:
 class AuditAt(L.Callback):
     """Writes what the process holds as these gradient steps begin: ``<path>/<step>.json``.
 
-    A process whose environment says ``AUDIT_STOP`` sends itself SIGTERM after that gradient step.
+    A process whose environment says ``AUDIT_STOP=26 SIGTERM`` sends itself that signal after that gradient step.
     """
 
     def __init__(self, steps: list[int], path: str) -> None:
@@ -237,8 +237,9 @@ class AuditAt(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if os.environ.get("AUDIT_STOP") == str(trainer.global_step):
-            os.kill(os.getpid(), signal.SIGTERM)
+        step, _, name = os.environ.get("AUDIT_STOP", "").partition(" ")
+        if step == str(trainer.global_step):
+            os.kill(os.getpid(), signal.Signals[name])
 
 
 class _Forgets:

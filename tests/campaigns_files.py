@@ -11,10 +11,14 @@ from typing import Any
 
 import yaml
 
+import warm
 from runs import environment
 
 #: A run of the debug configuration that takes seconds.
-TINY = ("debug", "--data.env_workers=0", "--data.eval_episodes=1", "--video_episodes=0", "--evaluate_untrained=false")
+TINY = (
+    *("debug", "--data.env_workers=0", "--data.eval_episodes=1", "--data.value_steps=0", "--video_episodes=0"),
+    "--evaluate_untrained=false",
+)
 SHORT = (
     *("--data.offline_steps=2", "--data.offline_round_steps=2", "--data.online_steps=2"),
     "--data.updates_per_episode=2",
@@ -44,8 +48,8 @@ def start(path: Path, *options: str) -> subprocess.Popen[str]:
 
 
 def run(path: Path, *options: str, timeout: float = 280) -> subprocess.CompletedProcess[str]:
-    """A campaign to its end."""
-    return subprocess.run(command(path, *options), env=environment(), capture_output=True, text=True, timeout=timeout)
+    """A campaign to its end; it starts warm, and its runs cold."""
+    return warm.run(command(path, *options)[2:], environment(), timeout)
 
 
 def processes(directory: Path) -> dict[int, Path]:

@@ -1,6 +1,7 @@
 """What all tests share."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,26 +11,23 @@ import torch
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
 
+# Byte code is kept whatever the shell says: else each process that a test starts compiles the package again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 TESTS = Path(__file__).parent
-#: The files that take longest, longest first (see README.md beside this).
+#: The files that take longest, those with the longest tests first (see README.md beside this).
 LONGEST = (
-    *(
-        "resume/test_faults.py",
-        "distributed/test_ddp_agents.py",
-        "agents/test_learning.py",
-        "campaigns/test_campaign.py",
-        "test_own_robot.py",
-    ),
-    *("distributed/test_ddp.py", "datasets/kitchen/test_kitchen_arm.py", "resume/test_resume.py"),
-    *("resume/test_resume_agents.py", "resume/test_signals.py", "parity/test_cuda_emulation.py"),
-    *("ops/test_extension.py", "datasets/kitchen/test_kitchen_demonstrations.py", "resume/test_model_first.py"),
-    *("training/test_kitchen_configs.py", "parity/test_rollouts.py", "test_threads.py", "test_fuzz.py"),
-    *(
-        "analysis/test_commands.py",
-        "agents/test_trainer_arguments.py",
-        "rollout/test_background.py",
-        "agents/test_moto.py",
-    ),
+    *("benchmarks/test_gpu_script.py", "training/test_kitchen_configs.py", "test_own_robot.py", "test_notebooks.py"),
+    *("distributed/test_elastic.py", "distributed/test_network.py", "distributed/test_ddp.py"),
+    *("resume/test_faults.py", "agents/test_learning.py", "agents/test_trainer_arguments.py", "resume/test_audit.py"),
+    *("datasets/kitchen/test_kitchen_arm.py", "training/test_camera_runs.py", "envs/test_metaworld.py"),
+    *("parity/test_cuda_emulation.py", "datasets/kitchen/test_kitchen_demonstrations.py", "agents/test_capture.py"),
+    *("campaigns/test_campaign.py", "training/test_configs.py", "deploy/test_export.py", "resume/test_resume.py"),
+    *("ops/test_extension.py", "test_fuzz.py", "test_cli.py", "resume/test_signals.py", "resume/test_overlap.py"),
+    *("distributed/test_ddp_agents.py", "resume/test_model_first.py", "training/test_observed_runs.py"),
+    *("parity/test_rollouts.py", "analysis/test_commands.py", "rollout/test_background.py", "agents/test_moto.py"),
+    *("test_threads.py", "callbacks/test_trackers.py"),
 )
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +82,40 @@ def fit(run: Path, *args: str, timeout: float = 600, agent: str = "MOTO") -> sub
     return warm.run(_words(run, args, agent), environment(), timeout)
 
 
+def fit_ranks(
+    run: Path, *args: str, processes: int = 2, timeout: float = 600, agent: str = "MOTO"
+) -> subprocess.CompletedProcess[str]:
+    """A run of several processes to its end, as :func:`ranks` starts them."""
+    words = _words(run, ("--trainer.devices", str(processes), "--trainer.strategy", "ddp", *args), agent)
+    return ranks(words, processes, timeout)
+
+
+def ranks(words: Sequence[str], processes: int, timeout: float) -> subprocess.CompletedProcess[str]:
+    """``python -m`` of these words, as often as there are processes, each started as torchrun starts it.
+
+    None has to import what it needs, as a second process has that the first one starts.
+
+    Returns:
+        The status of the first rank that failed, and what all of them have said.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    common = {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes, "GROUP_RANK": 0, "MASTER_PORT": port}
+    torchrun = {"MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_RUN_ID": "tests", "TORCHELASTIC_USE_AGENT_STORE": "False"}
+
+    def rank(number: int) -> subprocess.CompletedProcess[str]:
+        own = {name: str(value) for name, value in {**common, "RANK": number, "LOCAL_RANK": number}.items()}
+        return warm.run(words, environment() | torchrun | own, timeout)
+
+    warm.server(environment())  # is begun once
+    with ThreadPoolExecutor(processes) as pool:
+        done = list(pool.map(rank, range(processes)))
+    status = next((one.returncode for one in done if one.returncode != 0), 0)
+    stdout, stderr = ("".join(getattr(one, name) for one in done) for name in ("stdout", "stderr"))
+    return subprocess.CompletedProcess(list(words), status, stdout, stderr)
+
+
 def cold_fit(run: Path, *args: str, timeout: float = 600, agent: str = "MOTO") -> subprocess.CompletedProcess[str]:
     """A run in an interpreter of its own, to its end."""
     return subprocess.run(
@@ -143,10 +180,13 @@ def _assert_same_evaluations(left: Path, right: Path, at: tuple[int, ...]) -> No
 
 
 def assert_killed_ends_as_unbroken(root: Path, *args: str, agent: str, episodes: int) -> None:
-    """A run that is killed after 33 steps and started again ends bit for bit as one that is not."""
-    unbroken = cold_fit(root / "unbroken", *args, agent=agent)
+    """A run that is killed after 33 steps and started again ends bit for bit as one that is not.
+
+    The killed process has another order of hashes than the others.
+    """
+    unbroken = fit(root / "unbroken", *args, agent=agent)
     assert unbroken.returncode == 0, unbroken.stderr
     assert cold_fit(root / "run", *args, *fault(33), agent=agent).returncode == -9
-    resumed = cold_fit(root / "run", *args, agent=agent)
+    resumed = fit(root / "run", *args, agent=agent)
     assert resumed.returncode == 0, resumed.stderr
     assert_same_end(root / "unbroken", root / "run", episodes=episodes)

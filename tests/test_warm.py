@@ -22,9 +22,10 @@ Script = Callable[[str], list[str]]
 
 @pytest.fixture(scope="module", autouse=True)
 def own_server() -> Iterator[None]:
-    """A server of this file's own: what other tests have left in the environment would make the common one refuse."""
+    """A server of this file's own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MOTO_TESTS_COLD", raising=False)
+        patch.setenv("MOTO_TEST_A", "1")
         server = warm.Server(environment())
         patch.setattr(warm, "_server", server)
         yield
@@ -125,11 +126,22 @@ def test_children_that_are_left_behind_are_waited_for(script: Script) -> None:
     assert warm.run(words, environment(), 60).stdout == "late\n"
 
 
-def test_another_environment_starts_cold(script: Script) -> None:
-    words = script("import sys, os\nprint('torch' in sys.modules, os.environ['MOTO_TEST'])")
-    other = {**environment(), "MOTO_TEST": "1"}
-    assert warm.run(words, other, 60).stdout == "False 1\n"
+def test_each_has_its_commands_environment(script: Script) -> None:
+    """And the next has nothing of it."""
+    words = script("import os, sys\nprint('torch' in sys.modules, *(os.environ.get(f'MOTO_TEST_{x}') for x in 'AB'))")
+    other = {name: value for name, value in environment().items() if name != "MOTO_TEST_A"} | {"MOTO_TEST_B": "2"}
+    assert warm.run(words, other, 60).stdout == "True None 2\n"
+    assert warm.run(words, environment(), 60).stdout == "True 1 None\n"
+
+
+@pytest.mark.parametrize("name", ["OMP_NUM_THREADS", "LD_LIBRARY_PATH", "PYTHONHASHSEED"])
+def test_another_environment_of_libraries_starts_cold(name: str, script: Script) -> None:
+    words = script(f"import sys, os\nprint('torch' in sys.modules, os.environ['{name}'])")
+    other = {**environment(), name: "7"}
+    assert warm.run(words, other, 60).stdout == "False 7\n"
     assert isinstance(warm.start(words, other), subprocess.Popen)
+    without = {one: value for one, value in environment().items() if one != "OMP_NUM_THREADS"}
+    assert warm.server(without) is None
 
 
 def test_cold_when_asked_for(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,7 +156,7 @@ def test_nothing_outlives_who_asked_for_it(script: Script, tmp_path: Path, monke
         import os, time, warm
         server = warm.Server({{**os.environ}}, ["numpy"])
         with open(os.devnull, "wb") as nothing:
-            server.start({words!r}, nothing.fileno(), nothing.fileno())
+            server.start({words!r}, server.environment, nothing.fileno(), nothing.fileno())
         print(server.process.pid, flush=True)
         while not os.path.exists("here"):
             time.sleep(0.01)

@@ -6,15 +6,17 @@ command. The child has arguments, working directory, output, process number and 
 module as ``python -m`` does, and exits as an interpreter does.
 
 What differs from a cold process, which is an interpreter of its own: the hash seed and what is read from the
-environment as libraries are loaded are the server's (a command with another environment starts cold), the parent is the
-server, and the command line in ``/proc`` is the server's. So these stay cold, each for what a warm start would hide:
+environment as libraries are loaded are the server's (a command that has other values of those starts cold), the parent
+is the server, and the command line in ``/proc`` is the server's. So these stay cold, each for what a warm start would
+hide:
 
-* tests/resume/test_resume.py: an exact resume must not hang on the order of hashes;
+* tests/resume/test_resume.py and tests/training/test_camera_runs.py: the run that is killed or stopped, so that it has
+  another order of hashes than the unbroken one, and than the one that goes on: an exact resume must not hang on it;
 * tests/test_threads.py and tests/training/test_memory.py: threads and the allocator are settled at the start;
-* tests/campaigns: a campaign starts its runs itself, and they are found by their command lines;
+* tests/campaigns: the runs, which a campaign starts itself, and which are found by their command lines;
 * tests/rollout/test_pool.py, tests/datasets and the builders in tests/resume/test_signals.py: who ends with its parent;
 * tests/test_cli.py, tests/envs: what is imported, and when;
-* what a run starts by itself: the second rank, environment workers, collectors;
+* what a run starts by itself: the second rank (``runs.fit_ranks`` starts all of them), environment workers, collectors;
 * ``make soak``, and everything where ``MOTO_TESTS_COLD=1`` is set.
 """
 
@@ -33,7 +35,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 #: These import the others that a short run has imported at its end. Not ``moto_pl.cli``, which runs as ``__main__``.
 MODULES = (
@@ -90,7 +92,7 @@ class Server:
     """The process that is forked.
 
     Args:
-        environment: what it is started with, and its children have.
+        environment: what it is started with.
         modules: what it imports.
     """
 
@@ -105,11 +107,20 @@ class Server:
             )
         assert self._socket.recv(64) == _READY, "the server of warm starts has not started"
 
-    def start(self, words: Sequence[str], stdout: int, stderr: int) -> Process:
-        """Begins ``python -m`` of these words; its output goes to these descriptors."""
+    def serves(self, environment: dict[str, str]) -> bool:
+        """Whether libraries that were loaded with this environment would be those that it has."""
+        names = {name for name in {*environment, *self.environment} if name.startswith(_LOADED)}
+        return all(environment.get(name) == self.environment.get(name) for name in names)
+
+    def start(self, words: Sequence[str], environment: dict[str, str], stdout: int, stderr: int) -> Process:
+        """Begins ``python -m`` of these words with an environment that it serves; output goes to these descriptors."""
+        environment = _settled(environment)
         status, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            request = json.dumps({"words": list(words), "directory": os.getcwd()}).encode()
+            other = {name: value for name, value in environment.items() if self.environment.get(name) != value}
+            gone = [name for name in self.environment if name not in environment]
+            content = {"words": list(words), "directory": os.getcwd(), "environment": other, "without": gone}
+            request = json.dumps(content).encode()
             socket.send_fds(self._socket, [request], [stdout, stderr, theirs.fileno()])
         return Process(words, status)
 
@@ -127,6 +138,11 @@ _OWN = (
     *("MUJOCO_GL", "PYOPENGL_PLATFORM", "LP_NUM_THREADS", "SDL_AUDIODRIVER", "JSONARGPARSE_DEPRECATION_WARNINGS"),
     *("PL_GLOBAL_SEED", "PL_SEED_WORKERS", "CUBLAS_WORKSPACE_CONFIG"),
 )
+#: How the names of variables begin that are read once: by the interpreter, or by libraries as they are loaded.
+_LOADED = (
+    *("PYTHON", "LD_", "LC_", "LANG", "MALLOC", "OMP_", "MKL_", "OPENBLAS_", "NUMEXPR_", "VECLIB_", "BLIS_", "GOMP_"),
+    *("KMP_", "CUDA_", "TORCH_", "MPL", "HOME", "PATH"),
+)
 
 
 def _settled(environment: dict[str, str]) -> dict[str, str]:
@@ -142,7 +158,7 @@ def server(environment: dict[str, str]) -> Server | None:
     if _server is None:
         _server = Server(environment)
         atexit.register(_server.close)
-    return _server if _settled(environment) == _server.environment else None
+    return _server if _server.serves(_settled(environment)) else None
 
 
 def start(words: Sequence[str], environment: dict[str, str]) -> Process | subprocess.Popen[bytes]:
@@ -151,7 +167,7 @@ def start(words: Sequence[str], environment: dict[str, str]) -> Process | subpro
         nowhere = subprocess.DEVNULL
         return subprocess.Popen([sys.executable, "-m", *words], env=environment, stdout=nowhere, stderr=nowhere)
     with open(os.devnull, "wb") as nothing:
-        return warm.start(words, nothing.fileno(), nothing.fileno())
+        return warm.start(words, environment, nothing.fileno(), nothing.fileno())
 
 
 def run(words: Sequence[str], environment: dict[str, str], timeout: float) -> subprocess.CompletedProcess[str]:
@@ -165,7 +181,7 @@ def run(words: Sequence[str], environment: dict[str, str], timeout: float) -> su
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout)
     deadline, pipes = time.monotonic() + timeout, (os.pipe(), os.pipe())
     with os.fdopen(pipes[0][0], "rb", 0) as out, os.fdopen(pipes[1][0], "rb", 0) as err:
-        process = warm.start(words, pipes[0][1], pipes[1][1])
+        process = warm.start(words, environment, pipes[0][1], pipes[1][1])
         for _, end in pipes:
             os.close(end)
         try:
@@ -238,16 +254,20 @@ def _serve(requests: socket.socket) -> list[str]:
             status.send(str(pid).encode())
 
 
-def _begin(request: dict[str, list[str]], stdout: int, stderr: int) -> list[str]:
+def _begin(request: dict[str, Any], stdout: int, stderr: int) -> list[str]:
     """What a new interpreter would find."""
     import numpy as np
 
     for place, descriptor in ((1, stdout), (2, stderr)):
         os.dup2(descriptor, place)
         os.close(descriptor)
-    os.chdir(str(request["directory"]))
+    os.chdir(request["directory"])
+    for name in request["without"]:
+        os.environ.pop(name, None)
+    os.environ.update(request["environment"])
     np.random.seed()  # the server's generator would be the same in all; random seeds itself anew
-    return request["words"]
+    words: list[str] = request["words"]
+    return words
 
 
 if __name__ == "__main__":

@@ -187,6 +187,11 @@ class Agent(L.LightningModule):
         return None
 
     @property
+    def has_values(self) -> bool:
+        """Whether there is a critic, whose values are compared with what is earned."""
+        return type(self).action_values is not Agent.action_values
+
+    @property
     def gamma(self) -> float:
         """The discount of the agent's values."""
         return 1.0

@@ -178,6 +178,7 @@ class EvaluateEpisodes(L.Callback):
             if seeds:
                 key = Key(self.settings.seed, seeds[0]).fold(_EVALUATE)
                 beyond = self.settings.steps_beyond(agent.schedule, agent.trained_steps, fitting(trainer))
+                beyond *= agent.has_values  # else nobody asks what is earned there
                 rolled = roll_on(self.collect.pool, agent, seeds, "mode", key, beyond=beyond)
         return rolled
 

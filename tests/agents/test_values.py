@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 import torch
 from test_acting import ENV, OPTIONS, make
 
-from moto_pl.agents.base import Agent
+from moto_pl.agents.base import Agent, RunFacts
 from moto_pl.agents.model_free import TwinCriticAgent
 from moto_pl.callbacks.collect import CollectEpisodes, CollectSettings
 from moto_pl.callbacks.evaluation import EvaluateEpisodes, EvaluationSettings
@@ -22,6 +24,7 @@ from moto_pl.replay.sampler import SequenceBatch, episode_batch
 from moto_pl.rollout.explore import Exploration
 from moto_pl.rollout.pool import EnvPool
 from moto_pl.rollout.roll import roll_episodes, roll_on
+from moto_pl.schedule import Schedule
 from moto_pl.training.datamodule import OfflineToOnlineDataModule
 
 CRITICS = ["MOTO", "DreamerV2", "LOMPO", "COMBO", "SAC", "CQL", "IQL"]
@@ -151,3 +154,17 @@ def test_which_evaluations_go_on() -> None:
     for setting in ({"value_steps": -1}, {"value_every": 0}):
         with pytest.raises(SettingError, match=r"data\.value_"):
             OfflineToOnlineDataModule(ENV, None, offline_steps=0, **setting)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", [*CRITICS, "BC"])
+def test_an_agent_without_a_critic_does_not_go_on(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent, asked = make(name), list[int]()
+    agent.meet(RunFacts(2, False, Schedule(0, 10, 1, 1)))
+    monkeypatch.setattr(Agent, "trained_steps", 10)
+    monkeypatch.setattr("moto_pl.callbacks.evaluation.stopping_together", lambda trainer: nullcontext())
+    monkeypatch.setattr("moto_pl.callbacks.evaluation.fitting", lambda trainer: True)
+    monkeypatch.setattr("moto_pl.callbacks.evaluation.roll_on", lambda *_, beyond: asked.append(beyond) or [])
+    evaluate = EvaluateEpisodes(EvaluationSettings(), CollectEpisodes(CollectSettings(ENV)))
+    monkeypatch.setattr(CollectEpisodes, "pool", None)
+    evaluate.roll(SimpleNamespace(), agent, [3])  # type: ignore[arg-type]
+    assert asked == [0 if name == "BC" else 300]

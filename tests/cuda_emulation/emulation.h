@@ -38,10 +38,6 @@ T exchange(T x, int source) {
   return x;
 }
 
-// How many launches there were, and how many of them of all blocks at once.
-int64_t launches();
-int64_t cooperative_launches();
-
 // Runs body in each thread of the grid: block after block, or all blocks at once where `together`.
 void run(int64_t blocks, int threads, size_t bytes, bool together, const std::function<void()>& body);
 

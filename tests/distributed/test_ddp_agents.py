@@ -7,12 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from runs import AGENTS, final, fit
+from runs import AGENTS, final, fit, fit_ranks
 
 pytestmark = pytest.mark.slow
-TWO = ("--trainer.devices", "2", "--trainer.strategy", "ddp")
-
-
 APART = ("--data.pretrain", "model_first", "--data.model_steps", "3", "--data.offline_steps", "3")
 
 
@@ -29,7 +26,7 @@ def test_gradients_are_those_of_one_process(
 ) -> None:
     data = ("--data.dataset", str(reach_dataset), "--data.build_missing", "false", "--data.eval_episodes", "0")
     short = (*data, *steps, "--data.online_steps", "0")
-    two = fit(tmp_path / "two", *short, *TWO, agent=agent)
+    two = fit_ranks(tmp_path / "two", *short, agent=agent)
     one = fit(tmp_path / "one", *short, agent=agent)
     assert two.returncode == 0 and one.returncode == 0, two.stderr + one.stderr
     a, b = final(tmp_path / "two"), final(tmp_path / "one")

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import warm
 from moto_pl.replay import EpisodeStore
-from runs import ROOT, environment, fault, final
+from runs import ROOT, environment, fault, final, ranks
 
 pytestmark = pytest.mark.slow
 
@@ -31,10 +31,12 @@ COMPARED = ("loss", "model/", "critic/", "actor/", "imagined/", "grad_norm/", "b
 def fit(run: Path, dataset: Path, processes: int, *args: str) -> subprocess.CompletedProcess[str]:
     """A debug run in double precision; of several processes each has one environment."""
     several = ("--trainer.strategy", "ddp") if processes > 1 else ()
-    words = [sys.executable, str(ROOT / "tests/double_fit.py"), "fit", "--config", str(ROOT / "configs/debug.yaml")]
+    words = ["double_fit", "fit", "--config", str(ROOT / "configs/debug.yaml")]
     words += ["--trainer.default_root_dir", str(run), "--data.dataset", str(dataset), *SETTINGS]
     words += ["--trainer.devices", str(processes), *several, "--data.env_workers", "2" if processes == 1 else "0"]
-    return subprocess.run([*words, *args], env=environment(), capture_output=True, text=True, timeout=600)
+    if processes == 1:
+        return warm.run([*words, *args], environment(), timeout=600)
+    return ranks([*words, *args], processes, timeout=600)
 
 
 def steps(run: Path, processes: int) -> dict[int, dict[str, Any]]:

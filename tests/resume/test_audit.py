@@ -1,4 +1,7 @@
-"""A resumed process holds all that the unbroken one holds, also what nobody thought of (tests/audit.py)."""
+"""A resumed process holds all that the unbroken one holds, also what nobody thought of (tests/audit.py); every agent.
+
+And a run that was stopped, stopped again and killed ends bit for bit where the unbroken one ends.
+"""
 
 from __future__ import annotations
 
@@ -10,32 +13,45 @@ from pathlib import Path
 import pytest
 
 import audit
+import moto_pl.agents
 from fresh import fit_fresh
-from runs import AGENTS
+from moto_pl.agents import Agent
+from runs import AGENTS, assert_same_end
 
 #: In the middle of an offline round, and of two online ones; a step after each resume, and later.
 STEPS = [13, 27, 33]
-STOPS = (12, 26)
+STOPS = ((12, "SIGTERM"), (26, "SIGTERM"))
+KILL = (36, "SIGKILL")
 
 
-def walked(agent: str, dataset: Path, root: Path, *args: str) -> list[tuple[dict[str, str], dict[str, str]]]:
+def test_all_agents_are_here() -> None:
+    exported = [getattr(moto_pl.agents, name) for name in moto_pl.agents.__all__]
+    assert {kind.__name__ for kind in exported if issubclass(kind, Agent) and kind is not Agent} == set(AGENTS)
+
+
+def walked(
+    agent: str, dataset: Path, root: Path, *args: str, stops: tuple[tuple[int, str], ...] = STOPS
+) -> list[tuple[dict[str, str], dict[str, str]]]:
     """What the unbroken process and the resumed ones hold as each of the steps begins.
 
-    All have one directory in turn, so that not even their paths differ.
+    All have one directory in turn, so that not even their paths differ; the unbroken one's is then ``unbroken_run``.
     """
     data = ("--data.dataset", str(dataset), "--data.build_missing", "false")
     at = ("--trainer.callbacks+=audit.AuditAt", f"--trainer.callbacks.steps={STEPS}")
     words = (*data, *at, f"--trainer.callbacks.path={root / 'found'}", *args)
 
-    def fit(stop: int | None) -> None:
-        done = fit_fresh(root / "run", *words, agent=agent, env={"AUDIT_STOP": str(stop)})
-        assert done.returncode == (0 if stop is None else 128 + signal.SIGTERM), done.output[-3000:]
+    def fit(stop: tuple[int, str] | None, resumes: bool) -> None:
+        step, name = stop or ("", "")
+        done = fit_fresh(root / "run", *words, agent=agent, env={"AUDIT_STOP": f"{step} {name}"})
+        status = {"": 0, "SIGTERM": 128 + signal.SIGTERM, "SIGKILL": -signal.SIGKILL}[name]
+        assert done.returncode == status, done.output[-3000:]
+        assert name == "SIGKILL" or ("resuming" in done.output) == resumes  # what it said may be gone with it
 
-    fit(None)
+    fit(None, resumes=False)
     (root / "run").rename(root / "unbroken_run")
     (root / "found").rename(root / "unbroken")
-    for stop in (*STOPS, None):
-        fit(stop)
+    for number, stop in enumerate((*stops, None)):
+        fit(stop, resumes=number > 0)
     return [
         (
             json.loads((root / "unbroken" / f"{step}.json").read_text()),
@@ -57,7 +73,8 @@ def told(pairs: list[tuple[dict[str, str], dict[str, str]]]) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("agent", sorted(AGENTS))
 def test_a_resumed_process_holds_what_the_unbroken_one_holds(agent: str, reach_dataset: Path, tmp_path: Path) -> None:
-    pairs = walked(agent, reach_dataset, tmp_path)
+    pairs = walked(agent, reach_dataset, tmp_path, stops=(*STOPS, KILL))
+    assert_same_end(tmp_path / "unbroken_run", tmp_path / "run")
     assert not told(pairs), "\n".join(told(pairs)[:30])
     held = {path for left, right in pairs for path in {*left, *right} if left.get(path) != right.get(path)}
     unused = [pattern for pattern in audit.MAY_DIFFER if not any(audit.covers(pattern, path) for path in held)]
@@ -86,7 +103,8 @@ def test_a_resumed_process_holds_what_the_unbroken_one_holds(agent: str, reach_d
 @pytest.mark.slow
 def test_a_field_that_is_forgotten_fails_it(reach_dataset: Path, tmp_path: Path) -> None:
     planted = ("--model", "audit.ForgetfulMOTO", "--trainer.callbacks+=audit.ForgetfulCallback")
-    found = {line.split(": ")[1] for line in told(walked("MOTO", reach_dataset, tmp_path, *planted))}
+    pairs = walked("MOTO", reach_dataset, tmp_path, *planted, stops=STOPS[:1])
+    found = {line.split(": ")[1] for line in told(pairs)}
     forgotten = {f"{place}.forgotten" for place in ("agent", "data", "callbacks['ForgetfulCallback']")}
     assert found == {*forgotten, "audit.ForgetfulCallback.noted['steps']"}
 

@@ -1,4 +1,8 @@
-"""An overlapped run that is killed and started again ends bit for bit where the unbroken one ends."""
+"""An overlapped run that is killed and started again ends bit for bit where the unbroken one ends.
+
+So two of them are the same whatever the processes' pace: the one that is killed before any episode is asked for rolls
+all of its own.
+"""
 
 from __future__ import annotations
 

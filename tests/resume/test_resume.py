@@ -1,4 +1,7 @@
-"""A run that is killed and started again ends bit for bit where the unbroken one ends."""
+"""A run that is killed and started again ends bit for bit where the unbroken one ends.
+
+The killed and stopped ones start cold (tests/warm.py says why).
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from runs import assert_same_end, fault, final
-from runs import cold_fit as fit  # tests/warm.py says why
+from runs import assert_same_end, cold_fit, fault, final, fit
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +31,7 @@ def test_killed_run_ends_where_the_unbroken_one_ends(
     step: int, point: str, reach_dataset: Path, unbroken: Path, tmp_path: Path
 ) -> None:
     data = ("--data.dataset", str(reach_dataset), "--data.build_missing", "false")
-    killed = fit(tmp_path / "run", *data, *fault(step, point))
+    killed = cold_fit(tmp_path / "run", *data, *fault(step, point))
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert final(tmp_path / "run")["global_step"] < 40
     resumed = fit(tmp_path / "run", *data)
@@ -44,7 +46,7 @@ def test_signal_writes_a_checkpoint_in_the_middle_of_a_round(
     signal_name: str, step: int, reach_dataset: Path, unbroken: Path, tmp_path: Path
 ) -> None:
     data = ("--data.dataset", str(reach_dataset), "--data.build_missing", "false")
-    stopped = fit(tmp_path / "run", *data, *fault(step, "batch_end", signal_name))
+    stopped = cold_fit(tmp_path / "run", *data, *fault(step, "batch_end", signal_name))
     assert stopped.returncode == 128 + signal.Signals[signal_name], stopped.stderr
     assert final(tmp_path / "run")["global_step"] == step
     resumed = fit(tmp_path / "run", *data)

@@ -1,4 +1,4 @@
-"""Episodes that are rolled elsewhere are those that would have been rolled here."""
+"""Episodes that are rolled elsewhere are those that would have been rolled here; whole runs: resume/test_overlap.py."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from moto_pl.rollout.explore import Exploration
 from moto_pl.rollout.pool import EnvPool
 from moto_pl.rollout.roll import roll_episodes
 from moto_pl.threads import ONE_THREAD
-from runs import assert_same_end, fit
 
 pytestmark = pytest.mark.slow
 ENV, OPTIONS = "moto_pl/Reach-v0", {"episode_steps": 6}
@@ -105,11 +104,3 @@ def test_an_error_there_is_raised_here(agent: MOTO) -> None:
     with pytest.raises(SettingError, match="NoSuch"):
         made.fetch()
     made.close()
-
-
-def test_two_overlapped_runs_are_the_same(reach_dataset: Path, tmp_path: Path) -> None:
-    data = ("--data.dataset", str(reach_dataset), "--data.build_missing", "false", "--data.collect", "overlap")
-    for name in ("one", "two"):
-        done = fit(tmp_path / name, *data)
-        assert done.returncode == 0, done.stderr
-    assert_same_end(tmp_path / "one", tmp_path / "two")

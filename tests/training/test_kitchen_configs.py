@@ -42,6 +42,7 @@ def demonstration(steps: int = 40) -> Episode:
     )
 
 
+@pytest.mark.slow
 def test_the_cpu_sized_run_in_short(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     try:
         select_backend()
@@ -53,6 +54,7 @@ def test_the_cpu_sized_run_in_short(tmp_path: Path, capsys: pytest.CaptureFixtur
         *("--config", str(config_path("tasks/kitchen/mixed")), "--size", "cpu", "--trainer.default_root_dir", str(run)),
         *("--data.dataset", str(dataset), "--data.build_missing", "false", "--data.build_options", "{}"),
         *("--data.env_options", '{"episode_steps": 34}', "--data.eval_episodes", "2"),
+        *("--data.value_steps", "10"),  # rather than 300 frames beyond the time limit, each of which is drawn
         *("--data.offline_steps", "2", "--data.offline_round_steps", "2"),
         *("--data.online_steps", "2", "--data.updates_per_episode", "2"),
     ]

@@ -1,4 +1,4 @@
-"""Runs that learn from state vectors: from the dataset to the checkpoint, and on from there."""
+"""Runs that learn from state vectors: from the dataset to the checkpoint; test_camera_runs.py kills one with both."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from moto_pl.envs.observation import Observation, ObservationConfig
 from moto_pl.errors import SettingError
 from moto_pl.replay import EpisodeStore
 from moto_pl.training.ingest import MARKER, ingest, observed
-from runs import assert_killed_ends_as_unbroken, small
+from runs import small
 
 HAND = ObservationConfig(state=("hand",))
 NAMES: dict[str, Any] = {"dataset": "my/reach-v0", "val_episodes": 1}
@@ -108,18 +108,22 @@ def test_a_replay_is_one_of_its_observations(dataset: Path, tmp_path: Path) -> N
 STATE = ("--data.observation.state", "[hand]")
 
 
-@pytest.mark.parametrize("agent", ["MOTO", "LOMPO", "BC"])
-def test_a_run_sees_vectors_and_its_checkpoint_says_so(
-    agent: str, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = tmp_path / "run"
-    args = fit(run, dataset, "--model", f"moto_pl.agents.{agent}", *small(agent), *STATE)
-    assert main(args) == 0, capsys.readouterr().err
-    saved = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
-    marked = json.loads((run / "replay" / MARKER).read_text())["observed"]
+def assert_normalised(saved: dict[str, Any], marked: dict[str, Any]) -> None:
+    """A checkpoint says what its agent observes, and its networks have the demonstrations' statistics."""
     assert saved["agent"]["observation"] == marked and marked["state"] == {"hand": 2}
     means = [value for name, value in saved["state_dict"].items() if name.endswith("normalised.mean")]
     assert means and all(torch.equal(mean[-2:], torch.tensor(marked["mean"])) for mean in means)
+
+
+def test_a_run_sees_vectors_and_its_checkpoint_says_so(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Other agents, with two cameras beside: test_camera_runs.py."""
+    run = tmp_path / "run"
+    args = fit(run, dataset, "--model", "moto_pl.agents.BC", *small("BC"), *STATE)
+    assert main(args) == 0, capsys.readouterr().err
+    saved = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
+    assert_normalised(saved, json.loads((run / "replay" / MARKER).read_text())["observed"])
     assert main(["test", *args[1:], "--data.test_episodes", "1"]) == 0, capsys.readouterr().err
     assert main(args[: -len(STATE)]) == 2
     assert "data.observation: found image, where the checkpoint's agent sees image, hand [2]" in capsys.readouterr().err
@@ -133,13 +137,6 @@ def test_what_an_environment_does_not_observe_is_said_in_a_line(
     assert main(fit(tmp_path / "b", reach_dataset, *STATE)) == 2
     assert "no 'hand' among its observations. It has no vectors" in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "a/replay").exists() and not (tmp_path / "b/replay").exists()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("agent", ["MOTO", "BC"])
-def test_a_killed_run_with_vectors_ends_where_the_unbroken_one_ends(agent: str, dataset: Path, tmp_path: Path) -> None:
-    data = ("--data.dataset", str(dataset), "--data.build_missing", "false", *STATE)
-    assert_killed_ends_as_unbroken(tmp_path, *data, agent=agent, episodes=8)
 
 
 def test_a_vector_of_another_size_is_said_in_a_line(

@@ -20,7 +20,7 @@ def fit(run: Path, dataset: Path, *args: str) -> list[str]:
         *("fit", "--config", str(DEBUG), "--trainer.default_root_dir", str(run), "--data.dataset", str(dataset)),
         *("--data.build_missing", "false", "--data.offline_steps", "1", "--data.offline_round_steps", "1"),
         *("--data.online_steps", "0", "--data.eval_episodes", "1", "--data.env_workers", "0"),
-        *("--video_episodes", "0", "--evaluate_untrained", "false", *args),
+        *("--video_episodes", "0", "--evaluate_untrained", "false", "--data.value_steps", "0", *args),
     ]
 
 
