@@ -1,4 +1,4 @@
-"""The bound on the performance gap: 2 * alpha * eps_u(pi*) >= J(pi*) - J(pi) (MOTO, Theorem B.1)."""
+"""The bound on the performance gap: ``2 * alpha * eps_u(pi*) >= J(pi*) - J(pi)`` (MOTO, Theorem B.1)."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ The letters of shapes, in Python and C++:
     B batch: sequences, or states that imagination starts from; T rows of a sequence; H imagined steps; K members of
     the ensemble; N critics; D deter; S latent variables, C classes of each; A actions; E an image's embedding; U hidden
     units (in C++, U the heads' and V those of the cell's input layer).
-    Z = S*C (categorical) or S (Gaussian) is the size of z; P = S*C or 2*S that of its parameters.
+    Z = S * C (categorical) or S (Gaussian) is the size of z; P = S * C or 2 * S that of its parameters.
 Images are [frames, channels, rows, columns], written out.
 """
 
