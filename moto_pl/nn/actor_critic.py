@@ -130,7 +130,7 @@ def expand(reward: Tensor, value: Tensor, discount: Tensor, lambda_: float, ops:
 
 
 def masked_mean(values: Tensor, mask: Tensor, share: Share) -> Tensor:
-    """The mean of ``values`` [..., *M] where ``mask`` [*M] is 1; 0 where it never is.
+    """The mean of ``values`` [..., N] where ``mask`` [N], of any dimensions, is 1; 0 where it never is.
 
     The mask's ones are counted over the whole batch, of which these rows are the ``share``: the processes' mean of what
     this gives is the batch's.
