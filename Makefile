@@ -1,5 +1,9 @@
 # `make demo` and `make test` are all that has to be typed: each first sets up ./.venv, in under a second once that is done.
-PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(shell command -v $(name))))
+# An interpreter by its name, if it runs: a version manager's shim may be there, and run nothing.
+runs = $(shell $(1) -c 'import sys; print(sys.executable)' 2>/dev/null)
+ifndef PYTHON
+PYTHON := $(or $(call runs,python3.11),$(call runs,python3.12),$(call runs,python3.13),$(call runs,python3))
+endif
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
@@ -60,7 +64,7 @@ docs: $(DOCS)/.built ## site/: all pages and the reference, in an environment of
 
 release-check: setup ## what a release needs: versions, licences, and wheels that work in bare environments (minutes, gigabytes)
 	$(BIN)/python scripts/check_release.py
-	$(BIN)/python scripts/check_wheel.py $(foreach name,python3.11 python3.12 python3.13,$(shell command -v $(name)))
+	$(BIN)/python scripts/check_wheel.py $(foreach name,python3.11 python3.12 python3.13,$(call runs,$(name)))
 
 pretrained: setup ## what `moto play --pretrained NAME` shows, made from a finished run: make pretrained RUN=runs/demo NAME=drawer-open
 	$(BIN)/python scripts/pretrained.py $(RUN) $(NAME)
