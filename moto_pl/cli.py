@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import select
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -281,11 +283,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = list(sys.argv[1:] if argv is None else argv)
     try:
         with signals.obeyed():
-            return run(args)
+            status = run(args)
+            sys.stdout.flush()
+            return status
     except SettingError as error:
         print(f"{error.details}moto: {error}", file=sys.stderr)
         return 2
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            return 128 + signal.SIGPIPE
         # Wherever it is written; any other is a fault of ours, and shows where.
         if error.errno is None or error.errno not in _DISK:
             raise
@@ -295,6 +301,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     except signals.Stopped as stopped:
         print(f"moto: ended by {stopped.name}", file=sys.stderr)
         return 128 + stopped.number
+
+
+def _nobody_reads() -> bool:
+    """Whether it is the output that nobody reads any more, as in ``moto ... | head``; what is left of it is let go."""
+    try:
+        output = sys.stdout.fileno()
+    except (OSError, ValueError):  # no file, or a closed one
+        return False
+    asked = select.poll()
+    asked.register(output, 0)
+    if not any(event & select.POLLERR for _, event in asked.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), output)
+    return True
 
 
 def run(args: Sequence[str]) -> int:

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -224,6 +225,24 @@ def test_what_no_disk_refuses_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr("moto_pl.cli.run", refused)
     with pytest.raises(FileNotFoundError):
+        main(["doctor"])
+
+
+def test_output_that_nobody_reads_is_no_fault() -> None:
+    """As in ``moto completion bash | head -1``."""
+    command = [sys.executable, "-m", "moto_pl.cli", "completion", "bash"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == "" and process.wait() == 128 + signal.SIGPIPE
+
+
+def test_a_pipe_of_our_own_that_breaks_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: Sequence[str]) -> int:
+        raise BrokenPipeError(errno.EPIPE, "a worker has gone")
+
+    monkeypatch.setattr("moto_pl.cli.run", broken)
+    with pytest.raises(BrokenPipeError):
         main(["doctor"])
 
 
