@@ -82,6 +82,13 @@ def fit(run: Path, *args: str, timeout: float = 600, agent: str = "MOTO") -> sub
     return warm.run(_words(run, args, agent), environment(), timeout)
 
 
+def free_port() -> int:
+    """A port of this machine that nobody listens at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 def fit_ranks(
     run: Path, *args: str, processes: int = 2, timeout: float = 600, agent: str = "MOTO"
 ) -> subprocess.CompletedProcess[str]:
@@ -98,10 +105,7 @@ def ranks(words: Sequence[str], processes: int, timeout: float) -> subprocess.Co
     Returns:
         The status of the first rank that failed, and what all of them have said.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    common = {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes, "GROUP_RANK": 0, "MASTER_PORT": port}
+    common = {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes, "GROUP_RANK": 0, "MASTER_PORT": free_port()}
     torchrun = {"MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_RUN_ID": "tests", "TORCHELASTIC_USE_AGENT_STORE": "False"}
 
     def rank(number: int) -> subprocess.CompletedProcess[str]:

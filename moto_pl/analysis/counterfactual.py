@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple, get_args
@@ -130,6 +131,19 @@ class Simulator:
     def close(self) -> None:
         """Frees the simulator."""
         self.env.close()
+
+
+@contextmanager
+def simulator_of(
+    agent: ModelBasedAgent, env: tuple[str, Mapping[str, Any]], action_repeat: int = 1
+) -> Iterator[Simulator]:
+    """An agent's environment, which shows what the agent sees and takes its actions; freed at the end."""
+    of = agent.observation
+    simulator = Simulator(*env, of.config, agent.action_scale, of.image_size, action_repeat)
+    try:
+        yield simulator
+    finally:
+        simulator.close()
 
 
 def taken(kind: str, recorded: np.ndarray, seed: int) -> np.ndarray | None:
@@ -296,15 +310,11 @@ def find_counterfactual(
     estimators: list[Disagreement] = [
         kind for kind in get_args(Disagreement) if kind != ("logit" if gaussian else "max_var")
     ]
-    of = agent.observation
-    simulator = Simulator(*env, of.config, agent.action_scale, of.image_size, action_repeat)
-    try:
+    with simulator_of(agent, env, action_repeat) as simulator:
         found = [
             branches(agent, episode, simulator, context, steps, estimators, samples, number)
             for number, episode in enumerate(track(episodes, "counterfactuals", transient=True))
         ]
-    finally:
-        simulator.close()
     known = {estimator: estimator_auroc(found, estimator, tolerance) for estimator in estimators}
     errors = {kind: last_error(found, kind) for kind in KINDS}
     said = "; ".join(

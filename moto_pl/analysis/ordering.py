@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from rich.progress import track
-from scipy.stats import spearmanr
 from torch import Tensor
 
 from moto_pl.agents.model_based import ModelBasedAgent
@@ -25,9 +24,9 @@ from moto_pl.ops import Disagreement, Key
 from moto_pl.replay.episode import Episode
 from moto_pl.report.charts import COLOURS, METHOD_COLOURS, charts_style
 from moto_pl.report.output import Finding
-from moto_pl.report.statistics import Interval, bootstrap_interval
+from moto_pl.report.statistics import Interval, bootstrap_interval, rank_correlation
 
-from .counterfactual import Simulator, filtered, policy_from
+from .counterfactual import Simulator, filtered, policy_from, simulator_of
 
 _ROLL, _ACT, _TILT = range(1, 4)
 
@@ -165,9 +164,9 @@ def agreement(moments: Sequence[Moment], score: str) -> tuple[float, Interval, i
     by_episode: dict[int, list[float]] = {}
     for one in moments:
         if np.ptp(one.true) > 0:
-            said = one.scores[score]
-            rho = float(spearmanr(one.true, said).statistic) if np.ptp(said) > 0 else 0.0
-            by_episode.setdefault(one.episode, []).append(rho)
+            rho = rank_correlation(one.true, one.scores[score])
+            # A score that says the same of all variants knows nothing.
+            by_episode.setdefault(one.episode, []).append(0.0 if np.isnan(rho) else rho)
     if not by_episode:
         return float("nan"), Interval(float("nan"), float("nan")), 0
     means = [float(np.mean(values)) for values in by_episode.values()]
@@ -207,17 +206,14 @@ def find_ordering(
     Raises:
         SettingError: where the environment does not repeat an episode.
     """
-    tilt, of = tilt or Tilt(), agent.observation
+    tilt = tilt or Tilt()
     estimator: Disagreement = getattr(agent, "disagreement", "log_prob")
-    simulator = Simulator(*env, of.config, agent.action_scale, of.image_size, action_repeat)
     places = [(number, step) for number in range(len(episodes)) for step in at]
-    try:
+    with simulator_of(agent, env, action_repeat) as simulator:
         found = [
             moment(agent, episodes[place[0]], simulator, place, variants, tilt, steps, samples, estimator)
             for place in track(places, "orderings", transient=True)
         ]
-    finally:
-        simulator.close()
     scores = list(found[0].scores)
     known = {score: agreement(found, score) for score in scores}
     own, best, mean = (float(np.mean([f(one.earned) for one in found])) for f in (lambda x: x[0], np.max, np.mean))

@@ -47,6 +47,10 @@ class Builder:
     fixed: dict[str, str]
     environment: type
 
+    def build(self, options: Mapping[str, Any]) -> Built:
+        """Builds it with these options, which it takes."""
+        return self.function(**self.fixed, **options)
+
 
 def build_reach(
     episodes: int = 10,
@@ -119,7 +123,7 @@ def build(name: str, **options: Any) -> Built:
     """
     found = builder(name)
     _check_options(name, found, options)
-    return found.function(**found.fixed, **options)
+    return found.build(options)
 
 
 def _check_options(name: str, found: Builder, options: Mapping[str, Any]) -> None:
@@ -150,7 +154,7 @@ def ensure(name: str, **options: Any) -> Path:
         _check_options(short, found, options)
     if not exists(target):
         # What cannot be built has to be there: locate says that it is not, and what is near.
-        return found.function(**found.fixed, **options).path if found is not None else locate(name)
+        return found.build(options).path if found is not None else locate(name)
     reader = open_dataset(target)
     kwargs = reader.own.get("env_kwargs")
     if kwargs is not None:

@@ -143,13 +143,13 @@ def spearman(
     members = [np.flatnonzero(names == name) for name in np.unique(names)]
     if len(members) == 1:  # one group says nothing about others: its own values are drawn
         members = [np.array([i]) for i in range(len(left))]
-    value = _rank_correlation(left, right)
+    value = rank_correlation(left, right)
     if len(members) == 1:  # a single pair
         return Correlation(value, Interval(math.nan, math.nan))
 
     def of_groups(drawn: np.ndarray) -> float:
         rows = np.concatenate([members[int(i)] for i in drawn])
-        return _rank_correlation(left[rows], right[rows])
+        return rank_correlation(left[rows], right[rows])
 
     with warnings.catch_warnings():
         # A sample may hold a side that is constant: it says nothing, and must not make the interval unknown.
@@ -162,7 +162,8 @@ def spearman(
     return Correlation(value, Interval(float(low), float(high)))
 
 
-def _rank_correlation(left: np.ndarray, right: np.ndarray) -> float:
+def rank_correlation(left: np.ndarray, right: np.ndarray) -> float:
+    """Spearman's correlation of two lists [n]; nan where one of them is all the same."""
     if np.ptp(left) == 0 or np.ptp(right) == 0:
         return math.nan
     return float(spearmanr(left, right).statistic)

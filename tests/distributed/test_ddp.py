@@ -18,7 +18,7 @@ import torch
 
 from moto_pl.evaluations import read_evaluations
 from moto_pl.replay import EpisodeStore
-from runs import ROOT, assert_same_end, command, environment, fault, final, fit, fit_ranks
+from runs import ROOT, assert_same_end, command, environment, fault, final, fit, fit_ranks, free_port
 
 TWO_EPISODES = ("--data.num_envs", "2")
 TWO = ("--trainer.devices", "2", "--trainer.strategy", "ddp", *TWO_EPISODES)
@@ -173,9 +173,7 @@ def test_a_port_in_use_is_one_line_before_another_process_is_started(
 
 def test_two_machines_without_a_shared_disk(data: tuple[str, ...], tmp_path: Path) -> None:
     """Two torchrun agents on the loopback, each with a directory of its own, as on two machines; resumed once."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
 
     def job(online_steps: int) -> list[subprocess.Popen[str]]:
         processes = []
