@@ -111,3 +111,14 @@ def test_an_agent_knows_no_data_module_and_a_data_module_no_agent() -> None:
             assert "datamodule" not in path.read_text(), name
         if name in ("moto_pl.training.datamodule", "moto_pl.training.loaders", "moto_pl.training.views"):
             assert not [target for target in imported(name) if target.startswith("moto_pl.agents")], name
+
+
+@pytest.mark.parametrize("path", MODULES.values(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_file_and_no_function_is_too_long_to_be_read(path: Path) -> None:
+    source = path.read_text()
+    assert source.count("\n") <= 500
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            body = node.body[1:] if ast.get_docstring(node) is not None else node.body
+            lines = body[-1].end_lineno - body[0].lineno + 1 if body else 0  # type: ignore[operator]
+            assert lines <= 60, f"{node.name}: {lines} lines"

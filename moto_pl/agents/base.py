@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any
 
@@ -27,6 +27,7 @@ from moto_pl.schedule import Components, Schedule
 from .capture import CaptureMode, RunCapture
 from .description import check_same_agent, observation_of, plain
 from .initial import InitialWeights, take
+from .moving_average import MovingAverage
 from .param_groups import Clipping, ParamGroup
 from .run_facts import RoundData, RunFacts
 
@@ -69,7 +70,7 @@ class Agent(L.LightningModule):
                 raise SettingError(f"{self.optimizer_settings}.{name}", value, fix)
         self.seed, self.weight_decay, self.adam_eps, self.final_lr = seed, weight_decay, adam_eps, final_lr
         self.ema_decay = ema_decay
-        self._average: dict[str, Tensor] = {}  # by parameter name; empty before the first step, and without ema_decay
+        self.average = MovingAverage(ema_decay)  # what acts, with ema_decay
         self.action_size: int | None = None
         self.terminates = False  # whether demonstrations end early; known before networks are made
         self.observation = Observation()  # what it sees; the same
@@ -207,25 +208,9 @@ class Agent(L.LightningModule):
         """The batch with what :meth:`losses_of` would draw for it from the host's memory, which no graph can."""
         return batch
 
-    @contextmanager
-    def acting_weights(self) -> Iterator[None]:
-        """Within it the parameters are their moving averages, if ``ema_decay`` keeps some: for acting.
-
-        From few demonstrations the success of a cloned policy jumps from one gradient step to the next, because small
-        errors compound along an episode; that of the averaged weights does not.
-        """
-        if not self._average:
-            yield
-            return
-        parameters: list[Tensor] = [self.get_parameter(name) for name in self._average]
-        present = [parameter.detach().clone() for parameter in parameters]
-        with torch.no_grad():
-            torch._foreach_copy_(parameters, [average.to(self.device) for average in self._average.values()])
-        try:
-            yield
-        finally:
-            with torch.no_grad():
-                torch._foreach_copy_(parameters, present)
+    def acting_weights(self) -> AbstractContextManager[None]:
+        """Within it the parameters are their moving averages, if ``ema_decay`` keeps some: for acting."""
+        return self.average.in_place(self)
 
     def acting_snapshot(self) -> dict[str, Tensor]:
         """A copy, on the host, of the weights that act at present, by their names in :meth:`state_dict`."""
@@ -236,43 +221,22 @@ class Agent(L.LightningModule):
     def acting_as(self, snapshot: dict[str, Tensor]) -> Iterator[None]:
         """Within it the agent's weights, and its acting weights, are those of an :meth:`acting_snapshot`."""
         present = {name: weight.detach().clone() for name, weight in self.state_dict().items()}
-        average, self._average = self._average, {}
+        average, self.average = self.average, MovingAverage(self.ema_decay)
         try:
             self.load_state_dict(snapshot)
             yield
         finally:
             self.load_state_dict(present)
-            self._average = average
+            self.average = average
 
-    @torch.no_grad()
-    def _update_average(self, step: int) -> None:
-        """Moves the average by gradient step ``step`` (from 1); while it is young it is the mean of what there was.
-
-        What the step did not train stays as it is, and is no older for it.
-        """
-        if not self._average:
-            trained = {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
-            self._average = {name: parameter.detach().clone() for name, parameter in trained.items()}
-        self.move_average(self.average_weights(step))
-
-    def average_weights(self, step: int) -> dict[str, float]:
+    def average_shares(self, step: int) -> dict[str, float]:
         """How far gradient step ``step`` (from 1) moves the average of each component that it trains, in [0, 1]."""
-        steps = {group.name: self.schedule.steps_of(group.component, step) for group in self._trained_groups(step - 1)}
-        return {name: 1 - min(self.ema_decay, count / (count + 10)) for name, count in steps.items()}
+        trained = self._trained_groups(step - 1)
+        return {group.name: self.average.share(self.schedule.steps_of(group.component, step)) for group in trained}
 
-    def move_average(self, weights: Mapping[str, float | Tensor]) -> None:
+    def move_average(self, shares: Mapping[str, float | Tensor]) -> None:
         """Moves the average of these components' parameters towards them."""
-        by_parameter = {
-            parameter: weights[group.name]
-            for group in self.param_groups()
-            if group.name in weights
-            for parameter in group.parameters
-        }
-        for name, parameter in self.named_parameters():
-            if parameter in by_parameter:
-                # A checkpoint is read before the module moves to its device.
-                average = self._average[name].to(parameter.device)
-                self._average[name] = average.lerp_(parameter, by_parameter[parameter])
+        self.average.move(self, self.param_groups(), shares)
 
     # Lightning's hooks.
 
@@ -427,7 +391,7 @@ class Agent(L.LightningModule):
         if self.schedule.trains(step - 1) != "model":
             self.after_step(self.schedule.steps_of("behaviour", step))
         if self.ema_decay > 0:
-            self._update_average(step)
+            self.move_average(self.average_shares(step))
 
     def validation_step(self, batch: Batch | Tensor, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Takes the model's losses on held-out episodes. A batch of seeds is rolled, and judged, by a callback."""
@@ -443,14 +407,14 @@ class Agent(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Writes what it takes to build this agent again."""
         checkpoint["agent"] = self.description()
-        checkpoint["average"] = dict(self._average)
+        checkpoint["average"] = dict(self.average.weights)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuses a checkpoint of another agent or with other model settings, showing the difference."""
         self.adopt(checkpoint.get("agent") or {})
         check_same_agent(checkpoint.get("agent"), self.description())
         self.loaded_step = int(checkpoint["global_step"])
-        self._average = checkpoint.get("average", {})
+        self.average.weights = checkpoint.get("average", {})
 
     def adopt(self, description: dict[str, Any]) -> None:
         """Takes from a checkpoint's :meth:`description` what its run found in its data, before weights are loaded.

@@ -236,8 +236,8 @@ class CapturedStep:
             if components != "model":
                 agent.after_step(behaviour_step)
             if averages:
-                weights = self._numbers.average.float()
-                agent.move_average({str(self._optimizer.param_groups[i]["name"]): weights[i] for i in trained})
+                shares = self._numbers.average.float()
+                agent.move_average({str(self._optimizer.param_groups[i]["name"]): shares[i] for i in trained})
         detached = {name: value.detach() for name, value in losses.items()}
         return Outcome(detached, {name: value.detach() for name, value in metrics.items()}, norms, total.detach())
 
@@ -370,7 +370,7 @@ class RunCapture:
     def take(self, batch: Any, key: Key) -> Outcome:
         """Takes the present step."""
         agent, step = self._agent, self._agent.global_step
-        average = agent.average_weights(step + 1) if agent.ema_decay > 0 else None
+        average = agent.average_shares(step + 1) if agent.ema_decay > 0 else None
         names = [str(group["name"]) for group in agent.trainer.optimizers[0].param_groups]
         return self._steps.take(
             batch,

@@ -27,7 +27,7 @@ class Snapshots(L.Callback):
         content = {
             "agent": agent.description(),
             "state_dict": agent.state_dict(),
-            "average": dict(agent._average),
+            "average": dict(agent.average.weights),
             "global_step": agent.trained_steps,
         }
         path = Path(trainer.default_root_dir) / DIRECTORY / f"step_{agent.trained_steps:07d}.ckpt"

@@ -144,8 +144,8 @@ def snapshot(agent: MOTO, optimizer: torch.optim.Optimizer) -> dict[str, dict[st
     for name, tensor in agent.state_dict().items():
         component = "model" if name.startswith("world_model.") else "behaviour"
         parts[component][name] = tensor.clone()
-        if name in agent._average:
-            parts[component][f"average {name}"] = agent._average[name].clone()
+        if name in agent.average.weights:
+            parts[component][f"average {name}"] = agent.average.weights[name].clone()
     for name, parameter in agent.named_parameters():
         component = "model" if name.startswith("world_model.") else "behaviour"
         for key, value in optimizer.state.get(parameter, {}).items():
@@ -198,12 +198,12 @@ def test_an_average_ages_with_its_component() -> None:
     agent.meet(RunFacts(2, False, MODEL_FIRST))
     weight, name = agent.actor.net.linears[0].weight, "actor.net.linears.0.weight"
     for step in range(1, 5):
-        agent._update_average(step)
+        agent.move_average(agent.average_shares(step))
     begin = weight.detach().clone()
     with torch.no_grad():
         weight.add_(1)
-    agent._update_average(5)  # the actor's first step: the young average follows at once
-    torch.testing.assert_close(agent._average[name], begin + 10 / 11)
+    agent.move_average(agent.average_shares(5))  # the actor's first step: the young average follows at once
+    torch.testing.assert_close(agent.average.weights[name], begin + 10 / 11)
 
 
 def test_the_average_follows_the_weights() -> None:
@@ -213,7 +213,7 @@ def test_the_average_follows_the_weights() -> None:
     for step in range(1, 40):
         with torch.no_grad():
             weight.fill_(float(step))
-        agent._update_average(step)
+        agent.move_average(agent.average_shares(step))
         decay = min(0.5, step / (step + 10))
         expected = float(step) if expected is None else decay * expected + (1 - decay) * step
         with agent.acting_weights():
@@ -231,7 +231,7 @@ def test_the_average_is_what_acts() -> None:
             raise KeyboardInterrupt
 
     before = next(agent.actor.parameters()).detach().clone()
-    agent._update_average(1)
+    agent.move_average(agent.average_shares(1))
     with torch.no_grad():
         next(agent.actor.parameters()).zero_()
     with pytest.raises(KeyboardInterrupt):

@@ -82,7 +82,7 @@ def test_a_resumed_process_holds_what_the_unbroken_one_holds(agent: str, reach_d
     assert agent != "MOTO" or unused == [r"data\.store\._views"], "they do not differ"
     for left, _ in pairs:
         looked_at = (
-            *("agent._modules", "agent._average", "optimizers[0].state", "data.store._known[3]", "data._sets"),
+            *("agent._modules", "agent.average.weights", "optimizers[0].state", "data.store._known[3]", "data._sets"),
             *(
                 "trainer.fit_loop.epoch_loop.batch_progress",
                 "random[0]",

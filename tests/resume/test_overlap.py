@@ -70,8 +70,8 @@ def test_a_finished_run_has_none_on_their_way_and_alternating_asks_for_none(
 def test_acting_as_a_snapshot_leaves_the_agent_as_it_was() -> None:
     agent = make("MOTO")
     trained = {name: weight.detach().clone() for name, weight in agent.named_parameters() if weight.requires_grad}
-    agent._average = {name: weight + 1 for name, weight in trained.items()}
-    snapshot, average = agent.acting_snapshot(), agent._average
+    agent.average.weights = {name: weight + 1 for name, weight in trained.items()}
+    snapshot, average = agent.acting_snapshot(), agent.average.weights
     name = next(iter(trained))
     assert torch.equal(snapshot[name], trained[name] + 1) and torch.equal(agent.get_parameter(name), trained[name])
     with torch.no_grad():
@@ -79,7 +79,7 @@ def test_acting_as_a_snapshot_leaves_the_agent_as_it_was() -> None:
             weight.mul_(2)
     with agent.acting_as(snapshot), agent.acting_weights():
         assert torch.equal(agent.get_parameter(name), trained[name] + 1)
-    assert torch.equal(agent.get_parameter(name), 2 * trained[name]) and agent._average is average
+    assert torch.equal(agent.get_parameter(name), 2 * trained[name]) and agent.average.weights is average
     with pytest.raises(RuntimeError), agent.acting_as({"another": torch.zeros(1)}):
         pass
-    assert torch.equal(agent.get_parameter(name), 2 * trained[name]) and agent._average is average
+    assert torch.equal(agent.get_parameter(name), 2 * trained[name]) and agent.average.weights is average
