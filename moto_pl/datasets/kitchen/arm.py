@@ -17,6 +17,8 @@ from moto_pl.envs.kitchen import KitchenEnv
 
 MAX_STEP = 0.16
 """Radians (metres for the fingers) by which a full action moves a joint's commanded position in one step."""
+JITTER = 0.005
+"""Metres, a standard deviation, by which waypoints stray where the object allows it."""
 ARM = 7
 TOOL = 0.03
 """Metres from the simulator's end-effector site to the point between the finger pads."""
@@ -79,7 +81,7 @@ class KitchenArm:
         self,
         env: KitchenEnv,
         rng: np.random.Generator,
-        jitter: float = 0.005,
+        jitter: float = JITTER,
     ) -> None:
         # Not above: MuJoCo must not be imported before a rendering backend is chosen, as the environment does.
         import mujoco

@@ -13,7 +13,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from moto_pl.datasets.kitchen.arm import KitchenArm
+from moto_pl.datasets.kitchen.arm import JITTER, KitchenArm
 from moto_pl.datasets.kitchen.orders import FREE_TASK_SHARE, Order, sequence
 from moto_pl.datasets.minari_io import DatasetReader, check_target, default_id, open_dataset
 from moto_pl.datasets.minari_write import write_dataset
@@ -28,6 +28,7 @@ from moto_pl.replay.episode import Episode, completion_order
 from moto_pl.rollout.play import play, recorded
 
 KINDS = ("mixed", "partial")
+MAX_JITTER = 0.1
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Demonstration:
         keep_failures: keep the first attempt whatever it reached.
         order: of the dataset's sequences; see :func:`moto_pl.datasets.kitchen.orders.sequence`.
         env_kwargs: keyword arguments of the environment.
+        jitter: standard deviation of the noise on the arm's waypoints, metres.
     """
 
     kind: str
@@ -53,6 +55,7 @@ class Demonstration:
     keep_failures: bool
     order: Order
     env_kwargs: dict[str, Any]
+    jitter: float = JITTER
 
     def accepts(self, in_place: np.ndarray) -> bool:
         """Whether an attempt in which these objects were in place after each step, bool ``[T, 7]``, is kept."""
@@ -81,6 +84,7 @@ def build_kitchen(
     render_quality: Quality = "fast",
     image_size: int = 64,
     noise: float = 0.05,
+    jitter: float = JITTER,
     order: Order = "canonical",
     task_share: float | None = None,
     keep_failures: bool = False,
@@ -104,6 +108,8 @@ def build_kitchen(
         render_quality: ``fast`` or ``full``.
         image_size: height and width in pixels.
         noise: standard deviation of the noise added to each action, 0 to 1, which is then clipped to [-1, 1].
+        jitter: standard deviation in metres, 0 to 0.1, by which the arm's waypoints stray where the object allows it.
+            With more it misses now and then, and shows how it tries again.
         order: ``canonical``: combinations of four objects, all in the one order of the recorded demonstrations; an
             episode ends with its four in place, completed in that order, and no other. ``free``: four objects in any
             order, in place together at some step. See :func:`moto_pl.datasets.kitchen.orders.sequence`.
@@ -119,7 +125,7 @@ def build_kitchen(
     Raises:
         SettingError: bad settings, a dataset that exists, no working OpenGL, or an arm that keeps failing.
     """
-    _check(kind, episodes, seed, workers, noise, task_share, env_options)
+    _check(kind, episodes, seed, workers, noise, jitter, task_share, env_options)
     sequences = [sequence(kind, index, seed, task_share, order) for index in range(episodes)]
     target = output or default_id(f"kitchen/{kind}")
     check_target(target, overwrite)
@@ -139,7 +145,7 @@ def build_kitchen(
             "env_options", env_options, f"Leave out what the environment does not take: {error}"
         ) from None
     plans = [
-        Demonstration(kind, index, objects, seed, noise, keep_failures, order, kwargs)
+        Demonstration(kind, index, objects, seed, noise, keep_failures, order, kwargs, jitter)
         for index, objects in enumerate(sequences)
     ]
     metadata = {
@@ -148,6 +154,7 @@ def build_kitchen(
         "episodes": episodes,
         "seed": seed,
         "noise": noise,
+        "jitter": jitter,
         "order": order,
         "task_share": FREE_TASK_SHARE[kind] if task_share is None and order == "free" else task_share,
         "keep_failures": keep_failures,
@@ -172,6 +179,7 @@ def _check(
     seed: int,
     workers: int,
     noise: float,
+    jitter: float,
     task_share: float | None,
     env_options: Mapping[str, Any],
 ) -> None:
@@ -183,6 +191,8 @@ def _check(
     for name, value in (("noise", noise), ("task_share", task_share)):
         if value is not None and not 0.0 <= value <= 1.0:
             raise SettingError(name, value, "Use a number from 0 to 1.")
+    if not 0.0 <= jitter <= MAX_JITTER:
+        raise SettingError("jitter", jitter, f"Use metres from 0 to {MAX_JITTER}: the arm misses what it strays from.")
     if "objects" in env_options:
         raise SettingError("objects", env_options["objects"], f"Leave it out: the objects of {kind} are counted.")
 
@@ -216,7 +226,7 @@ def _twin(
             reader = open_dataset(name, wanted=wanted)
         except SettingError:  # not there, or damaged
             continue
-        if reader.own == expected:
+        if {"jitter": JITTER} | reader.own == expected:  # which older ones do not say
             return reader
     return None
 
@@ -237,12 +247,12 @@ def record_demonstration(plan: Demonstration) -> Episode:
     env: KitchenEnv = _open["env"]
     for attempt in range(MAX_ATTEMPTS):
         seed = demonstration_seed(plan.seed, plan.index, attempt)
-        action, in_place = rehearse(env, plan.objects, seed, plan.noise)
+        action, in_place = rehearse(env, plan.objects, seed, plan.noise, plan.jitter)
         if plan.accepts(in_place):
             break
     else:
         found = f"{', '.join(plan.objects)}: not once in {MAX_ATTEMPTS} attempts"
-        raise SettingError(f"kitchen/{plan.kind}", found, "Use less noise, more steps, or keep failures.")
+        raise SettingError(f"kitchen/{plan.kind}", found, "Use less noise or jitter, more steps, or keep failures.")
     info: dict[str, str | int | float | bool] = {
         "source": "scripted",
         "env_id": kitchen_id(plan.kind),
@@ -256,7 +266,9 @@ def record_demonstration(plan: Demonstration) -> Episode:
     return replace(play(env, seed, recorded(action)), info=info)
 
 
-def rehearse(env: KitchenEnv, objects: tuple[str, ...], seed: int, noise: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+def rehearse(
+    env: KitchenEnv, objects: tuple[str, ...], seed: int, noise: float = 0.0, jitter: float = JITTER
+) -> tuple[np.ndarray, np.ndarray]:
     """Simulate an episode of the scripted arm without images.
 
     Args:
@@ -264,13 +276,14 @@ def rehearse(env: KitchenEnv, objects: tuple[str, ...], seed: int, noise: float 
         objects: what to operate, in this order.
         seed: of the environment, the arm's variants and the noise.
         noise: standard deviation of the noise on each action.
+        jitter: standard deviation of the noise on the arm's waypoints, metres.
 
     Returns:
         The actions, float32 ``[T, 9]``, and which of all seven objects were in place after each, bool ``[T, 7]``.
     """
     rng = np.random.default_rng(seed)
     env.start(seed)
-    arm = KitchenArm(env, rng)
+    arm = KitchenArm(env, rng, jitter)
     actions, in_place = [], []
     for scripted in itertools.islice(arm.sequence(objects), env.episode_steps):
         action = np.clip(scripted + noise * rng.standard_normal(ACTION_SIZE), -1.0, 1.0).astype(np.float32)

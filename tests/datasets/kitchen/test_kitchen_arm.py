@@ -105,10 +105,11 @@ def test_seeds_vary_the_way(env: KitchenEnv) -> None:
     env.episode_steps = 40
     try:
         first, again, other = (rehearse(env, ("microwave",), seed)[0] for seed in (5, 5, 6))
+        straying = rehearse(env, ("microwave",), 5, jitter=0.03)[0]
     finally:
         env.episode_steps = 280
     np.testing.assert_array_equal(first, again)
-    assert np.abs(first - other).max() > 0.05
+    assert np.abs(first - other).max() > 0.05 and np.abs(first - straying).max() > 0.05
 
 
 @pytest.mark.slow

@@ -121,7 +121,9 @@ def test_whose_episodes_are_taken(root: Path, monkeypatch: pytest.MonkeyPatch) -
     common = in_place, monkeypatch, root
     path, count = recorded("mixed", *common)
     assert count == 1 and open_dataset(path)[0].total_reward == 0
-    for options in ({"seed": 1}, {"noise": 0.1}, {"image_size": 8}, {"order": "free"}, {"task_share": 0.0}):
+    others = {"seed": 1, "noise": 0.1, "jitter": 0.01, "image_size": 8, "order": "free", "task_share": 0.0}
+    for option, value in others.items():
+        options = {option: value}
         path, count = recorded("partial", *common, output=root / "other", overwrite=True, **options)
         assert count == 1, f"{options}: another dataset"
     path, count = recorded("partial", *common)
@@ -139,9 +141,9 @@ def test_a_dataset_from_before_the_choice_of_order_is_free(root: Path, monkeypat
     path, _ = recorded("mixed", np.zeros((5, 7), bool), monkeypatch, root, order="free")
     metadata = path / "data" / "metadata.json"
     content = json.loads(metadata.read_text())
-    assert content["moto_pl"].pop("order") == "free"
+    assert content["moto_pl"].pop("order") == "free" and content["moto_pl"].pop("jitter") == 0.005
     metadata.write_text(json.dumps(content))
-    assert ensure("kitchen/mixed", order="free") == path == ensure("kitchen/mixed")
+    assert ensure("kitchen/mixed", order="free", jitter=0.005) == path == ensure("kitchen/mixed")
     with pytest.raises(SettingError, match="order: found free in moto_pl/kitchen/mixed-v0.*Asked for canonical.*leave"):
         ensure("kitchen/mixed", order="canonical")
 
@@ -234,6 +236,7 @@ def test_every_built_episode_is_in_canonical_order(root: Path) -> None:
         ({"workers": 0}, "workers"),
         ({"seed": -1}, "seed"),
         ({"noise": 2.0}, "noise"),
+        ({"jitter": 0.2}, "jitter"),
         ({"task_share": -0.1}, "task_share"),
         ({"objects": ["kettle"]}, "objects"),
         ({"steps": 0}, "episode_steps"),
