@@ -1,6 +1,6 @@
-"""Writes docs/results.md and its picture from the rows that campaigns kept: MOTO on the ten MetaWorld tasks.
+"""Writes docs/results.md and its picture from the rows that campaigns kept: MOTO on MetaWorld's tasks.
 
-python scripts/results.py            # after moto campaign benchmarks/campaigns/ten.yaml
+python scripts/results.py            # after moto campaign benchmarks/campaigns/ten.yaml, or another of them
 python scripts/results.py --check    # only says whether the page is what would be written
 """
 
@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from written_page import write_or_compare
 
+from moto_pl.campaigns.results import read_rows as rows_of
 from moto_pl.datasets.info import PAPER_RETURNS
 from moto_pl.report.charts import COLOURS
 from moto_pl.report.statistics import wilson_interval
@@ -27,7 +28,13 @@ RESULTS = ROOT / "benchmarks" / "results"
 TASKS = tuple(PAPER_RETURNS)
 #: Rows of the table: their name in the campaign and on the page.
 AGENTS = {"MOTO": "MOTO", "cloning_only": "its cloning alone"}
-EPISODES = (0, 60, 120, 150)
+EPISODES = (0, 30, 90, 150)
+#: Settings of the campaign `observation`, and how many episodes its runs collect.
+SEEN = {"image": "image", "image_hand": "image, hand's position", "image_gripper": "image, camera in the hand"}
+SEEN_EPISODES = (0, 40)
+#: Settings of the campaign `initial_weights`, and the gradient steps after which it evaluates.
+BEGUN = {"scratch": "random weights", "window_open": "those of window-open"}
+BEGUN_STEPS = (0, 50, 100, 150, 200, 250, 300)
 
 HEAD = """# Results
 
@@ -71,32 +78,66 @@ little about the methods:
 - An episode is 100 decisions of two simulator steps in all of them.
 """
 
+OBSERVATION = """
+## More than an image
+
+```bash
+moto campaign benchmarks/campaigns/observation.yaml    # a few minutes of one core a run
+```
+
+The same settings, cut to 40 online episodes, with what an agent sees changed ([observations](observations.md)). One
+set of ten demonstrations a task holds all of it, so that all runs of a task learn from the same episodes. The hand's
+position comes with the gripper's opening.
+
+{table}
+"""
+
+INITIAL_WEIGHTS = """
+## Another task's weights
+
+```bash
+moto campaign benchmarks/campaigns/initial_weights.yaml    # after observation.yaml, whose policy it begins with
+```
+
+Pre-training on ten demonstrations of window-close, from random weights and from those of a policy that opens the window
+([`--init`](policy.md#as-the-beginning-of-a-run)). Success after so many gradient steps, 20 episodes an evaluation, as
+the mean of the seeds:
+
+{table}
+"""
+
 
 class Row(NamedTuple):
     """A kept evaluation."""
 
     agent: str
     task: str
+    setting: str
     seed: int
+    step: int
     online_episodes: int
-    final: bool
+    phase: str
     episodes: int
     success: float
     last: float
     steps: float
 
+    @property
+    def final(self) -> bool:
+        """Whether the run ended with it."""
+        return self.phase == "final"
 
-def read_rows(campaign: str) -> list[Row]:
-    """What a campaign kept; see :mod:`moto_pl.campaigns.results`."""
+
+def read_rows(campaign: str, untrained: bool = False) -> list[Row]:
+    """What a campaign kept (:mod:`moto_pl.campaigns.results`), of untrained policies where they are asked for."""
     found = []
     for path in sorted((RESULTS / campaign).glob("*/*.csv")):
-        if path.parent.name not in AGENTS:
-            continue
-        with path.open() as file:
-            for row in csv.DictReader(file):
-                numbers = (float(row[name]) for name in ("success", "success_last", "success_steps"))
-                counts = int(row["seed"]), int(row["online_episodes"]), row["phase"] == "final", int(row["episodes"])
-                found.append(Row(path.parent.name, path.stem, *counts, *numbers))
+        for row in rows_of(path):
+            seed, step, collected = int(row["seed"]), int(row["step"]), int(row["online_episodes"])
+            numbers = (float(row[name]) for name in ("success", "success_last", "success_steps"))
+            names = path.parent.name, path.stem, row["setting"]
+            if untrained or row["phase"] != "untrained":
+                found.append(Row(*names, seed, step, collected, row["phase"], int(row["episodes"]), *numbers))
     if not found:
         raise LookupError(f"no rows in {RESULTS / campaign}: moto campaign benchmarks/campaigns/{campaign}.yaml")
     return found
@@ -118,14 +159,20 @@ def cell(rows: Sequence[Row], episodes: int) -> str:
     return percent(success_at(rows, episodes)) if there else "-"
 
 
-def line(task: str, agent: str, rows: Sequence[Row]) -> str:
-    """A task's row of the table."""
+def line(names: Sequence[str], rows: Sequence[Row], counts: Sequence[int]) -> str:
+    """A row of a table: success after so many episodes, and where the runs of it ended."""
     final = [row for row in rows if row.final]
     trials = sum(row.episodes for row in final)
     low, high = wilson_interval(round(sum(row.success * row.episodes for row in final)), trials)
-    cells = [task, AGENTS[agent], str(len(final)), *(cell(rows, episodes) for episodes in EPISODES)]
+    cells = [*names, str(len(final)), *(cell(rows, episodes) for episodes in counts)]
     cells += [f"{low:.0%} to {high:.0%}".replace("%", " %"), percent(mean(row.last for row in final))]
     return f"| {' | '.join([*cells, f'{mean(row.steps for row in final):.1f}'])} |"
+
+
+def head(names: Sequence[str], counts: Sequence[int]) -> str:
+    """The first two lines of a table of :func:`line`."""
+    numbers = ["seeds", "pre-trained", *(f"{count} episodes" for count in counts[1:]), "interval", "last", "steps"]
+    return f"| {' | '.join([*names, *numbers])} |\n|{'---|' * len(names)}{'---:|' * len(numbers)}"
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -134,11 +181,13 @@ def table(rows: Sequence[Row]) -> str:
     for row in rows:
         cells[row.task, row.agent].append(row)
     cells = {key: some for key, some in cells.items() if any(row.final for row in some)}
-    numbers = " | ".join(["pre-trained", *(f"{count} episodes" for count in EPISODES[1:])])
-    text = f"| task | agent | seeds | {numbers} | interval | last | steps |\n|---|---|{'---:|' * 8}\n"
-    text += "\n".join(
-        line(task, agent, cells[task, agent]) for task in TASKS for agent in AGENTS if (task, agent) in cells
-    )
+    lines = [head(("task", "agent"), EPISODES)]
+    lines += [
+        line((task, name), cells[task, agent], EPISODES)
+        for task in TASKS
+        for agent, name in AGENTS.items()
+        if (task, agent) in cells
+    ]
     for agent, name in AGENTS.items():
         mine = {task: cells[task, agent] for task in TASKS if (task, agent) in cells}
         if len(mine) < len(TASKS):
@@ -152,8 +201,8 @@ def table(rows: Sequence[Row]) -> str:
         ]
         means += ["", percent(mean(mean(row.last for row in some) for some in final))]
         means.append(f"{mean(mean(row.steps for row in some) for some in final):.1f}")
-        text += f"\n| {' | '.join(means)} |"
-    return text
+        lines.append(f"| {' | '.join(means)} |")
+    return "\n".join(lines)
 
 
 def published(rows: Sequence[Row]) -> str:
@@ -179,13 +228,37 @@ def published(rows: Sequence[Row]) -> str:
     return PUBLIC.format(ours=f"MOTO here, {EPISODES[-1]}", rows=text)
 
 
+def seen(rows: Sequence[Row]) -> str:
+    """What MOTO comes to where it sees more than an image."""
+    lines = [head(("task", "sees"), SEEN_EPISODES)]
+    for task in sorted({row.task for row in rows}):
+        for setting, name in SEEN.items():
+            mine = [row for row in rows if (row.task, row.setting) == (task, setting)]
+            if any(row.final for row in mine):
+                lines.append(line((task, name), mine, SEEN_EPISODES))
+    return OBSERVATION.format(table="\n".join(lines))
+
+
+def begun(rows: Sequence[Row]) -> str:
+    """How soon MOTO succeeds that begins with another task's weights."""
+    titles = ["begins with", "seeds", *(f"{step}" for step in BEGUN_STEPS)]
+    lines = [f"| {' | '.join(titles)} |", f"|---|{'---:|' * (len(titles) - 1)}"]
+    for setting, name in BEGUN.items():
+        mine = [row for row in rows if row.setting == setting]
+        means = [[row.success for row in mine if row.step == step] for step in BEGUN_STEPS]
+        cells = [name, str(len({row.seed for row in mine})), *(percent(mean(some)) if some else "-" for some in means)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return INITIAL_WEIGHTS.format(table="\n".join(lines))
+
+
 def page() -> str:
     """All of docs/results.md."""
     rows = read_rows("ten")
     missing = [task for task in TASKS if not any(row.task == task and row.final for row in rows)]
     lacks = f"\nNot run yet: {', '.join(missing)}.\n" if missing else ""
     curves = "\n![Success of each task over the episodes that were collected](results.png)\n"
-    return f"{HEAD}\n{table(rows)}\n{lacks}{curves}{published(rows)}"
+    others = seen(read_rows("observation")) + begun(read_rows("initial_weights", untrained=True))
+    return f"{HEAD}\n{table(rows)}\n{lacks}{curves}{published(rows)}{others}"
 
 
 def draw() -> None:

@@ -11,19 +11,30 @@ import results
 from moto_pl.campaigns.results import COLUMNS
 
 
-def keep(root: Path, agent: str, task: str, seed: int, successes: list[float], last: float = 0.5) -> None:
-    """Rows as a campaign keeps them: one for each number of episodes on the page."""
-    path = root / "ten" / agent / f"{task}.csv"
+def keep(
+    root: Path,
+    agent: str,
+    task: str,
+    seed: int,
+    successes: list[float],
+    last: float = 0.5,
+    counts: tuple[int, ...] = results.EPISODES,
+    setting: str = "default",
+) -> None:
+    """Rows as a campaign keeps them: an untrained policy's, then one for each of so many online episodes."""
+    path = root / agent / f"{task}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
     new = not path.exists()
     with path.open("a") as file:
         writer = csv.DictWriter(file, COLUMNS, restval="")
         if new:
             writer.writeheader()
-        for episodes, success in zip(results.EPISODES, successes, strict=True):
-            phase = "final" if episodes == results.EPISODES[-1] else "online"
-            row = {"seed": seed, "phase": phase, "online_episodes": episodes, "episodes": 20, "success": success}
-            writer.writerow(row | {"success_last": last, "success_steps": 30.0})
+        row = {"setting": setting, "seed": seed, "episodes": 20, "success_last": last, "success_steps": 30.0}
+        writer.writerow(row | {"step": 0, "phase": "untrained", "online_episodes": 0, "success": 0.0})
+        for episodes, success in zip(counts, successes, strict=True):
+            phase = "final" if episodes == counts[-1] else "online"
+            step = 300 + 10 * episodes
+            writer.writerow(row | {"step": step, "phase": phase, "online_episodes": episodes, "success": success})
 
 
 @pytest.fixture
@@ -38,8 +49,8 @@ def test_the_page_is_not_stale() -> None:
 
 
 def test_a_line_is_the_mean_of_its_seeds(kept: Path) -> None:
-    keep(kept, "MOTO", "hammer", 0, [0.0, 0.2, 0.4, 0.8], last=0.4)
-    keep(kept, "MOTO", "hammer", 1, [0.1, 0.4, 0.8, 1.0], last=0.8)
+    keep(kept / "ten", "MOTO", "hammer", 0, [0.0, 0.2, 0.4, 0.8], last=0.4)
+    keep(kept / "ten", "MOTO", "hammer", 1, [0.1, 0.4, 0.8, 1.0], last=0.8)
     (line,) = (line for line in results.table(results.read_rows("ten")).splitlines() if "hammer" in line)
     # 36 of 40 episodes: Wilson's interval from its formula, worked out by hand.
     assert line == "| hammer | MOTO | 2 | 5 % | 30 % | 60 % | 90 % | 77 % to 96 % | 60 % | 30.0 |"
@@ -47,19 +58,38 @@ def test_a_line_is_the_mean_of_its_seeds(kept: Path) -> None:
 
 def test_a_mean_of_ten_needs_ten_and_counts_each_task_once(kept: Path) -> None:
     for task in results.TASKS[1:]:
-        keep(kept, "MOTO", task, 0, [0.0, 0.0, 0.0, 1.0])
+        keep(kept / "ten", "MOTO", task, 0, [0.0, 0.0, 0.0, 1.0])
     assert "mean of" not in results.table(results.read_rows("ten"))
     for seed in range(3):  # three seeds of one task weigh no more than one of another
-        keep(kept, "MOTO", results.TASKS[0], seed, [0.0, 0.0, 0.0, 0.0])
+        keep(kept / "ten", "MOTO", results.TASKS[0], seed, [0.0, 0.0, 0.0, 0.0])
     last = results.table(results.read_rows("ten")).splitlines()[-1]
     assert last == "| **mean of 10** | MOTO |  | 0 % | 0 % | 0 % | 90 % |  | 50 % | 30.0 |"
 
 
 def test_a_run_that_has_not_ended_is_left_out(kept: Path) -> None:
-    keep(kept, "MOTO", "hammer", 0, [0.0, 0.2, 0.4, 0.8])
+    keep(kept / "ten", "MOTO", "hammer", 0, [0.0, 0.2, 0.4, 0.8])
     path = kept / "ten" / "MOTO" / "hammer.csv"
     path.write_text("".join(line for line in path.open() if "final" not in line))
     assert "hammer" not in results.table(results.read_rows("ten"))
+
+
+def test_what_it_sees_is_a_row_each(kept: Path) -> None:
+    for task in ("window-open", "drawer-open"):
+        keep(kept / "observation", "MOTO", task, 0, [0.2, 0.5], counts=results.SEEN_EPISODES, setting="image")
+    keep(kept / "observation", "MOTO", "drawer-open", 0, [0.4, 1.0], counts=results.SEEN_EPISODES, setting="image_hand")
+    lines = [line for line in results.seen(results.read_rows("observation")).splitlines() if "-open |" in line]
+    assert [line.split(" | ")[:5] for line in lines] == [
+        ["| drawer-open", "image", "1", "20 %", "50 %"],
+        ["| drawer-open", "image, hand's position", "1", "40 %", "100 %"],
+        ["| window-open", "image", "1", "20 %", "50 %"],
+    ]
+
+
+def test_initial_weights_are_compared_by_gradient_steps(kept: Path) -> None:
+    for seed, success in ((0, 0.2), (1, 0.4)):
+        keep(kept / "initial_weights", "MOTO", "window-close", seed, [success], counts=(0,), setting="scratch")
+    lines = results.begun(results.read_rows("initial_weights", untrained=True)).splitlines()
+    assert "| random weights | 2 | 0 % | - | - | - | - | - | 30 % |" in lines
 
 
 def test_without_rows_it_says_what_to_run(kept: Path) -> None:

@@ -36,7 +36,7 @@ def keep_rows(campaign: Campaign, run: Run) -> Path:
     """Writes a finished run's evaluations among those of its agent and task, in place of what was kept of it before."""
     path = rows_path(campaign, run)
     mine = (run.setting, str(run.seed))
-    rows = [row for row in _read(path) if (row.get("setting"), row.get("seed")) != mine]
+    rows = [row for row in read_rows(path) if (row.get("setting"), row.get("seed")) != mine]
     rows += [{name: str(value) for name, value in row.items()} for row in evaluation_rows(run)]
     rows.sort(key=lambda row: (row["setting"], int(row["seed"]), int(row["step"])))
     text = io.StringIO()
@@ -48,15 +48,12 @@ def keep_rows(campaign: Campaign, run: Run) -> Path:
     return path
 
 
-def has_rows(campaign: Campaign, run: Run) -> bool:
-    """Whether a run's last evaluation is among the rows."""
-    steps = [str(record["step"]) for record in read_evaluations(run.directory) if record["stage"] == "eval"]
-    mine = (run.setting, str(run.seed))
-    kept = [row["step"] for row in _read(rows_path(campaign, run)) if (row["setting"], row["seed"]) == mine]
-    return set(steps) <= set(kept)
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """A file's rows, each with the file's own columns; none where there is no file.
 
-
-def _read(path: Path) -> list[dict[str, str]]:
+    Raises:
+        SettingError: it holds something else.
+    """
     if not path.exists():
         return []
     try:
@@ -66,6 +63,14 @@ def _read(path: Path) -> list[dict[str, str]]:
     except (UnicodeDecodeError, csv.Error, KeyError, TypeError, ValueError):
         raise SettingError("results", f"{path}, which holds no campaign's rows", "Move it away.") from None
     return rows
+
+
+def has_rows(campaign: Campaign, run: Run) -> bool:
+    """Whether a run's last evaluation is among the rows."""
+    steps = [str(record["step"]) for record in read_evaluations(run.directory) if record["stage"] == "eval"]
+    mine = (run.setting, str(run.seed))
+    kept = [row["step"] for row in read_rows(rows_path(campaign, run)) if (row["setting"], row["seed"]) == mine]
+    return set(steps) <= set(kept)
 
 
 def evaluation_rows(run: Run) -> list[dict[str, Any]]:
