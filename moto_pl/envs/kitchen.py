@@ -12,12 +12,13 @@ import numpy as np
 
 from moto_pl.envs import KITCHEN_OBJECTS, KITCHEN_TASKS, unknown_name
 from moto_pl.envs.pixel import MujocoPixelEnv
-from moto_pl.envs.rendering import Camera, Quality
+from moto_pl.envs.rendering import Camera, MountedCamera, Quality
 from moto_pl.errors import SettingError
 
 PAPER_CAMERA = Camera(distance=1.86, lookat=(-0.3, 0.5, 2.0), azimuth=90.0, elevation=-60.0)
 SIDE_CAMERA = Camera(distance=2.2, lookat=(-0.2, 0.5, 2.0), azimuth=70.0, elevation=-35.0)
 """Where gymnasium-robotics itself looks from. The scene's own two cameras do not see the arm."""
+GRIPPER_CAMERA = MountedCamera("end_effector", distance=0.5, ahead=0.05, tilt=-35.0)
 ACTION_SIZE, POSITIONS, VELOCITIES = 9, 30, 29
 LAMP, LAMP_SHADE = "ovenlight", 18
 SHADE_CLOSED, SHADE_OPEN = -0.010, -0.022
@@ -32,7 +33,8 @@ class KitchenEnv(MujocoPixelEnv):
     """Franka Kitchen (gymnasium-robotics' FrankaKitchen-v1), seen through a camera.
 
     Observation: ``{"image": uint8 [image_size, image_size, 3]}``, and where ``observe`` names them ``"side"``, an image
-    of the same size from a lower place to the right, ``"joints"``, float64 ``[9]``, the positions of the arm's seven
+    of the same size from a lower place to the right, ``"gripper"``, one from the hand, which it shows from behind and
+    above together with what it reaches for, ``"joints"``, float64 ``[9]``, the positions of the arm's seven
     joints and two fingers (radians and metres), and ``"state"``, float64 ``[59]``, all of the simulator's positions and
     velocities. Action: float32 ``[9]`` in [-1, 1]: velocities of the arm's seven joints and two fingers, in units of 2
     rad/s and 2 m/s, held for a step of 0.08 s. Reward: the number of the task's objects that are in their right
@@ -56,7 +58,7 @@ class KitchenEnv(MujocoPixelEnv):
         state: observe the simulator's state as well, for analysis, as ``observe`` with ``state`` does.
         joint_noise: 0.01 is the simulator's own: uniform within 0.001 rad (and 0.001 m for the fingers); 0 is none.
         render_mode: ``"rgb_array"`` or None.
-        observe: what is observed: ``image``, ``side``, ``joints`` and ``state``.
+        observe: what is observed: ``image``, ``side``, ``gripper``, ``joints`` and ``state``.
 
     Raises:
         SettingError: an unknown object or camera, an argument out of its range, or no working OpenGL.
@@ -64,7 +66,7 @@ class KitchenEnv(MujocoPixelEnv):
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 12}
     paper_camera = PAPER_CAMERA
-    SCENE_CAMERAS = {"side": SIDE_CAMERA}
+    SCENE_CAMERAS = {"side": SIDE_CAMERA, "gripper": GRIPPER_CAMERA}
     CAMERAS = ("image", *SCENE_CAMERAS)
     VECTORS = {"joints": ACTION_SIZE, "state": STATE_SIZE}
 

@@ -11,7 +11,15 @@ import numpy as np
 from gymnasium import spaces
 
 from moto_pl.envs.observation import Observation, ObservationConfig
-from moto_pl.envs.rendering import QUALITIES, Camera, FrameRenderer, Quality, parse_camera, select_backend
+from moto_pl.envs.rendering import (
+    QUALITIES,
+    Camera,
+    FrameRenderer,
+    MountedCamera,
+    Quality,
+    parse_camera,
+    select_backend,
+)
 from moto_pl.errors import SettingError
 
 
@@ -160,14 +168,15 @@ class MujocoPixelEnv(PixelEnv):
         observe: what is observed: at least one of ``CAMERAS``, and any of ``VECTORS``.
 
     Attributes:
-        SCENE_CAMERAS: those of ``CAMERAS`` that are not ``image``: free ones, or what the scene calls them.
+        SCENE_CAMERAS: those of ``CAMERAS`` that are not ``image``: free ones, those that a hand carries, or what the
+            scene calls them.
 
     Raises:
         SettingError: an argument is out of its range, or no OpenGL works.
     """
 
     paper_camera: ClassVar[Camera]
-    SCENE_CAMERAS: ClassVar[Mapping[str, Camera | str]] = {}
+    SCENE_CAMERAS: ClassVar[Mapping[str, Camera | MountedCamera | str]] = {}
 
     def __init__(
         self,

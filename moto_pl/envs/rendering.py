@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import functools
 import importlib
+import math
 import os
 import subprocess
 import sys
@@ -57,6 +58,32 @@ class Camera:
     lookat: tuple[float, float, float]
     azimuth: float
     elevation: float
+
+
+@dataclass(frozen=True)
+class MountedCamera:
+    """A camera that a hand carries: it looks along the hand, from behind and above it, and stays upright.
+
+    Args:
+        site: the hand's site in the model; its z axis is where the hand points.
+        distance: from the camera to the point looked at, in metres.
+        ahead: of the point looked at, from the site on, in metres.
+        tilt: in degrees, negative: how much further down than the hand it looks.
+    """
+
+    site: str
+    distance: float
+    ahead: float
+    tilt: float
+
+    def placed(self, data: mujoco.MjData) -> Camera:
+        """Where it is now."""
+        site = data.site(self.site)
+        direction = site.xmat.reshape(3, 3)[:, 2]
+        x, y, z = (site.xpos + self.ahead * direction).tolist()
+        azimuth = math.degrees(math.atan2(direction[1], direction[0]))
+        elevation = math.degrees(math.asin(max(-1.0, min(1.0, direction[2])))) + self.tilt
+        return Camera(self.distance, (x, y, z), azimuth, max(-89.0, elevation))
 
 
 def probe(backend: str, timeout_s: float = PROBE_TIMEOUT_S) -> str | None:
@@ -228,16 +255,19 @@ class FrameRenderer:
             for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
                 self._renderer.scene.flags[flag] = 0
 
-    def render(self, data: mujoco.MjData, camera: Camera | str | None = None) -> np.ndarray:
+    def render(self, data: mujoco.MjData, camera: Camera | MountedCamera | str | None = None) -> np.ndarray:
         """Draw the present state: a new uint8 array ``[size, size, 3]``; ``camera``: another than the renderer's own.
 
         Raises:
             SettingError: an unknown camera.
         """
         chosen = self._camera if camera is None else camera
-        if chosen not in self._cameras:
-            self._cameras[chosen] = _mujoco_camera(self._model, chosen)
-        seen_from, upside_down = self._cameras[chosen]
+        if isinstance(chosen, MountedCamera):
+            seen_from, upside_down = _mujoco_camera(self._model, chosen.placed(data))
+        else:
+            if chosen not in self._cameras:
+                self._cameras[chosen] = _mujoco_camera(self._model, chosen)
+            seen_from, upside_down = self._cameras[chosen]
         self._renderer.update_scene(data, seen_from)
         image = self._renderer.render()
         return np.ascontiguousarray(image[::-1, ::-1]) if upside_down else image

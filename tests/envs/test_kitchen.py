@@ -9,7 +9,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from moto_pl.envs import KITCHEN_OBJECTS, KITCHEN_TASKS, kitchen_id, make
-from moto_pl.envs.kitchen import STATE_SIZE, KitchenEnv
+from moto_pl.envs.kitchen import GRIPPER_CAMERA, STATE_SIZE, KitchenEnv
 from moto_pl.errors import SettingError
 
 pytestmark = pytest.mark.usefixtures("gl")
@@ -252,6 +252,23 @@ def test_actions_are_clipped_and_the_episode_is_cut_off():
         states.append(env.state)
     np.testing.assert_array_equal(*states)
     env.close()
+
+
+def test_the_grippers_camera_goes_where_the_hand_goes_and_looks_where_it_points(env):
+    env.reset(seed=0)
+    places = []
+    for _ in range(3):
+        env.view("image")  # which brings the bodies up to date
+        camera, site = GRIPPER_CAMERA.placed(env.data), env.data.site("end_effector")
+        assert camera == GRIPPER_CAMERA.placed(env.data) and camera.distance == 0.5
+        direction = site.xmat.reshape(3, 3)[:, 2]
+        np.testing.assert_allclose(camera.lookat, site.xpos + 0.05 * direction)
+        flat = np.array([np.cos(np.radians(camera.azimuth)), np.sin(np.radians(camera.azimuth))])
+        np.testing.assert_allclose(flat, direction[:2] / np.linalg.norm(direction[:2]))
+        assert camera.elevation == pytest.approx(max(-89.0, np.degrees(np.arcsin(direction[2])) - 35.0))
+        places.append(camera)
+        env.advance(np.ones(9))
+    assert len(set(places)) == 3
 
 
 def test_the_state_is_observed_when_asked_for():

@@ -271,7 +271,7 @@ def test_played_episodes_hold_what_was_observed() -> None:
     ("env_id", "cameras"),
     [
         ("moto_pl/MetaWorld-drawer-open-v0", ("corner", "corner2", "gripper", "topview")),
-        ("moto_pl/Kitchen-mixed-v0", ("side",)),
+        ("moto_pl/Kitchen-mixed-v0", ("side", "gripper")),
     ],
 )
 def test_the_simulators_cameras(gl: str, env_id: str, cameras: tuple[str, ...]) -> None:
