@@ -1,13 +1,15 @@
 """Against the packages whose formats these are: what they write is read, and what is written they read.
 
-Neither is among this project's packages: lerobot 0.6 needs Python 3.12, and an older PyAV (15). By hand, in an
-environment of its own::
+Neither is among this project's packages: lerobot 0.6, whose files are v3, needs Python 3.12, and an older PyAV (15);
+lerobot 0.3 is the last that writes v2.1. By hand, each in an environment of its own::
 
     pip install "lerobot[dataset,av-dep]==0.6.1" robomimic pytest && pytest tests/datasets/formats/test_peers.py
+    pip install lerobot==0.3.3 pytest && pytest tests/datasets/formats/test_peers.py
 """
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,8 +41,8 @@ def episodes() -> list[Any]:
 
 @pytest.mark.parametrize("videos", [True, False])
 def test_what_lerobot_writes(videos: bool, tmp_path: Path) -> None:
-    pytest.importorskip("lerobot", reason="needs lerobot, and with it Python 3.12")
-    from lerobot.datasets.lerobot_dataset import LeRobotDataset
+    pytest.importorskip("lerobot", reason="needs lerobot")
+    from lerobot.datasets.lerobot_dataset import CODEBASE_VERSION, LeRobotDataset
 
     from moto_pl.datasets.formats.lerobot import LeRobot
 
@@ -57,10 +59,15 @@ def test_what_lerobot_writes(videos: bool, tmp_path: Path) -> None:
         shown = [frames(length, number + 10 * camera) for camera in range(2)]
         for row in range(length):
             frame: dict[str, Any] = {name: shown[camera][row] for camera, name in enumerate(CAMERAS)}
-            frame |= {"action": found["action"][row], "observation.state": found["state"][row], "task": "lift"}
-            written.add_frame(frame | {"next.reward": found["reward"][row : row + 1]})
+            frame |= {"action": found["action"][row], "observation.state": found["state"][row]}
+            frame |= {"next.reward": found["reward"][row : row + 1]}
+            if "task" in inspect.signature(written.add_frame).parameters:  # before v3
+                written.add_frame(frame, "lift")
+            else:
+                written.add_frame(frame | {"task": "lift"})
         written.save_episode()
-    written.finalize()
+    if CODEBASE_VERSION == "v3.0":
+        written.finalize()
     source = LeRobot(tmp_path / "arm")
     assert (len(source), source.cameras, source.fps) == (3, CAMERAS, FPS)
     least = np.inf
@@ -74,7 +81,7 @@ def test_what_lerobot_writes(videos: bool, tmp_path: Path) -> None:
             assert len(there) == length
             for left, right in zip(there, frames(length, number + 10 * camera), strict=True):
                 least = min(least, psnr(left, right))
-    print(f"lerobot's {kind}s: {least:.1f} dB at least")
+    print(f"lerobot's {CODEBASE_VERSION} {kind}s: {least:.1f} dB at least")
     assert least > (PSNR if videos else 1e9)
 
 
@@ -83,7 +90,10 @@ def test_what_lerobot_writes(videos: bool, tmp_path: Path) -> None:
 def test_lerobot_reads_what_is_written(robot: bool, lossless: bool, tmp_path: Path) -> None:
     """One camera, as the papers have it; and a robot's: two, vectors (one of a single number), actions in degrees."""
     pytest.importorskip("lerobot", reason="needs lerobot, and with it Python 3.12")
-    from lerobot.datasets.lerobot_dataset import LeRobotDataset
+    from lerobot.datasets.lerobot_dataset import CODEBASE_VERSION, LeRobotDataset
+
+    if CODEBASE_VERSION != "v3.0":
+        pytest.skip(f"this lerobot reads {CODEBASE_VERSION}; what is written here is v3.0")
 
     from moto_pl.datasets.formats.write_lerobot import write_lerobot
     from moto_pl.datasets.own_actions import OwnActions
