@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from moto_pl import signals
-from moto_pl.errors import SettingError
+from moto_pl.errors import SettingError, tell
 from moto_pl.evaluations import TEST_SEEDS
 from moto_pl.training.configs import LIGHTNING_VERBS
 from moto_pl.trust import gate, split_trust
@@ -287,7 +287,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
             return status
     except SettingError as error:
-        print(f"{error.details}moto: {error}", file=sys.stderr)
+        tell(f"{error.details}moto: {error}")
         return 2
     except OSError as error:
         if isinstance(error, BrokenPipeError) and _nobody_reads():
@@ -296,10 +296,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.errno is None or error.errno not in _DISK:
             raise
         where = " to ".join(os.fsdecode(name) for name in (error.filename, error.filename2) if name is not None)
-        print(f"moto: {where or 'the disk'}: found {error.strerror}. {_DISK[error.errno]}", file=sys.stderr)
+        tell(f"moto: {where or 'the disk'}: found {error.strerror}. {_DISK[error.errno]}")
         return 2
     except signals.Stopped as stopped:
-        print(f"moto: ended by {stopped.name}", file=sys.stderr)
+        tell(f"moto: ended by {stopped.name}")
         return 128 + stopped.number
 
 

@@ -1,6 +1,7 @@
 """The one error that a user's mistake raises, or a fault in what the user brought."""
 
 import math
+import sys
 
 
 class SettingError(ValueError):
@@ -70,3 +71,12 @@ def check_above_zero(part: str, settings: object, *names: str) -> None:
         value = getattr(settings, name)
         if value is not None and not 0 < value < math.inf:
             raise SettingError(f"{part}.{name}", value, "Give a number above 0.")
+
+
+def tell(line: str) -> None:
+    """Says why this process ends, on stderr.
+
+    In one write: several processes may end at once, and share it. ``print`` may write the line's end by itself.
+    """
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()

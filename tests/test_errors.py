@@ -7,10 +7,12 @@ import dataclasses
 import inspect
 import itertools
 import re
+import sys
 from collections.abc import Iterator
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, get_args, get_type_hints
 
 import pytest
@@ -332,3 +334,12 @@ def test_what_was_found_breaks_no_line_and_moves_no_cursor() -> None:
     """A name in somebody's file may hold anything."""
     error = SettingError("data.dataset", "an array \n\x1b[2Jmoto: all is well \u202e", "Correct it.")
     assert str(error) == "data.dataset: found an array \\n\\x1b[2Jmoto: all is well \\u202e. Correct it."
+
+
+def test_why_a_process_ends_is_told_in_one_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes that share a terminal would else write into each other's lines."""
+    written: list[str] = []
+    monkeypatch.setattr(sys, "stderr", SimpleNamespace(write=written.append, flush=lambda: None))
+    assert cli.main(["data", "info", "no/such-data-v0"]) == 2
+    (line,) = written
+    assert line.startswith("moto: dataset: found") and line.endswith("\n") and line.count("\n") == 1

@@ -8,7 +8,6 @@ import os
 import re
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +21,7 @@ import torch
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 
-from moto_pl.errors import SettingError
+from moto_pl.errors import SettingError, tell
 
 #: What collectives' errors say of themselves, whatever carries them.
 _COLLECTIVE = re.compile(r"gloo|nccl|ProcessGroup|TCPStore|Connection (closed|reset)|Broken pipe", re.IGNORECASE)
@@ -102,7 +101,7 @@ class Peers(L.Callback):
 
             def in_time(kill_all: Callable[[], None] = kill_all) -> None:
                 time.sleep(_GRACE_S)
-                print(f"moto: {self._lost(trainer)}", file=sys.stderr, flush=True)
+                tell(f"moto: {self._lost(trainer)}")
                 kill_all()
 
             cast(Any, observer)._terminate_all = in_time
