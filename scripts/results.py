@@ -148,6 +148,11 @@ def percent(share: float) -> str:
     return f"{share:.0%}".replace("%", " %")
 
 
+def joined(cells: Iterable[str]) -> str:
+    """A row of a table in Markdown."""
+    return f"| {' | '.join(cells)} |"
+
+
 def success_at(rows: Iterable[Row], episodes: int) -> float:
     """Mean success where the runs had collected that many episodes; one at least has."""
     return mean(row.success for row in rows if row.online_episodes == episodes)
@@ -166,13 +171,13 @@ def line(names: Sequence[str], rows: Sequence[Row], counts: Sequence[int]) -> st
     low, high = wilson_interval(round(sum(row.success * row.episodes for row in final)), trials)
     cells = [*names, str(len(final)), *(cell(rows, episodes) for episodes in counts)]
     cells += [f"{low:.0%} to {high:.0%}".replace("%", " %"), percent(mean(row.last for row in final))]
-    return f"| {' | '.join([*cells, f'{mean(row.steps for row in final):.1f}'])} |"
+    return joined([*cells, f"{mean(row.steps for row in final):.1f}"])
 
 
 def head(names: Sequence[str], counts: Sequence[int]) -> str:
     """The first two lines of a table of :func:`line`."""
     numbers = ["seeds", "pre-trained", *(f"{count} episodes" for count in counts[1:]), "interval", "last", "steps"]
-    return f"| {' | '.join([*names, *numbers])} |\n|{'---|' * len(names)}{'---:|' * len(numbers)}"
+    return f"{joined([*names, *numbers])}\n|{'---|' * len(names)}{'---:|' * len(numbers)}"
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -201,7 +206,7 @@ def table(rows: Sequence[Row]) -> str:
         ]
         means += ["", percent(mean(mean(row.last for row in some) for some in final))]
         means.append(f"{mean(mean(row.steps for row in some) for some in final):.1f}")
-        lines.append(f"| {' | '.join(means)} |")
+        lines.append(joined(means))
     return "\n".join(lines)
 
 
@@ -224,7 +229,7 @@ def published(rows: Sequence[Row]) -> str:
     means = [percent(mean(mean(values) for values in ours.values())) if len(ours) == len(TASKS) else "-"]
     means += [f"{mean(others[task, agent, count] for task in TASKS):.0f} %" for agent, count in columns]
     lines.append(["**mean**", *means])
-    text = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+    text = "\n".join(map(joined, lines))
     return PUBLIC.format(ours=f"MOTO here, {EPISODES[-1]}", rows=text)
 
 
@@ -242,12 +247,12 @@ def seen(rows: Sequence[Row]) -> str:
 def begun(rows: Sequence[Row]) -> str:
     """How soon MOTO succeeds that begins with another task's weights."""
     titles = ["begins with", "seeds", *(f"{step}" for step in BEGUN_STEPS)]
-    lines = [f"| {' | '.join(titles)} |", f"|---|{'---:|' * (len(titles) - 1)}"]
+    lines = [joined(titles), f"|---|{'---:|' * (len(titles) - 1)}"]
     for setting, name in BEGUN.items():
         mine = [row for row in rows if row.setting == setting]
         means = [[row.success for row in mine if row.step == step] for step in BEGUN_STEPS]
         cells = [name, str(len({row.seed for row in mine})), *(percent(mean(some)) if some else "-" for some in means)]
-        lines.append(f"| {' | '.join(cells)} |")
+        lines.append(joined(cells))
     return INITIAL_WEIGHTS.format(table="\n".join(lines))
 
 

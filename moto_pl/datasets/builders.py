@@ -12,8 +12,7 @@ from typing import Any, get_type_hints
 import gymnasium as gym
 from gymnasium.envs.registration import load_env_creator
 
-from moto_pl.datasets.kitchen.arm import JITTER
-from moto_pl.datasets.kitchen.demonstrations import build_kitchen
+from moto_pl.datasets.kitchen.demonstrations import EARLIER, build_kitchen
 from moto_pl.datasets.kitchen.replay import build_replay
 from moto_pl.datasets.metaworld import build_metaworld
 from moto_pl.datasets.minari_io import (
@@ -159,9 +158,7 @@ def ensure(name: str, **options: Any) -> Path:
     reader = open_dataset(target)
     kwargs = reader.own.get("env_kwargs")
     if kwargs is not None:
-        # Kitchen datasets from before there was a choice of order are free.
-        earlier = {"order": "free", "jitter": JITTER, "action_repeat": 1}
-        built = {**earlier, **reader.own, **kwargs, "steps": kwargs.get("episode_steps")}
+        built = {"action_repeat": 1, **EARLIER, **reader.own, **kwargs, "steps": kwargs.get("episode_steps")}
         observed = set(kwargs.get("observe", IMAGE_ALONE.names))  # more than is asked for does no harm
         options = {key: value for key, value in options.items() if key != "observe" or not observed >= set(value)}
         for key, value in options.items():

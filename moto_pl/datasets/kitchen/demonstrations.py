@@ -29,6 +29,8 @@ from moto_pl.rollout.play import play, recorded
 
 KINDS = ("mixed", "partial")
 MAX_JITTER = 0.1
+EARLIER: Mapping[str, Any] = {"order": "free", "jitter": JITTER}
+"""What datasets were built with that do not say it: those from before there was a choice."""
 
 
 @dataclass(frozen=True)
@@ -226,7 +228,7 @@ def _twin(
             reader = open_dataset(name, wanted=wanted)
         except SettingError:  # not there, or damaged
             continue
-        if {"jitter": JITTER} | reader.own == expected:  # which older ones do not say
+        if {**EARLIER, **reader.own} == expected:
             return reader
     return None
 
