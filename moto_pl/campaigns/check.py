@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ import gymnasium as gym
 import yaml
 
 from moto_pl.campaigns.plan import Campaign, Run, flatten
-from moto_pl.datasets.minari_io import buildable_names, exists, locate, short_name
+from moto_pl.datasets.minari_io import buildable_names, locate, short_name
 from moto_pl.envs import list_envs, unknown_name
 from moto_pl.errors import SettingError
 from moto_pl.reading import MAX_YAML, parse_yaml, read_text
@@ -155,15 +154,10 @@ def _dataset(data: OfflineToOnlineDataModule) -> str | None:
     """The dataset that a run will build, which must not be built twice at a time."""
     if data.dataset is None:
         return None
-    target = str(data.build_options.get("output", data.dataset))
-    if not data.build_missing:
-        locate(data.dataset)
-        return None
-    if not exists(target) and short_name(data.dataset) not in buildable_names():
-        near = difflib.get_close_matches(data.dataset, buildable_names(), n=2)
-        guess = f"Did you mean {' or '.join(near)}? " if near else ""
-        raise SettingError("data.dataset", repr(data.dataset), f"{guess}moto data list shows those that are there.")
-    return target
+    if data.build_missing and short_name(data.dataset) in buildable_names():
+        return str(data.build_options.get("output", data.dataset))
+    locate(data.dataset)
+    return None
 
 
 def _innermost(text: str) -> str:

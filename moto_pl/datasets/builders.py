@@ -139,7 +139,7 @@ def ensure(name: str, **options: Any) -> Path:
 
     Args:
         name: ``reach``, ``metaworld/<task>``, or the id that such a dataset has by default (``moto_pl/reach-v0``). Any
-            other dataset, by id or path, has to be there.
+            other dataset, by id or path, has to be there, and is taken as it is.
         **options: those of :func:`build`. One that is there, if it was built here, must have been built with them.
 
     Returns:
@@ -148,13 +148,14 @@ def ensure(name: str, **options: Any) -> Path:
     Raises:
         SettingError: as :func:`build`; or the dataset that is there was built with other options, or is damaged.
     """
-    target, short = options.get("output", name), short_name(name)
-    found = builder(short) if short in buildable_names() else None
-    if found is not None:
-        _check_options(short, found, options)
+    short = short_name(name)
+    if short not in buildable_names():
+        return locate(name)  # how a dataset of ours is made, and what it is called, is nothing to another
+    found = builder(short)
+    _check_options(short, found, options)
+    target = options.get("output", name)
     if not exists(target):
-        # What cannot be built has to be there: locate says that it is not, and what is near.
-        return found.build(options).path if found is not None else locate(name)
+        return found.build(options).path
     reader = open_dataset(target)
     kwargs = reader.own.get("env_kwargs")
     if kwargs is not None:

@@ -20,7 +20,7 @@ from moto_pl.errors import SettingError
     [
         ({"base": ["debug", "--data.nothing=3"]}, "base", "--data.nothing"),
         ({"tasks": {"x": {"data.env": "moto_pl/Nope-v0"}}}, "tasks.x", "moto_pl/Reach-v0"),
-        ({"tasks": {"x": {"data.dataset": "reech"}}}, "tasks.x", "Did you mean reach"),
+        ({"tasks": {"x": {"data.dataset": "reech"}}}, "tasks.x", "Did you mean to build: moto data build reach"),
         ({"tasks": {"x": {"data": {"dataset": "reech", "build_missing": False}}}}, "tasks.x", "reech"),
         ({"agents": {"A": {"model": "moto_pl.agents.NOPE"}}}, "agents.A", "NOPE"),
         ({"agents": {"A": {"model.init_args.behaviour.horizonn": 3}}}, "agents.A", "horizonn"),

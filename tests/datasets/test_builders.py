@@ -157,6 +157,10 @@ def test_ensure_notices_other_options() -> None:
 
 
 def test_ensure_of_what_cannot_be_built() -> None:
+    """Also beside one that could be, and has the name that a size of ours gives to its own."""
+    other = build("reach", episodes=1, image_size=32, output="someone/own-v1")
+    build("reach", episodes=1, image_size=32, output="ours/reach-v1")
+    assert ensure("someone/own-v1", output="ours/reach-v1") == other.path
     with pytest.raises(SettingError, match="someone/else-v1"):
         ensure("someone/else-v1")
 

@@ -87,8 +87,8 @@ def test_what_a_dataset_does_not_have(dataset: Path) -> None:
     with pytest.raises(SettingError, match=r"data\.observation\.cameras: found 'top'. Use one of .*: image, wrist"):
         open_dataset(dataset, wanted=ObservationConfig(("image", "top")))
     with pytest.raises(SettingError, match=r"observe: found .* in .*reach.*already there"):
-        ensure(str(dataset), observe=["image", "top"])
-    assert ensure(str(dataset), observe=["wrist"]) == dataset  # more than is asked for does no harm
+        ensure("reach", output=str(dataset), observe=["image", "top"])
+    assert ensure("reach", output=str(dataset), observe=["wrist"]) == dataset  # more than is asked for does no harm
 
 
 def test_cameras_of_several_sizes_and_lengths(dataset: Path, tmp_path: Path) -> None:
