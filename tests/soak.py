@@ -18,7 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from rich.console import Console
@@ -29,8 +29,6 @@ import power
 import warm
 from power_scenarios import check_run
 from runs import assert_same_end, command, environment, fault, final, fit, start
-
-TWO = ("--trainer.devices", "2", "--trainer.strategy", "ddp", "--data.num_envs", "2")
 
 
 @dataclass
@@ -319,12 +317,16 @@ def clock_backwards(bench: Bench, run: Path, rng: random.Random) -> Injection:
     return _same(bench, run, "nothing")
 
 
-def rank_fails(bench: Bench, run: Path, rng: random.Random) -> Injection:
-    """One of two processes is killed: both end, and the same command goes on."""
-    done = fit(run, *bench.data, *TWO, *fault(rng.randrange(11, 40), rank=rng.randrange(2)), timeout=180)
-    if done.returncode == 0:
-        return Injection(last_line(done), survived=False, problem="nothing happened")
-    return go_on(bench, run, "both processes ended", *TWO, name="two")
+def rank_fails(bench: Bench, run: Path, rng: random.Random, ranks: int = 2, signal_name: str = "SIGKILL") -> Injection:
+    """One of several processes is killed, crashes or hangs: all end with a line, and the same command goes on."""
+    several = ("--trainer.devices", str(ranks), "--trainer.strategy", "ddp", "--data.num_envs", str(ranks))
+    patience = ("--peer_timeout_s", "60")  # within it the others have to start, on a busy machine too
+    step, rank = rng.randrange(11, 40), rng.randrange(ranks)
+    done = fit(run, *bench.data, *several, *patience, *fault(step, signal_name=signal_name, rank=rank), timeout=300)
+    saw = last_line(done)
+    if done.returncode == 0 or f"{ranks} processes in all, of which rank {rank} " not in saw:
+        return Injection(saw, survived=False, problem=f"rank {rank} was not named: {saw}")
+    return go_on(bench, run, saw, *several, *patience, name=f"on {ranks}")
 
 
 #: Each fault, and its injections in a soak.
@@ -344,6 +346,9 @@ FAULTS: dict[str, tuple[Callable[[Bench, Path, random.Random], Injection], int]]
     "NaN in a loss": (not_a_number, 5),
     "clock runs backwards": (clock_backwards, 2),
     "one of two ranks killed": (rank_fails, 4),
+    "one of four ranks killed": (partial(rank_fails, ranks=4), 2),
+    "one of four ranks crashes": (partial(rank_fails, ranks=4, signal_name="SIGSEGV"), 2),
+    "one of four ranks hangs": (partial(rank_fails, ranks=4, signal_name="SIGSTOP"), 2),
 }
 
 

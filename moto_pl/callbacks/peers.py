@@ -6,12 +6,13 @@ import errno
 import math
 import os
 import re
+import signal
 import socket
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -25,6 +26,7 @@ from moto_pl.errors import SettingError, tell
 
 #: What collectives' errors say of themselves, whatever carries them.
 _COLLECTIVE = re.compile(r"gloo|nccl|ProcessGroup|TCPStore|Connection (closed|reset)|Broken pipe", re.IGNORECASE)
+_ENDED, _STOPPED = "has ended", "is stopped"
 _LOOKS_S = 2.0  # a process that was killed takes a moment to be gone
 _GRACE_S = 20.0  # in which a collective says that a process has ended
 _OBSERVER = "child-process-observer"  # Lightning's thread, which kills all processes as soon as one has ended
@@ -44,8 +46,8 @@ class Peer(NamedTuple):
         try:
             state = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]
         except OSError:
-            return "has ended"
-        return {"Z": "has ended", "X": "has ended", "T": "is stopped", "t": "is stopped"}.get(state)
+            return _ENDED
+        return {"Z": _ENDED, "X": _ENDED, "T": _STOPPED, "t": _STOPPED}.get(state)
 
 
 class Peers(L.Callback):
@@ -68,6 +70,9 @@ class Peers(L.Callback):
         strategy = cast(Any, trainer.strategy)
         if isinstance(strategy, DDPStrategy):
             strategy._timeout = timedelta(seconds=self.timeout_s)
+            # So that gradients stay in the buckets of the first step: where torch moves them after it, as it does once in
+            # each process's life, more than two processes add them up in another order from then on.
+            strategy._ddp_kwargs["find_unused_parameters"] = True
             if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0":
                 _set_up_apart(strategy)
         environment, port = strategy.cluster_environment, os.environ.get("MASTER_PORT")
@@ -116,13 +121,14 @@ class Peers(L.Callback):
             if trainer.world_size == 1 or not of_others:
                 raise
             if not self._peers:
-                self._end_started(trainer, {process.pid for process in _started(trainer)})
+                for process in _started(trainer):  # they would stay behind
+                    process.kill()
                 waited = f"(waited at most {self.timeout_s:g} s)"
                 found = f"{trainer.world_size} processes in all, which have not come together {waited}"
                 fix = "See that all were started, and reach MASTER_ADDR and MASTER_PORT, or give more --peer_timeout_s."
                 raise SettingError("trainer.devices", found, fix) from None
             lost = self._lost(trainer)
-            self._end_started(trainer, {peer.pid for peer in self._peers if peer.fate is not None})
+            self._end_stopped()
             raise lost from None
 
     def _lost(self, trainer: L.Trainer) -> SettingError:
@@ -152,11 +158,12 @@ class Peers(L.Callback):
         named = [f"rank {' or '.join(ranks)} on {host}" for host, ranks in hosts.items()]
         return " or ".join(named)
 
-    def _end_started(self, trainer: L.Trainer, pids: set[int]) -> None:
-        """Ends those of these processes that this one has started: they would stay behind."""
-        for process in _started(trainer):
-            if process.poll() is None and process.pid in pids:
-                process.kill()
+    def _end_stopped(self) -> None:
+        """Ends those on this machine that are stopped, the one that started this one too: they would stay behind."""
+        for peer in self._peers:
+            if peer.fate == _STOPPED:
+                with suppress(OSError):
+                    os.kill(peer.pid, signal.SIGKILL)
 
 
 def _set_up_apart(strategy: Any) -> None:

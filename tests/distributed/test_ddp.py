@@ -18,7 +18,18 @@ import torch
 
 from moto_pl.evaluations import read_evaluations
 from moto_pl.replay import EpisodeStore
-from runs import ROOT, assert_same_end, command, environment, fault, final, fit, fit_ranks, free_port
+from runs import (
+    ROOT,
+    assert_same_end,
+    assert_same_weights,
+    command,
+    environment,
+    fault,
+    final,
+    fit,
+    fit_ranks,
+    free_port,
+)
 
 TWO_EPISODES = ("--data.num_envs", "2")
 TWO = ("--trainer.devices", "2", "--trainer.strategy", "ddp", *TWO_EPISODES)
@@ -93,7 +104,7 @@ def test_logs_are_written_once(unbroken: Path) -> None:
 
 @pytest.mark.parametrize(
     ("step", "rank", "signal_name", "fate"),
-    [(13, 1, "SIGKILL", "has ended"), (28, 0, "SIGSEGV", "has ended"), (32, 1, "SIGSTOP", "is stopped")],
+    [(13, 1, "SIGKILL", "has ended"), (28, 0, "SIGSEGV", "has ended"), (32, 0, "SIGSTOP", "is stopped")],
 )
 def test_a_lost_rank_ends_all_with_a_line_and_resume_is_exact(
     step: int, rank: int, signal_name: str, fate: str, data: tuple[str, ...], unbroken: Path, tmp_path: Path
@@ -110,6 +121,16 @@ def test_a_lost_rank_ends_all_with_a_line_and_resume_is_exact(
     assert resumed.returncode == 0, resumed.stderr
     assert "resuming" in resumed.stdout
     assert_same_end(unbroken, tmp_path / "run")
+
+
+def test_four_processes_resume_exactly(data: tuple[str, ...], tmp_path: Path) -> None:
+    """Of two processes' gradients there is one sum; four add theirs up in the order of the buckets that they lie in."""
+    four = (*data, "--data.num_envs", "4", "--data.offline_steps", "20", "--data.online_steps", "0")
+    for run, args in (("unbroken", ()), ("killed", fault(13, rank=3)), ("killed", ())):
+        done = fit_ranks(tmp_path / run, *four, *args, processes=4)
+        assert (done.returncode == 0) == (not args), done.stderr
+    assert "resuming" in done.stdout
+    assert_same_weights(tmp_path / "unbroken", tmp_path / "killed")
 
 
 def test_torchrun_starts_a_run_again_by_itself(data: tuple[str, ...], unbroken: Path, tmp_path: Path) -> None:
