@@ -70,8 +70,8 @@ class Peers(L.Callback):
         strategy = cast(Any, trainer.strategy)
         if isinstance(strategy, DDPStrategy):
             strategy._timeout = timedelta(seconds=self.timeout_s)
-            # So that gradients stay in the buckets of the first step: where torch moves them after it, as it does once in
-            # each process's life, more than two processes add them up in another order from then on.
+            # So that gradients stay in the buckets of the first step. Torch would move them after it, once in each
+            # process's life, and more than two processes add them up in another order from then on.
             strategy._ddp_kwargs["find_unused_parameters"] = True
             if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0":
                 _set_up_apart(strategy)

@@ -68,6 +68,8 @@ def quiet() -> None:
     import warnings
 
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # Lightning's calls, not ours
+    # Read when torch is imported. Several processes are warned that no parameter is unused: see callbacks/peers.py.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
         lambda record: "litlogger" not in record.getMessage() and "litmodels" not in record.getMessage()
     )
