@@ -117,7 +117,7 @@ class RawEpisode:
         for key in SUCCESS_KEYS:
             if key in self.infos:
                 return self._flags(key, steps)
-        completed = _rows(self.infos.get("completed", ()), steps)
+        completed = step_rows(self.infos.get("completed", ()), steps)
         if completed is not None and completed.ndim == 2:
             return np.all(completed > 0, axis=1, keepdims=True)[:, 0]
         positive: np.ndarray = np.greater(reward, 0)
@@ -128,7 +128,7 @@ class RawEpisode:
         if array.size == 1 and steps > 1 and array.dtype.kind in "biuf":
             # One flag for the whole episode: which step it was is not known, the last one at the latest.
             array = np.array([False] * (steps - 1) + [array.item()], array.dtype)
-        values = _rows(array, steps)
+        values = step_rows(array, steps)
         if values is None or values.size != steps:
             found = f"infos['{key}'] {array.dtype} {array.shape} for {steps} rewards"
             raise self._error(found, "Expected True or False for each step, or one for the episode.")
@@ -142,7 +142,7 @@ class RawEpisode:
         """The infos that an episode can hold; others' datasets may have any."""
         extras = {}
         for key, values in self.infos.items():
-            array = _rows(values, steps)
+            array = step_rows(values, steps)
             if key in SUCCESS_KEYS or array is None or not EXTRA_NAME.fullmatch(key):
                 continue
             if array.dtype not in EXTRA_TYPES.values():
@@ -166,7 +166,7 @@ def _column(array: np.ndarray) -> np.ndarray:
     return array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
 
 
-def _rows(values: Any, steps: int) -> np.ndarray | None:
+def step_rows(values: Any, steps: int) -> np.ndarray | None:
     """An info as a numeric array of ``steps`` rows, the reset's row dropped; None where it is nothing of the kind."""
     if isinstance(values, Mapping):
         return None

@@ -14,7 +14,8 @@ from moto_pl.datasets.formats.recorded import MAX_PIXELS, Camera, Recorded, dama
 from moto_pl.datasets.minari_files import READ_ERRORS, read_metadata
 from moto_pl.datasets.minari_io import DATA_FILE
 from moto_pl.datasets.offered import is_vector, leaves, observed
-from moto_pl.envs.actions import ActionScale
+from moto_pl.datasets.raw_episode import step_rows
+from moto_pl.envs.actions import SUCCESS_KEYS, ActionScale
 from moto_pl.errors import SettingError
 
 
@@ -59,7 +60,9 @@ class MinariSource:
             action = np.asarray(raw["actions"], np.float32)
             rewards = np.asarray(raw["rewards"], np.float32)
             terminations = np.asarray(raw["terminations"], bool)
-            success = (raw["infos"] or {}).get("success")
+            infos = raw["infos"] or {}
+            success = next((infos[name] for name in SUCCESS_KEYS if name in infos), None)
+            rows = {name: step_rows(values, len(action)) for name, values in infos.items() if name not in SUCCESS_KEYS}
         except READ_ERRORS as error:
             raise damaged(self.path, error, f"episode {index}") from error
         if terminations[:-1].any():
@@ -74,6 +77,7 @@ class MinariSource:
             columns={"rewards": rewards.reshape(len(rewards), -1)[:, 0] if rewards.ndim else rewards},
             success=flags if flags is not None and len(flags) == len(action) else None,
             terminated=bool(terminations[-1:].any()),
+            extras={name: values for name, values in rows.items() if values is not None},
             info={"source": f"{self.path.name}/{index}"},
         )
 

@@ -33,7 +33,14 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "minari"
 
 
-def write(root: Path, infos: bool = True, bound: float = 1, **options: Any) -> Path:
+#: Of the reset and each step, as Minari's collector has them.
+INFOS = {
+    "success": np.array([0, 0, 0, 0, 1], bool),
+    "completed": np.array([[0, 0], [0, 0], [1, 0], [1, 0], [1, 1]], bool),
+}
+
+
+def write(root: Path, infos: bool = True, bound: float = 1, name: str = "test/two-v0", **options: Any) -> Path:
     """Two cameras and a state, by Minari's own writer."""
     cameras = {"front": frames(STEPS + 1, 0), "wrist": frames(STEPS + 1, 1)}
     state = np.arange(2 * (STEPS + 1), dtype=np.float32).reshape(-1, 2)
@@ -44,17 +51,17 @@ def write(root: Path, infos: bool = True, bound: float = 1, **options: Any) -> P
         rewards=[0.0, 1.0, 0.0, 2.0],
         terminations=[False, False, False, True],
         truncations=[False] * STEPS,
-        infos={"success": np.array([False, False, False, False, True])} if infos else {},
+        infos=INFOS if infos else {},
     )
     minari.create_dataset_from_buffers(
-        "test/two-v0",
+        name,
         [buffer],
         observation_space=spaces.Dict({"cameras": spaces.Dict(box), "state": spaces.Box(-1e9, 1e9, (2,), np.float32)}),
         action_space=spaces.Box(-bound, bound, (2,)),
         jpeg_encoding=False,
         **options,
     )
-    return root / "test/two-v0"
+    return root / name
 
 
 @pytest.mark.parametrize("data_format", ["hdf5", "arrow"])
@@ -114,3 +121,14 @@ def test_what_is_damaged(root: Path) -> None:
     (path / "data/metadata.json").write_text("{}")
     with pytest.raises(SettingError, match="without a valid observation_space"):
         MinariSource(path)
+
+
+def test_several_become_one(root: Path) -> None:
+    """With all that is known of each step."""
+    parts = [str(write(root, name=name)) for name in ("test/monday-v0", "test/tuesday-v0")]
+    import_dataset(parts, cameras=["image=cameras/front"], output="test/both-v0", workers=1)
+    episodes = list(open_dataset("test/both-v0"))
+    assert [episode.info["source"] for episode in episodes] == ["monday-v0/0", "tuesday-v0/0"]
+    for episode in episodes:
+        assert np.array_equal(episode.success, INFOS["success"][1:])
+        assert np.array_equal(episode.extras["completed"], INFOS["completed"][1:])
