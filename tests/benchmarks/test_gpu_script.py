@@ -45,10 +45,8 @@ def test_all_parts_in_a_dry_run(tmp_path: Path) -> None:
     files = list(out.iterdir())
     assert len(files) <= 8 and all(path.is_file() and path.stat().st_size < 16 * 2**20 for path in files)
     forms = {result["form"]: result for result in json.loads((out / "step.json").read_text())["results"]}
-    assert (
-        all(forms[form]["median_s"] > 0 for form in ("eager", "captured", "reference"))
-        and "skipped" in forms["compile"]
-    )
+    assert forms.keys() == {"eager", "captured", "reference"}  # torch.compile on a GPU alone
+    assert all(result["median_s"] > 0 for result in forms.values())
     assert json.loads((out / "resume.json").read_text())["differences"] == []
     assert json.loads((out / "ops.json").read_text())["results"]
     with tarfile.open(out / "run.tar.gz") as archive:
