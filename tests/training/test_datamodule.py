@@ -17,12 +17,15 @@ from moto_pl.callbacks.evaluation import SeedBatches
 from moto_pl.datasets.builders import build
 from moto_pl.errors import SettingError
 from moto_pl.ops import Key
+from moto_pl.replay import EpisodeStore
+from moto_pl.replay.episode import Episode
 from moto_pl.replay.parts import BatchPart
 from moto_pl.rollout.explore import Exploration
 from moto_pl.rollout.policy import ArraySpec
 from moto_pl.rollout.pool import EnvPool, WorkerRestarted
 from moto_pl.rollout.roll import EVALUATION_SEEDS, TEST_SEEDS, roll_episodes, training_seed
 from moto_pl.training.datamodule import OfflineToOnlineDataModule
+from moto_pl.training.ingest import ingested
 
 
 class StraightLine:
@@ -385,3 +388,25 @@ def test_a_lost_worker_costs_nothing_but_time() -> None:
         found = roll_episodes(pool, agent, [3], "sample", Key(0, 1))[0]
     assert Losing.losses == 0
     assert np.array_equal(expected.image, found.image) and np.array_equal(expected.action, found.action)
+
+
+def test_how_many_episodes_are_asked_for_is_not_how_many_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that is killed while it takes in a dataset that it built; one is held out."""
+    options = {"episodes": 4, "output": str(tmp_path / "built")}
+    run: dict[str, Any] = {"build_missing": True, "build_options": options, "val_episodes": 1}
+    append = EpisodeStore.append
+
+    def killed(store: EpisodeStore, episode: Episode, index: int | None = None) -> int:
+        if index == 2:
+            raise KeyboardInterrupt
+        return append(store, episode, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EpisodeStore, "append", killed)
+        with pytest.raises(KeyboardInterrupt):
+            make(tmp_path / "run", Path("reach"), **run)
+    for _ in range(2):  # it goes on, and later the whole run does
+        make(tmp_path / "run", Path("reach"), **run)
+        assert ingested(tmp_path / "run/replay") == len(EpisodeStore(tmp_path / "run/replay")) == 3
