@@ -73,8 +73,8 @@ BESIDE = """
 moto campaign benchmarks/campaigns/three.yaml    # the others; MOTO and its cloning alone are the table's above
 ```
 
-The same demonstrations, episodes and gradient steps. Of the episodes that it collects, BC clones those that succeed. The last
-two are the paper's ablations.
+The same demonstrations, episodes and gradient steps. Of the episodes that it collects, BC clones those that succeed.
+The last two are the paper's ablations.
 
 {table}
 """
