@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean as mean
 from typing import NamedTuple
@@ -202,19 +202,24 @@ def head(names: Sequence[str], counts: Sequence[int]) -> str:
     return f"{joined([*names, *numbers])}\n|{'---|' * len(names)}{'---:|' * len(numbers)}"
 
 
+def lines_of(rows: Sequence[Row], column: str, names: Mapping[str, str], counts: Sequence[int]) -> list[str]:
+    """A line for each task and each of these names of which a run has ended; ``column`` is what they name."""
+    lines = []
+    for task in sorted({row.task for row in rows}):
+        for value, name in names.items():
+            mine = [row for row in rows if (row.task, getattr(row, column)) == (task, value)]
+            if any(row.final for row in mine):
+                lines.append(line((task, name), mine, counts))
+    return lines
+
+
 def table(rows: Sequence[Row]) -> str:
     """The tasks that were run, and the mean over them where all ten were."""
     cells: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in rows:
         cells[row.task, row.agent].append(row)
     cells = {key: some for key, some in cells.items() if any(row.final for row in some)}
-    lines = [head(("task", "agent"), EPISODES)]
-    lines += [
-        line((task, name), cells[task, agent], EPISODES)
-        for task in TASKS
-        for agent, name in AGENTS.items()
-        if (task, agent) in cells
-    ]
+    lines = [head(("task", "agent"), EPISODES), *lines_of(rows, "agent", AGENTS, EPISODES)]
     for agent, name in AGENTS.items():
         mine = {task: cells[task, agent] for task in TASKS if (task, agent) in cells}
         if len(mine) < len(TASKS):
@@ -257,23 +262,15 @@ def published(rows: Sequence[Row]) -> str:
 
 def beside(rows: Sequence[Row], others: Sequence[Row]) -> str:
     """Other methods on those of the tasks that they were run on."""
-    lines = [head(("task", "agent"), EPISODES)]
-    for task in sorted({row.task for row in others}):
-        for agent, name in {**AGENTS, **OTHERS}.items():
-            mine = [row for row in (*rows, *others) if (row.task, row.agent) == (task, agent)]
-            if any(row.final for row in mine):
-                lines.append(line((task, name), mine, EPISODES))
+    tasks = {row.task for row in others}
+    both = [*(row for row in rows if row.task in tasks), *others]
+    lines = [head(("task", "agent"), EPISODES), *lines_of(both, "agent", {**AGENTS, **OTHERS}, EPISODES)]
     return BESIDE.format(table="\n".join(lines))
 
 
 def seen(rows: Sequence[Row]) -> str:
     """What MOTO comes to where it sees more than an image."""
-    lines = [head(("task", "sees"), SEEN_EPISODES)]
-    for task in sorted({row.task for row in rows}):
-        for setting, name in SEEN.items():
-            mine = [row for row in rows if (row.task, row.setting) == (task, setting)]
-            if any(row.final for row in mine):
-                lines.append(line((task, name), mine, SEEN_EPISODES))
+    lines = [head(("task", "sees"), SEEN_EPISODES), *lines_of(rows, "setting", SEEN, SEEN_EPISODES)]
     return OBSERVATION.format(table="\n".join(lines))
 
 

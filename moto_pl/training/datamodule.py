@@ -239,9 +239,7 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
         if self.build_missing:
             options = env_arguments(of.env, of.env_options, wanted, of.image_size)
             source = ensure(self.dataset, **{**options, **self.build_options})
-        # How many episodes there are is said by the replay, once it holds them all; which, by the fingerprint.
-        built = {name: value for name, value in self.build_options.items() if name != "episodes"}
-        names = {"dataset": str(self.dataset), **built, "val_episodes": self.val_episodes}
+        names = {"dataset": str(self.dataset), **self.build_options, "val_episodes": self.val_episodes}
         if wanted != IMAGE_ALONE:
             names["observation"] = {"cameras": list(wanted.cameras), "state": list(wanted.state)}
         names |= {} if of.action_scale == "bounds" else {"scaling": of.action_scale}

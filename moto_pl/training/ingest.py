@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 #: What a marker says where it is not what the papers have.
 _UNUSUAL = ("observation", "scaling", "image_size", "action_repeat")
+#: What a marker says of the replay itself, whatever settings have that name: ``episodes`` is also asked of a builder.
+_OWN = ("fingerprint", "episodes", "longest", "action_scale", "observed")
 #: A number whose standard deviation is below this share of its size, or of 1, does not vary.
 _CONSTANT = 1e-6
 
@@ -47,6 +49,7 @@ def ingest(
         SettingError: the replay was begun with another dataset, or with another content of this one; the dataset
             cannot be read or is not what is trained on; or no episode is left to train on.
     """
+    names = {name: value for name, value in names.items() if name not in _OWN}
     fingerprint = reader.fingerprint()
     known = _read(replay)
     if known is not None:

@@ -62,7 +62,11 @@ class MinariSource:
             terminations = np.asarray(raw["terminations"], bool)
             infos = raw["infos"] or {}
             success = next((infos[name] for name in SUCCESS_KEYS if name in infos), None)
-            rows = {name: step_rows(values, len(action)) for name, values in infos.items() if name not in SUCCESS_KEYS}
+            extras = {
+                name: rows
+                for name, values in infos.items()
+                if name not in SUCCESS_KEYS and (rows := step_rows(values, len(action))) is not None
+            }
         except READ_ERRORS as error:
             raise damaged(self.path, error, f"episode {index}") from error
         if terminations[:-1].any():
@@ -77,7 +81,7 @@ class MinariSource:
             columns={"rewards": rewards.reshape(len(rewards), -1)[:, 0] if rewards.ndim else rewards},
             success=flags if flags is not None and len(flags) == len(action) else None,
             terminated=bool(terminations[-1:].any()),
-            extras={name: values for name, values in rows.items() if values is not None},
+            extras=extras,
             info={"source": f"{self.path.name}/{index}"},
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,9 @@ INFOS = {
 }
 
 
-def write(root: Path, infos: bool = True, bound: float = 1, name: str = "test/two-v0", **options: Any) -> Path:
+def write(
+    root: Path, infos: Mapping[str, np.ndarray] = INFOS, bound: float = 1, name: str = "test/two-v0", **options: Any
+) -> Path:
     """Two cameras and a state, by Minari's own writer."""
     cameras = {"front": frames(STEPS + 1, 0), "wrist": frames(STEPS + 1, 1)}
     state = np.arange(2 * (STEPS + 1), dtype=np.float32).reshape(-1, 2)
@@ -51,7 +54,7 @@ def write(root: Path, infos: bool = True, bound: float = 1, name: str = "test/tw
         rewards=[0.0, 1.0, 0.0, 2.0],
         terminations=[False, False, False, True],
         truncations=[False] * STEPS,
-        infos=INFOS if infos else {},
+        infos=dict(infos),
     )
     minari.create_dataset_from_buffers(
         name,
@@ -69,7 +72,7 @@ def test_what_minari_writes(data_format: str, root: Path) -> None:
     if data_format == "arrow":
         pytest.importorskip("pyarrow", reason="needs the extra lerobot")
     # Minari 0.5.4 cannot read a number a step in the infos of its own Arrow files.
-    infos = data_format == "hdf5"
+    infos = INFOS if data_format == "hdf5" else {}
     path = write(root, infos, data_format=data_format)
     assert json.loads((path / "data/metadata.json").read_text())["data_format"] == data_format
     assert recognise(path) == "minari"
@@ -80,7 +83,7 @@ def test_what_minari_writes(data_format: str, root: Path) -> None:
         np.testing.assert_array_equal(list(read.cameras[name].frames()), frames(STEPS + 1, number))
     assert read.vectors["state"].shape == (STEPS + 1, 2) and read.terminated
     assert read.columns["rewards"].tolist() == [0, 1, 0, 2]
-    assert (read.success is not None) == infos
+    assert (read.success is not None) == bool(infos)
     assert read.success is None or read.success.tolist() == [False, False, False, True]
 
 
@@ -132,3 +135,10 @@ def test_several_become_one(root: Path) -> None:
     for episode in episodes:
         assert np.array_equal(episode.success, INFOS["success"][1:])
         assert np.array_equal(episode.extras["completed"], INFOS["completed"][1:])
+
+
+def test_success_by_its_other_name(root: Path) -> None:
+    path = write(root, {"is_success": INFOS["success"]})
+    episode = MinariSource(path).read(0)
+    assert episode.success is not None and np.array_equal(episode.success, INFOS["success"][1:])
+    assert episode.extras == {}
