@@ -1,8 +1,9 @@
 """A training step of this tree beside another commit's: ``python -m benchmarks.train_step --against COMMIT``.
 
-The commit is checked out into a temporary worktree and built there. Processes of both trees take turns, each on the
-same weights and batches; what one process finds is its median step, and what is compared are the two processes of a
-pair. As other programs disturb both, time of the processor stands beside time by the clock.
+The commit is checked out into a temporary worktree and built there. Both trees train its agents, with the settings that
+they have there. Processes of both trees take turns, each on the same weights and batches; what one process finds is its
+median step, and what is compared are the two processes of a pair. As other programs disturb both, time of the processor
+stands beside time by the clock.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from rich.console import Console
@@ -43,12 +45,13 @@ def compare(commit: str, cases: list[str], rounds: int, steps: int, out: Path | 
     name = _git("rev-parse", "--short", f"{commit}^{{commit}}")
     found: dict[str, list[dict[str, Any]]] = {case: [] for case in cases}
     with _checkout(commit) as other:
+        settings = {case: _settings(other, case) for case in cases}
         for index in track(range(rounds), "pairs", transient=True):
             for case in cases:
                 trees = {"ours": ROOT, "theirs": other}
                 order = list(trees) if index % 2 == 0 else list(trees)[::-1]
-                pair = {tree: _measure(trees[tree], case, steps) for tree in order}
-                found[case].append(pair)
+                given = {"ours": settings[case], "theirs": None}
+                found[case].append({tree: _measure(trees[tree], case, steps, given[tree]) for tree in order})
     results = {case: _summary(pairs) for case, pairs in found.items()}
     _print(name, results)
     path = out or RESULTS / f"step_against_{name}.json"
@@ -90,9 +93,21 @@ def _checkout(commit: str) -> Iterator[Path]:
             _git("worktree", "remove", "--force", str(tree))
 
 
-def _measure(tree: Path, case: str, steps: int) -> dict[str, Any]:
+def _settings(tree: Path, case: str) -> dict[str, Any]:
+    """The agent that a tree makes of a case, in today's settings."""
+    from moto_pl import agents  # here: an earlier tree's process reads this file too
+    from moto_pl.agents.earlier import complete
+
+    settings: dict[str, Any] = _measure(tree, case, 1, None)["settings"]
+    kind = getattr(agents, settings["class_path"].rpartition(".")[2])
+    return complete({**settings, "class_path": f"{kind.__module__}.{kind.__qualname__}"})
+
+
+def _measure(tree: Path, case: str, steps: int, settings: dict[str, Any] | None) -> dict[str, Any]:
     """What a new process finds with a tree's own package. The code that measures is ours; -P keeps its folder away."""
     command = [sys.executable, "-P", str(Path(__file__).resolve()), case, "--steps", str(steps)]
+    if settings is not None:
+        command += ["--settings", json.dumps(settings)]
     done = subprocess.run(
         command, env={**os.environ, "PYTHONPATH": str(tree)}, capture_output=True, text=True, cwd=tree
     )
@@ -122,7 +137,10 @@ def _summary(pairs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _times(pair: dict[str, Any]) -> dict[str, Any]:
-    return {tree: {name: value for name, value in found.items() if name != "first"} for tree, found in pair.items()}
+    return {
+        tree: {name: value for name, value in found.items() if name not in ("first", "settings")}
+        for tree, found in pair.items()
+    }
 
 
 def _print(name: str, results: dict[str, dict[str, Any]]) -> None:
@@ -150,10 +168,24 @@ def _processor() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
-def probe(case: str, steps: int) -> dict[str, Any]:
-    """Times a case with the package that this process imports, set up as a run is; only names of old may be used."""
+def probe(case: str, steps: int, settings: dict[str, Any] | None) -> dict[str, Any]:
+    """Times a case with the package that this process imports, set up as a run is; only names of old may be used.
+
+    Args:
+        case: a configuration or an agent.
+        steps: steps timed.
+        settings: the agent's, in place of those that this package has for the case.
+    """
+    from benchmarks import train_step
     from benchmarks.train_step import AGENTS, agent_of_size, load_agent, random_batch, take_step
     from moto_pl.ops import Key
+
+    build = train_step.build_agent
+    given: dict[str, Any] = {}
+
+    def build_given(model: dict[str, Any], *arguments: Any) -> Any:
+        given.update(settings or model)
+        return build(given, *arguments)
 
     try:
         from moto_pl.training.memory import keep_freed_memory
@@ -163,7 +195,8 @@ def probe(case: str, steps: int) -> dict[str, Any]:
         keep_freed_memory()
     device = torch.device("cpu")
     torch.manual_seed(0)
-    agent = agent_of_size(case, "suite", device) if case in AGENTS else load_agent(case, device)
+    with mock.patch.object(train_step, "build_agent", build_given):
+        agent = agent_of_size(case, "suite", device) if case in AGENTS else load_agent(case, device)
     torch.manual_seed(1)
     batch = random_batch(agent, device)
     agent.final_lr = 1.0  # a schedule would need a run
@@ -181,12 +214,14 @@ def probe(case: str, steps: int) -> dict[str, Any]:
             times["wall"].append(time.perf_counter() - begun[0])
             times["cpu"].append(time.process_time() - begun[1])
     medians = {clock: statistics.median(values) for clock, values in times.items()}
-    return {**medians, **{f"{clock}_min": min(values) for clock, values in times.items()}, "first": first}
+    least = {f"{clock}_min": min(values) for clock, values in times.items()}
+    return {**medians, **least, "first": first, "settings": given}
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("case")
     parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--settings", type=json.loads)
     arguments = parser.parse_args()
-    print(json.dumps(probe(arguments.case, arguments.steps)))
+    print(json.dumps(probe(arguments.case, arguments.steps, arguments.settings)))

@@ -13,16 +13,27 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_probe_repeats_itself_and_names_what_it_compares() -> None:
-    found = step_against.probe("debug", 2)
-    assert {"wall", "cpu", "wall_min", "cpu_min", "first"} == set(found)
+    found = step_against.probe("debug", 2, None)
+    assert {"wall", "cpu", "wall_min", "cpu_min", "first", "settings"} == set(found)
     assert found["wall"] >= found["wall_min"] > 0
     assert "model/image" in found["first"] and "world_model.encoder.convs.0.weight" in found["first"]
     command = [sys.executable, "-P", "-c", "import json; from benchmarks.step_against import probe; import sys; "]
-    command[-1] += "sys.stdout.write(json.dumps(probe('debug', 1)))"
+    command[-1] += "sys.stdout.write(json.dumps(probe('debug', 1, None)))"
     environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
     # Another process has the same weights and batch: to the bit.
     assert json.loads(done.stdout)["first"] == found["first"]
+
+
+def test_both_trees_train_the_agent_of_the_earlier_one() -> None:
+    # This tree in the place of an earlier one, whose agent is what the probe says that it built.
+    settings = step_against._settings(ROOT, "debug")
+    assert settings["class_path"] == "moto_pl.agents.moto.MOTO"
+    same = step_against.probe("debug", 1, settings)["first"]
+    assert same == step_against.probe("debug", 1, None)["first"]
+    settings["init_args"].setdefault("world_model", {})["open_loop_steps"] = 4
+    other = step_against.probe("debug", 1, settings)["first"]
+    assert "model/open_loop_kl" in other and "model/open_loop_kl" not in same
 
 
 def test_summary() -> None:
