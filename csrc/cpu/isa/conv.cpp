@@ -42,57 +42,54 @@ void pack_gather(const ConvShape& s, const T* weight, T* packed) {
   }
 }
 
-// Adds the bias [width] to a tile and activates it.
+// A tile's bias: each row's.
 template <typename T>
-inline void finish(T* tile, int64_t rows, int64_t width, const T* bias, Activation activation) {
-  for (int64_t m = 0; m < rows; ++m) {
-    T* row = tile + m * width;
-    if (activation == Activation::elu) {
+inline void repeat_bias(const T* bias, int64_t width, T* out) {
+  for (int64_t n = 0; n < kRows * width; ++n) out[n] = bias[n % width];
+}
+
+// Adds the bias to a tile's numbers and activates them.
+template <typename T>
+inline void finish(T* tile, int64_t count, const T* bias, Activation activation) {
+  if (activation == Activation::elu) {
 #pragma omp simd
-      for (int64_t n = 0; n < width; ++n) row[n] = activate(row[n] + bias[n], Activation::elu);
-    } else if (activation == Activation::relu) {
+    for (int64_t n = 0; n < count; ++n) tile[n] = activate(tile[n] + bias[n], Activation::elu);
+  } else if (activation == Activation::relu) {
 #pragma omp simd
-      for (int64_t n = 0; n < width; ++n) row[n] = activate(row[n] + bias[n], Activation::relu);
-    } else {
+    for (int64_t n = 0; n < count; ++n) tile[n] = activate(tile[n] + bias[n], Activation::relu);
+  } else {
 #pragma omp simd
-      for (int64_t n = 0; n < width; ++n) row[n] += bias[n];
-    }
+    for (int64_t n = 0; n < count; ++n) tile[n] += bias[n];
   }
 }
 
 template <typename T>
 void gather(const ConvShape& s, int64_t frames, const T* big, const T* packed, const T* bias, Activation activation, T* small) {
   const int64_t pixels = s.small_rows * s.small_cols, count = frames * pixels, channels = s.small_channels;
-  const int64_t row_stride = s.big_cols * s.big_channels;
+  const int64_t row_stride = s.big_cols * s.big_channels, pixel_stride = 2 * s.big_channels;
   const Terms terms = {s.kernel, s.run(), row_stride, 0};
-  alignas(64) T tile[kRows * kPanel<T>], own_bias[kPanel<T>];
+  alignas(64) T tile[kRows * kPanel<T>], tile_bias[kRows * kPanel<T>];
   for (int64_t first = 0; first < channels; first += kPanel<T>) {
     const int64_t width = panel_width<T>(first, channels), real = least(width, channels - first);
+    T own_bias[kPanel<T>];
     for (int64_t n = 0; n < width; ++n) own_bias[n] = bias && n < real ? bias[first + n] : T(0);
+    repeat_bias(own_bias, width, tile_bias);
     const auto& multiply = kTiles<T>.multiply[width / kLanes<T> - 1];
     int64_t f = 0, i = 0, j = 0;
+    const T* corner = big;  // of the pixel's window
     for (int64_t q = 0; q < count;) {
       const int64_t end = tile_end(q, count), rows = end - q;
       const T* row[kRows];
-      for (int64_t m = 0; m < rows; ++m) {
-        row[m] = big + f * s.big_size() + 2 * i * row_stride + 2 * j * s.big_channels;
-        if (++j == s.small_cols) {
-          j = 0;
-          if (++i == s.small_rows) i = 0, ++f;
-        }
+      for (int64_t m = 0; m < rows; ++m, corner += pixel_stride) {
+        row[m] = corner;
+        if (++j < s.small_cols) continue;
+        j = 0;
+        if (++i == s.small_rows) i = 0, ++f;
+        corner = big + f * s.big_size() + 2 * i * row_stride - pixel_stride;
       }
       multiply[rows - 1](row, terms, packed, tile);
-      if (bias) finish(tile, rows, width, own_bias, activation);
-      for (int64_t m = 0; m < rows; ++m) {
-        T* out = small + (q + m) * channels + first;
-        if (real == kPanel<T>) {
-#pragma omp simd
-          for (int64_t n = 0; n < kPanel<T>; ++n) out[n] = tile[m * kPanel<T> + n];
-        } else {
-#pragma omp simd
-          for (int64_t n = 0; n < real; ++n) out[n] = tile[m * width + n];
-        }
-      }
+      if (bias) finish(tile, rows * width, tile_bias, activation);
+      for (int64_t m = 0; m < rows; ++m) copy(tile + m * width, real, small + (q + m) * channels + first);
       q = end;
     }
     packed += s.kernel * s.run() * width;
@@ -183,9 +180,7 @@ inline void spread(const ConvShape& s, const Parities& p, const T* tile, int64_t
     if (y >= s.big_rows || x >= s.big_cols) continue;
     const int64_t run = least(p.cols, s.big_cols - x) * channels, start = row * p.cols * channels;  // contiguous in big
     const int64_t begin = first > start ? first : start, end = least(first + width, start + run);
-    T* out = big + (y * s.big_cols + x) * channels - start;
-#pragma omp simd
-    for (int64_t lane = begin; lane < end; ++lane) out[lane] = tile[lane - first];
+    if (begin < end) copy(tile + begin - first, end - begin, big + (y * s.big_cols + x) * channels - start + begin);
   }
 }
 
@@ -200,7 +195,7 @@ inline Span span(int64_t i, int64_t taps, int64_t size) {
   return {begin, end > begin ? end : begin};
 }
 
-// One group and panel: `packed` are its weights.
+// One group and panel: `packed` are its weights, `bias` a tile's.
 template <typename T>
 void scatter_panel(const ConvShape& s, int64_t frames, const T* small, const T* packed, const T* bias, Activation activation,
                    T* big, const Parities& p, int64_t first, int64_t width) {
@@ -233,7 +228,7 @@ void scatter_panel(const ConvShape& s, int64_t frames, const T* small, const T* 
           if (++j == right) j = left, ++f;
         }
         multiply[rows - 1](row, terms, weight, tile);
-        if (bias) finish(tile, rows, width, bias, activation);
+        if (bias) finish(tile, rows * width, bias, activation);
         for (int64_t m = 0; m < rows; ++m) spread(s, p, tile + m * width, first, width, i, col[m], big + frame[m] * s.big_size());
         q = end;
       }
@@ -243,7 +238,7 @@ void scatter_panel(const ConvShape& s, int64_t frames, const T* small, const T* 
 
 template <typename T>
 void scatter(const ConvShape& s, int64_t frames, const T* small, const T* packed, const T* bias, Activation activation, T* big) {
-  alignas(64) T own_bias[kPanel<T>];
+  alignas(64) T tile_bias[kRows * kPanel<T>];
   Parities parities[4];
   const int64_t number = groups<T>(s, parities);
   for (int64_t g = 0; g < number; ++g) {
@@ -251,8 +246,10 @@ void scatter(const ConvShape& s, int64_t frames, const T* small, const T* packed
     const int64_t lanes = p.rows * p.cols * s.big_channels;
     for (int64_t first = 0; first < lanes; first += kPanel<T>) {
       const int64_t width = panel_width<T>(first, lanes);
+      T own_bias[kPanel<T>];
       for (int64_t n = 0; n < width; ++n) own_bias[n] = bias && first + n < lanes ? bias[(first + n) % s.big_channels] : T(0);
-      scatter_panel(s, frames, small, packed, bias ? own_bias : nullptr, activation, big, p, first, width);
+      repeat_bias(own_bias, width, tile_bias);
+      scatter_panel(s, frames, small, packed, bias ? tile_bias : nullptr, activation, big, p, first, width);
       packed += p.row_taps * p.col_taps * to_vectors<T>(s.small_channels) * width;
     }
   }

@@ -47,6 +47,13 @@ inline void write(T* p, Vector<T> x) {
   *reinterpret_cast<typename Lanes<T>::Anywhere*>(p) = x;
 }
 
+// Copies `count` numbers by whole vectors, then by halves of them: in place of a call for each few.
+template <typename T, int64_t kPiece = kLanes<T>>
+inline void copy(const T* from, int64_t count, T* to) {
+  for (; count >= kPiece; from += kPiece, to += kPiece, count -= kPiece) __builtin_memcpy(to, from, kPiece * sizeof(T));
+  if constexpr (kPiece > 1) copy<T, kPiece / 2>(from, count, to);
+}
+
 inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t divided_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 template <typename T>
