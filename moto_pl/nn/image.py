@@ -21,6 +21,8 @@ from .vector import VectorEncoder
 
 ConvActivation = Literal["elu", "relu"]
 
+_FEW_FRAMES = 64
+
 
 def to_uint8(image: Tensor) -> Tensor:
     """The inverse of :func:`to_float`, clipped: float -> uint8."""
@@ -71,10 +73,18 @@ class Encoder(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """uint8 [..., 3 * M, H, W] of M cameras -> [..., embedding]."""
-        x = image.flatten(end_dim=-4)
+        frames = image.flatten(end_dim=-4)  # [frames, 3 * M, H, W]
+        if torch.is_grad_enabled() or frames.device.type != "cpu":
+            maps = self._convolve(frames)
+        else:  # no layer's maps are needed again: the next finds those of a few frames in the cache
+            maps = torch.cat([self._convolve(few) for few in frames.split(_FEW_FRAMES)])
+        return self.mlp(maps).unflatten(0, image.shape[:-3])
+
+    def _convolve(self, x: Tensor) -> Tensor:
+        """uint8 [frames, 3 * M, H, W] -> the last maps [frames, features]."""
         for weight, bias in _weights(self.convs):
             x = conv(x, weight, bias, self.activation, ops=self.ops)
-        return self.mlp(x.flatten(1)).unflatten(0, image.shape[:-3])
+        return x.flatten(1)
 
 
 class Decoder(nn.Module):

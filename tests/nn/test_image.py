@@ -36,6 +36,16 @@ def test_encoder_against_plain_convolutions(mlp_layers: int, features: int) -> N
             torch.testing.assert_close(found[b, t], x, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("frames", [0, 1, 64, 65, 200])
+def test_encoding_without_a_gradient_is_the_same(frames: int) -> None:
+    # It goes through a few frames at a time.
+    torch.manual_seed(0)
+    encoder = Encoder((2, 3, 4, 5), (4, 4, 4, 4), 1, 9)
+    with torch.no_grad():
+        found = encoder(image(frames))
+    assert torch.equal(found, encoder(image(frames)).detach()) and found.shape == (frames, 9)
+
+
 @pytest.mark.parametrize("mlp_layers", [0, 2])
 def test_decoder_is_a_stack_of_transposed_convolutions(mlp_layers: int) -> None:
     torch.manual_seed(0)
