@@ -23,6 +23,7 @@ from moto_pl.ops import (
     disagreement,
     draw_noise,
     entropy,
+    in_turn,
     integers,
     kl,
     observe,
@@ -66,6 +67,10 @@ Act = Callable[[int, States], Tensor]
 def replayed(action: Tensor) -> Act:
     """Takes recorded actions [H, B, A], whatever the states are."""
     return lambda step, _: action[step]
+
+
+#: Gives the parameters [B, P] of step i's prior at h [B, D].
+Head = Callable[[int, Tensor], Tensor]
 
 
 class Posterior(NamedTuple):
@@ -276,19 +281,23 @@ class WorldModel(nn.Module):
         """
         noise = draw_noise(self.latent, key, (steps, len(start.deter)), start.deter)
         member = integers(key, Stream.MEMBER, self.rssm.ensemble, (steps,), start.deter.device)
-        return self._rolled(start, act, member, noise)
+        prior, members = self.rssm.prior(), []
 
-    def _rolled(self, start: States, act: Act, member: Tensor, noise: Tensor) -> Rollout:
-        """As :meth:`roll`, with these draws: members [H] or, one a state, [H, B], and noise [H, B, ...]."""
-        cell, prior = self.rssm.cell(), self.rssm.prior()
-        states, actions, members = [start], [], []
+        def head(i: int, deter: Tensor) -> Tensor:
+            members.append(priors(deter, prior))  # [K, B, P]
+            return choose(members[-1], member[i])
+
+        states, action = self._rolled(start, act, head, noise)
+        return Rollout(states, action, torch.stack(members, 1))
+
+    def _rolled(self, start: States, act: Act, head: Head, noise: Tensor) -> tuple[States, Tensor]:
+        """States [H + 1, B, ...] and actions [H, B, A]; ``noise`` [H, B, ...] are the latents' draws."""
+        cell, states, actions = self.rssm.cell(), [start], []
         for i in range(len(noise)):
             actions.append(act(i, states[-1]))
             deter = transition(*states[-1], actions[-1], cell)
-            members.append(priors(deter, prior))  # [K, B, P]
-            states.append(States(deter, sample(self.latent, choose(members[-1], member[i]), noise[i])))
-        stacked = States(*(torch.stack(parts) for parts in zip(*states, strict=True)))
-        return Rollout(stacked, torch.stack(actions), torch.stack(members, 1))
+            states.append(States(deter, sample(self.latent, head(i, deter), noise[i])))
+        return States(*(torch.stack(parts) for parts in zip(*states, strict=True))), torch.stack(actions)
 
     def predict_reward(self, states: States, frozen: bool = False) -> Tensor:
         """[...], the mean of r(s); ``frozen``: gradient to the states only."""
@@ -370,19 +379,23 @@ class WorldModel(nn.Module):
         steps, count = min(config.open_loop_steps, T - 1), config.open_loop_rows
         common, share, (first, rows) = key.common, key.share, key.share.rows(B)
         t = integers(common, Stream.ROWS, T - steps, (count,), device)
-        b = integers(common.fold(1), Stream.ROWS, rows, (count,), device)
-        shape = steps, count  # of members: one a state, so that all heads roll
-        member = integers(common, Stream.MEMBER, self.rssm.ensemble, shape, device)
-        noise = draw_noise(self.latent, common, shape, post.params)
-        if not share.whole:  # of the whole batch's states those in these sequences, however many that are
-            own = ((b >= first) & (b < first + B)).nonzero().squeeze(1)
-            t, b, member, noise = t[own], b[own] - first, member[:, own], noise[:, own]
+        b = integers(common.fold(1), Stream.ROWS, rows, (count,), device) - first
+        turn = integers(common, Stream.MEMBER, self.rssm.ensemble, (steps,), device)
+        noise = draw_noise(self.latent, common, (steps, count), post.params)
+        own = (b >= 0) & (b < B)  # of the whole batch's states those in these sequences
+        b = b.clamp(0, B - 1)
         at = t + 1 + torch.arange(steps, device=device).unsqueeze(1)  # [H, N] rows that followed
-        rolled = self._rolled(post.states.map(lambda x: x[t, b]), replayed(batch.action[b, at]), member, noise)
-        params = choose(rolled.prior.flatten(1, 2), member.flatten()).unflatten(0, (steps, len(t)))  # [H, N, P]
-        reward = self.predict_reward(rolled.states.map(lambda x: x[1:]))  # [H, N]
-        followed = (1 - batch.is_first[b, at].float()).cumprod(0)  # 0 from where another episode begins
-        error, gap = (reward - batch.reward[b, at]).square(), kl(self.latent, post.params[at, b].detach(), params)
+        prior, params = self.rssm.prior(), []
+
+        def head(i: int, deter: Tensor) -> Tensor:
+            params.append(in_turn(deter, prior, turn[i]))  # [N, P]: all heads roll
+            return params[-1]
+
+        states, _ = self._rolled(post.states.map(lambda x: x[t, b]), replayed(batch.action[b, at]), head, noise)
+        reward = self.predict_reward(states.map(lambda x: x[1:]))  # [H, N]
+        followed = own * (1 - batch.is_first[b, at].float()).cumprod(0)  # 0 from where another episode begins
+        error = (reward - batch.reward[b, at]).square()
+        gap = kl(self.latent, post.params[at, b].detach(), torch.stack(params))
         return {
             "model/open_loop_reward": common_mean(followed * 0.5 * error, steps * count, share),
             "model/open_loop_kl": common_mean(followed * gap, steps * count, share),

@@ -12,7 +12,7 @@ Images are [frames, channels, rows, columns], written out.
 
 from .action import ActionDist, ActionKind
 from .conv import Activation, conv, conv_transpose
-from .imagine import Imagined, MemberChoice, PriorWeights, choose, imagine, priors
+from .imagine import Imagined, MemberChoice, PriorWeights, choose, imagine, in_turn, priors
 from .lambda_return import Ops, lambda_return
 from .latent import Disagreement, LatentKind, LatentSpec, LatentStd, disagreement, draw_noise, entropy, kl, sample
 from .observe import CellWeights, PosteriorWeights, observe, transition
@@ -50,6 +50,7 @@ __all__ = [
     "entropy",
     "full",
     "imagine",
+    "in_turn",
     "integers",
     "kl",
     "lambda_return",

@@ -51,6 +51,17 @@ def choose(params: Tensor, member: Tensor) -> Tensor:
     return params[member, torch.arange(params.shape[1], device=params.device)]
 
 
+def in_turn(deter: Tensor, weights: PriorWeights, turn: Tensor) -> Tensor:
+    """Row n's parameters by member (n + turn) % K, for a K-th of the work of :func:`priors`: [B, D], [] -> [B, P]."""
+    members, rows = weights.hidden_weight.shape[0], deter.shape[0]
+    order = (torch.arange(members, device=deter.device) - turn) % members  # member k has the rows from order[k] on
+    filled = F.pad(deter, (0, 0, 0, -rows % members)).unflatten(0, (-1, members)).transpose(0, 1)  # [K, B / K, D]
+    hidden = F.elu(torch.baddbmm(weights.hidden_bias, filled[order], weights.hidden_weight))
+    params = torch.baddbmm(weights.out_bias, hidden, weights.out_weight).to(deter.dtype)  # [K, B / K, P]
+    back = (torch.arange(members, device=deter.device) + turn) % members
+    return params[back].transpose(0, 1).flatten(0, 1)[:rows]
+
+
 def mlp(x: Tensor, weights: list[tuple[Tensor, Tensor]]) -> Tensor:
     """Layers of ``(weight [out, in], bias [out])``; ELU between, none after the last."""
     for weight, bias in weights[:-1]:

@@ -418,7 +418,7 @@ def test_open_loop_losses_by_hand(latent: str, steps: int) -> None:
     taken = min(steps, T - 1)
     t0 = integers(key, Stream.ROWS, T - taken, (7,), torch.device("cpu"))
     b0 = integers(key.fold(1), Stream.ROWS, B, (7,), torch.device("cpu"))
-    member = integers(key, Stream.MEMBER, 3, (taken, 7), torch.device("cpu"))
+    turn = integers(key, Stream.MEMBER, 3, (taken,), torch.device("cpu"))
     noise = draw_noise(model.latent, key, (taken, 7), post.params)
     errors, divergences, cut = [], [], 0
     for n, (t, b) in enumerate(zip(t0.tolist(), b0.tolist(), strict=True)):
@@ -428,7 +428,7 @@ def test_open_loop_losses_by_hand(latent: str, steps: int) -> None:
             row = t + 1 + i
             goes_on = goes_on and not bool(batch.is_first[b, row])
             deter = transition(deter[None], stoch[None], batch.action[b, row][None], model.rssm.cell())[0]
-            params = priors(deter[None], model.rssm.prior())[int(member[i, n]), 0]
+            params = priors(deter[None], model.rssm.prior())[(int(turn[i]) + n) % 3, 0]
             stoch = sample(model.latent, params, noise[i, n])
             reward = model.predict_reward(States(deter, stoch))
             errors.append(0.5 * (reward - batch.reward[b, row]).square() if goes_on else torch.zeros(()))

@@ -9,7 +9,7 @@ from torch import Tensor
 from moto_pl.errors import SettingError
 from moto_pl.ops.action import ActionDist
 from moto_pl.ops.extension import available
-from moto_pl.ops.imagine import Imagined, PriorWeights, choose, imagine, priors
+from moto_pl.ops.imagine import Imagined, PriorWeights, choose, imagine, in_turn, priors
 from moto_pl.ops.latent import LatentSpec, disagreement, sample
 from moto_pl.ops.observe import CellWeights
 from moto_pl.ops.philox import Key, Stream, integers, normal, uniform
@@ -248,6 +248,21 @@ def test_priors_and_choose() -> None:
     rows = choose(params, torch.tensor([2, 0, 1, 2]))
     for b, k in enumerate([2, 0, 1, 2]):
         assert torch.equal(rows[b], params[k, b])
+
+
+@pytest.mark.parametrize(("rows", "members"), [(7, 3), (6, 3), (2, 3), (5, 1), (0, 3)])
+def test_members_in_turn(rows: int, members: int) -> None:
+    world = World(GAUSSIAN, members, rows)
+    weights = PriorWeights(*(weight.requires_grad_() for weight in world.prior))
+    for turn in range(members):
+        member = (torch.arange(rows) + turn) % members
+        found = in_turn(world.deter, weights, torch.tensor(turn))
+        wanted = choose(priors(world.deter, weights), member)
+        torch.testing.assert_close(found, wanted)
+        towards = torch.linspace(-1, 1, max(1, wanted.numel()), dtype=torch.float64)[: wanted.numel()].view_as(wanted)
+        grads = [torch.autograd.grad((x * towards).sum(), weights) for x in (found, wanted)]
+        for one, other in zip(*grads, strict=True):
+            torch.testing.assert_close(one, other)
 
 
 @pytest.mark.skipif(not available(), reason="no compiled operators")
