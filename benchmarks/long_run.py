@@ -139,7 +139,7 @@ def main() -> None:
         strict=True,
     ):  # fmt: skip
         axis.plot(rounds, [row[name] for row in watch.rows], color="#1f5f8b")
-        axis.set_ylim(bottom=0)
+        axis.set_ylim(0, 1.15 * max(1, *(row[name] for row in watch.rows)))
         axis.set_title(label, loc="left", fontsize=10)
         axis.spines[["top", "right"]].set_visible(False)
     for axis in axes[1]:
