@@ -94,13 +94,10 @@ def _checkout(commit: str) -> Iterator[Path]:
 
 
 def _settings(tree: Path, case: str) -> dict[str, Any]:
-    """The agent that a tree makes of a case, in today's settings."""
-    from moto_pl import agents  # here: an earlier tree's process reads this file too
-    from moto_pl.agents.earlier import complete
+    """The agent that a tree makes of a case, as a checkpoint of it is read today."""
+    from moto_pl.agents.earlier import complete  # here: an earlier tree's process reads this file too
 
-    settings: dict[str, Any] = _measure(tree, case, 1, None)["settings"]
-    kind = getattr(agents, settings["class_path"].rpartition(".")[2])
-    return complete({**settings, "class_path": f"{kind.__module__}.{kind.__qualname__}"})
+    return complete(_measure(tree, case, 1, None)["agent"])
 
 
 def _measure(tree: Path, case: str, steps: int, settings: dict[str, Any] | None) -> dict[str, Any]:
@@ -138,7 +135,7 @@ def _summary(pairs: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _times(pair: dict[str, Any]) -> dict[str, Any]:
     return {
-        tree: {name: value for name, value in found.items() if name not in ("first", "settings")}
+        tree: {name: value for name, value in found.items() if name not in ("first", "agent")}
         for tree, found in pair.items()
     }
 
@@ -181,11 +178,9 @@ def probe(case: str, steps: int, settings: dict[str, Any] | None) -> dict[str, A
     from moto_pl.ops import Key
 
     build = train_step.build_agent
-    given: dict[str, Any] = {}
 
     def build_given(model: dict[str, Any], *arguments: Any) -> Any:
-        given.update(settings or model)
-        return build(given, *arguments)
+        return build({name: (settings or model)[name] for name in ("class_path", "init_args")}, *arguments)
 
     try:
         from moto_pl.training.memory import keep_freed_memory
@@ -215,7 +210,7 @@ def probe(case: str, steps: int, settings: dict[str, Any] | None) -> dict[str, A
             times["cpu"].append(time.process_time() - begun[1])
     medians = {clock: statistics.median(values) for clock, values in times.items()}
     least = {f"{clock}_min": min(values) for clock, values in times.items()}
-    return {**medians, **least, "first": first, "settings": given}
+    return {**medians, **least, "first": first, "agent": agent.description()}
 
 
 if __name__ == "__main__":

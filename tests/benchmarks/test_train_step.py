@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 
 def test_probe_repeats_itself_and_names_what_it_compares() -> None:
     found = step_against.probe("debug", 2, None)
-    assert {"wall", "cpu", "wall_min", "cpu_min", "first", "settings"} == set(found)
+    assert {"wall", "cpu", "wall_min", "cpu_min", "first", "agent"} == set(found)
     assert found["wall"] >= found["wall_min"] > 0
     assert "model/image" in found["first"] and "world_model.encoder.convs.0.weight" in found["first"]
     command = [sys.executable, "-P", "-c", "import json; from benchmarks.step_against import probe; import sys; "]
@@ -26,12 +26,12 @@ def test_probe_repeats_itself_and_names_what_it_compares() -> None:
 
 
 def test_both_trees_train_the_agent_of_the_earlier_one() -> None:
-    # This tree in the place of an earlier one, whose agent is what the probe says that it built.
+    # This tree in the place of an earlier one.
     settings = step_against._settings(ROOT, "debug")
     assert settings["class_path"] == "moto_pl.agents.moto.MOTO"
     same = step_against.probe("debug", 1, settings)["first"]
     assert same == step_against.probe("debug", 1, None)["first"]
-    settings["init_args"].setdefault("world_model", {})["open_loop_steps"] = 4
+    settings["init_args"]["world_model"]["open_loop_steps"] = 4
     other = step_against.probe("debug", 1, settings)["first"]
     assert "model/open_loop_kl" in other and "model/open_loop_kl" not in same
 
