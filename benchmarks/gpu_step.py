@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.train_step import load_agent, random_batch
+from benchmarks.train_step import load_agent, optimizer_of, random_batch
 from moto_pl.agents.capture import WARM_UP, CapturedStep
 from moto_pl.agents.param_groups import Clipping
 from moto_pl.doctor import environment_summary
@@ -39,10 +39,8 @@ _FIRST = WARM_UP + 7  # steps that are not counted: eager ones, captures of both
 def make_step(form: str, config: str, device: torch.device, half: bool) -> Step:
     """A function that takes gradient step number ``i``."""
     agent = load_agent(config, device, ops="reference" if form in ("compile", "reference") else "auto")
-    agent.final_lr = 1.0  # a schedule would need a run
     batch = random_batch(agent, device)
-    optimizer = agent.configure_optimizers()
-    assert isinstance(optimizer, torch.optim.Optimizer)
+    optimizer = optimizer_of(agent)
     autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=half)
     clipping = [Clipping(group.name, group.modules, group.clip) for group in agent.param_groups()]
 

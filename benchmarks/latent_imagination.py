@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.train_step import agent_of_size, medians, random_batch, random_sequences, take_step
+from benchmarks.train_step import agent_of_size, medians, optimizer_of, random_batch, random_sequences, take_step
 from moto_pl.agents import BatchPart
 from moto_pl.doctor import environment_summary
 from moto_pl.files import write_whole
@@ -49,8 +49,7 @@ def main() -> None:
 def measure(name: str, size: str, rounds: int, device: torch.device) -> dict[str, float]:
     """Medians, in seconds, of a round's imagination, of the encoding before it, and of a gradient step."""
     agent = agent_of_size(name, size, device)
-    agent.final_lr = 1.0  # a schedule would need a run
-    optimizer, batch = agent.configure_optimizers(), random_batch(agent, device)
+    optimizer, batch = optimizer_of(agent), random_batch(agent, device)
     sequences = random_sequences(BatchPart(agent.batch.replay_size, agent.batch.model_length), device)
     with torch.no_grad():
         starts = agent._start_states(agent.encode(sequences, Key(0, 0))[1], Key(0, 0))

@@ -32,6 +32,7 @@ from benchmarks.step_profile import print_parts, profile_parts
 from moto_pl.agents import Agent, BatchPart
 from moto_pl.agents.latent_replay import LatentReplayAgent
 from moto_pl.agents.loading import build_agent
+from moto_pl.agents.run_facts import RunFacts
 from moto_pl.doctor import environment_summary
 from moto_pl.files import write_whole
 from moto_pl.nn import EnsembleMLP
@@ -39,6 +40,7 @@ from moto_pl.ops import Key, PriorWeights
 from moto_pl.replay import EpisodeSet, EpisodeStore, SequenceSampler
 from moto_pl.replay.episode import Episode
 from moto_pl.replay.sampler import SequenceBatch
+from moto_pl.schedule import Schedule
 from moto_pl.training.configs import config_path, merge, settings_of
 from moto_pl.training.memory import keep_freed_memory
 
@@ -53,6 +55,14 @@ def load_agent(name: str, device: torch.device, **changes: Any) -> Any:
     model = settings_of("--config", name if name.endswith(".yaml") else str(config_path(name)))["model"]
     merge(model, {"init_args": changes})
     return build_agent(model, ACTIONS).to(device)
+
+
+def optimizer_of(agent: Agent) -> torch.optim.Optimizer:
+    """The optimizer of an agent without a run, whose learning rates stay what they are at its first step."""
+    agent.meet(RunFacts(ACTIONS, False, Schedule(0, 10, 1, 1)))
+    found: Any = agent.configure_optimizers()
+    optimizer: torch.optim.Optimizer = found["optimizer"] if isinstance(found, dict) else found
+    return optimizer
 
 
 def random_batch(agent: Agent, device: torch.device) -> dict[str, SequenceBatch]:
@@ -160,9 +170,7 @@ def measure(name: str, device: torch.device, rounds: int) -> dict[str, float]:
     """Medians, in seconds, of the whole step, the step with loops, and the world model's part alone."""
     agent = load_agent(name, device)
     batch = random_batch(agent, device)
-    agent.final_lr = 1.0  # a schedule would need a run
-    optimizer = agent.configure_optimizers()
-    assert isinstance(optimizer, torch.optim.Optimizer)
+    optimizer = optimizer_of(agent)
 
     def step() -> None:
         take_step(agent, batch, optimizer)
@@ -217,8 +225,7 @@ def profile_case(case: str, steps: int) -> None:
     device = torch.device("cpu")
     agent = agent_of_size(case, "suite", device) if case in AGENTS else load_agent(case, device)
     batch = random_batch(agent, device)
-    agent.final_lr = 1.0  # a schedule would need a run
-    optimizer = agent.configure_optimizers()
+    optimizer = optimizer_of(agent)
     print_parts(case, profile_parts(lambda: take_step(agent, batch, optimizer), steps))
 
 
@@ -271,8 +278,7 @@ def compare_agents(sizes: list[str], rounds: int, device: torch.device, out: Pat
 
 
 def _time_agent(agent: Any, store: EpisodeStore, rounds: int) -> dict[str, float]:
-    agent.final_lr = 1.0  # a schedule would need a run
-    optimizer = agent.configure_optimizers()
+    optimizer = optimizer_of(agent)
     sets = {
         name: EpisodeSet([(i, store[i].num_rows) for i in range(len(store))], part.length)
         for name, part in agent.parts().items()

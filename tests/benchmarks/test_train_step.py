@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import step_against, step_profile
+from benchmarks import step_against, step_profile, train_step
 from benchmarks.train_step import load_agent, random_batch, take_step
 
 ROOT = Path(__file__).parents[2]
@@ -36,6 +36,14 @@ def test_both_trees_train_the_agent_of_the_earlier_one() -> None:
     assert "model/open_loop_kl" in other and "model/open_loop_kl" not in same
 
 
+@pytest.mark.parametrize("name", train_step.AGENTS)
+def test_a_step_of_every_agent(name: str) -> None:
+    agent = train_step.agent_of_size(name, "debug", torch.device("cpu"))
+    before = [parameter.detach().clone() for parameter in agent.parameters()]
+    take_step(agent, random_batch(agent, agent.device), train_step.optimizer_of(agent))
+    assert any(not torch.equal(a, b) for a, b in zip(before, agent.parameters(), strict=True))
+
+
 def test_summary() -> None:
     def times(second: float, loss: float) -> dict[str, object]:
         return {"wall": second, "cpu": second, "wall_min": second / 2, "cpu_min": second, "first": {"loss": loss}}
@@ -54,8 +62,7 @@ def test_summary() -> None:
 def test_parts_of_a_step() -> None:
     agent = load_agent("debug", torch.device("cpu"))
     batch = random_batch(agent, torch.device("cpu"))
-    agent.final_lr = 1.0
-    optimizer = agent.configure_optimizers()
+    optimizer = train_step.optimizer_of(agent)
     parts = step_profile.profile_parts(lambda: take_step(agent, batch, optimizer), 2)
     assert {"encoder", "decoder", "image loss", "observe", "imagine", "critics", "actor", "optimizer"} <= set(parts)
     # What has weights or passes a gradient on has a backward of its own.
