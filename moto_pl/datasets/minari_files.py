@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,8 @@ def read_metadata(path: Path) -> dict[str, Any]:
     wrong = [
         key for key, kind in needed.items() if not isinstance(metadata, dict) or not isinstance(metadata.get(key), kind)
     ]
+    if not wrong and metadata["total_episodes"] > sys.maxsize:  # more than len() can say
+        wrong = ["total_episodes"]
     if wrong:
         fix = "Build it again, or write it with Minari 0.5 or newer."
         raise SettingError("dataset", f"a file {path} without a valid {', '.join(wrong)}", fix)

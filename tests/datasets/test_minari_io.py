@@ -300,6 +300,7 @@ def test_damaged_metadata(content: str) -> None:
         ("observation_space", 3),
         ("data_format", "carrier pigeon"),
         ("total_episodes", "many"),
+        ("total_episodes", 10**30),
     ],
 )
 def test_nonsense_in_metadata(key: str, value: Any) -> None:
