@@ -10,7 +10,10 @@ from moto_pl.errors import SettingError
 from moto_pl.reading import read_json
 
 # All that Minari, h5py, Pillow and json raise on a file that is cut short or damaged.
-READ_ERRORS = (OSError, KeyError, IndexError, ValueError, TypeError, AttributeError, AssertionError, RuntimeError)
+READ_ERRORS = (
+    *(OSError, KeyError, IndexError, ValueError, TypeError, AttributeError, AssertionError, RuntimeError),
+    OverflowError,  # numpy's, of a space whose bounds its type cannot hold
+)
 
 
 def damaged(label: str, file: Path, error: BaseException, index: int | None = None) -> SettingError:

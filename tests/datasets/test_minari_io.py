@@ -298,6 +298,7 @@ def test_damaged_metadata(content: str) -> None:
     [
         ("observation_space", "{}"),
         ("observation_space", 3),
+        ("observation_space", '{"type": "Box", "dtype": "uint8", "shape": [1], "low": [0], "high": [355]}'),
         ("data_format", "carrier pigeon"),
         ("total_episodes", "many"),
         ("total_episodes", 10**30),
