@@ -50,15 +50,15 @@ class Watch(L.Callback):
         resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
         # Pages of mapped episodes count as resident, though the system may drop them at will.
         mapped = int(next(line for line in open("/proc/self/status") if line.startswith("RssFile")).split()[1])
-        root = Path(trainer.default_root_dir)
+        root, below = Path(trainer.default_root_dir), children()
         self.rows.append(
             {
                 "round": collect.collected_episodes,
                 "seconds": time.monotonic() - self.begun,
                 "memory_mb": resident / 2**20 - mapped / 1024,
                 "mapped_mb": mapped / 1024,
-                "children_mb": sum(memory_of(child) for child in children()) / 2**20,
-                "processes": len(children()),
+                "children_mb": sum(map(memory_of, below)) / 2**20,
+                "processes": len(below),
                 "files": len(os.listdir("/proc/self/fd")),
                 "threads": threading.active_count(),
                 "checkpoints_mb": sum(p.stat().st_size for p in (root / "checkpoints").glob("*")) / 2**20,

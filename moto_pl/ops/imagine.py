@@ -39,8 +39,12 @@ class Imagined(NamedTuple):
 
 def priors(deter: Tensor, weights: PriorWeights) -> Tensor:
     """All K members' parameters of the next latent, as batched products: [B, D] -> [K, B, P]."""
-    members = weights.hidden_weight.shape[0]
-    hidden = F.elu(torch.baddbmm(weights.hidden_bias, deter.expand(members, *deter.shape), weights.hidden_weight))
+    return _heads(deter.expand(weights.hidden_weight.shape[0], *deter.shape), weights)
+
+
+def _heads(deter: Tensor, weights: PriorWeights) -> Tensor:
+    """Each member's parameters of rows of its own: [K, B, D] -> [K, B, P]."""
+    hidden = F.elu(torch.baddbmm(weights.hidden_bias, deter, weights.hidden_weight))
     return torch.baddbmm(weights.out_bias, hidden, weights.out_weight).to(deter.dtype)
 
 
@@ -56,10 +60,8 @@ def in_turn(deter: Tensor, weights: PriorWeights, turn: Tensor) -> Tensor:
     members, rows = weights.hidden_weight.shape[0], deter.shape[0]
     order = (torch.arange(members, device=deter.device) - turn) % members  # member k has the rows from order[k] on
     filled = F.pad(deter, (0, 0, 0, -rows % members)).unflatten(0, (-1, members)).transpose(0, 1)  # [K, B / K, D]
-    hidden = F.elu(torch.baddbmm(weights.hidden_bias, filled[order], weights.hidden_weight))
-    params = torch.baddbmm(weights.out_bias, hidden, weights.out_weight).to(deter.dtype)  # [K, B / K, P]
     back = (torch.arange(members, device=deter.device) + turn) % members
-    return params[back].transpose(0, 1).flatten(0, 1)[:rows]
+    return _heads(filled[order], weights)[back].transpose(0, 1).flatten(0, 1)[:rows]
 
 
 def mlp(x: Tensor, weights: list[tuple[Tensor, Tensor]]) -> Tensor:
