@@ -74,7 +74,7 @@ def check_above_zero(part: str, settings: object, *names: str) -> None:
 
 
 def tell(line: str) -> None:
-    """Says why this process ends, on stderr.
+    """Says a line on stderr: why this process ends, or what it waits for.
 
     In one write: several processes may end at once, and share it. ``print`` may write the line's end by itself.
     """

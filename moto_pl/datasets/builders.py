@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
 import gymnasium as gym
+from filelock import FileLock, Timeout
 from gymnasium.envs.registration import load_env_creator
 
 from moto_pl.datasets.kitchen.demonstrations import EARLIER, build_kitchen
@@ -23,12 +25,14 @@ from moto_pl.datasets.minari_io import (
     locate,
     open_dataset,
     short_name,
+    target_path,
 )
 from moto_pl.datasets.minari_write import write_dataset
 from moto_pl.datasets.recording import Built, Plan, record, versions
 from moto_pl.envs import check_given, kitchen_id, metaworld_id
 from moto_pl.envs.observation import IMAGE_ALONE
-from moto_pl.errors import SettingError
+from moto_pl.errors import SettingError, tell
+from moto_pl.files import make_directory
 
 REACH_ENV_ID = "moto_pl/Reach-v0"
 
@@ -134,8 +138,26 @@ def _check_options(name: str, found: Builder, options: Mapping[str, Any]) -> Non
     check_given("data.build_options", f"moto data build {name}", known, options)
 
 
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Waits until no other process has this to build."""
+    make_directory(path.parent)
+    file = path.with_name(f".{path.name}.lock")
+    lock = FileLock(file)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        tell(f"waiting for another process, which builds {path}")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)
+        lock.release()
+
+
 def ensure(name: str, **options: Any) -> Path:
-    """Build a dataset unless it is there already.
+    """Build a dataset unless it is there already; where another process is building it, wait for that one's.
 
     Args:
         name: ``reach``, ``metaworld/<task>``, or the id that such a dataset has by default (``moto_pl/reach-v0``). Any
@@ -155,7 +177,9 @@ def ensure(name: str, **options: Any) -> Path:
     _check_options(short, found, options)
     target = options.get("output", name)
     if not exists(target):
-        return found.build(options).path
+        with _alone(target_path(options.get("output") or default_id(short))[0]):
+            if not exists(target):  # nor has another process built it in the meantime
+                return found.build(options).path
     reader = open_dataset(target)
     kwargs = reader.own.get("env_kwargs")
     if kwargs is not None:

@@ -131,6 +131,11 @@ class EpisodeView(EpisodeFigures):
         """Rows of the learner: T + 1."""
         return len(self.reward_rows)
 
+    def as_episode(self) -> Episode:
+        """The same as an :class:`Episode`, whose arrays are still those of the file."""
+        fields = self.image, self.action, self.reward, self.terminated, self.truncated, self.success, self.extras
+        return Episode(*fields, self.info, self.vector)
+
 
 def encode(episode: Episode) -> tuple[bytes, list[memoryview]]:
     """The header (with its length) and the arrays of an episode's file, in their order there."""

@@ -1,4 +1,7 @@
+import functools
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -6,10 +9,11 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
+from moto_pl.datasets import builders
 from moto_pl.datasets.builders import build, build_reach, ensure
 from moto_pl.datasets.metaworld import build_metaworld
 from moto_pl.datasets.minari_io import list_datasets, open_dataset
-from moto_pl.datasets.recording import MAX_ATTEMPTS, Plan, demonstration_seed, record, run_scripted
+from moto_pl.datasets.recording import MAX_ATTEMPTS, Built, Plan, demonstration_seed, record, run_scripted
 from moto_pl.envs import make
 from moto_pl.errors import SettingError
 from moto_pl.evaluations import EVALUATION_SEEDS
@@ -248,3 +252,31 @@ def test_metaworld_dataset() -> None:
 def test_build_reach_is_what_build_calls() -> None:
     by_name, direct = build("reach", **HARD, output="a-v0"), build_reach(**HARD, output="b-v0")
     assert same_datasets(by_name.path, direct.path)
+
+
+def test_two_that_need_one_dataset_build_it_once(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    built: list[str] = []
+
+    @functools.wraps(build_reach)
+    def slow(**options: Any) -> Built:
+        built.append("begun")
+        time.sleep(0.5)
+        return build_reach(**options)
+
+    monkeypatch.setattr(builders, "build_reach", slow)
+    with ThreadPoolExecutor(2) as pool:
+        paths = list(pool.map(lambda _: ensure("reach", episodes=2), range(2)))
+    assert built == ["begun"] and paths[0] == paths[1] == root / "moto_pl" / "reach-v0"
+    assert f"waiting for another process, which builds {paths[0]}" in capsys.readouterr().err
+    assert [path.name for path in paths[0].parent.iterdir()] == ["reach-v0"], "a lock was left behind"
+    with pytest.raises(SettingError, match="episodes: found 2"):
+        ensure("reach", episodes=3)
+
+
+def test_a_build_that_fails_gives_way_to_the_next(root: Path) -> None:
+    with pytest.raises(SettingError, match="episodes"):
+        ensure("reach", episodes=0)
+    assert not list(root.rglob("*reach*"))
+    assert ensure("reach", episodes=1).is_dir()

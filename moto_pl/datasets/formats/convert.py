@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,9 +14,6 @@ from moto_pl.envs.observation import joined, stacked
 from moto_pl.envs.resizing import resize
 from moto_pl.errors import SettingError
 from moto_pl.replay.episode import Episode, InfoValue
-
-if TYPE_CHECKING:  # it imports torch, which a list of verbs does not wait for
-    from moto_pl.replay.episode_file import EpisodeView
 
 
 def convert(recorded: Recorded, selection: Selection, labels: Labels | None, number: int) -> Episode:
@@ -113,12 +109,6 @@ def _vectors(recorded: Recorded, name: str, size: int, wanted: list[int]) -> np.
         found = f"{name} of {rows.shape[1]} numbers in {recorded.place}, and of {size} in the first episode"
         raise SettingError("--state", found, "Choose vectors that each episode has alike.")
     return np.asarray(rows[np.minimum(wanted, len(rows) - 1)], np.float32)
-
-
-def as_episode(view: EpisodeView) -> Episode:
-    """A stored episode in memory."""
-    fields = view.image, view.action, view.reward, view.terminated, view.truncated, view.success, view.extras
-    return Episode(*fields, view.info, view.vector)
 
 
 def _frames(recorded: Recorded, name: str, size: int, wanted: list[int]) -> np.ndarray:

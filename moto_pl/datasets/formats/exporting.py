@@ -12,7 +12,6 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from moto_pl.datasets.formats.convert import as_episode
 from moto_pl.datasets.formats.hdf5 import is_hdf5
 from moto_pl.datasets.formats.write_lerobot import write_lerobot
 from moto_pl.datasets.formats.write_robomimic import write_robomimic
@@ -190,4 +189,4 @@ def _shown(held: _Held) -> Iterator[Episode]:
     found: Iterable[Any] = (held.episodes[number] for number in range(len(held.episodes)))
     total, console = len(held.episodes), Console(stderr=True)
     for episode in track(found, "exporting", total=total, transient=True, console=console):
-        yield episode if isinstance(episode, Episode) else as_episode(episode)
+        yield episode if isinstance(episode, Episode) else episode.as_episode()

@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,23 +15,22 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from moto_pl.datasets.formats.convert import as_episode, convert
+from moto_pl.datasets.formats.convert import convert
 from moto_pl.datasets.formats.hub import local
 from moto_pl.datasets.formats.options import Labels, Selection, Words, select
 from moto_pl.datasets.formats.recorded import Damaged
 from moto_pl.datasets.formats.table import Unit, find_units, open_unit
-from moto_pl.datasets.minari_io import check_target, default_id, target_path
+from moto_pl.datasets.minari_io import check_target, default_id
 from moto_pl.datasets.minari_write import write_dataset
 from moto_pl.datasets.own_actions import OwnActions, as_recorded
 from moto_pl.datasets.parallel import in_processes
 from moto_pl.datasets.raw_episode import ROUNDING, clip_rounding
 from moto_pl.datasets.recording import versions
-from moto_pl.datasets.staging import begin_parts
+from moto_pl.datasets.unfinished import unfinished
 from moto_pl.envs import list_envs, task_objects, unknown_name
 from moto_pl.envs.actions import ActionScale
 from moto_pl.envs.observation import Observation, ObservationConfig
 from moto_pl.errors import SettingError
-from moto_pl.files import lock_run
 from moto_pl.replay.episode import Episode
 
 # Of the store, which imports torch, no type is named here: jsonargparse imports the types of a module that has a verb.
@@ -180,11 +177,7 @@ def _plan(units: Sequence[Unit], words: Words, keep: bool) -> _Plan:
 def _carry_out(plan: _Plan, target: str | os.PathLike[str], env: str | None, overwrite: bool, workers: int) -> Imported:
     """Reads what is not read yet, and writes the dataset."""
     jobs = list(_jobs(plan))
-    path, _ = target_path(target)
-    parts = path.parent / f".{path.name}.importing"
-    begin_parts(parts, _settings(plan, jobs), "imported")
-    with lock_run(parts, "output", "another import is at work"), _removed_where_refused(parts):
-        store = _whole_parts(parts)
+    with unfinished(target, _settings(plan, jobs), "import", "imported") as store:
         resumed = len(store)
         stop, reason = _read_all(store, jobs, workers)
         actions = _own_actions(plan.selection.bounds, [store[index] for index in range(stop)])
@@ -197,9 +190,8 @@ def _carry_out(plan: _Plan, target: str | os.PathLike[str], env: str | None, ove
             "selection": asdict(plan.selection),
             "versions": versions("minari", "numpy", "pillow"),
         }
-        episodes = map(as_episode, (store[index] for index in range(stop)))
+        episodes = (store[index].as_episode() for index in range(stop))
         written = write_dataset(target, episodes, env, metadata, overwrite, plan.observation, actions)
-        shutil.rmtree(parts)
     form, left_out = plan.units[0].format, len(jobs) - stop
     return Imported(written, form, stop, min(resumed, stop), left_out, reason, actions.bounds)
 
@@ -224,31 +216,6 @@ def _own_actions(bounds: ActionScale | None, episodes: Sequence[Any]) -> OwnActi
     if bounds is None or bounds.identity:
         return OwnActions(ActionScale.within(1.0, len(low)), lambda episode: clip_rounding(as_recorded(episode)))
     return OwnActions(bounds, as_recorded)
-
-
-@contextmanager
-def _removed_where_refused(parts: Path) -> Iterator[None]:
-    """Leaves nothing behind where the source is refused; a full disk keeps what was read."""
-    try:
-        yield
-    except SettingError as error:
-        if not error.setting.startswith(str(parts)):
-            shutil.rmtree(parts)
-        raise
-
-
-def _whole_parts(parts: Path) -> Any:
-    """What an earlier call has read; nothing where a disk has lost some of it."""
-    from moto_pl.replay.store import EpisodeStore
-
-    try:
-        store = EpisodeStore(parts)
-        store.verify()
-    except SettingError:
-        for part in parts.glob("*.safetensors"):
-            part.unlink()
-        store = EpisodeStore(parts)
-    return store
 
 
 def read_job(job: Job) -> Episode | str:

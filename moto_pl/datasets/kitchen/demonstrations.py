@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
@@ -19,6 +19,7 @@ from moto_pl.datasets.minari_io import DatasetReader, check_target, default_id, 
 from moto_pl.datasets.minari_write import write_dataset
 from moto_pl.datasets.parallel import in_processes
 from moto_pl.datasets.recording import MAX_ATTEMPTS, Built, Recording, check_counts, demonstration_seed, versions
+from moto_pl.datasets.unfinished import unfinished
 from moto_pl.envs import KITCHEN_OBJECTS, KITCHEN_TASKS, kitchen_id
 from moto_pl.envs.kitchen import ACTION_SIZE, KitchenEnv
 from moto_pl.envs.observation import ObservationConfig
@@ -26,6 +27,9 @@ from moto_pl.envs.rendering import Quality, select_backend
 from moto_pl.errors import SettingError
 from moto_pl.replay.episode import Episode, completion_order
 from moto_pl.rollout.play import play, recorded
+
+if TYPE_CHECKING:  # it imports torch, which a list of verbs does not wait for
+    from moto_pl.replay.store import EpisodeStore
 
 KINDS = ("mixed", "partial")
 MAX_JITTER = 0.1
@@ -96,10 +100,11 @@ def build_kitchen(
 ) -> Built:
     """Record a scripted arm that operates four objects an episode; the reward counts the task's own objects.
 
-    The same arguments give the same dataset on one machine, for any number of workers. Episodes go to the dataset as
-    they are recorded, so that memory holds but a few. In canonical order both tasks have the same episodes: where the
-    other one's dataset is there (``moto_pl/kitchen/<kind>-v0``, or named as ``output`` but for the task), built with
-    the same arguments and versions, they are taken from it, and the reward alone is made anew.
+    The same arguments give the same dataset on one machine, for any number of workers. Each episode is kept as soon as
+    it is recorded: the same call goes on where a killed one stopped, and memory holds but a few. In canonical order
+    both tasks have the same episodes: where the other one's dataset is there (``moto_pl/kitchen/<kind>-v0``, or named
+    as ``output`` but for the task), built with the same arguments and versions, they are taken from it, and the reward
+    alone is made anew.
 
     Args:
         kind: ``mixed`` or ``partial``: the task whose objects the reward counts.
@@ -166,13 +171,25 @@ def build_kitchen(
     console = Console(stderr=True)
     if twin := _twin(kind, target, metadata, env.observation.config):
         console.print(f"kitchen/{kind}: the episodes of {twin.id}, with the reward of this task")
-        made: Iterator[Episode] = (relabel(episode, kind) for episode in twin)
+        made = (relabel(episode, kind) for episode in twin)
+        path = write_dataset(target, made, kitchen_id(kind), metadata, overwrite, env.observation)
     else:
-        results = in_processes(record_demonstration, plans, min(workers, episodes), timeout_s=1800.0)
-        made = _in_order(track(results, f"kitchen/{kind}", total=episodes, console=console))
-    path = write_dataset(target, made, kitchen_id(kind), metadata, overwrite, env.observation)
+        with unfinished(target, metadata | {"kind": kind}, "build", "built") as store:
+            _record_all(plans, store, workers, console)
+            made = (store[index].as_episode() for index in range(episodes))
+            path = write_dataset(target, made, kitchen_id(kind), metadata, overwrite, env.observation)
     recorded = DatasetReader(path)
     return Built(path, Recording(recorded, sum(int(episode.info["retries"]) for episode in recorded)))
+
+
+def _record_all(plans: Sequence[Demonstration], store: EpisodeStore, workers: int, console: Console) -> None:
+    """Records what the store does not have yet."""
+    begun = len(store)
+    results = in_processes(record_demonstration, plans[begun:], min(workers, len(plans)), timeout_s=1800.0)
+    name = f"kitchen/{plans[0].kind}"
+    for place, episode in track(results, name, total=len(plans), completed=begun, console=console):
+        store.append(episode, begun + place)
+    store.refresh(len(plans))
 
 
 def _check(
@@ -295,13 +312,3 @@ def rehearse(
         if not stable:
             break
     return np.stack(actions), np.stack(in_place)
-
-
-def _in_order(results: Iterable[tuple[int, Episode]]) -> Iterator[Episode]:
-    waiting: dict[int, Episode] = {}
-    following = 0
-    for index, episode in results:
-        waiting[index] = episode
-        while following in waiting:
-            yield waiting.pop(following)
-            following += 1

@@ -137,6 +137,60 @@ def test_whose_episodes_are_taken(root: Path, monkeypatch: pytest.MonkeyPatch) -
     assert recorded("partial", *common, overwrite=True)[1] == 1, "a damaged one is no help"
 
 
+def test_a_killed_build_goes_on_where_it_was(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Episodes that come in another order, some behind one that is missing, end in the dataset of an unbroken build."""
+    recorded: list[int] = []
+
+    def record(plan: Demonstration) -> Episode:
+        recorded.append(plan.index)
+        rng = np.random.default_rng(plan.index)
+        image = rng.integers(0, 255, (6, 8, 8, 3), np.uint8)
+        action = rng.uniform(-1, 1, (5, 9)).astype(np.float32)
+        in_place = rng.random((5, 7)) < 0.5
+        info: dict[str, Any] = {"retries": plan.index}
+        plain = Episode(image, action, action[:, 0], False, True, in_place[:, 0], {"in_place": in_place}, info)
+        return relabel(plain, plan.kind)
+
+    def in_processes(order: list[int], killed: bool) -> Any:
+        def results(_: Any, jobs: list[Demonstration], *__: int, **___: float) -> Any:
+            yield from ((place, record(jobs[place])) for place in order)
+            if killed:
+                raise KeyboardInterrupt
+
+        return results
+
+    env = SimpleNamespace(close=lambda: None, observation=Observation())
+    monkeypatch.setattr(demonstrations, "KitchenEnv", lambda **options: env)
+    monkeypatch.setattr(demonstrations, "in_processes", in_processes([0, 1, 2, 3, 4], killed=False))
+    unbroken = build("kitchen/mixed", episodes=5, output=root / "unbroken")
+
+    monkeypatch.setattr(demonstrations, "in_processes", in_processes([1, 0, 3], killed=True))
+    with pytest.raises(KeyboardInterrupt):
+        build("kitchen/mixed", episodes=5)
+    assert not (root / "moto_pl" / "kitchen" / "mixed-v0").exists()
+    with pytest.raises(SettingError, match="half built from another source or with other settings"):
+        build("kitchen/mixed", episodes=5, noise=0.1)
+    recorded.clear()
+    monkeypatch.setattr(demonstrations, "in_processes", in_processes([2, 0, 1], killed=False))
+    built = build("kitchen/mixed", episodes=5)
+    assert recorded == [4, 2, 3], "what was there was recorded again"
+    assert built.recording.retries == unbroken.recording.retries == 10
+    for left, right in zip(open_dataset(unbroken.path), open_dataset(built.path), strict=True):
+        assert left.info | {"source": ""} == right.info | {"source": ""}
+        for name in ("image", "action", "reward", "success"):
+            np.testing.assert_array_equal(getattr(left, name), getattr(right, name))
+        np.testing.assert_array_equal(left.extras["in_place"], right.extras["in_place"])
+    assert {path.name for path in built.path.parent.iterdir()} == {"mixed-v0"}, "parts were left behind"
+
+
+def test_an_arm_that_keeps_failing_leaves_nothing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demonstrations, "MAX_ATTEMPTS", 1)
+    monkeypatch.setattr(demonstrations, "in_processes", in_this_process)
+    with pytest.raises(SettingError, match="not once in 1 attempts"):
+        build("kitchen/mixed", episodes=1, steps=5, image_size=8)
+    assert not [path for path in root.rglob("*") if path.is_file()]
+
+
 def test_a_dataset_from_before_the_choice_of_order_is_free(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, _ = recorded("mixed", np.zeros((5, 7), bool), monkeypatch, root, order="free")
     metadata = path / "data" / "metadata.json"
