@@ -108,20 +108,18 @@ def counterfactual(
     """
     from moto_pl.agents.loading import load_agent
     from moto_pl.analysis.counterfactual import find_counterfactual
-    from moto_pl.analysis.episodes import action_repeat_of, environment_of, model_based
-    from moto_pl.report.records import read_run
+    from moto_pl.analysis.episodes import environment_of, model_based
 
     _check(out, count=count, context=context, steps=steps, samples=samples)
     if not tolerance > 0:
         raise SettingError("--tolerance", tolerance, "Give a number above 0.")
     agent, run = model_based(load_agent(ckpt)), ckpt.resolve().parent.parent
-    env, options = environment_of(run)
+    env, options, repeat = environment_of(run)
     rolled, name = _episodes(episodes, count, context + steps - 1, run, ckpt)
     short = [episode.length for episode in rolled if episode.length < context + steps]
     if short:
         found = f"an episode of {short[0]} steps, for {context} of context and {steps} of prediction"
         raise SettingError("--steps", found, "Give fewer, or less --context.")
-    repeat = action_repeat_of(read_run(run).setting("data"))
     finding = find_counterfactual(agent, rolled, name, (env, options), context, steps, samples, tolerance, repeat)
     return _write(finding, out, run)
 
@@ -152,9 +150,8 @@ def ordering(
         out: directory to write to; null is analysis/ in the run.
     """
     from moto_pl.agents.loading import load_agent
-    from moto_pl.analysis.episodes import action_repeat_of, environment_of, model_based, roll_own
+    from moto_pl.analysis.episodes import environment_of, model_based, roll_own
     from moto_pl.analysis.ordering import Tilt, find_ordering
-    from moto_pl.report.records import read_run
 
     _check(out, count=count, hold=hold, steps=steps, samples=samples)
     if variants < 2:
@@ -166,12 +163,11 @@ def ordering(
     if min(moments) < 0:
         raise SettingError("--moments", moments, "Give steps, 0 or more.")
     agent, run = model_based(load_agent(ckpt)), ckpt.resolve().parent.parent
-    env, options = environment_of(run)
+    env, options, repeat = environment_of(run)
     rolled = roll_own(agent, run, count)
     short = min(episode.length for episode in rolled)
     if max(moments) >= short:
         raise SettingError("--moments", moments, f"An episode has {short} steps: give smaller ones.")
-    repeat = action_repeat_of(read_run(run).setting("data"))
     finding = find_ordering(agent, rolled, (env, options), moments, variants, Tilt(std, hold), steps, samples, repeat)
     return _write(finding, out, run)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from moto_pl.agents.base import Agent
 from moto_pl.agents.model_based import ModelBasedAgent
@@ -64,33 +64,38 @@ def roll_own(
         first_seed: of the environment in the first episode; test seeds are never trained on.
         setting: what the user calls the checkpoint.
     """
-    env, options = environment_of(run, setting)
+    env, options, repeat = environment_of(run, setting)
     data = read_run(run).setting("data")
-    repeat = action_repeat_of(data)
     limit = EpisodeLimit(data.get("max_episode_steps"), longest_demonstration(run / "replay"), repeat)
     timeout_s, seen = float(data.get("worker_timeout_s") or 60), agent.observation
     with EnvPool(env, options, 0, timeout_s, limit, seen.image_size, seen.config, agent.action_scale, repeat) as pool:
         return [roll_episodes(pool, agent, [first_seed + i], mode, Key(agent.seed, i))[0] for i in range(count)]
 
 
-def environment_of(run: Path, setting: str = "--ckpt") -> tuple[str, dict[str, Any]]:
-    """The id of a run's environment, and its arguments.
+class RunEnvironment(NamedTuple):
+    """What a run's episodes come from.
+
+    Attributes:
+        env: the environment's id.
+        options: its arguments.
+        action_repeat: its steps for each action; 1 in runs of earlier versions.
+    """
+
+    env: str
+    options: dict[str, Any]
+    action_repeat: int
+
+
+def environment_of(run: Path, setting: str = "--ckpt") -> RunEnvironment:
+    """The environment that a run's configuration names.
 
     Raises:
         SettingError: the run has no configuration that names one; ``setting`` is what the user calls the checkpoint.
     """
-    fix = "Give a checkpoint in its run's directory: config.yaml is missing."
-    if not (run / "config.yaml").is_file():
-        raise SettingError(setting, run, fix)
-    data = read_run(run).setting("data")
+    data = read_run(run).setting("data") if (run / "config.yaml").is_file() else None
     if not isinstance(data, dict) or not data.get("env"):
-        raise SettingError(setting, run, fix)
-    return str(data["env"]), dict(data.get("env_options") or {})
-
-
-def action_repeat_of(data: object) -> int:
-    """Steps of the environment for each action, by a run's settings ``data``; 1 in runs of earlier versions."""
-    return int((data.get("action_repeat") if isinstance(data, dict) else None) or 1)
+        raise SettingError(setting, run, "Give a checkpoint in its run's directory: config.yaml is missing.")
+    return RunEnvironment(str(data["env"]), dict(data.get("env_options") or {}), int(data.get("action_repeat") or 1))
 
 
 def model_based(agent: Agent) -> ModelBasedAgent:

@@ -95,8 +95,14 @@ def release(run: Path, name: str, checkpoint: str = "best", episodes: int = 20, 
     """
     path = run / "checkpoints" / f"{checkpoint}.ckpt"
     full = acting(path)
-    env, options = environment_of(run, "run")
-    kept = {"env": env, "env_options": options, "max_episode_steps": read_run(run).setting("data", "max_episode_steps")}
+    found = environment_of(run, "run")
+    limit = read_run(run).setting("data", "max_episode_steps")
+    kept = {
+        "env": found.env,
+        "env_options": found.options,
+        "action_repeat": found.action_repeat,
+        "max_episode_steps": limit,
+    }
     target = folder / name
     make_directory(target / "checkpoints")
     settings = {"data": kept, "model": {"class_path": full["agent"]["class_path"]}}

@@ -21,7 +21,8 @@ from small_agents import make, save
 def run(tmp_path: Path) -> Path:
     root = tmp_path / "run"
     save(make("BC"), root / "checkpoints/best.ckpt", optimizer_states=[{"state": {}, "param_groups": []}])
-    data = {"env": "moto_pl/Reach-v0", "env_options": {"episode_steps": 5}, "dataset": "/home/me/secret"}
+    env = {"env": "moto_pl/Reach-v0", "env_options": {"episode_steps": 6}, "action_repeat": 2}
+    data = {**env, "dataset": "/home/me/secret"}
     (root / "config.yaml").write_text(yaml.safe_dump({"data": data}))
     return root
 
@@ -49,7 +50,7 @@ def test_made_found_and_played(run: Path, package: Path, tmp_path: Path, capsys:
     assert main(["play", "--pretrained", "reach", "--episodes", "2"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == "film: reach.mp4" and (tmp_path / "reach.mp4").stat().st_size > 0
-    assert lines[0].endswith(" 5 steps")
+    assert lines[0].endswith(" 3 steps")
     # The same folder in the cache, for a package that came without it.
     target = tmp_path / "cache/moto_pl/pretrained/reach"
     target.parent.mkdir(parents=True)
