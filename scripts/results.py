@@ -37,6 +37,8 @@ OTHERS = {
     "no_cloning": "MOTO without its cloning",
 }
 EPISODES = (0, 30, 90, 150)
+#: After so many episodes the campaign `ten500` evaluates.
+LONG_EPISODES = (0, 70, 170, 270, 370, 470, 500)
 #: Settings of the campaign `observation`, and how many episodes its runs collect.
 SEEN = {"image": "image", "image_hand": "image, hand's position", "image_gripper": "image, camera in the hand"}
 SEEN_EPISODES = (0, 40)
@@ -66,6 +68,19 @@ is how many of its 101 steps are in success. Figures are means over the seeds. T
 their episodes; it does not say how seeds vary.
 """
 
+LONG = """
+## 500 episodes
+
+```bash
+moto campaign benchmarks/campaigns/ten500.yaml    # an hour and more of one core a run; goes on where it was
+```
+
+The same settings and demonstrations, gone on with for as many episodes as MOTO's authors and TD-MPC2's collect.
+
+{table}
+{lacks}
+""".rstrip()
+
 BESIDE = """
 ## Beside other methods
 
@@ -82,8 +97,8 @@ The last two are the paper's ablations.
 PUBLIC = """
 ## Beside what others have published
 
-| task | {ours} | TD-MPC2, 500 episodes | TD-MPC2, 1,000 | DreamerV3, 500 |
-|---|---:|---:|---:|---:|
+| task | MOTO here, 150 episodes | MOTO here, 500 | TD-MPC2, 500 | TD-MPC2, 1,000 | DreamerV3, 500 |
+|---|---:|---:|---:|---:|---:|
 {rows}
 
 MOTO's authors report a mean of 80 % on these ten tasks after 500 online episodes, and no figure for a task. The other
@@ -213,13 +228,19 @@ def lines_of(rows: Sequence[Row], column: str, names: Mapping[str, str], counts:
     return lines
 
 
-def table(rows: Sequence[Row]) -> str:
+def lacking(rows: Sequence[Row]) -> str:
+    """Says which of the ten tasks have not been run to their end."""
+    missing = [task for task in TASKS if not any(row.task == task and row.final for row in rows)]
+    return f"\nNot run yet: {', '.join(missing)}.\n" if missing else ""
+
+
+def table(rows: Sequence[Row], counts: Sequence[int] = EPISODES) -> str:
     """The tasks that were run, and the mean over them where all ten were."""
     cells: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in rows:
         cells[row.task, row.agent].append(row)
     cells = {key: some for key, some in cells.items() if any(row.final for row in some)}
-    lines = [head(("task", "agent"), EPISODES), *lines_of(rows, "agent", AGENTS, EPISODES)]
+    lines = [head(("task", "agent"), counts), *lines_of(rows, "agent", AGENTS, counts)]
     for agent, name in AGENTS.items():
         mine = {task: cells[task, agent] for task in TASKS if (task, agent) in cells}
         if len(mine) < len(TASKS):
@@ -229,7 +250,7 @@ def table(rows: Sequence[Row]) -> str:
             f"**mean of {len(TASKS)}**",
             name,
             "",
-            *(percent(mean(success_at(some, count) for some in mine.values())) for count in EPISODES),
+            *(percent(mean(success_at(some, count) for some in mine.values())) for count in counts),
         ]
         means += ["", percent(mean(mean(row.last for row in some) for some in final))]
         means.append(f"{mean(mean(row.steps for row in some) for some in final):.1f}")
@@ -237,27 +258,30 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def published(rows: Sequence[Row]) -> str:
-    """The section that puts our figures beside public ones."""
-    ours: dict[str, list[float]] = defaultdict(list)
+def ended(rows: Sequence[Row]) -> list[str]:
+    """A column of the table of public figures: MOTO's success at the end on each task, and their mean."""
+    values: dict[str, list[float]] = defaultdict(list)
     for row in rows:
         if row.agent == "MOTO" and row.final:
-            ours[row.task].append(row.success)
+            values[row.task].append(row.success)
+    whole = len(values) == len(TASKS)
+    cells = [percent(mean(values[task])) if task in values else "-" for task in TASKS]
+    return [*cells, percent(mean(mean(some) for some in values.values())) if whole else "-"]
+
+
+def published(rows: Sequence[Row], longer: Sequence[Row]) -> str:
+    """The section that puts our figures beside public ones."""
     with (RESULTS / "public" / "tdmpc2.csv").open() as file:
         others = {
             (row["task"], row["agent"], int(row["episodes"])): float(row["success"]) for row in csv.DictReader(file)
         }
     columns = (("TD-MPC2", 500), ("TD-MPC2", 1000), ("DreamerV3", 500))
-    lines = [
-        [task, percent(mean(ours[task])) if task in ours else "-"]
-        + [f"{others[task, agent, count]:.0f} %" for agent, count in columns]
-        for task in TASKS
-    ]
-    means = [percent(mean(mean(values) for values in ours.values())) if len(ours) == len(TASKS) else "-"]
-    means += [f"{mean(others[task, agent, count] for task in TASKS):.0f} %" for agent, count in columns]
-    lines.append(["**mean**", *means])
-    text = "\n".join(map(joined, lines))
-    return PUBLIC.format(ours=f"MOTO here, {EPISODES[-1]}", rows=text)
+    lines = [[task, *(f"{others[task, agent, count]:.0f} %" for agent, count in columns)] for task in TASKS]
+    means = (mean(others[task, agent, count] for task in TASKS) for agent, count in columns)
+    lines.append(["**mean**", *(f"{value:.0f} %" for value in means)])
+    cells = zip(lines, ended(rows), ended(longer), strict=True)
+    text = "\n".join(joined([task, short, long, *public]) for (task, *public), short, long in cells)
+    return PUBLIC.format(rows=text)
 
 
 def beside(rows: Sequence[Row], others: Sequence[Row]) -> str:
@@ -288,12 +312,12 @@ def begun(rows: Sequence[Row]) -> str:
 
 def page() -> str:
     """All of docs/results.md."""
-    rows = read_rows("ten")
-    missing = [task for task in TASKS if not any(row.task == task and row.final for row in rows)]
-    lacks = f"\nNot run yet: {', '.join(missing)}.\n" if missing else ""
+    rows, longer = read_rows("ten"), read_rows("ten500")
     curves = "\n![Success of each task over the episodes that were collected](results.png)\n"
     others = seen(read_rows("observation")) + begun(read_rows("initial_weights", untrained=True))
-    return f"{HEAD}\n{table(rows)}\n{lacks}{curves}{beside(rows, read_rows('three'))}{published(rows)}{others}"
+    more = LONG.format(table=table(longer, LONG_EPISODES), lacks=lacking(longer))
+    compared = beside(rows, read_rows("three")) + published(rows, longer)
+    return f"{HEAD}\n{table(rows)}\n{lacking(rows)}{curves}{more}{compared}{others}"
 
 
 def draw() -> None:
@@ -302,6 +326,8 @@ def draw() -> None:
     from matplotlib.figure import Figure
 
     rows = read_rows("ten")
+    curves = [(label, [row for row in rows if row.agent == agent]) for agent, label in AGENTS.items()]
+    curves.append(("MOTO, 500 episodes", read_rows("ten500")))
     tasks = [task for task in TASKS if any(row.task == task for row in rows)]
     columns = min(5, len(tasks))
     lines = -(-len(tasks) // columns)
@@ -309,8 +335,8 @@ def draw() -> None:
     FigureCanvasAgg(figure)
     panels = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).flat
     for task, axes in zip(tasks, panels, strict=False):
-        for (agent, label), colour in zip(AGENTS.items(), COLOURS, strict=False):
-            mine = [row for row in rows if (row.task, row.agent) == (task, agent)]
+        for (label, all_rows), colour in zip(curves, COLOURS, strict=False):
+            mine = [row for row in all_rows if row.task == task]
             for seed in sorted({row.seed for row in mine}):
                 curve = sorted((row.online_episodes, row.success) for row in mine if row.seed == seed)
                 axes.plot(*zip(*curve, strict=True), color=colour, alpha=0.3, linewidth=1)
@@ -328,7 +354,7 @@ def draw() -> None:
     handles = {
         text: handle for axes in figure.axes for handle, text in zip(*axes.get_legend_handles_labels(), strict=True)
     }
-    figure.legend(handles.values(), handles.keys(), loc="outside upper right", ncols=2, frameon=False)
+    figure.legend(handles.values(), handles.keys(), loc="outside upper right", ncols=3, frameon=False)
     figure.savefig(PICTURE, dpi=110)
 
 

@@ -73,6 +73,29 @@ def test_a_run_that_has_not_ended_is_left_out(kept: Path) -> None:
     assert "hammer" not in results.table(results.read_rows("ten"))
 
 
+def test_longer_runs_have_a_column_of_their_own(kept: Path) -> None:
+    """A task that one of the campaigns has not ended has a dash in its column, and a mean needs all ten."""
+    (kept / "public").mkdir()
+    (kept / "public" / "tdmpc2.csv").write_bytes((results.ROOT / "benchmarks/results/public/tdmpc2.csv").read_bytes())
+    for task in results.TASKS:
+        keep(kept / "ten", "MOTO", task, 0, [0.0, 0.0, 0.0, 0.4])
+    counts = results.LONG_EPISODES
+    keep(kept / "ten500", "MOTO", "hammer", 0, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7], counts=counts)
+    rows, longer = results.read_rows("ten"), results.read_rows("ten500")
+    cells = {
+        line.split(" | ")[0]: line.split(" | ")[1:3]
+        for line in results.published(rows, longer).splitlines()
+        if line.startswith("| ")
+    }
+    assert cells["| hammer"] == ["40 %", "70 %"]
+    assert cells["| assembly"] == ["40 %", "-"]
+    assert cells["| **mean**"] == ["40 %", "-"]
+    (line,) = (line for line in results.table(longer, counts).splitlines() if "hammer" in line)
+    assert line.split(" | ")[3:10] == ["10 %", "20 %", "30 %", "40 %", "50 %", "60 %", "70 %"]
+    assert results.lacking(longer).startswith("\nNot run yet: ") and "hammer" not in results.lacking(longer)
+    assert results.lacking(rows) == ""
+
+
 def test_what_it_sees_is_a_row_each(kept: Path) -> None:
     for task in ("window-open", "drawer-open"):
         keep(kept / "observation", "MOTO", task, 0, [0.2, 0.5], counts=results.SEEN_EPISODES, setting="image")
