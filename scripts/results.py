@@ -72,7 +72,7 @@ LONG = """
 ## 500 episodes
 
 ```bash
-moto campaign benchmarks/campaigns/ten500.yaml    # an hour and more of one core a run; goes on where it was
+moto campaign benchmarks/campaigns/ten500.yaml    # 37 minutes of one core a run, two side by side; goes on where it was
 ```
 
 The same settings and demonstrations, gone on with for as many episodes as MOTO's authors and TD-MPC2's collect.
