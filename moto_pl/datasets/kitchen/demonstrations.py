@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -28,8 +28,7 @@ from moto_pl.errors import SettingError
 from moto_pl.replay.episode import Episode, completion_order
 from moto_pl.rollout.play import play, recorded
 
-if TYPE_CHECKING:  # it imports torch, which a list of verbs does not wait for
-    from moto_pl.replay.store import EpisodeStore
+# Of the store, which imports torch, no type is named here: jsonargparse imports the types of a module that has a verb.
 
 KINDS = ("mixed", "partial")
 MAX_JITTER = 0.1
@@ -182,7 +181,7 @@ def build_kitchen(
     return Built(path, Recording(recorded, sum(int(episode.info["retries"]) for episode in recorded)))
 
 
-def _record_all(plans: Sequence[Demonstration], store: EpisodeStore, workers: int, console: Console) -> None:
+def _record_all(plans: Sequence[Demonstration], store: Any, workers: int, console: Console) -> None:
     """Records what the store does not have yet."""
     begun = len(store)
     results = in_processes(record_demonstration, plans[begun:], min(workers, len(plans)), timeout_s=1800.0)
