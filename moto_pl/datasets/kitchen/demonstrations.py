@@ -173,7 +173,7 @@ def build_kitchen(
         made = (relabel(episode, kind) for episode in twin)
         path = write_dataset(target, made, kitchen_id(kind), metadata, overwrite, env.observation)
     else:
-        with unfinished(target, metadata | {"kind": kind}, "build", "built") as store:
+        with unfinished(target, metadata, "build", "built") as store:
             _record_all(plans, store, workers, console)
             made = (store[index].as_episode() for index in range(episodes))
             path = write_dataset(target, made, kitchen_id(kind), metadata, overwrite, env.observation)
