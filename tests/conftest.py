@@ -2,10 +2,13 @@
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+
+import warm
 
 # Tests run two at a time: with more threads than cores they only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -40,6 +43,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         raise pytest.UsageError(f"LONGEST in {__file__} names files that are not there: {', '.join(gone)}")
     places = {TESTS / name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind() -> Iterator[None]:
+    """Fails a test that leaves a variable for whose sake all later runs would start cold (warm.py)."""
+    before = warm.loaded(os.environ)
+    yield
+    assert warm.loaded(os.environ) == before, "a variable is left behind: take it back, or name it in warm._OWN"
 
 
 @pytest.fixture(scope="session")

@@ -32,7 +32,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
 from typing import Any, BinaryIO
@@ -101,16 +101,15 @@ class Server:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             words = [sys.executable, __file__, str(theirs.fileno()), *modules]
-            nowhere = subprocess.DEVNULL
+            nowhere, quiet = subprocess.DEVNULL, {"TORCH_CPP_LOG_LEVEL": "ERROR"}  # which a run sets before it imports
             self.process = subprocess.Popen(
-                words, env=self.environment, pass_fds=[theirs.fileno()], stdin=nowhere, stdout=nowhere
+                words, env=self.environment | quiet, pass_fds=[theirs.fileno()], stdin=nowhere, stdout=nowhere
             )
         assert self._socket.recv(64) == _READY, "the server of warm starts has not started"
 
     def serves(self, environment: dict[str, str]) -> bool:
         """Whether libraries that were loaded with this environment would be those that it has."""
-        names = {name for name in {*environment, *self.environment} if name.startswith(_LOADED)}
-        return all(environment.get(name) == self.environment.get(name) for name in names)
+        return loaded(environment) == loaded(self.environment)
 
     def start(self, words: Sequence[str], environment: dict[str, str], stdout: int, stderr: int) -> Process:
         """Begins ``python -m`` of these words with an environment that it serves; output goes to these descriptors."""
@@ -136,7 +135,7 @@ _server: Server | None = None
 #: What a run sets for itself, and so does a test that renders or parses in pytest's own process.
 _OWN = (
     *("MUJOCO_GL", "PYOPENGL_PLATFORM", "LP_NUM_THREADS", "SDL_AUDIODRIVER", "JSONARGPARSE_DEPRECATION_WARNINGS"),
-    *("PL_GLOBAL_SEED", "PL_SEED_WORKERS", "CUBLAS_WORKSPACE_CONFIG"),
+    *("PL_GLOBAL_SEED", "PL_SEED_WORKERS", "CUBLAS_WORKSPACE_CONFIG", "TORCH_CPP_LOG_LEVEL"),
 )
 #: How the names of variables begin that are read once: by the interpreter, or by libraries as they are loaded.
 _LOADED = (
@@ -148,6 +147,11 @@ _LOADED = (
 def _settled(environment: dict[str, str]) -> dict[str, str]:
     """Without what pytest says of the test of the moment, and without what earlier tests have left."""
     return {name: value for name, value in environment.items() if not name.startswith("PYTEST_") and name not in _OWN}
+
+
+def loaded(environment: Mapping[str, str]) -> dict[str, str]:
+    """Of an environment, what is read once and is not a run's own: where it differs, a command has to start cold."""
+    return {name: value for name, value in environment.items() if name.startswith(_LOADED) and name not in _OWN}
 
 
 def server(environment: dict[str, str]) -> Server | None:
