@@ -291,9 +291,8 @@ class Agent(L.LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clips each component's gradient to its own norm; ``trainer.gradient_clip_val`` replaces all of them."""
-        self._norms = {
-            clipping.name: clipping.clip() for clipping in self.clippings(self.global_step, gradient_clip_val)
-        }
+        norms = {clipping.name: clipping.clip() for clipping in self.clippings(self.global_step, gradient_clip_val)}
+        self._norms = norms if self._is_logged else {}
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Logs the gradients' norms, from one place: Lightning keeps what each hook has logged apart."""
@@ -327,9 +326,10 @@ class Agent(L.LightningModule):
         losses, metrics = self.losses_of(components, batch, self.step_key(batch_idx))
         self.step_losses = losses
         total = torch.stack([full(loss) for loss in losses.values()]).sum()
-        logged = self._logged({**losses, **metrics, "loss": total})
-        self.log("loss", logged.pop("loss"), prog_bar=True)
-        self.log_dict(logged)
+        if self._is_logged:
+            logged = self._logged({**losses, **metrics, "loss": total})
+            self.log("loss", logged.pop("loss"), prog_bar=True)
+            self.log_dict(logged)
         # DistributedDataParallel waits for a gradient of every parameter: an idle one's is of nothing.
         idle = [p.sum() for group in self._idle_groups(self.global_step) for p in group.parameters]
         return total + 0 * torch.stack(idle).sum() if idle else total
@@ -339,7 +339,7 @@ class Agent(L.LightningModule):
         assert self._run_capture is not None
         outcome = self._run_capture.take(batch, self.step_key(batch_idx))
         self._norms = {}
-        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        if self._is_logged:
             self._run_capture.check()
             self.log_dict({**outcome.losses, **outcome.metrics})
             self._norms = outcome.norms
@@ -436,6 +436,15 @@ class Agent(L.LightningModule):
         """The other groups."""
         trains = self.schedule.trains(step)
         return [group for group in self.param_groups() if trains not in ("all", group.component)]
+
+    @property
+    def _is_logged(self) -> bool:
+        """Whether Lightning is given this gradient step's figures: where it writes them down, and as a round ends.
+
+        Taking them costs it a third of a millisecond each, processes wait for each other's, and a device is waited for.
+        """
+        every = int(self.trainer.log_every_n_steps)  # type: ignore[attr-defined]
+        return self.trainer.is_last_batch or (every > 0 and (self.global_step + 1) % every == 0)
 
     def step_key(self, batch_idx: int) -> Key:
         """Names this batch's draws: each batch that a step accumulates has its own, each process its rows of them."""

@@ -13,6 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from .run import run_agent
 
+#: Seconds between two looks at the figures for a bar: each is read back from its device, which waits for it.
+_LOOKS_S = 0.1
 _SHOWN = ("loss", "online/success", "eval/return", "eval/success", "eval/success_last", "updates/s")
 
 
@@ -32,7 +34,7 @@ class RunProgress(ProgressBar):
         self._console = Console(stderr=True)
         self._progress: Progress | None = None
         self._enabled = True
-        self._printed = 0.0
+        self._shown = 0.0
 
     def disable(self) -> None:
         """Lightning calls this on all ranks but the first."""
@@ -71,8 +73,9 @@ class RunProgress(ProgressBar):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Moves the bar."""
-        self._show(trainer, pl_module)
+        """Moves the bar, no oftener than it is drawn."""
+        if self._progress is None or time.monotonic() - self._shown >= _LOOKS_S:
+            self._show(trainer, pl_module)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Says how the evaluation went."""
@@ -89,7 +92,8 @@ class RunProgress(ProgressBar):
             )
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Takes the bar down."""
+        """Takes the bar down, which has come to its end."""
+        self._show(trainer, pl_module)
         self._stop()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
@@ -105,9 +109,10 @@ class RunProgress(ProgressBar):
         if not self._enabled:
             return
         step = trainer.global_step
-        due = self._progress is None and time.monotonic() - self._printed >= self.interval_s
-        if self._progress is None and not due:
+        now = time.monotonic()
+        if self._progress is None and now - self._shown < self.interval_s:
             return
+        self._shown = now
         schedule = run_agent(pl_module).schedule
         phase = schedule.describe_step(step)
         metrics = trainer.progress_bar_metrics
@@ -115,5 +120,4 @@ class RunProgress(ProgressBar):
         if self._progress is not None:
             self._progress.update(self._task, completed=step, description=phase, figures=figures)
         else:
-            self._printed = time.monotonic()
             self._console.print(f"{phase} {step}/{schedule.total_steps}  {figures}", highlight=False)

@@ -40,6 +40,8 @@ def tiny(target_every: int = 100, **optim: Any) -> MOTO:
         global_rank=0,
         world_size=1,
         accumulate_grad_batches=1,
+        log_every_n_steps=1,
+        is_last_batch=False,
     )
     agent._trainer = trainer
     agent.meet(RunFacts(2, False, Schedule(10, 20, 5, 5)))
