@@ -67,6 +67,7 @@ def _words(run: Path, args: tuple[str, ...], agent: str) -> list[str]:
         *("moto_pl.cli", "fit", "--config", str(ROOT / "configs/debug.yaml")),
         *("--trainer.default_root_dir", str(run), "--data.env_workers", "0", "--data.eval_episodes", "1"),
         *("--video_episodes", "0", "--evaluate_untrained", "false", "--data.value_steps", "0"),
+        *("--trainer.log_every_n_steps", "10"),  # the debug configuration's 1 takes a quarter of a step
         *(() if agent == "MOTO" else ("--model", f"moto_pl.agents.{agent}")),
         *(*settings, *args),
     ]

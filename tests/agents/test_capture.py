@@ -316,9 +316,10 @@ def test_a_captured_run_is_the_eager_one_also_when_killed_and_resumed(
 ) -> None:
     data = ("--data.dataset", str(reach_dataset), "--data.build_missing", "false", "--actor_gradients_every", "7")
     record = ("--trainer.callbacks+=recorder.RecordSteps",)
-    eager = fit(tmp_path / "eager", *data, agent=agent)
+    always = ("--trainer.log_every_n_steps", "1")
+    eager = fit(tmp_path / "eager", *data, *always, agent=agent)
     assert eager.returncode == 0, eager.stderr
-    captured = fit(tmp_path / "captured", *data, *record, agent=agent)
+    captured = fit(tmp_path / "captured", *data, *record, *always, agent=agent)
     assert captured.returncode == 0, captured.stderr
     assert "steps are CUDA graphs" in captured.stdout + captured.stderr
     (replayed,) = re.findall(r"(\d+) steps were replayed", captured.stdout)

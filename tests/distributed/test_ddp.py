@@ -46,7 +46,8 @@ def data(reach_dataset: Path) -> tuple[str, ...]:
 @pytest.fixture(scope="module")
 def unbroken(data: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("ddp") / "unbroken"
-    done = cold_fit(run, *data, *TWO, "--data.eval_episodes", "5", "--evaluate_untrained", "true")
+    more = ("--data.eval_episodes", "5", "--evaluate_untrained", "true", "--trainer.log_every_n_steps", "1")
+    done = cold_fit(run, *data, *TWO, *more)
     assert done.returncode == 0, done.stderr
     assert "unused parameters" not in done.stderr  # torch's advice, which does not apply
     return run
