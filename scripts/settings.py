@@ -224,8 +224,8 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(("| setting | values | default | what it is |", "|---|---|---|---|", *lines))
 
 
-class _Parsers(MotoCLI):
-    """The parsers alone: nothing is made, and nothing run."""
+class _Parser(MotoCLI):
+    """The parser alone: nothing is made, and nothing run."""
 
     def instantiate_classes(self) -> None:
         pass
@@ -235,15 +235,10 @@ class _Parsers(MotoCLI):
 
 
 @cache
-def parsers() -> MotoCLI:
-    """Those of Lightning's verbs."""
-    logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)
-    return _Parsers.run(["fit", "--config", str(ROOT / "configs/debug.yaml")])
-
-
 def parser(verb: str = "fit") -> ArgumentParser:
     """The parser of one of Lightning's verbs."""
-    return parsers()._parser(verb)
+    logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)
+    return _Parser.run([verb, "--config", str(ROOT / "configs/debug.yaml")])._parser(verb)
 
 
 def top_level() -> list[Row]:

@@ -201,7 +201,7 @@ MAY_DIFFER = {
     r"data\.store\.generation": "counts changes of the list of episodes, which is the same",
     r"callbacks\['CollectEpisodes'\]\._pool": "as the last episode left it: each begins with a seed of its own",
     r"callbacks\['Throughput'\]": "times, and where they were taken",
-    r"callbacks\['RunProgress'\]\._printed": "a time",
+    r"callbacks\['RunProgress'\]\._shown": "a time",
     r"callbacks\['RunCheckpoint'\]\._saved": "the step of the last checkpoint, for a message",
 }
 

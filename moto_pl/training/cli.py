@@ -40,7 +40,7 @@ from moto_pl.checkpoints import (
 from moto_pl.errors import SettingError
 from moto_pl.files import lock_run, write_whole
 from moto_pl.schedule import Schedule
-from moto_pl.training.configs import LIGHTNING_VERBS, config_names, expand_configs
+from moto_pl.training.configs import config_names, expand_configs
 from moto_pl.training.datamodule import OfflineToOnlineDataModule
 from moto_pl.training.initial import read_initial
 from moto_pl.training.loggers import LOGGERS, chosen_loggers, make_loggers
@@ -94,10 +94,15 @@ SETTINGS: tuple[tuple[str, Any, Any, str], ...] = (
 class MotoCLI(LightningCLI):
     """``moto fit | validate | test``."""
 
+    def __init__(self, verb: str, *args: Any, **kwargs: Any) -> None:
+        self._verb = verb
+        super().__init__(*args, **kwargs)
+
     @classmethod
     def run(cls, args: Sequence[str]) -> MotoCLI:
         """Parses and runs."""
         return cls(
+            args[0],
             Agent,
             OfflineToOnlineDataModule,
             subclass_mode_model=True,
@@ -106,7 +111,7 @@ class MotoCLI(LightningCLI):
             args=list(args),
             # Errors are raised rather than printed, so that the command line can say the one thing that matters.
             # And a name that is cut short is a mistake, here as in a file.
-            parser_kwargs={verb: dict(_PARSER) for verb in LIGHTNING_VERBS} | _PARSER,
+            parser_kwargs={args[0]: dict(_PARSER)} | _PARSER,
             trainer_defaults={
                 "default_root_dir": DEFAULT_ROOT,
                 "accelerator": "auto",
@@ -117,10 +122,9 @@ class MotoCLI(LightningCLI):
             },
         )
 
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        """Lightning's verbs that mean something here."""
-        return {verb: LightningCLI.subcommands()[verb] for verb in LIGHTNING_VERBS}
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """The verb that is run, and no other: each has a parser, of a thousand settings, that takes time to make."""
+        return {self._verb: LightningCLI.subcommands()[self._verb]}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Settings of ours, and those that follow from others."""
