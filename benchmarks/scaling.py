@@ -1,8 +1,8 @@
 """Two processes against one, and overlapped against alternating collection: ``python -m benchmarks.scaling``.
 
-Whole runs of the debug configuration's agent at a larger size on the reaching task, one thread a process: two processes
-share the global batch that one has for itself. Both collect two episodes a round. Runs take turns; medians over their
-online rounds after the first, which starts workers.
+Whole runs of MOTO on the reaching task, at a size for two cores, one thread a process: two processes share the global
+batch that one has for itself. Both collect two episodes a round. Runs take turns; medians over their online rounds
+after the first, which starts workers.
 """
 
 from __future__ import annotations
@@ -24,12 +24,6 @@ from rich.table import Table
 from moto_pl.callbacks.collect import CollectEpisodes
 from moto_pl.training.configs import config_path
 
-SIZES = (
-    "--model.init_args.world_model.encoder_channels=[16,32,64,128]",
-    "--model.init_args.world_model.decoder_channels=[64,32,16]",
-    *("--model.init_args.world_model.deter", "128", "--model.init_args.world_model.hidden", "128"),
-    *("--model.init_args.batch.model_size", "8", "--model.init_args.batch.model_length", "16"),
-)
 VARIANTS: dict[str, tuple[str, ...]] = {
     "one process": (),
     "two processes": ("--trainer.devices", "2", "--trainer.strategy", "ddp"),
@@ -59,15 +53,15 @@ class Clock(L.Callback):
         self.before = now
 
 
-def run(name: str, rounds: int, updates: int) -> list[dict[str, float]]:
+def run(name: str, size: str, rounds: int, updates: int) -> list[dict[str, float]]:
     """One run's rounds."""
     with tempfile.TemporaryDirectory() as directory:
         times = Path(directory) / "times.json"
         command = [
-            *(sys.executable, "-m", "moto_pl.cli", "fit", "--config", str(config_path("debug")), *SIZES),
+            *(sys.executable, "-m", "moto_pl.cli", "fit", "--config", str(config_path("tasks/reach")), "--size", size),
             *("--trainer.default_root_dir", f"{directory}/run", "--data.offline_steps", "2"),
             *("--data.online_steps", str(rounds * updates), "--data.updates_per_episode", str(updates // 2)),
-            *("--data.num_envs", "2"),
+            *("--data.num_envs", "2", "--evaluate_untrained", "false", "--video_episodes", "0"),
             *("--data.env_workers", "2", "--data.eval_episodes", "0", "--checkpoint_every", "1000"),
             *("--trainer.callbacks+=benchmarks.scaling.Clock", f"--trainer.callbacks.path={times}"),
             *VARIANTS[name],
@@ -81,6 +75,7 @@ def run(name: str, rounds: int, updates: int) -> list[dict[str, float]]:
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--size", default="cpu", help="of networks and batches, a word that moto fit knows")
     parser.add_argument("--rounds", type=int, default=8, help="online rounds of each run")
     parser.add_argument("--updates", type=int, default=20, help="gradient steps of a round, an even number")
     parser.add_argument("--repeats", type=int, default=3)
@@ -89,8 +84,8 @@ def main() -> None:
     rounds: dict[str, list[dict[str, float]]] = {name: [] for name in VARIANTS}
     for _ in range(args.repeats):
         for name in VARIANTS:
-            rounds[name] += run(name, args.rounds, args.updates)
-    table = Table(title=f"one thread a process, {os.cpu_count()} cores, {args.updates} updates and 2 episodes a round")
+            rounds[name] += run(name, args.size, args.rounds, args.updates)
+    table = Table(title=f"size {args.size}, one thread a process, {os.cpu_count()} cores, {args.updates} updates and 2 episodes a round")
     for column in ("", "updates/s", "round, s", "against one process", "collecting", "of it exchange"):
         table.add_column(column, justify="right" if column else "left")
     results: dict[str, dict[str, float]] = {}
