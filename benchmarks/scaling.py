@@ -86,7 +86,7 @@ def main() -> None:
         for name in VARIANTS:
             rounds[name] += run(name, args.size, args.rounds, args.updates)
     table = Table(
-        title=f"size {args.size}, one thread a process, {os.cpu_count()} cores, {args.updates} updates and 2 episodes a round"
+        title=f"size {args.size}, one thread a process, {os.cpu_count()} cores, {args.updates} updates a round"
     )
     for column in ("", "updates/s", "round, s", "against one process", "collecting", "of it exchange"):
         table.add_column(column, justify="right" if column else "left")
