@@ -159,6 +159,35 @@ def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
     return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
 
 
+@pytest.mark.parametrize(("every", "logged"), [(1, [1, 2, 3, 4, 5, 6, 7]), (3, [3, 5, 6]), (0, [5])])
+def test_figures_are_handed_over_where_they_are_written_down_and_as_a_round_ends(
+    every: int, logged: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = tiny()
+    optimizer: Any = agent.configure_optimizers()
+    trainer: Any = agent.trainer
+    told: dict[str, list[int]] = {"loss": [], "model/": [], "grad_norm/": []}
+
+    def log(name: str, *_: Any, **__: Any) -> None:
+        for kind in told:
+            if name.startswith(kind) and step not in told[kind]:
+                told[kind].append(step)
+
+    monkeypatch.setattr(agent, "log", log)
+    monkeypatch.setattr(agent, "log_dict", lambda figures, **_: [log(name) for name in figures])
+    trainer.log_every_n_steps = every
+    batch = sequences(agent)
+    for step in range(1, 8):
+        trainer.global_step, trainer.is_last_batch = step - 1, step == 5
+        optimizer.zero_grad()
+        agent.training_step(batch, 0).backward()
+        agent.configure_gradient_clipping(optimizer)
+        agent.optimizer_step(0, 0, optimizer)
+        trainer.global_step = step
+        agent.on_train_batch_end(None, batch, 0)
+    assert told == {"loss": logged, "model/": logged, "grad_norm/": logged}
+
+
 @pytest.mark.parametrize(("first", "idle", "trained"), [(0, "behaviour", "model"), (4, "model", "behaviour")])
 def test_idle_components_do_not_move_and_are_not_computed(
     first: int, idle: str, trained: str, monkeypatch: pytest.MonkeyPatch
