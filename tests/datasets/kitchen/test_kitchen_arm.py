@@ -116,11 +116,10 @@ def test_seeds_vary_the_way(env: KitchenEnv) -> None:
 @pytest.mark.parametrize("name", KITCHEN_OBJECTS)
 def test_nine_of_ten_attempts_succeed(env: KitchenEnv, name: str) -> None:
     others = [other for other in KITCHEN_OBJECTS if other != name]
-    # Ten of each, seventy in all; benchmarks.kitchen_arm makes more, and test_each_object_is_operated some with noise.
     attempts = (
-        attempt(env, name, 1000 + index, 0.0, others[index // 2 % 6] if index % 2 else None)[0] for index in range(10)
+        attempt(env, name, 1000 + index, 0.0, others[index // 2 % 6] if index % 2 else None)[0] for index in range(30)
     )
-    assert enough(attempts, of=10, wanted=9)
+    assert enough(attempts, of=30, wanted=27)
 
 
 @pytest.mark.slow
