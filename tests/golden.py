@@ -13,8 +13,7 @@ from pathlib import Path
 
 import torch
 
-from fresh import fit_fresh
-from runs import AGENTS
+from runs import AGENTS, fit
 
 KEPT = Path(__file__).parent / "golden"
 STEPS = 20
@@ -34,8 +33,8 @@ def losses(agent: str, run: Path, dataset: Path, *args: str) -> Losses:
     data = ("--data.dataset", str(dataset), "--data.build_missing", "false", "--data.online_steps", "0")
     noted = ("--trainer.callbacks+=audit.Losses", f"--trainer.callbacks.path={run.with_suffix('.json')}")
     short = ("--data.eval_episodes", "0", "--trainer.logger", "false", "--trainer.accelerator", device_kind())
-    done = fit_fresh(run, *data, *short, *noted, *args, agent=agent)
-    assert done.returncode == 0, done.output[-3000:]
+    done = fit(run, *data, *short, *noted, *args, agent=agent)
+    assert done.returncode == 0, done.stderr[-3000:]
     found: Losses = json.loads(run.with_suffix(".json").read_text())
     assert all(len(part) == STEPS for part in found.values())
     return found

@@ -6,7 +6,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -78,9 +78,11 @@ def start(run: Path, *args: str) -> warm.Process | subprocess.Popen[bytes]:
     return warm.start(_words(run, args, "MOTO"), environment())
 
 
-def fit(run: Path, *args: str, timeout: float = 600, agent: str = "MOTO") -> subprocess.CompletedProcess[str]:
+def fit(
+    run: Path, *args: str, timeout: float = 600, agent: str = "MOTO", env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """A run in a process of its own, to its end; tests/warm.py says how it starts."""
-    return warm.run(_words(run, args, agent), environment(), timeout)
+    return warm.run(_words(run, args, agent), environment() | dict(env or {}), timeout)
 
 
 def free_port() -> int:

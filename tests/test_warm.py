@@ -86,6 +86,27 @@ def test_what_is_registered_for_the_end_runs(script: Script, tmp_path: Path) -> 
     assert failed.returncode == 1 and failed.stderr.endswith("KeyError: 'x'\n")
 
 
+@pytest.mark.parametrize("end", ["", "sys.exit(0)", "sys.exit(3)", "sys.exit(True)", "sys.exit('why')", "1 / 0"])
+def test_it_ends_as_a_cold_one_does(end: str, script: Script) -> None:
+    """Threads are waited for, then what is registered runs, then all that was said is there."""
+    code = f"""
+        import atexit, sys, threading, time
+        def late():
+            time.sleep(0.2)
+            sys.stdout.write("late ")
+        atexit.register(lambda: sys.stdout.write("end "))
+        threading.Thread(target=late).start()
+        threading.Thread(target=time.sleep, args=[600], daemon=True).start()
+        sys.stdout.write("begun ")
+        {end}
+    """
+    words = script(code)
+    found = warm.run(words, environment(), 60)
+    cold = subprocess.run([sys.executable, "-m", *words], env=environment(), capture_output=True, text=True)
+    assert (found.returncode, found.stdout) == (cold.returncode, cold.stdout)
+    assert found.stdout == "begun late end " and found.stderr.splitlines()[-1:] == cold.stderr.splitlines()[-1:]
+
+
 def test_it_starts_processes_as_a_cold_one_does(script: Script) -> None:
     """Spawned ones find the module by its name, and nothing of the server's in it."""
     code = """

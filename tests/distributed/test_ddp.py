@@ -11,6 +11,8 @@ import re
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -53,6 +55,27 @@ def unbroken(data: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) ->
     return run
 
 
+Broken = Future[subprocess.CompletedProcess[str]]
+
+
+def broken(
+    run: Path, data: tuple[str, ...], step: int, rank: int, signal_name: str
+) -> subprocess.CompletedProcess[str]:
+    """A run of two processes, one of which sends itself a signal."""
+    # No less: within it the second process has to start, on a busy machine too.
+    settings = (*data, *TWO, "--data.eval_episodes", "5", "--peer_timeout_s", "30")
+    return fit(run, *settings, *fault(step, signal_name=signal_name, rank=rank), timeout=180)
+
+
+@pytest.fixture(scope="module")
+def stopped(data: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Broken]]:
+    """A run that ends half a minute after its first process was stopped, while other tests run."""
+    run = tmp_path_factory.mktemp("ddp") / "stopped"
+    with ThreadPoolExecutor(1) as pool:
+        yield run, pool.submit(broken, run, data, 32, 0, "SIGSTOP")
+
+
+@pytest.mark.usefixtures("stopped")  # which has begun then
 def test_gradients_are_those_of_one_process(data: tuple[str, ...], tmp_path: Path) -> None:
     """Two processes take the steps of one, also of several batches each; test_elastic.py looks closer."""
     short = ("--data.offline_steps", "6", "--data.online_steps", "0", "--data.eval_episodes", "0")
@@ -105,25 +128,31 @@ def test_logs_are_written_once(unbroken: Path) -> None:
     assert len(steps) == len(set(steps)) == 40
 
 
-@pytest.mark.parametrize(
-    ("step", "rank", "signal_name", "fate"),
-    [(13, 1, "SIGKILL", "has ended"), (28, 0, "SIGSEGV", "has ended"), (32, 0, "SIGSTOP", "is stopped")],
-)
-def test_a_lost_rank_ends_all_with_a_line_and_resume_is_exact(
-    step: int, rank: int, signal_name: str, fate: str, data: tuple[str, ...], unbroken: Path, tmp_path: Path
+def assert_ends_with_a_line_and_resumes_exactly(
+    run: Path, killed: subprocess.CompletedProcess[str], rank: int, fate: str, data: tuple[str, ...], unbroken: Path
 ) -> None:
-    # No less: within it the second process has to start, on a busy machine too.
-    settings = (*data, *TWO_EPISODES, "--data.eval_episodes", "5", "--peer_timeout_s", "30")
-    killed = fit(tmp_path / "run", *settings, *TWO, *fault(step, signal_name=signal_name, rank=rank), timeout=180)
     assert killed.returncode != 0
     (line,) = (line for line in killed.stderr.splitlines() if line.startswith("moto: "))
     assert re.search(rf"trainer.devices: found 2 processes in all, of which rank {rank} \(process \d+\) {fate}", line)
     assert "the same command goes on" in line and "Traceback" not in killed.stderr
-    assert final(tmp_path / "run")["global_step"] < 40
-    resumed = fit_ranks(tmp_path / "run", *settings)
+    assert final(run)["global_step"] < 40
+    resumed = fit_ranks(run, *data, *TWO_EPISODES, "--data.eval_episodes", "5", "--peer_timeout_s", "30")
     assert resumed.returncode == 0, resumed.stderr
     assert "resuming" in resumed.stdout
-    assert_same_end(unbroken, tmp_path / "run")
+    assert_same_end(unbroken, run)
+
+
+@pytest.mark.parametrize(("step", "rank", "signal_name"), [(13, 1, "SIGKILL"), (28, 0, "SIGSEGV")])
+def test_a_lost_rank_ends_all_with_a_line_and_resume_is_exact(
+    step: int, rank: int, signal_name: str, data: tuple[str, ...], unbroken: Path, tmp_path: Path
+) -> None:
+    killed = broken(tmp_path / "run", data, step, rank, signal_name)
+    assert_ends_with_a_line_and_resumes_exactly(tmp_path / "run", killed, rank, "has ended", data, unbroken)
+
+
+def test_a_stopped_rank_does_so_too(stopped: tuple[Path, Broken], data: tuple[str, ...], unbroken: Path) -> None:
+    run, ends = stopped
+    assert_ends_with_a_line_and_resumes_exactly(run, ends.result(), 0, "is stopped", data, unbroken)
 
 
 def test_four_processes_resume_exactly(data: tuple[str, ...], tmp_path: Path) -> None:

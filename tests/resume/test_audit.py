@@ -14,9 +14,8 @@ import pytest
 
 import audit
 import moto_pl.agents
-from fresh import fit_fresh
 from moto_pl.agents import Agent
-from runs import AGENTS, assert_same_end
+from runs import AGENTS, assert_same_end, fit
 
 #: In the middle of an offline round, and of two online ones; a step after each resume, and later.
 STEPS = [13, 27, 33]
@@ -40,18 +39,18 @@ def walked(
     at = ("--trainer.callbacks+=audit.AuditAt", f"--trainer.callbacks.steps={STEPS}")
     words = (*data, *at, f"--trainer.callbacks.path={root / 'found'}", *args)
 
-    def fit(stop: tuple[int, str] | None, resumes: bool) -> None:
+    def walk(stop: tuple[int, str] | None, resumes: bool) -> None:
         step, name = stop or ("", "")
-        done = fit_fresh(root / "run", *words, agent=agent, env={"AUDIT_STOP": f"{step} {name}"})
+        done = fit(root / "run", *words, agent=agent, env={"AUDIT_STOP": f"{step} {name}"})
         status = {"": 0, "SIGTERM": 128 + signal.SIGTERM, "SIGKILL": -signal.SIGKILL}[name]
-        assert done.returncode == status, done.output[-3000:]
-        assert name == "SIGKILL" or ("resuming" in done.output) == resumes  # what it said may be gone with it
+        assert done.returncode == status, done.stderr[-3000:]
+        assert name == "SIGKILL" or ("resuming" in done.stdout) == resumes  # what it said may be gone with it
 
-    fit(None, resumes=False)
+    walk(None, resumes=False)
     (root / "run").rename(root / "unbroken_run")
     (root / "found").rename(root / "unbroken")
     for number, stop in enumerate((*stops, None)):
-        fit(stop, resumes=number > 0)
+        walk(stop, resumes=number > 0)
     return [
         (
             json.loads((root / "unbroken" / f"{step}.json").read_text()),
