@@ -12,6 +12,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+import yaml
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 
@@ -166,10 +167,11 @@ PROBE = f"--trainer.callbacks+={HERE}.Probe"
 
 
 class Noted(BC):
-    """An agent that keeps a hyperparameter."""
+    """An agent that keeps its settings, and a hyperparameter."""
 
     def __init__(self, pixels: PixelConfig | None = None, td: TDConfig | None = None, seed: int = 0) -> None:
         super().__init__(pixels or PixelConfig(), td or TDConfig(), seed=seed)
+        self.save_hyperparameters()
         self.save_hyperparameters({"marker": 3})
 
 
@@ -547,4 +549,9 @@ def test_hyperparameters_of_ones_own_agent(logged: bool, reach_dataset: Path, tm
     assert "td.ema_decay" in AGENTS["BC"]
     assert main(bc(tmp_path / "run", reach_dataset, *args)) == 0
     path = tmp_path / "run/csv/version_0/hparams.yaml"
-    assert (path.exists() and "marker: 3" in path.read_text()) == logged
+    assert path.exists() == logged
+    if logged:
+        kept = yaml.safe_load(path.read_text())
+        assert kept["marker"] == 3
+        assert kept["td"]["ema_decay"] == float(AGENTS["BC"]["td.ema_decay"])
+        assert kept["pixels"]["channels"] == yaml.safe_load(AGENTS["BC"]["pixels.channels"])
