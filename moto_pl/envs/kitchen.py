@@ -124,11 +124,6 @@ class KitchenEnv(MujocoPixelEnv):
         """Positions and velocities of the simulator: float64 ``[59]``, a copy."""
         return np.concatenate([self.data.qpos, self.data.qvel])
 
-    @property
-    def step_s(self) -> float:
-        """Simulated seconds of one step."""
-        return float(self._robot.dt)
-
     def distances(self) -> dict[str, float]:
         """How far each of the seven objects is from its goal, in the joints' units; in place is below ``threshold``."""
         return dict(zip(KITCHEN_OBJECTS, goal_distances(self.data.qpos).tolist(), strict=True))

@@ -97,6 +97,8 @@ class Collector:
         """
         assert self._message is not None
         for _ in range(_ATTEMPTS):
+            if self._connection is None:
+                self._send()
             try:
                 assert self._connection is not None
                 while not self._connection.poll(_SIGNAL_CHECK_S):
@@ -104,7 +106,6 @@ class Collector:
                 result = self._connection.recv()
             except (EOFError, OSError):
                 self.close(keep_job=True)
-                self._send()
                 continue
             self._message = None
             if isinstance(result, BaseException):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 import numpy as np
@@ -85,17 +86,18 @@ def test_a_process_that_dies_is_replaced(collector: Collector, agent: MOTO) -> N
 
 def test_one_that_dies_again_and_again_is_given_up(agent: MOTO, monkeypatch: pytest.MonkeyPatch) -> None:
     made = Collector(ENV, OPTIONS, 0, 60)
-    send = made._send
+    start, started = SpawnProcess.start, []
 
-    def send_and_kill() -> None:
-        send()
-        made._process.kill()
+    def start_and_kill(process: SpawnProcess) -> None:
+        start(process)
+        process.kill()
+        started.append(process)
 
-    monkeypatch.setattr(made, "_send", send_and_kill)
+    monkeypatch.setattr(SpawnProcess, "start", start_and_kill)
     made.submit(agent, JOB)
-    with pytest.raises(SettingError, match=r"data\.collect"):
+    with pytest.raises(SettingError, match=r"data\.collect: found overlap, whose process died 3 times"):
         made.fetch()
-    assert not made.busy
+    assert not made.busy and len(started) == 3 and not any(process.is_alive() for process in started)
 
 
 def test_an_error_there_is_raised_here(agent: MOTO) -> None:

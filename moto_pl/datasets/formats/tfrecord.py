@@ -48,16 +48,6 @@ def offsets(path: Path) -> Iterator[tuple[int, int]]:
         raise damaged(path, error) from error
 
 
-def is_tfrecord(path: Path) -> bool:
-    """Whether a file begins with a record."""
-    try:
-        with open_regular(path) as file:
-            _length(file, os.fstat(file.fileno()).st_size)
-            return True
-    except (OSError, ValueError):
-        return False
-
-
 def read_record(path: Path, offset: int, length: int) -> dict[str, Values]:
     """The features of a record's Example.
 
