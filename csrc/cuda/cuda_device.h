@@ -1,6 +1,7 @@
 // Runs the kernels on the current CUDA stream.
 #pragma once
 
+#include <ATen/ops/sum.h>
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAStream.h>
 

@@ -341,7 +341,7 @@ void backward(const OptionalTensor& grad_deter, const OptionalTensor& grad_stoch
   }
   const auto& [start_deter, start_stoch, weights] = gradients;
   if (to_start) {
-    start_deter.copy_(to_deter.defined() ? grad_h + to_deter.select(0, 0) : grad_h);
+    start_deter.copy_(to_deter.defined() ? grad_h.add(to_deter.select(0, 0)) : grad_h);
     start_stoch.zero_();
     if (grad_z.defined()) start_stoch.add_(grad_z);
     if (to_stoch.defined()) start_stoch.add_(to_stoch.select(0, 0));

@@ -1,8 +1,14 @@
 // Helpers of the operators' drivers: what is the same on every device.
 #pragma once
 
-#include <ATen/ATen.h>
-#include <ATen/autocast_mode.h>
+// Not <ATen/ATen.h>, which takes as long to compile as all the rest.
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/addmm.h>
+#include <ATen/ops/bmm.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/mm.h>
+#include <ATen/ops/zeros.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
 
 #include "kernels/arguments.h"
 
