@@ -130,6 +130,11 @@ def cold_fit(run: Path, *args: str, timeout: float = 600, agent: str = "MOTO") -
     )
 
 
+#: For the environment of a run that is killed: its order of hashes is not that of the unbroken one, nor of the one that
+#: goes on, both of which have one by chance. An exact resume must not hang on it.
+OTHER_HASHES = {"PYTHONHASHSEED": "1"}
+
+
 def fault(step: int, point: str = "batch_end", signal_name: str = "SIGKILL", rank: int = 0) -> tuple[str, ...]:
     """Arguments that make a run send itself a signal."""
     return (
@@ -187,13 +192,10 @@ def _assert_same_evaluations(left: Path, right: Path, at: tuple[int, ...]) -> No
 
 
 def assert_killed_ends_as_unbroken(root: Path, *args: str, agent: str, episodes: int) -> None:
-    """A run that is killed after 33 steps and started again ends bit for bit as one that is not.
-
-    The killed process has another order of hashes than the others.
-    """
+    """A run that is killed after 33 steps and started again ends bit for bit as one that is not."""
     unbroken = fit(root / "unbroken", *args, agent=agent)
     assert unbroken.returncode == 0, unbroken.stderr
-    assert cold_fit(root / "run", *args, *fault(33), agent=agent).returncode == -9
+    assert fit(root / "run", *args, *fault(33), agent=agent, env=OTHER_HASHES).returncode == -9
     resumed = fit(root / "run", *args, agent=agent)
     assert resumed.returncode == 0, resumed.stderr
     assert_same_end(root / "unbroken", root / "run", episodes=episodes)

@@ -22,14 +22,14 @@ Script = Callable[[str], list[str]]
 
 @pytest.fixture(scope="module", autouse=True)
 def own_server() -> Iterator[None]:
-    """A server of this file's own."""
+    """Servers of this file's own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MOTO_TESTS_COLD", raising=False)
         patch.setenv("MOTO_TEST_A", "1")
-        server = warm.Server(environment())
-        patch.setattr(warm, "_server", server)
+        patch.setattr(warm, "_servers", servers := {"": warm.Server(environment())})
         yield
-        server.close()
+        for server in servers.values():
+            server.close()
 
 
 @pytest.fixture()
@@ -155,7 +155,7 @@ def test_each_has_its_commands_environment(script: Script) -> None:
     assert warm.run(words, environment(), 60).stdout == "True 1 None\n"
 
 
-@pytest.mark.parametrize("name", ["OMP_NUM_THREADS", "LD_LIBRARY_PATH", "PYTHONHASHSEED"])
+@pytest.mark.parametrize("name", ["OMP_NUM_THREADS", "LD_LIBRARY_PATH"])
 def test_another_environment_of_libraries_starts_cold(name: str, script: Script) -> None:
     words = script(f"import sys, os\nprint('torch' in sys.modules, os.environ['{name}'])")
     other = {**environment(), name: "7"}
@@ -163,6 +163,17 @@ def test_another_environment_of_libraries_starts_cold(name: str, script: Script)
     assert isinstance(warm.start(words, other), subprocess.Popen)
     without = {one: value for one, value in environment().items() if one != "OMP_NUM_THREADS"}
     assert warm.server(without) is None
+
+
+def test_an_order_of_hashes_has_a_server(script: Script) -> None:
+    """A killed run has another order than the one that goes on, and both are warm."""
+    words, other = script("import sys\nprint('torch' in sys.modules, hash('order'))"), {"PYTHONHASHSEED": "1"}
+    cold = subprocess.run(
+        [sys.executable, "-c", "print(hash('order'))"], env=environment() | other, capture_output=True, text=True
+    )
+    found = [warm.run(words, environment() | other, 60).stdout for _ in range(2)]
+    assert found == 2 * [f"True {cold.stdout}"] and warm.run(words, environment(), 60).stdout != found[0]
+    assert warm.run(words, environment() | other | {"MKL_VERBOSE": "0"}, 60).stdout == f"False {cold.stdout}"
 
 
 def test_cold_when_asked_for(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:

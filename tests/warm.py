@@ -6,13 +6,11 @@ command. The child has arguments, working directory, output, process number and 
 module as ``python -m`` does, and ends as an interpreter does, but for taking apart what was imported, which is a third
 of a second of its processor time.
 
-What differs from a cold process, which is an interpreter of its own: the hash seed and what is read from the
-environment as libraries are loaded are the server's (a command that has other values of those starts cold), the parent
-is the server, and the command line in ``/proc`` is the server's. So these stay cold, each for what a warm start would
-hide:
+What differs from a cold process, which is an interpreter of its own: the order of hashes and what is read from the
+environment as libraries are loaded are the server's, the parent is the server, and the command line in ``/proc`` is the
+server's. A command with a ``PYTHONHASHSEED`` has a server with that order; one with other values of the rest starts
+cold. So these stay cold, each for what a warm start would hide:
 
-* tests/resume/test_resume.py and tests/training/test_camera_runs.py: the run that is killed or stopped, so that it has
-  another order of hashes than the unbroken one, and than the one that goes on: an exact resume must not hang on it;
 * tests/test_threads.py and tests/training/test_memory.py: threads and the allocator are settled at the start;
 * tests/campaigns: the runs, which a campaign starts itself, and which are found by their command lines;
 * tests/rollout/test_pool.py, tests/datasets and the builders in tests/resume/test_signals.py: who ends with its parent;
@@ -131,7 +129,8 @@ class Server:
         self.process.wait()
 
 
-_server: Server | None = None
+_servers: dict[str, Server] = {}
+"""By their order of hashes; "" is one by chance."""
 _beginning = threading.Lock()
 
 
@@ -159,14 +158,15 @@ def loaded(environment: Mapping[str, str]) -> dict[str, str]:
 
 def server(environment: dict[str, str]) -> Server | None:
     """This process's server, begun with the first command; None where the command has to start cold."""
-    global _server
     if os.environ.get("MOTO_TESTS_COLD", "0") != "0":
         return None
+    hashes = environment.get("PYTHONHASHSEED", "")
     with _beginning:
-        if _server is None:
-            _server = Server(environment)
-            atexit.register(_server.close)
-    return _server if _server.serves(_settled(environment)) else None
+        if hashes not in _servers:
+            _servers[hashes] = Server(environment)
+            atexit.register(_servers[hashes].close)
+    found = _servers[hashes]
+    return found if found.serves(_settled(environment)) else None
 
 
 def start(words: Sequence[str], environment: dict[str, str]) -> Process | subprocess.Popen[bytes]:

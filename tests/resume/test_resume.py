@@ -1,7 +1,4 @@
-"""A run that is killed and started again ends bit for bit where the unbroken one ends.
-
-The killed and stopped ones start cold (tests/warm.py says why).
-"""
+"""A run that is killed and started again ends bit for bit where the unbroken one ends."""
 
 from __future__ import annotations
 
@@ -10,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from runs import assert_same_end, cold_fit, fault, final, fit
+from runs import OTHER_HASHES, assert_same_end, fault, final, fit
 
 
 @pytest.fixture(scope="session")
@@ -31,7 +28,7 @@ def test_killed_run_ends_where_the_unbroken_one_ends(
     step: int, point: str, reach_dataset: Path, unbroken: Path, tmp_path: Path
 ) -> None:
     data = ("--data.dataset", str(reach_dataset), "--data.build_missing", "false")
-    killed = cold_fit(tmp_path / "run", *data, *fault(step, point))
+    killed = fit(tmp_path / "run", *data, *fault(step, point), env=OTHER_HASHES)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert final(tmp_path / "run")["global_step"] < 40
     resumed = fit(tmp_path / "run", *data)
@@ -46,7 +43,7 @@ def test_signal_writes_a_checkpoint_in_the_middle_of_a_round(
     signal_name: str, step: int, reach_dataset: Path, unbroken: Path, tmp_path: Path
 ) -> None:
     data = ("--data.dataset", str(reach_dataset), "--data.build_missing", "false")
-    stopped = cold_fit(tmp_path / "run", *data, *fault(step, "batch_end", signal_name))
+    stopped = fit(tmp_path / "run", *data, *fault(step, "batch_end", signal_name), env=OTHER_HASHES)
     assert stopped.returncode == 128 + signal.Signals[signal_name], stopped.stderr
     assert final(tmp_path / "run")["global_step"] == step
     resumed = fit(tmp_path / "run", *data)
