@@ -77,8 +77,9 @@ def test_a_resumed_process_holds_what_the_unbroken_one_holds(agent: str, reach_d
     assert not told(pairs), "\n".join(told(pairs)[:30])
     held = {path for left, right in pairs for path in {*left, *right} if left.get(path) != right.get(path)}
     unused = [pattern for pattern in audit.MAY_DIFFER if not any(audit.covers(pattern, path) for path in held)]
-    # MOTO alone is asked, and its clone filter has opened every file in both.
-    assert agent != "MOTO" or unused == [r"data\.store\._views"], "they do not differ"
+    # MOTO alone is asked. Its clone filter has opened every file in both, but perhaps for the newest: that hangs on how
+    # far the loader's thread has come.
+    assert agent != "MOTO" or set(unused) <= {r"data\.store\._views"}, "they do not differ"
     for left, _ in pairs:
         looked_at = (
             *("agent._modules", "agent.average.weights", "optimizers[0].state", "data.store._known[3]", "data._sets"),

@@ -30,18 +30,26 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.slow
-def test_the_whole_of_partial_when_asked_for(root: Path) -> None:
-    build("kitchen/partial", episodes=1, workers=1, task_share=1.0, image_size=16)
-    episode = open_dataset("kitchen/partial")[0]
-    assert episode.succeeded and episode.reward.max() == 4 and episode.extras["completed"].any(0).all()
-
-
 def in_this_process(
     function: Callable[[Demonstration], Episode], jobs: list[Demonstration], *_: int, **__: float
 ) -> Any:
     """Instead of processes, which take seconds to start."""
     return ((index, function(job)) for index, job in enumerate(jobs))
+
+
+@pytest.fixture()
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Black frames, for what hangs on the arm alone: to draw an episode takes longer than to simulate it."""
+    monkeypatch.setattr(demonstrations, "in_processes", in_this_process)
+    monkeypatch.setattr(KitchenEnv, "view", lambda env, name: np.zeros((env.image_size, env.image_size, 3), np.uint8))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
+def test_the_whole_of_partial_when_asked_for(root: Path) -> None:
+    build("kitchen/partial", episodes=1, workers=1, task_share=1.0, image_size=16)
+    episode = open_dataset("kitchen/partial")[0]
+    assert episode.succeeded and episode.reward.max() == 4 and episode.extras["completed"].any(0).all()
 
 
 @pytest.mark.slow
@@ -246,6 +254,7 @@ def test_which_attempts_are_kept(ends: list[tuple[str, int, int]], canonical: bo
     assert plan("partial", MKTH, keep=True, order="free").accepts(states(*ends)) == (not whole)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_success_is_recorded_and_a_failure_dropped_or_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     either = ("slide cabinet", "light switch")
     episode = record_demonstration(plan("mixed", either, order="free", episode_steps=90))
@@ -259,6 +268,7 @@ def test_a_success_is_recorded_and_a_failure_dropped_or_kept(monkeypatch: pytest
     assert kept.info["operated"] == 0 and kept.reward.sum() == 0
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_partial_never_keeps_its_whole_task(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("moto_pl.datasets.kitchen.demonstrations.MAX_ATTEMPTS", 1)
     # In another order than the task's own, which is recorded where it is asked for (task_share).
@@ -270,6 +280,7 @@ def test_partial_never_keeps_its_whole_task(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
 def test_every_built_episode_is_in_canonical_order(root: Path) -> None:
     """Four objects and no other, as the episode's own record has them, and as the filter takes them."""
     # All 24 are test_kitchen_arm.py's; attempts in a wrong order are test_which_attempts_are_kept's.
