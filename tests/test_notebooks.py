@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+import warm
+from runs import environment
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NAMES = sorted(path.name for path in FOLDER.glob("*.ipynb"))
@@ -40,15 +40,9 @@ def test_a_notebook_is_kept_without_output(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_a_notebook_runs(name: str, tmp_path: Path) -> None:
+def test_a_notebook_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     script = tmp_path / "notebook.py"
-    script.write_text(f"{source(name)}\n\nassert {HOLDS[name]}\n")
-    done = subprocess.run(
-        [sys.executable, str(script)],
-        cwd=tmp_path,
-        env={**os.environ, "MPLBACKEND": "Agg", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
+    script.write_text(f"import matplotlib\n\nmatplotlib.use('agg')\n\n{source(name)}\n\nassert {HOLDS[name]}\n")
+    done = warm.run(["notebook"], environment(), timeout=280)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
