@@ -115,7 +115,7 @@ def ranks(words: Sequence[str], processes: int, timeout: float) -> subprocess.Co
         own = {name: str(value) for name, value in {**common, "RANK": number, "LOCAL_RANK": number}.items()}
         return warm.run(words, environment() | torchrun | own, timeout)
 
-    warm.server(environment())  # is begun once
+    warm.server(environment())  # begun without the variables that only these have
     with ThreadPoolExecutor(processes) as pool:
         done = list(pool.map(rank, range(processes)))
     status = next((one.returncode for one in done if one.returncode != 0), 0)

@@ -125,12 +125,9 @@ def test_a_run_says_it(ranks: int, variable: str, reach_dataset: Path, tmp_path:
     data = ("--data.dataset", str(reach_dataset), "--data.build_missing", "false")
     ddp = ("--trainer.devices", "2", "--trainer.strategy", "ddp") if ranks == 2 else ()
     env = {name: value for name, value in environment().items() if name not in ONE_THREAD}
-    words = command(tmp_path / "run", *short, *data, *ddp)
-    if variable in environment():  # as all tests' runs start
-        done = warm.run(words[2:], environment(), 600)
-    else:
-        env |= {variable: "1"} if variable else {}
-        done = subprocess.run(words, env=env, capture_output=True, text=True)
+    warm.server(environment())  # has one of these environments; in the others a run starts cold
+    words = command(tmp_path / "run", *short, *data, *ddp)[2:]
+    done = warm.run(words, env | ({variable: "1"} if variable else {}), timeout=600)
     assert done.returncode == 0, done.stderr
     (said,) = re.findall("^threads: .*", done.stdout + done.stderr, re.MULTILINE)
     number = 1 if variable else max(1, cores() // ranks)

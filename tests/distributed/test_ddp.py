@@ -36,6 +36,8 @@ from runs import (
 
 TWO_EPISODES = ("--data.num_envs", "2")
 TWO = ("--trainer.devices", "2", "--trainer.strategy", "ddp", *TWO_EPISODES)
+#: For a run that loses a process. No fewer seconds: within them the second has to start, on a busy machine too.
+LOST = ("--data.eval_episodes", "5", "--peer_timeout_s", "30")
 
 pytestmark = pytest.mark.slow
 
@@ -62,9 +64,7 @@ def broken(
     run: Path, data: tuple[str, ...], step: int, rank: int, signal_name: str
 ) -> subprocess.CompletedProcess[str]:
     """A run of two processes, one of which sends itself a signal."""
-    # No less: within it the second process has to start, on a busy machine too.
-    settings = (*data, *TWO, "--data.eval_episodes", "5", "--peer_timeout_s", "30")
-    return fit(run, *settings, *fault(step, signal_name=signal_name, rank=rank), timeout=180)
+    return fit(run, *data, *TWO, *LOST, *fault(step, signal_name=signal_name, rank=rank), timeout=180)
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +136,7 @@ def assert_ends_with_a_line_and_resumes_exactly(
     assert re.search(rf"trainer.devices: found 2 processes in all, of which rank {rank} \(process \d+\) {fate}", line)
     assert "the same command goes on" in line and "Traceback" not in killed.stderr
     assert final(run)["global_step"] < 40
-    resumed = fit_ranks(run, *data, *TWO_EPISODES, "--data.eval_episodes", "5", "--peer_timeout_s", "30")
+    resumed = fit_ranks(run, *data, *TWO_EPISODES, *LOST)
     assert resumed.returncode == 0, resumed.stderr
     assert "resuming" in resumed.stdout
     assert_same_end(unbroken, run)
