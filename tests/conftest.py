@@ -22,7 +22,7 @@ TESTS = Path(__file__).parent
 #: The files that take longest, those with the longest tests first (see README.md beside this).
 LONGEST = (
     *("benchmarks/test_gpu_script.py", "training/test_kitchen_configs.py", "test_own_robot.py", "test_notebooks.py"),
-    *("distributed/test_elastic.py", "distributed/test_network.py", "distributed/test_ddp.py"),
+    *("distributed/test_elastic.py", "distributed/test_machines.py", "distributed/test_ddp.py"),
     *("resume/test_faults.py", "agents/test_learning.py", "agents/test_trainer_arguments.py", "resume/test_audit.py"),
     *("datasets/kitchen/test_kitchen_arm.py", "training/test_camera_runs.py", "envs/test_metaworld.py"),
     *("parity/test_cuda_emulation.py", "datasets/kitchen/test_kitchen_demonstrations.py", "agents/test_capture.py"),

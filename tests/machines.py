@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -51,23 +52,29 @@ def start_words(first: list[str], second: list[str], nothing: str = "") -> list[
     return ["unshare", "-rnu", "--kill-child", *script]
 
 
-def torchrun(node: int, run: Path, *args: str, processes: int = 2, address: str = "10.77.0.1") -> list[str]:
-    """One of two machines' part of a run of the debug configuration, each with a directory of its own."""
+def words(node: int, run: Path, *args: str) -> list[str]:
+    """What one of two machines is to run: the debug configuration in one process, in a directory of its own."""
     return [
-        *(sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc_per_node", str(processes)),
-        *("--node_rank", str(node), "--master_addr", address, "--master_port", "29400"),
-        *("-m", "moto_pl.cli", "fit", "--config", str(ROOT / "configs/debug.yaml"), "--video_episodes", "0"),
+        *("moto_pl.cli", "fit", "--config", str(ROOT / "configs/debug.yaml"), "--video_episodes", "0"),
         *("--trainer.default_root_dir", str(run / f"node{node}"), "--trainer.num_nodes", "2"),
-        *("--trainer.devices", str(processes), "--trainer.strategy", "ddp", "--data.exchange", "broadcast"),
-        *("--data.num_envs", str(2 * processes), "--data.env_workers", "0", "--data.eval_episodes", str(2 * processes)),
+        *("--trainer.devices", "1", "--trainer.strategy", "ddp", "--data.exchange", "broadcast"),
+        *("--data.num_envs", "2", "--data.env_workers", "0", "--data.eval_episodes", "2"),
         *("--data.value_steps", "0", "--evaluate_untrained", "false", "--model.init_args.optim.ema_decay", "0.9"),
         *args,
     ]
 
 
-def fit(run: Path, *args: str, processes: int = 2, timeout: float = 600) -> subprocess.CompletedProcess[str]:
+def torchrun(node: int, words: Sequence[str], address: str, port: int) -> list[str]:
+    """The command that starts these words on that machine, of which the first one has the address."""
+    return [
+        *(sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc_per_node", "1"),
+        *("--node_rank", str(node), "--master_addr", address, "--master_port", str(port), "-m", *words),
+    ]
+
+
+def fit(run: Path, *args: str, timeout: float = 600) -> subprocess.CompletedProcess[str]:
     """Two machines' run to its end."""
-    parts = [torchrun(node, run, *args, processes=processes) for node in range(2)]
+    parts = [torchrun(node, words(node, run, *args), "10.77.0.1", 29400) for node in range(2)]
     return subprocess.run(
         start_words(*parts), env=environment(), capture_output=True, text=True, timeout=timeout, cwd=ROOT
     )

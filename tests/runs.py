@@ -101,26 +101,36 @@ def fit_ranks(
 
 
 def ranks(words: Sequence[str], processes: int, timeout: float) -> subprocess.CompletedProcess[str]:
-    """``python -m`` of these words, as often as there are processes, each started as torchrun starts it.
-
-    None has to import what it needs, as a second process has that the first one starts.
+    """``python -m`` of these words to its end, as often as there are processes.
 
     Returns:
         The status of the first rank that failed, and what all of them have said.
     """
-    common = {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes, "GROUP_RANK": 0, "MASTER_PORT": free_port()}
-    torchrun = {"MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_RUN_ID": "tests", "TORCHELASTIC_USE_AGENT_STORE": "False"}
-
-    def rank(number: int) -> subprocess.CompletedProcess[str]:
-        own = {name: str(value) for name, value in {**common, "RANK": number, "LOCAL_RANK": number}.items()}
-        return warm.run(words, environment() | torchrun | own, timeout)
-
-    warm.server(environment())  # begun without the variables that only these have
-    with ThreadPoolExecutor(processes) as pool:
-        done = list(pool.map(rank, range(processes)))
+    done = each_rank([words] * processes, timeout)
     status = next((one.returncode for one in done if one.returncode != 0), 0)
     stdout, stderr = ("".join(getattr(one, name) for one in done) for name in ("stdout", "stderr"))
     return subprocess.CompletedProcess(list(words), status, stdout, stderr)
+
+
+def each_rank(
+    words: Sequence[Sequence[str]], timeout: float, machines: int = 1
+) -> list[subprocess.CompletedProcess[str]]:
+    """``python -m`` of each rank's words to its end, started as torchrun starts it on so many machines.
+
+    None has to import what it needs, as a second process has that the first one starts.
+    """
+    local = len(words) // machines
+    common = {"WORLD_SIZE": len(words), "LOCAL_WORLD_SIZE": local, "MASTER_PORT": free_port()}
+    torchrun = {"MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_RUN_ID": "tests", "TORCHELASTIC_USE_AGENT_STORE": "False"}
+
+    def rank(number: int) -> subprocess.CompletedProcess[str]:
+        place = {"RANK": number, "LOCAL_RANK": number % local, "GROUP_RANK": number // local}
+        own = {name: str(value) for name, value in {**common, **place}.items()}
+        return warm.run(words[number], environment() | torchrun | own, timeout)
+
+    warm.server(environment())  # begun without the variables that only these have
+    with ThreadPoolExecutor(len(words)) as pool:
+        return list(pool.map(rank, range(len(words))))
 
 
 def cold_fit(run: Path, *args: str, timeout: float = 600, agent: str = "MOTO") -> subprocess.CompletedProcess[str]:

@@ -21,7 +21,6 @@ import torch
 from moto_pl.evaluations import read_evaluations
 from moto_pl.replay import EpisodeStore
 from runs import (
-    ROOT,
     assert_same_end,
     assert_same_weights,
     cold_fit,
@@ -31,7 +30,6 @@ from runs import (
     final,
     fit,
     fit_ranks,
-    free_port,
 )
 
 TWO_EPISODES = ("--data.num_envs", "2")
@@ -222,35 +220,3 @@ def test_a_port_in_use_is_one_line_before_another_process_is_started(
     (line,) = (line for line in refused.stderr.splitlines() if "found" in line)
     assert line.startswith(f"moto: MASTER_PORT: found {port}, which another program uses. Give a free port, or leave")
     assert not (tmp_path / "run").exists()
-
-
-def test_two_machines_without_a_shared_disk(data: tuple[str, ...], tmp_path: Path) -> None:
-    """Two torchrun agents on the loopback, each with a directory of its own, as on two machines; resumed once."""
-    port = free_port()
-
-    def job(online_steps: int) -> list[subprocess.Popen[str]]:
-        processes = []
-        for node in range(2):
-            command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc_per_node", "1"]
-            command += ["--node_rank", str(node), "--master_addr", "127.0.0.1", "--master_port", str(port)]
-            command += ["-m", "moto_pl.cli", "fit", "--config", str(ROOT / "configs/debug.yaml")]
-            command += ["--trainer.default_root_dir", str(tmp_path / f"node{node}"), "--trainer.num_nodes", "2"]
-            command += ["--trainer.devices", "1", "--trainer.strategy", "ddp", "--data.exchange", "broadcast", *data]
-            command += ["--data.num_envs", "2", "--data.value_steps", "0"]
-            command += ["--data.env_workers", "0", "--data.eval_episodes", "2", "--video_episodes", "0"]
-            command += ["--evaluate_untrained", "false", "--data.online_steps", str(online_steps)]
-            command += ["--model.init_args.optim.ema_decay", "0.9"]
-            processes.append(
-                subprocess.Popen(
-                    command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-                )
-            )
-        return processes
-
-    for online_steps in (10, 20):
-        processes = job(online_steps)
-        outputs = [process.communicate(timeout=300)[0] for process in processes]
-        assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)
-    assert outputs[0].count("resuming") == 1 and "resuming" not in outputs[1]
-    # One process of all writes the evaluations.
-    assert_same_end(tmp_path / "node0", tmp_path / "node1", evaluated=False)
