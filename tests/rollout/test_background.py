@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from multiprocessing import Pipe
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from moto_pl.errors import SettingError
 from moto_pl.nn.world_model import WorldModelConfig
 from moto_pl.ops import Key
 from moto_pl.replay.episode import Episode
+from moto_pl.rollout import background
 from moto_pl.rollout.background import Collector, Job
 from moto_pl.rollout.explore import Exploration
 from moto_pl.rollout.pool import EnvPool
@@ -68,6 +71,33 @@ def test_same_episodes_with_the_weights_of_the_moment(collector: Collector, agen
     assert not np.array_equal(after.action, before.action)
 
 
+def test_an_error_there_is_raised_here_and_the_process_goes_on(collector: Collector, agent: MOTO) -> None:
+    collector.submit(agent, JOB._replace(seeds=[3, 4]))
+    process = collector._process
+    with pytest.raises(SettingError, match=r"seeds: found 2 of them\. Give 1 to 1, one an environment"):
+        collector.fetch()
+    assert not collector.busy
+    collector.submit(agent, JOB)
+    assert_same(collector.fetch()[0], here(agent))
+    assert collector._process is process
+
+
+def test_an_environment_that_cannot_be_made_is_said(agent: MOTO, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module, name in ((background.signals, "ignore"), (background.signals, "end_with"), (background, "one_thread")):
+        monkeypatch.setattr(module, name, lambda *_: None)  # this process's, which is the learner's here
+    ours, theirs = Pipe()
+    made = Collector("moto_pl/NoSuch-v0", {}, 0, 60)
+    made._connection = ours
+    serving = threading.Thread(target=background._serve, args=(theirs, ("moto_pl/NoSuch-v0", {}, 0, 60)))
+    serving.start()
+    made.submit(agent, JOB)
+    with pytest.raises(SettingError, match="NoSuch"):
+        made.fetch()
+    made.close()
+    serving.join(10)
+    assert not serving.is_alive()
+
+
 def test_the_process_has_one_thread(agent: MOTO, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ONE_THREAD:
         monkeypatch.setenv(name, "3")
@@ -98,11 +128,3 @@ def test_one_that_dies_again_and_again_is_given_up(agent: MOTO, monkeypatch: pyt
     with pytest.raises(SettingError, match=r"data\.collect: found overlap, whose process died 3 times"):
         made.fetch()
     assert not made.busy and len(started) == 3 and not any(process.is_alive() for process in started)
-
-
-def test_an_error_there_is_raised_here(agent: MOTO) -> None:
-    made = Collector("moto_pl/NoSuch-v0", {}, 0, 60)
-    made.submit(agent, JOB)
-    with pytest.raises(SettingError, match="NoSuch"):
-        made.fetch()
-    made.close()
