@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
 import errno
+import gc
 import json
 import os
 import re
@@ -23,6 +25,7 @@ import yaml
 from jsonargparse import ArgumentParser
 
 import moto_pl
+from moto_pl import cli
 from moto_pl.agents.loading import load_agent
 from moto_pl.cli import main
 from moto_pl.datasets.builders import build
@@ -505,6 +508,15 @@ def test_help_does_not_wait_for_torch(line: str, tmp_path: Path, monkeypatch: py
     assert light(*line.split()) == (0, [])
 
 
+def test_a_process_ends_with_mains_status_and_collects_no_garbage(monkeypatch: pytest.MonkeyPatch) -> None:
+    at_end: list[object] = []
+    monkeypatch.setattr(atexit, "register", at_end.append)
+    monkeypatch.setattr(cli, "main", lambda: 3)
+    with pytest.raises(SystemExit) as ended:
+        cli.entry()
+    assert ended.value.code == 3 and at_end == [gc.freeze]
+
+
 def test_version_says_which_code_runs_on_what(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     line = capsys.readouterr().out
@@ -587,7 +599,6 @@ def test_report_and_compare_need_no_torch(tmp_path: Path) -> None:
 
 
 def test_the_same_choices_as_in_the_functions() -> None:
-    from moto_pl import cli
     from moto_pl.analysis import commands as analysis_commands
     from moto_pl.analysis import reproduce
     from moto_pl.ops import Disagreement

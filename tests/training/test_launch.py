@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import re
+import sys
 import warnings
+from pathlib import Path
 
 import pytest
 from lightning.pytorch.trainer.connectors.logger_connector import result
 
-from moto_pl.training.launch import quiet
+from moto_pl.training.launch import kept, quiet
 
 
 @pytest.mark.parametrize(
@@ -33,3 +36,27 @@ def test_advice_on_sync_dist_is_for_what_a_user_logs(name: str, shown: bool) -> 
         quiet()
         warnings.warn(text, stacklevel=1)
     assert bool(caught) == shown
+
+
+def test_what_is_imported_is_not_looked_through_for_garbage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "imported_once.py").write_text("import gc\nTHINGS, ENABLED = [[] for _ in range(5000)], gc.isenabled()")
+    frozen = gc.get_freeze_count()
+    try:
+        with kept():
+            import imported_once  # type: ignore[import-not-found]
+        assert not imported_once.ENABLED and gc.isenabled()
+        assert gc.get_freeze_count() >= frozen + 5000
+        more = [[] for _ in range(5000)]  # type: ignore[var-annotated]
+        now = gc.get_freeze_count()
+        with kept():  # as in a notebook's second run: all there is is its own
+            import imported_once
+        assert gc.get_freeze_count() <= now and gc.isenabled() and any(x is more for x in gc.get_objects())
+        gc.disable()
+        with pytest.raises(ImportError), kept():
+            import imported_never  # type: ignore[import-not-found]  # noqa: F401
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+        gc.unfreeze()
+        sys.modules.pop("imported_once", None)
