@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -217,3 +218,12 @@ def open_to_add(path: Path) -> IO[bytes]:
         if file.read(1) != b"\n":
             file.write(b"\n")
     return file
+
+
+def file_status(path: Path) -> os.stat_result | None:
+    """A file's status; None where there is no file, or no longer: a run renames and removes some of its own."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found if stat.S_ISREG(found.st_mode) else None

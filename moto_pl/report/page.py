@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from moto_pl.errors import SettingError
-from moto_pl.files import LOCK, bytes_text, is_held, write_whole
+from moto_pl.files import LOCK, bytes_text, file_status, is_held, write_whole
 from moto_pl.reading import parse_json, read_bytes
 from moto_pl.report.charts import comparison_figure
 from moto_pl.report.compare import comparison_view
@@ -134,7 +134,8 @@ def _title(record: RunRecord) -> str:
 
 def _written(record: RunRecord) -> str:
     """From when to when the run's files were written."""
-    times = [path.stat().st_mtime for path in record.root.rglob("*") if path.is_file() and path.name != FILE]
+    found = [file_status(path) for path in record.root.rglob("*") if path.name != FILE]
+    times = [status.st_mtime for status in found if status is not None]
     first, last = (datetime.fromtimestamp(of(times, default=0)).strftime("%Y-%m-%d %H:%M") for of in (min, max))
     return last if first == last else f"{first} to {last.removeprefix(first[:11])}"
 
@@ -181,9 +182,8 @@ def _analyses(record: RunRecord) -> tuple[list[Analysis], list[str]]:
 
 
 def _data(record: RunRecord) -> list[tuple[str, str]]:
-    episodes = list((record.root / "replay").glob("*.safetensors"))
+    episodes = _sizes((record.root / "replay").glob("*.safetensors"))
     held_out = list((record.root / "replay" / "held_out").glob("*.safetensors"))
-    size = sum(path.stat().st_size for path in episodes)
     demonstrations = record.dataset.get("episodes")
     online = max((e.online_episodes for e in record.evaluations), default=0)
     rounds = record.metrics.get("online/success")
@@ -203,8 +203,14 @@ def _data(record: RunRecord) -> list[tuple[str, str]]:
     at_last = record.metrics.get("online/success_last")
     if at_last is not None:
         rows.append(("Online success at the last step", f"{at_last.value.mean():.0%} of all"))
-    rows.append(("Replay", f"{len(episodes):,} episodes, {bytes_text(size)}"))
+    rows.append(("Replay", f"{len(episodes):,} episodes, {bytes_text(sum(episodes))}"))
     return [(name, str(value)) for name, value in rows]
+
+
+def _sizes(paths: Iterable[Path]) -> list[int]:
+    """Bytes of each of the paths that is a file."""
+    found = [file_status(path) for path in paths]
+    return [status.st_size for status in found if status is not None]
 
 
 class Speed(NamedTuple):
@@ -243,6 +249,7 @@ class File(NamedTuple):
 CHECKPOINTS = {
     "last.ckpt": "newest checkpoint; the run goes on from it",
     "previous.ckpt": "the one before it",
+    "best.ckpt": "the one that did best in an evaluation",
     "pretrained.ckpt": "end of pre-training",
 }
 OTHER_FILES = {
@@ -259,10 +266,10 @@ def _files(record: RunRecord) -> list[File]:
     rows = []
     for path in sorted((record.root / "checkpoints").glob("*.ckpt")):
         name = path.relative_to(record.root).as_posix()
-        rows.append(File(name, CHECKPOINTS.get(path.name, "checkpoint"), path.stat().st_size, True))
+        what = CHECKPOINTS.get(path.name, "checkpoint")
+        rows += [File(name, what, size, True) for size in _sizes([path])]
     for name, what in OTHER_FILES.items():
         path = record.root / name
         if path.exists():
-            inside = [p for p in path.rglob("*") if p.is_file()] if path.is_dir() else [path]
-            rows.append(File(name, what, sum(p.stat().st_size for p in inside), False))
+            rows.append(File(name, what, sum(_sizes(path.rglob("*") if path.is_dir() else [path])), False))
     return rows

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from moto_pl import signals
 from moto_pl.errors import SettingError
-from moto_pl.files import ERRORS, LOCK, is_held
+from moto_pl.files import ERRORS, LOCK, file_status, is_held
 from moto_pl.reading import open_regular
 from moto_pl.report.html import duration
 from moto_pl.report.records import Evaluation, RunRecord, read_run
@@ -160,10 +160,8 @@ def _age(root: Path, now: float) -> str | None:
 
 
 def _mtime(path: Path) -> float | None:
-    try:
-        return path.stat().st_mtime
-    except OSError:  # it is not there, or no longer
-        return None
+    found = file_status(path)
+    return None if found is None else found.st_mtime
 
 
 def _ago(seconds: float) -> str:

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import numpy as np
@@ -170,6 +171,36 @@ def test_a_run_in_progress_says_where_it_stands(tmp_path: Path) -> None:
     write_metrics(root / "csv/version_0", range(60))
     line = report.verdict(read_run(root))
     assert line == "Success 7 of 20 after pre-training; 0 of 20 untrained. The run stands at 60 of 200 gradient steps."
+
+
+@pytest.mark.parametrize("looks", range(4))
+@pytest.mark.parametrize("name", ["replay/.000050.tmp", "replay/000049.safetensors", "checkpoints/previous.ckpt"])
+def test_files_may_go_while_they_are_listed(
+    tmp_path: Path, name: str, looks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run renames what it has written and removes what it keeps no longer, at any moment."""
+    root = write_run(tmp_path / "run")
+    (root / name).write_bytes(bytes(1000))
+    stat, seen = Path.stat, []
+
+    def look(path: Path, **options: Any) -> Any:
+        if path == root / name:
+            seen.append(path)
+            if len(seen) > looks:
+                raise FileNotFoundError(2, "No such file or directory", str(path))
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", look)
+    assert "MOTO on moto_pl/Reach-v0" in report.render(read_run(root))
+    assert seen
+
+
+def test_checkpoints_are_named(tmp_path: Path) -> None:
+    root = write_run(tmp_path / "run")
+    for name in ("last", "previous", "pretrained", "best"):
+        (root / f"checkpoints/{name}.ckpt").write_bytes(b"weights")
+    text = Page(report.render(read_run(root))).text
+    assert "best in an evaluation" in text and "end of pre-training" in text and "the one before it" in text
 
 
 def test_a_run_made_longer(tmp_path: Path) -> None:
