@@ -12,6 +12,7 @@ from moto_pl.errors import SettingError
 from moto_pl.evaluations import read_evaluations
 from moto_pl.files import write_whole
 from moto_pl.reading import MAX_YAML, parse_yaml, read_text
+from moto_pl.report.records import is_training_metric
 
 STATE = "campaign.json"
 _TAIL = 1 << 16  # bytes of a metrics file that are looked at
@@ -76,21 +77,30 @@ def planned_steps(directory: Path) -> tuple[int, bool] | None:
 
 def _last_metrics(directory: Path) -> tuple[int, float | None]:
     """The newest step and speed in ``csv/version_*/metrics.csv``."""
-    versions = sorted(
-        (path for path in directory.glob("version_*/metrics.csv")), key=lambda path: (len(path.parent.name), path)
-    )
-    if not versions:
-        return 0, None
-    step, speed = 0, None
+    paths = directory.glob("version_*/metrics.csv")
+    for path in sorted(paths, key=lambda path: (len(path.parent.name), path), reverse=True):
+        rows = _last_rows(path)
+        # `moto validate` and `moto test` open versions too, which train nothing.
+        if any(map(is_training_metric, rows.fieldnames or ())):
+            return _step_and_speed(rows)
+    return 0, None
+
+
+def _last_rows(path: Path) -> csv.DictReader[str]:
+    """The rows at the end of one file, as far as they are whole; none where it cannot be read."""
     try:
-        with open(versions[-1], "rb") as file:
+        with open(path, "rb") as file:
             header = file.readline()
             file.seek(max(len(header), file.seek(0, 2) - _TAIL))
             tail = file.read()
     except OSError:
-        return 0, None
+        return csv.DictReader([])
     lines = tail[: tail.rfind(b"\n") + 1].splitlines()
-    rows = csv.DictReader([header.decode(errors="replace"), *(line.decode(errors="replace") for line in lines)])
+    return csv.DictReader(line.decode(errors="replace") for line in (header, *lines))
+
+
+def _step_and_speed(rows: csv.DictReader[str]) -> tuple[int, float | None]:
+    step, speed = 0, None
     for row in rows:
         try:
             step = max(step, int(row.get("step") or -1) + 1)

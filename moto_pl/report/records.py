@@ -19,6 +19,11 @@ from moto_pl.schedule import Schedule
 _NOT_TRAINING = ("eval/", "test/")
 
 
+def is_training_metric(column: str) -> bool:
+    """Whether a column of ``metrics.csv`` is a training metric: neither a count nor an evaluation's."""
+    return column not in ("step", "epoch") and not column.startswith(_NOT_TRAINING)
+
+
 class Series(NamedTuple):
     """A metric over the run."""
 
@@ -277,7 +282,7 @@ def _read_rows(path: Path) -> list[tuple[int, dict[str, float]]]:
         values = {
             name: number
             for name, text in row.items()
-            if name not in (None, "step", "epoch") and not name.startswith(_NOT_TRAINING)
+            if name is not None and is_training_metric(name)
             if (number := _number(text)) is not None
         }
         if step is not None and 0 <= step < 2**53 and values:

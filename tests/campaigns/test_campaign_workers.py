@@ -85,6 +85,10 @@ def test_progress_of_a_run_that_is_being_written(tmp_path: Path) -> None:
         (tmp_path / f"csv/version_{version}").mkdir(parents=True)
         (tmp_path / f"csv/version_{version}/metrics.csv").write_text(f"step,speed/updates_per_s\n{lines}")
     assert read_progress(tmp_path) == Progress(9, 1.5)  # the last line is not whole
+    (tmp_path / "csv/version_11").mkdir()  # moto validate opens one too, which trains nothing
+    (tmp_path / "csv/version_11/metrics.csv").write_text("epoch,eval/return,eval/success,step\n0,1.5,0.25,0\n")
+    (tmp_path / "csv/version_12").mkdir()
+    assert read_progress(tmp_path) == Progress(9, 1.5)
     (tmp_path / "evaluations.jsonl").write_text('{"stage": "eval", "step": 20, "success": [true, false]}\n{"sta')
     assert read_progress(tmp_path) == Progress(20, 1.5, 0.5, 20)
     (tmp_path / "last.ckpt").write_bytes(b"PK half of one")
