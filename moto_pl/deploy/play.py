@@ -29,8 +29,9 @@ def run_play(
         raise SettingError("checkpoint", found, "Give the path of a checkpoint, or --pretrained and a name.")
     if episodes < 1:
         raise SettingError("--episodes", episodes, "Give at least 1.")
-    if not 0 <= seed < 2**31 - episodes:
-        raise SettingError("--seed", seed, "Give a whole number from 0 on, below 2 ** 31.")
+    most = 2**31 - episodes  # the last episode's seed is below 2 ** 31
+    if not 0 <= seed <= most:
+        raise SettingError("--seed", seed, f"Give a whole number from 0 to {most}.")
     if out is not None and (out.suffix != ".mp4" or not out.parent.is_dir() or out.is_dir()):
         raise SettingError("--out", out, "Give the path of a film, which ends in .mp4, in a directory that is there.")
     if pretrained is not None:

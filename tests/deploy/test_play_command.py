@@ -56,6 +56,7 @@ def test_what_does_not_fit_is_one_line(checkpoint: Path, tmp_path: Path, capsys:
         ([half], "checkpoint: found"),
         ([checkpoint, "--episodes", "0"], "--episodes: found 0"),
         ([checkpoint, "--seed", "-1"], "--seed: found -1"),
+        ([checkpoint, "--seed", str(2**31 - 3)], f"Give a whole number from 0 to {2**31 - 4}"),
         ([checkpoint, "--device", "tpu"], "device: found 'tpu'"),
         ([checkpoint, "--out", "/proc/film.mp4"], "--out: found /proc/film.mp4"),
         ([checkpoint, "--out", tmp_path / "film.avi"], "--out: found"),
