@@ -7,6 +7,7 @@ followed by hand, with a note in each tensor's place; all others are refused.
 
 from __future__ import annotations
 
+import math
 import pickletools
 import zipfile
 from collections import OrderedDict
@@ -25,7 +26,9 @@ _STORAGES = {f"torch {name}": name for name in _ITEM}
 _TENSOR, _PARAMETER = "torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_parameter"
 _ORDERED, _SET, _BYTES = "collections OrderedDict", "__builtin__ set", "_codecs encode"
 _GLOBALS = {*_STORAGES, _TENSOR, _PARAMETER, _ORDERED, _SET, _BYTES}
-_CONSTANTS: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
+_MARK = object()
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": (), "MARK": _MARK}
+_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _VALUES = {"BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE"}
 _MAX_PICKLE = 1 << 28
 
@@ -47,9 +50,6 @@ class _Global:
 class _Storage:
     kind: str
     items: int
-
-
-_MARK = object()
 
 
 def read_claims(path: Path) -> Any:
@@ -92,7 +92,7 @@ class _Machine:
     def __init__(self, records: dict[str, int]) -> None:
         self.records = records
         self.stack: list[Any] = []
-        self.memo: dict[int, Any] = {}
+        self.memo: dict[Any, Any] = {}
         self.claimed = 0  # bytes of all tensors; several may lie in one storage
 
     def run(self, content: bytes) -> Any:
@@ -101,11 +101,14 @@ class _Machine:
             if name in _VALUES:
                 self.stack.append(argument)
             elif name in ("BINPUT", "LONG_BINPUT"):
-                self.memo[_index(argument)] = self.stack[-1]
+                self.memo[argument] = self.stack[-1]
             elif name in ("BINGET", "LONG_BINGET"):
-                self.stack.append(self.memo[_index(argument)])
+                self.stack.append(self.memo[argument])
             elif name in _CONSTANTS:
                 self.stack.append(_CONSTANTS[name])
+            elif name in _TUPLES:
+                count = _TUPLES[name]
+                self.stack[-count:] = [tuple(self.stack[-count:])]
             elif name == "GLOBAL":
                 if argument not in _GLOBALS:
                     raise ValueError(f"{argument} in it, which is neither tensor nor plain value")
@@ -130,29 +133,14 @@ class _Machine:
         del self.stack[at:]
         return found
 
-    def _mark(self) -> None:
-        self.stack.append(_MARK)
-
     def _empty_dict(self) -> None:
         self.stack.append({})
 
     def _empty_list(self) -> None:
         self.stack.append([])
 
-    def _empty_tuple(self) -> None:
-        self.stack.append(())
-
     def _tuple(self) -> None:
         self.stack.append(tuple(self._marked()))
-
-    def _tuple1(self) -> None:
-        self.stack[-1:] = [tuple(self.stack[-1:])]
-
-    def _tuple2(self) -> None:
-        self.stack[-2:] = [tuple(self.stack[-2:])]
-
-    def _tuple3(self) -> None:
-        self.stack[-3:] = [tuple(self.stack[-3:])]
 
     def _append(self) -> None:
         item = self.stack.pop()
@@ -202,7 +190,7 @@ class _Machine:
             self.stack.append(arguments[0])
         elif called == _TENSOR:
             claim = _claim(*arguments[:4])
-            self.claimed += _product(claim.shape) * _ITEM[claim.kind]
+            self.claimed += math.prod(claim.shape) * _ITEM[claim.kind]
             self.stack.append(claim)
         else:
             raise ValueError(f"a call of {called} in it")
@@ -214,17 +202,6 @@ def _claim(storage: _Storage, offset: int, shape: tuple[int, ...], stride: tuple
     if not all(type(number) is int and 0 <= number < 2**62 for number in numbers) or len(shape) != len(stride):
         raise ValueError("a tensor without a shape")
     last = offset + sum((length - 1) * step for length, step in zip(shape, stride, strict=True))
-    if _product(shape) > storage.items or (_product(shape) and last >= storage.items):
+    if math.prod(shape) > storage.items or (math.prod(shape) and last >= storage.items):
         raise ValueError(f"a tensor of shape {list(shape)} in a storage of {storage.items} items")
     return Claim(storage.kind, shape)
-
-
-def _product(shape: tuple[int, ...]) -> int:
-    items = 1
-    for length in shape:
-        items *= length
-    return items
-
-
-def _index(argument: Any) -> int:
-    return int(argument)
