@@ -38,7 +38,6 @@ NOT_SETTINGS = {
     "activation": "an argument of ops.conv",
     "embed": "an operator's tensor",
     "is_first": "an operator's tensor",
-    "confidence": "an argument of the functions of analysis.statistics",
     **dict.fromkeys(("request", "Origin"), "what a client of moto serve sent"),
     **dict.fromkeys(("first", "executed"), "a key of such a request"),
 }

@@ -15,6 +15,7 @@ from scipy.stats import DegenerateDataWarning, binomtest, bootstrap, spearmanr
 
 from moto_pl.errors import SettingError
 
+_CONFIDENCE = 0.95
 _DRAWS = 1_000_000  # numbers drawn at a time, to bound memory
 
 
@@ -25,40 +26,36 @@ class Interval(NamedTuple):
     high: float
 
 
-def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> Interval:
-    """Wilson's score interval of a success rate.
+def wilson_interval(successes: int, trials: int) -> Interval:
+    """Wilson's 95% score interval of a success rate.
 
     It stays within [0, 1] and says something at 0 of n and n of n, where the textbook interval has no width.
 
     Args:
         successes: 0 to ``trials``.
         trials: at least 1.
-        confidence: in (0, 1).
 
     Raises:
         SettingError: where an argument is out of its range.
     """
-    _check_confidence(confidence)
     if trials < 1:
         raise SettingError("trials", trials, "Give at least 1.")
     if not 0 <= successes <= trials:
         raise SettingError("successes", successes, f"Give 0 to {trials}.")
-    low, high = binomtest(successes, trials).proportion_ci(confidence, method="wilson")
+    low, high = binomtest(successes, trials).proportion_ci(_CONFIDENCE, method="wilson")
     return Interval(float(low), float(high))
 
 
 def bootstrap_interval(
     values: Sequence[float] | np.ndarray,
-    confidence: float = 0.95,
     statistic: Callable[..., np.ndarray] = np.mean,
     resamples: int = 10_000,
     seed: int = 0,
 ) -> Interval:
-    """Percentile bootstrap interval of a statistic; the same ``seed`` gives the same interval.
+    """95% percentile bootstrap interval of a statistic; the same ``seed`` gives the same interval.
 
     Args:
         values: finite numbers [n], n >= 1. Of a single one the interval has no width: it says nothing.
-        confidence: in (0, 1).
         statistic: takes [..., n] and ``axis=-1``, gives [...]: ``np.mean``, ``np.median``.
         resamples: samples drawn with replacement.
         seed: of the draws.
@@ -66,7 +63,6 @@ def bootstrap_interval(
     Raises:
         SettingError: where an argument is out of its range.
     """
-    _check_confidence(confidence)
     array = np.asarray(values, np.float64)
     if array.ndim != 1 or not array.size or not np.isfinite(array).all():
         raise SettingError("values", f"{array.shape} numbers", "Give a list of at least one finite number.")
@@ -79,7 +75,7 @@ def bootstrap_interval(
         statistic,
         n_resamples=resamples,
         batch=max(1, _DRAWS // array.size),
-        confidence_level=confidence,
+        confidence_level=_CONFIDENCE,
         method="percentile",
         rng=seed,
     )
@@ -114,28 +110,17 @@ class Correlation(NamedTuple):
     interval: Interval
 
 
-def spearman(
-    left: np.ndarray,
-    right: np.ndarray,
-    group: np.ndarray | None = None,
-    confidence: float = 0.95,
-    resamples: int = 1000,
-    seed: int = 0,
-) -> Correlation:
-    """Spearman's rank correlation with a percentile bootstrap interval.
+def spearman(left: np.ndarray, right: np.ndarray, group: np.ndarray | None = None) -> Correlation:
+    """Spearman's rank correlation with a 95% percentile bootstrap interval.
 
     Args:
         left: [n].
         right: [n].
         group: [n], which values were found together (an episode's); whole groups are drawn. None draws single values.
-        confidence: in (0, 1).
-        resamples: samples drawn with replacement.
-        seed: of the draws.
 
     Returns:
         Both; nan where a side is constant, so that there is no order to speak of.
     """
-    _check_confidence(confidence)
     left, right = np.asarray(left, np.float64), np.asarray(right, np.float64)
     if left.shape != right.shape or left.ndim != 1 or not len(left):
         raise SettingError("left", f"{left.shape} and {right.shape} numbers", "Give two lists of the same length.")
@@ -155,9 +140,9 @@ def spearman(
         # A sample may hold a side that is constant: it says nothing, and must not make the interval unknown.
         warnings.simplefilter("ignore", DegenerateDataWarning)
         groups = (np.arange(len(members)),)
-        drawn = bootstrap(groups, of_groups, n_resamples=resamples, vectorized=False, method="percentile", rng=seed)
+        drawn = bootstrap(groups, of_groups, n_resamples=1000, vectorized=False, method="percentile", rng=0)
     found = drawn.bootstrap_distribution
-    known, tail = found[np.isfinite(found)], (1 - confidence) / 2
+    known, tail = found[np.isfinite(found)], (1 - _CONFIDENCE) / 2
     low, high = np.quantile(known, (tail, 1 - tail)) if len(known) else (math.nan, math.nan)
     return Correlation(value, Interval(float(low), float(high)))
 
@@ -175,8 +160,3 @@ def running_mean(values: Sequence[float] | np.ndarray, window: int) -> np.ndarra
         raise SettingError("window", window, "Give at least 1.")
     array = np.asarray(values, np.float64)
     return np.array([array[max(0, i + 1 - window) : i + 1].mean() for i in range(len(array))])
-
-
-def _check_confidence(confidence: float) -> None:
-    if not 0 < confidence < 1:
-        raise SettingError("confidence", confidence, "Give a number between 0 and 1, such as 0.95.")
