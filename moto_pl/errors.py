@@ -1,7 +1,9 @@
 """The one error that a user's mistake raises, or a fault in what the user brought."""
 
+import difflib
 import math
 import sys
+from collections.abc import Iterable
 
 
 class SettingError(ValueError):
@@ -71,6 +73,19 @@ def check_above_zero(part: str, settings: object, *names: str) -> None:
         value = getattr(settings, name)
         if value is not None and not 0 < value < math.inf:
             raise SettingError(f"{part}.{name}", value, "Give a number above 0.")
+
+
+def did_you_mean(name: str, known: Iterable[str], n: int = 2, cutoff: float = 0.6) -> str:
+    """A guess at what was meant, as a sentence to put before a fix; nothing where nothing is near.
+
+    Args:
+        name: what was found.
+        known: what could be meant.
+        n: guesses at most.
+        cutoff: how alike they are at least, in [0, 1].
+    """
+    near = difflib.get_close_matches(name, list(known), n=n, cutoff=cutoff)
+    return f"Did you mean {' or '.join(near)}? " if near else ""
 
 
 def tell(line: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import collections.abc
-import difflib
 import inspect
 import re
 import types
@@ -13,7 +12,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
-from moto_pl.errors import SettingError
+from moto_pl.errors import SettingError, did_you_mean
 
 
 class Verb:
@@ -127,8 +126,7 @@ class VerbParser(ArgumentParser):
             options = [f"--{known}" for known in self.hints if self._is_option(known)]
             if not name.startswith("-"):
                 return SettingError(name, f"one argument too many for {self.prog}", see)
-            near = difflib.get_close_matches(name, options, n=2, cutoff=0.7)
-            guess = f"Did you mean {' or '.join(near)}? " if near else ""
+            guess = did_you_mean(name, options, cutoff=0.7)
             fix = f"{guess}{self.prog} has {', '.join(options) or 'no options'}."
             return SettingError(name, "an unknown option", fix)
         if bare := re.match(r"argument (\S+?):? expected (.*)", message):
@@ -162,8 +160,7 @@ def choose(verbs: Mapping[str, Verb | str], args: Sequence[str], prog: str, desc
         print(f"\n{prog} VERB --help says what a verb takes.")
         raise SystemExit(0)
     if not args or args[0] not in verbs:
-        near = difflib.get_close_matches(args[0], verbs, n=2) if args else []
-        guess = f"Did you mean {' or '.join(near)}? " if near else ""
+        guess = did_you_mean(args[0], verbs) if args else ""
         fix = f"{guess}Give one of {', '.join(verbs)}; {prog} --help says what they do."
         raise SettingError(prog, repr(args[0]) if args else "no verb", fix)
     return args[0], list(args[1:])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import re
@@ -13,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from moto_pl.errors import SettingError
+from moto_pl.errors import SettingError, did_you_mean
 from moto_pl.reading import MAX_YAML, Loader, parse_yaml, read_text
 from moto_pl.training.configs import config_path
 
@@ -203,8 +202,7 @@ def _read(path: Path) -> tuple[str, dict[str, Any]]:
         raise SettingError("file", f"{path}, which has no keys", f"Give {', '.join(KEYS)}.")
     for key in content:
         if key not in KEYS:
-            near = difflib.get_close_matches(str(key), KEYS, n=1)
-            guess = f"Did you mean {near[0]}? " if near else ""
+            guess = did_you_mean(str(key), KEYS, n=1)
             raise SettingError(str(key), f"an unknown key in {path}", f"{guess}A campaign has {', '.join(KEYS)}.")
     return text, content
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -31,7 +30,7 @@ from moto_pl.datasets.minari_write import write_dataset
 from moto_pl.datasets.recording import Built, Plan, record, versions
 from moto_pl.envs import check_given, kitchen_id, metaworld_id
 from moto_pl.envs.observation import IMAGE_ALONE
-from moto_pl.errors import SettingError, tell
+from moto_pl.errors import SettingError, did_you_mean, tell
 from moto_pl.files import make_directory
 
 REACH_ENV_ID = "moto_pl/Reach-v0"
@@ -94,8 +93,7 @@ def builder(name: str) -> Builder:
     """
     names = buildable_names()
     if name not in names:
-        near = difflib.get_close_matches(name, names, n=3) or difflib.get_close_matches(f"metaworld/{name}", names, n=3)
-        guess = f"Did you mean {' or '.join(near)}? " if near else ""
+        guess = did_you_mean(name, names, n=3) or did_you_mean(f"metaworld/{name}", names, n=3)
         kitchen = ", ".join(known for known in names if known.startswith("kitchen/"))
         fix = f"{guess}Give reach, {kitchen}, or metaworld/ and a task, such as metaworld/door-open."
         raise SettingError("dataset", repr(name), fix)

@@ -6,7 +6,6 @@ since its version 1.0. ``gymnasium.make("moto_pl:moto_pl/Reach-v0")`` is its way
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import re
 import types
@@ -18,7 +17,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 
-from moto_pl.errors import SettingError
+from moto_pl.errors import SettingError, did_you_mean
 from moto_pl.trust import check_entry_point, check_environment
 
 NAMESPACE = "moto_pl"
@@ -83,8 +82,7 @@ def _register() -> None:
 
 def unknown_name(setting: str, found: str, known: Iterable[str], listing: str | None = None) -> SettingError:
     """The error for a name that is not known: what is near it, and ``listing`` or how to list all environments."""
-    near = difflib.get_close_matches(found, list(known), n=3, cutoff=0.5)
-    guess = f"Did you mean {' or '.join(near)}? " if near else ""
+    guess = did_you_mean(found, known, n=3, cutoff=0.5)
     if listing is None:
         listing = "List all with: python -c 'from moto_pl.envs import list_envs; print(*list_envs(), sep=chr(10))'"
     return SettingError(setting, repr(found), f"{guess}{listing}")
@@ -93,8 +91,7 @@ def unknown_name(setting: str, found: str, known: Iterable[str], listing: str | 
 def unknown_argument(setting: str, name: str, owner: str, known: Iterable[str]) -> SettingError:
     """The error for an argument that ``owner``, an environment or a dataset, does not take; ``known`` are its own."""
     known = list(known)
-    near = difflib.get_close_matches(name, known, n=2)
-    guess = f"Did you mean {' or '.join(near)}? " if near else ""
+    guess = did_you_mean(name, known)
     return SettingError(
         setting, f"{name}, which {owner} does not take", f"{guess}It takes {', '.join(known) or 'nothing'}."
     )

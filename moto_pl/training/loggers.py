@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,7 +11,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.logger import Logger
 
 from moto_pl.callbacks.trackers import Kind, RemoteTracker, TensorBoardTracker, missing
-from moto_pl.errors import SettingError
+from moto_pl.errors import SettingError, did_you_mean
 
 REMOTE: tuple[Kind, ...] = get_args(Kind)
 #: What ``--logger`` takes. The CSV files are always written: report, compare and watch read them.
@@ -37,8 +36,7 @@ def chosen_loggers(given: str | Sequence[str] | None, trainers: object) -> tuple
         raise SettingError("--logger", ",".join(names), "Give it or trainer.logger, not both.")
     for name in names:
         if name not in LOGGERS:
-            near = difflib.get_close_matches(name, LOGGERS, n=1)
-            guess = f"Did you mean {near[0]}? " if near else ""
+            guess = did_you_mean(name, LOGGERS, n=1)
             raise SettingError("--logger", repr(name), f"{guess}Give some of {', '.join(LOGGERS)}.")
         if names.count(name) > 1:
             raise SettingError("--logger", f"{name}, twice", "Name each once.")

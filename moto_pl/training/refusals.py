@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import re
-from collections.abc import Iterable
 from importlib import import_module
 
 from lightning.pytorch import Trainer
 
-from moto_pl.errors import SettingError
+from moto_pl.errors import SettingError, did_you_mean
 from moto_pl.training.cli import SETTINGS
 from moto_pl.training.datamodule import OfflineToOnlineDataModule
 
@@ -46,9 +44,10 @@ def refusal(message: str, verb: str) -> SettingError:
         name = next((word for word in words if word.startswith("-")), words[0]).split("=")[0]
         if not name.startswith("-"):
             return SettingError(name, "a word that belongs to no option", f"Take it out. {see}")
-        return SettingError(name, "an unknown setting", _near(name, [f"--{known}" for known in _known()]) + see)
+        guess = did_you_mean(name, [f"--{known}" for known in _known()], cutoff=0.8)
+        return SettingError(name, "an unknown setting", guess + see)
     if unknown := re.match(r"Subcommand '\w+' does not accept option '([^']+)'", message):
-        return SettingError(unknown[1], "an unknown setting", _near(unknown[1], _known()) + see)
+        return SettingError(unknown[1], "an unknown setting", did_you_mean(unknown[1], _known(), cutoff=0.8) + see)
     if missing := re.match(r"the following arguments are required: (.*)", message):
         name = missing[1].split(", ")[0].removeprefix(f"{verb}.")
         fix = "Give a configuration, such as --config configs/debug.yaml; docs/configurations.md says what there is."
@@ -69,7 +68,8 @@ def _of_value(message: str, keys: list[str], see: str) -> SettingError:
         name = unknown[1] or unknown[2]
         owners = [path for path, _ in _CLASS.findall(message)]
         below = place if keys[0].startswith("model") else f"{place}.init_args"
-        guess = _near(f"{below}.{name}", [f"{below}.{known}" for known in _parameters(owners[-1])]) if owners else ""
+        known = [f"{below}.{known}" for known in _parameters(owners[-1])] if owners else []
+        guess = did_you_mean(f"{below}.{name}", known, cutoff=0.8)
         return SettingError(f"{below}.{name}", "an unknown setting", guess + see)
     for path, reason in _CLASS.findall(deepest):
         return SettingError(place, f"class_path {path}", f"{reason[:1].upper()}{reason[1:]}. {see}")
@@ -99,9 +99,3 @@ def _parameters(path: str) -> list[str]:
     """The settings of a class that the parser has imported."""
     module, _, name = path.rpartition(".")
     return list(inspect.signature(getattr(import_module(module), name)).parameters)
-
-
-def _near(name: str, known: Iterable[str]) -> str:
-    """A guess at what was meant; nothing where nothing is near."""
-    near = difflib.get_close_matches(name, list(known), n=2, cutoff=0.8)
-    return f"Did you mean {' or '.join(near)}? " if near else ""

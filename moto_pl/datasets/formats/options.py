@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import difflib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ import numpy as np
 
 from moto_pl.datasets.formats.recorded import Source
 from moto_pl.envs.actions import ActionScale
-from moto_pl.errors import SettingError
+from moto_pl.errors import SettingError, did_you_mean
 from moto_pl.reading import read_text
 
 SUCCESS_AT_END = "success-at-end"
@@ -185,8 +184,7 @@ def _named(setting: str, words: Sequence[str], offered: Sequence[str], example: 
         if not equals or word in offered:
             name, equals, wanted = re.split(r"[./]", word)[-1], "=", word
         if wanted not in offered:
-            near = difflib.get_close_matches(wanted, offered, n=1)
-            guess = f"Did you mean {near[0]}? " if near else ""
+            guess = did_you_mean(wanted, offered, n=1)
             raise SettingError(setting, f"{wanted!r}, which is not there", f"{guess}There is {', '.join(offered)}.")
         if not name.isidentifier():
             raise SettingError(setting, word, f"Write NAME={wanted}, such as {example}; NAME has letters and digits.")
