@@ -40,8 +40,7 @@ moto fit --config configs/demo.yaml --model.init_args.behaviour.value_scale 0"""
 def run_demo(directory: Path) -> int:
     """Trains as ``configs/demo.yaml`` says, prints what each phase added, and writes the report.
 
-    Args:
-        directory: the run's directory; a run that was interrupted goes on.
+    See :func:`moto_pl.cli.demo`.
 
     Returns:
         The exit status, 0.

@@ -23,6 +23,7 @@ from moto_pl.datasets.info import PAPER_KITCHEN, PAPER_RETURNS, dataset_numbers
 from moto_pl.datasets.minari_io import DatasetReader
 from moto_pl.envs import KITCHEN_TASKS
 from moto_pl.files import check_can_write, write_whole
+from moto_pl.reading import read_json
 from moto_pl.report.charts import COLOURS, charts_style
 from moto_pl.report.output import Finding, write_finding
 from moto_pl.training.configs import config_path
@@ -81,11 +82,8 @@ PAPER: dict[Target, dict[str, float | None]] = {
 def run_reproduce(target: Target | None, scale: Scale, out: Path, runs: Path) -> int:
     """Runs a target, or none, and prints what has been run beside the paper's numbers.
 
-    Args:
-        target: None runs nothing.
-        scale: how much is done.
-        out: where results are written: pictures, numbers, ``reproduce.md``.
-        runs: where the training run of the figures lies; it is gone on with, or used again.
+    See :func:`moto_pl.cli.reproduce`. Pictures, numbers and ``reproduce.md`` are written to ``out``; the training run
+    of the figures, in ``runs``, is gone on with, or used again.
     """
     check_can_write("--out", out)
     if target is not None:
@@ -93,17 +91,13 @@ def run_reproduce(target: Target | None, scale: Scale, out: Path, runs: Path) ->
         finding, ours = TARGETS[target](SIZES[scale], runs / scale)
         write_finding(finding, out / scale)
         print(finding.caption)
-        _record(out, target, scale, ours)
+        result = json.dumps({"date": date.today().isoformat(), "ours": ours}, indent=1)
+        write_whole(out / scale / f"{target}.result.json", result.encode())
     table, lines = _summary(out)
     Console().print(table)
     out.mkdir(parents=True, exist_ok=True)
     write_whole(out / "reproduce.md", ("\n".join(lines) + "\n").encode())
     return 0
-
-
-def _record(out: Path, target: Target, scale: Scale, ours: Mapping[str, float]) -> None:
-    path = out / scale / f"{target}.result.json"
-    write_whole(path, json.dumps({"date": date.today().isoformat(), "ours": dict(ours)}, indent=1).encode())
 
 
 def _summary(out: Path) -> tuple[Table, list[str]]:
@@ -133,10 +127,10 @@ def _summary(out: Path) -> tuple[Table, list[str]]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text())
-        return content if isinstance(content, dict) else {}
+        content: dict[str, Any] = read_json(path, dict)
     except (OSError, ValueError):
         return {}
+    return content
 
 
 # Data.

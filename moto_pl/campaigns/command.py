@@ -21,15 +21,7 @@ Where = Literal["local", "slurm", "ray"]
 
 
 def run_campaign(path: Path, dry_run: bool, status: bool, where: Where, retry_failed: bool, trust: list[str]) -> int:
-    """Runs a campaign; the verb.
-
-    Args:
-        path: its file.
-        dry_run: print its runs alone.
-        status: print its table alone.
-        where: its runs go on.
-        retry_failed: take up again what was given up.
-        trust: packages whose code may be named.
+    """Runs a campaign; see :func:`moto_pl.cli.campaign`.
 
     Returns:
         The exit status: 0 where all runs are done, 1 where some are not, 128 + the number of a signal that ended it.

@@ -10,19 +10,12 @@ from matplotlib.figure import Figure
 
 from moto_pl.errors import SettingError
 from moto_pl.files import check_can_write
-from moto_pl.report.charts import comparison_figure, image_bytes, inline_svg
+from moto_pl.report.charts import METRIC_LABELS, comparison_figure, image_bytes, inline_svg
 from moto_pl.report.comparison import SUCCESS, Comparison, Method, Metric, Point, compare_runs
 from moto_pl.report.html import Chart, number, render_page
 from moto_pl.report.output import csv_text, write_results
 
 NAME = "comparison"
-TITLES: dict[Metric, str] = {
-    "success": "Success rate",
-    "success_last": "Success rate at the last step",
-    "success_steps": "Steps in success",
-    "objects": "Objects completed",
-    "return": "Return",
-}
 FOOTNOTE = (
     "Means over seeds, each the mean of its evaluation episodes on seeds that are never trained on. In brackets: 95% "
     "bootstrap intervals over the seeds. IQM: inter-quartile mean, the mean of the middle half. Success, at the end: "
@@ -32,12 +25,9 @@ FOOTNOTE = (
 
 
 def run_compare(runs: Sequence[str], out: Path, metric: Metric | None = None) -> int:
-    """Compares runs and writes ``comparison.{html,png,svg,csv}`` and ``comparison_table.csv``; the verb.
+    """Compares runs; see :func:`moto_pl.cli.compare`.
 
-    Args:
-        runs: directories, each with ``NAME=`` before it where it is to be called something else.
-        out: the directory to write to.
-        metric: None takes objects where the task has several, else success.
+    Writes ``comparison.{html,png,svg,csv}`` and ``comparison_table.csv``.
     """
     check_can_write("--out", out)
     comparison = compare_runs([_named(run) for run in runs], metric)
@@ -69,6 +59,10 @@ def verdict(comparison: Comparison) -> str:
     return said + (f"; next is {others[0].name} at {_with_interval(others[0].last)}." if others else ".")
 
 
+def _title(comparison: Comparison) -> str:
+    return METRIC_LABELS[comparison.metric].capitalize()
+
+
 class ComparisonView(NamedTuple):
     """A comparison as a page shows it: a table with its columns, a chart, notes."""
 
@@ -82,7 +76,7 @@ class ComparisonView(NamedTuple):
 
 def comparison_view(comparison: Comparison, figure: Figure) -> ComparisonView:
     """What a page shows of a comparison; ``figure`` is :func:`comparison_figure`'s."""
-    title = TITLES[comparison.metric]
+    title = _title(comparison)
     said = "; ".join(f"{method.name} {_with_interval(method.last)}" for method in comparison.methods)
     chart = Chart(
         title,
@@ -114,7 +108,7 @@ def text_table(comparison: Comparison) -> str:
     padded = [[text.ljust(width) for text, width in zip(row, widths, strict=True)] for row in rows]
     lines = [f"| {' | '.join(row)} |" for row in padded]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    title = f"{TITLES[comparison.metric]} on {comparison.env}"
+    title = f"{_title(comparison)} on {comparison.env}"
     return "\n".join([title, "", *lines, "", FOOTNOTE, *(f"Note: {note}" for note in comparison.notes)])
 
 
