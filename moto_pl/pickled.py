@@ -202,6 +202,7 @@ def _claim(storage: _Storage, offset: int, shape: tuple[int, ...], stride: tuple
     if not all(type(number) is int and 0 <= number < 2**62 for number in numbers) or len(shape) != len(stride):
         raise ValueError("a tensor without a shape")
     last = offset + sum((length - 1) * step for length, step in zip(shape, stride, strict=True))
-    if math.prod(shape) > storage.items or (math.prod(shape) and last >= storage.items):
+    items = math.prod(shape)
+    if items > storage.items or (items and last >= storage.items):
         raise ValueError(f"a tensor of shape {list(shape)} in a storage of {storage.items} items")
     return Claim(storage.kind, shape)
