@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from moto_pl.analysis.episodes import model_based
 from moto_pl.callbacks.snapshots import DIRECTORY
 from moto_pl.errors import SettingError
 from moto_pl.nn import States, WorldModel
+from moto_pl.nn.world_model import replayed
 from moto_pl.ops import Disagreement, Key
 from moto_pl.replay.episode import Episode
 from moto_pl.replay.sampler import episode_batch
@@ -26,32 +28,26 @@ from moto_pl.report.records import read_run
 from moto_pl.report.statistics import Interval, spearman
 
 
-class FixedActions(NamedTuple):
-    """H recorded actions from each of n starts of an episode.
-
-    Attributes:
-        start: posterior states [n, ...].
-        action: [H, n, A]; row i holds what was done i steps after each start.
-    """
-
-    start: States
-    action: Tensor
-
-
-def fixed_actions(states: States, action: Tensor, horizon: int) -> FixedActions:
+def fixed_actions(states: States, action: Tensor, horizon: int) -> tuple[States, Tensor]:
     """From each of the first T - H states of an episode of T steps, the next H actions.
 
     Args:
         states: posterior states [T + 1, ...].
         action: [T, A]; action t was taken in state t.
         horizon: H, 1 to T - 1.
+
+    Returns:
+        The n = T - H starts [n, ...], and the actions [H, n, A]: row i holds what was done i steps after each start.
+
+    Raises:
+        SettingError: another horizon.
     """
     steps = len(action)
     if not 1 <= horizon < steps:
         raise SettingError("--horizon", horizon, f"Give 1 to {steps - 1}: the shortest episode has {steps} steps.")
     starts = steps - horizon
     ahead = torch.stack([action[i : i + starts] for i in range(horizon)])  # [H, T - H, A]
-    return FixedActions(states.map(lambda x: x[:starts]), ahead)
+    return states.map(lambda x: x[:starts]), ahead
 
 
 @torch.no_grad()
@@ -78,8 +74,7 @@ def expert_uncertainty(
     total = 0.0
     for first in range(0, len(start.deter), chunk):
         part = slice(first, first + chunk)
-        ahead = action[:, part]
-        rolled = model.roll(start.map(lambda x: x[part]), lambda i, _: ahead[i], horizon, key.fold(1 + first))  # noqa: B023
+        rolled = model.roll(start.map(itemgetter(part)), replayed(action[:, part]), horizon, key.fold(1 + first))
         total += float(model.disagreement(rolled.prior, rolled.states.stoch[1:], kind).double().sum())
     return total / (horizon * len(start.deter))
 

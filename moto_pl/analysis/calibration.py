@@ -119,9 +119,10 @@ def find_calibration(
         starts: states of each episode.
     """
     gaussian = model.config.latent == "gaussian"
-    kinds: list[Disagreement] = [k for k in get_args(Disagreement) if gaussian or k != "max_var"]
-    if gaussian:
-        kinds.remove("logit")  # the same as mean there
+    # A Gaussian's logit is the same as its mean; the others have no max_var.
+    kinds: list[Disagreement] = [
+        kind for kind in get_args(Disagreement) if kind != ("logit" if gaussian else "max_var")
+    ]
     rows: list[dict[str, Any]] = []
     found = {horizon: predictions(model, episodes, horizon, kinds, Key(0, horizon), starts) for horizon in horizons}
     for horizon, predicted in found.items():

@@ -30,10 +30,11 @@ def bound(
         horizon: steps of a prediction.
         out: directory to write to; null is analysis/ in the run.
     """
+    from moto_pl.agents.loading import load_agent
     from moto_pl.analysis.bound import find_bound
 
     _check(out, count=count, horizon=horizon)
-    rolled, name = _episodes(episodes, count, horizon, run, run / "checkpoints" / "last.ckpt")
+    rolled, name = _episodes(episodes, count, horizon, run, load_agent(run / "checkpoints" / "last.ckpt"))
     return _write(find_bound(run, rolled, name, horizon, disagreement), out, run)
 
 
@@ -52,9 +53,9 @@ def calibration(*, ckpt: Path, episodes: str, count: int = 10, horizon: int = 15
     from moto_pl.analysis.episodes import model_based
 
     _check(out, count=count, horizon=horizon)
-    model, run = model_based(load_agent(ckpt)).world_model, ckpt.resolve().parent.parent
-    rolled, name = _episodes(episodes, count, horizon, run, ckpt)
-    return _write(find_calibration(model, rolled, name, sorted({1, horizon})), out, run)
+    agent, run = model_based(load_agent(ckpt)), ckpt.resolve().parent.parent
+    rolled, name = _episodes(episodes, count, horizon, run, agent)
+    return _write(find_calibration(agent.world_model, rolled, name, sorted({1, horizon})), out, run)
 
 
 def generalization(
@@ -76,7 +77,7 @@ def generalization(
 
     _check(out, count=count, samples=samples, real=real)
     agent, run = model_based(load_agent(ckpt)), ckpt.resolve().parent.parent
-    rolled, name = _episodes(episodes, count, LEAST_CONTEXT, run, ckpt)
+    rolled, name = _episodes(episodes, count, LEAST_CONTEXT, run, agent)
     own = roll_own(agent, run, real) if real else []
     largest = _largest_reward(run, agent.loaded_step)
     finding = find_generalization(agent, rolled, own, name, _objects(run), largest, samples)
@@ -114,13 +115,13 @@ def counterfactual(
     if not tolerance > 0:
         raise SettingError("--tolerance", tolerance, "Give a number above 0.")
     agent, run = model_based(load_agent(ckpt)), ckpt.resolve().parent.parent
-    env, options, repeat = environment_of(run)
-    rolled, name = _episodes(episodes, count, context + steps - 1, run, ckpt)
+    env = environment_of(run)
+    rolled, name = _episodes(episodes, count, context + steps - 1, run, agent)
     short = [episode.length for episode in rolled if episode.length < context + steps]
     if short:
         found = f"an episode of {short[0]} steps, for {context} of context and {steps} of prediction"
         raise SettingError("--steps", found, "Give fewer, or less --context.")
-    finding = find_counterfactual(agent, rolled, name, (env, options), context, steps, samples, tolerance, repeat)
+    finding = find_counterfactual(agent, rolled, name, env, context, steps, samples, tolerance)
     return _write(finding, out, run)
 
 
@@ -163,12 +164,12 @@ def ordering(
     if min(moments) < 0:
         raise SettingError("--moments", moments, "Give steps, 0 or more.")
     agent, run = model_based(load_agent(ckpt)), ckpt.resolve().parent.parent
-    env, options, repeat = environment_of(run)
+    env = environment_of(run)
     rolled = roll_own(agent, run, count)
     short = min(episode.length for episode in rolled)
     if max(moments) >= short:
         raise SettingError("--moments", moments, f"An episode has {short} steps: give smaller ones.")
-    finding = find_ordering(agent, rolled, (env, options), moments, variants, Tilt(std, hold), steps, samples, repeat)
+    finding = find_ordering(agent, rolled, env, moments, variants, Tilt(std, hold), steps, samples)
     return _write(finding, out, run)
 
 
@@ -220,12 +221,10 @@ def _check(out: Path | None, **numbers: int) -> None:
             raise SettingError(f"--{name}", value, f"Give at least {least}.")
 
 
-def _episodes(episodes: str, count: int, steps: int, run: Path, checkpoint: Path) -> tuple[list[Any], str]:
+def _episodes(episodes: str, count: int, steps: int, run: Path, agent: Any) -> tuple[list[Any], str]:
     """At most ``count`` episodes of more than ``steps`` steps, and what they are called."""
-    from moto_pl.agents.loading import load_agent
     from moto_pl.analysis.episodes import load_episodes, roll_own
 
-    agent = load_agent(checkpoint)
     if episodes == "rollout":
         return roll_own(agent, run, count), "the policy itself"
     return load_episodes(episodes, count, steps + 1, agent), episodes

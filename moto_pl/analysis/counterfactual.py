@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, NamedTuple, get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from moto_pl.agents.model_based import ModelBasedAgent
+from moto_pl.analysis.episodes import RunEnvironment
 from moto_pl.envs import make
 from moto_pl.envs.actions import ActionScale, repeated, scaled
 from moto_pl.envs.observation import IMAGE_ALONE, ObservationConfig, Seen, env_arguments, seen
@@ -57,13 +58,6 @@ class Branch:
 
 #: What is done in place of the policy's action [A], in a step counted from the moment.
 Alter = Callable[[int, np.ndarray], np.ndarray]
-
-
-class Auroc(NamedTuple):
-    """The chance that a wrong prediction has more disagreement than a right one; 0.5 knows nothing."""
-
-    value: float
-    interval: Interval
 
 
 class Simulator:
@@ -134,12 +128,10 @@ class Simulator:
 
 
 @contextmanager
-def simulator_of(
-    agent: ModelBasedAgent, env: tuple[str, Mapping[str, Any]], action_repeat: int = 1
-) -> Iterator[Simulator]:
+def simulator_of(agent: ModelBasedAgent, env: RunEnvironment) -> Iterator[Simulator]:
     """An agent's environment, which shows what the agent sees and takes its actions; freed at the end."""
     of = agent.observation
-    simulator = Simulator(*env, of.config, agent.action_scale, of.image_size, action_repeat)
+    simulator = Simulator(env.env, env.options, of.config, agent.action_scale, of.image_size, env.action_repeat)
     try:
         yield simulator
     finally:
@@ -252,11 +244,14 @@ def auroc(score: np.ndarray, wrong: np.ndarray) -> float:
 
 def estimator_auroc(
     found: Sequence[Mapping[str, Branch]], estimator: Disagreement, tolerance: float, resamples: int = 1000
-) -> Auroc:
+) -> tuple[float, Interval]:
     """How well an estimator tells wrong predictions from right ones, with an interval over episodes.
 
     A step's prediction rests on all steps before it: its score is the mean of u up to there. It is wrong where it is
     further than ``tolerance`` from the truth.
+
+    Returns:
+        The chance that a wrong prediction has a higher score than a right one (0.5 knows nothing), and its interval.
     """
     scores, wrongs = [], []  # an episode each
     for episode in found:
@@ -271,7 +266,7 @@ def estimator_auroc(
         drawn.append(auroc(np.concatenate([scores[i] for i in rows]), np.concatenate([wrongs[i] for i in rows])))
     known = [value for value in drawn if np.isfinite(value)]
     low, high = np.quantile(known, (0.025, 0.975)) if known else (np.nan, np.nan)
-    return Auroc(auroc(np.concatenate(scores), np.concatenate(wrongs)), Interval(float(low), float(high)))
+    return auroc(np.concatenate(scores), np.concatenate(wrongs)), Interval(float(low), float(high))
 
 
 def last_error(found: Sequence[Mapping[str, Branch]], kind: str) -> np.ndarray:
@@ -283,12 +278,11 @@ def find_counterfactual(
     agent: ModelBasedAgent,
     episodes: Sequence[Episode],
     data: str,
-    env: tuple[str, Mapping[str, Any]],
+    env: RunEnvironment,
     context: int = 25,
     steps: int = 45,
     samples: int = 8,
     tolerance: float = 0.5,
-    action_repeat: int = 1,
 ) -> Finding:
     """Predicted against true rewards after every kind of actions, and which estimator knows where they differ.
 
@@ -296,12 +290,11 @@ def find_counterfactual(
         agent: with a world model.
         episodes: held out, each of ``context + steps`` steps or more.
         data: what they are called in the caption.
-        env: the environment's id and its arguments.
+        env: the environment that they were recorded in.
         context: steps of an episode that the model sees.
         steps: H, steps of a prediction.
         samples: rolls of each prediction.
         tolerance: further from the truth than this, a predicted reward is wrong.
-        action_repeat: the environment's steps for each action.
 
     Raises:
         SettingError: where the environment does not repeat an episode.
@@ -310,7 +303,7 @@ def find_counterfactual(
     estimators: list[Disagreement] = [
         kind for kind in get_args(Disagreement) if kind != ("logit" if gaussian else "max_var")
     ]
-    with simulator_of(agent, env, action_repeat) as simulator:
+    with simulator_of(agent, env) as simulator:
         found = [
             branches(agent, episode, simulator, context, steps, estimators, samples, number)
             for number, episode in enumerate(track(episodes, "counterfactuals", transient=True))
@@ -323,7 +316,7 @@ def find_counterfactual(
         for kind in KINDS
     )
     ranked = "; ".join(
-        f"{name} {of.value:.2f} [{of.interval.low:.2f}, {of.interval.high:.2f}]" for name, of in known.items()
+        f"{name} {value:.2f} [{interval.low:.2f}, {interval.high:.2f}]" for name, (value, interval) in known.items()
     )
     caption = (
         f"{len(found)} episodes of {data}, left after {context} steps with other actions: rewards that the model "
@@ -333,7 +326,7 @@ def find_counterfactual(
         f"nothing; intervals over episodes): {ranked}."
     )
     summary: dict[str, Any] = {f"error_{kind}": float(error.mean()) for kind, error in errors.items()}
-    summary |= {f"auroc_{name}": of.value for name, of in known.items()} | {"episodes": len(found)}
+    summary |= {f"auroc_{name}": value for name, (value, _) in known.items()} | {"episodes": len(found)}
     figure = _figure(found, known, errors)
     return Finding("counterfactual", "Does the model know what actions do?", caption, figure, _rows(found), summary)
 
@@ -351,7 +344,9 @@ def _rows(found: Sequence[Mapping[str, Branch]]) -> list[dict[str, Any]]:
 
 
 def _figure(
-    found: Sequence[Mapping[str, Branch]], known: Mapping[Disagreement, Auroc], errors: Mapping[str, np.ndarray]
+    found: Sequence[Mapping[str, Branch]],
+    known: Mapping[Disagreement, tuple[float, Interval]],
+    errors: Mapping[str, np.ndarray],
 ) -> Figure:
     with charts_style():
         figure = Figure(figsize=(10.0, 5.6), layout="constrained")
@@ -379,7 +374,7 @@ def _figure(
             f"|predicted - true|, last {LAST} steps",
         )
         right = figure.add_subplot(grid[1, len(KINDS) :])
-        _dots(right, {str(name): (of.value, of.interval) for name, of in known.items()}, "AUROC of disagreement")
+        _dots(right, {str(name): of for name, of in known.items()}, "AUROC of disagreement")
         right.axvline(0.5, color=COLOURS[5], linewidth=1)
     return figure
 

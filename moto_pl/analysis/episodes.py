@@ -83,7 +83,7 @@ class RunEnvironment(NamedTuple):
 
     env: str
     options: dict[str, Any]
-    action_repeat: int
+    action_repeat: int = 1
 
 
 def environment_of(run: Path, setting: str = "--ckpt") -> RunEnvironment:

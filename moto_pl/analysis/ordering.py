@@ -7,7 +7,7 @@ compared with what the model expects of it, within the moment.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from rich.progress import track
 from torch import Tensor
 
 from moto_pl.agents.model_based import ModelBasedAgent
+from moto_pl.analysis.episodes import RunEnvironment
 from moto_pl.nn import States
 from moto_pl.nn.actor_critic import QEnsemble, ValueCritic
 from moto_pl.ops import Disagreement, Key
@@ -182,26 +183,24 @@ def chosen(moments: Sequence[Moment], score: str) -> float:
 def find_ordering(
     agent: ModelBasedAgent,
     episodes: Sequence[Episode],
-    env: tuple[str, Mapping[str, Any]],
+    env: RunEnvironment,
     at: Sequence[int] = (5, 20, 40),
     variants: int = 8,
     tilt: Tilt | None = None,
     steps: int = 60,
     samples: int = 16,
-    action_repeat: int = 1,
 ) -> Finding:
     """How the model orders departures from the policy, and what following it would earn.
 
     Args:
         agent: with a world model.
         episodes: of its own policy in its own environment.
-        env: the environment's id and its arguments.
+        env: that environment.
         at: the moments, steps from an episode's beginning.
         variants: V, the policy itself among them, at least 2.
         tilt: how the others leave it.
         steps: H, that are looked at from each moment.
         samples: rolls of each variant in the model.
-        action_repeat: the environment's steps for each action.
 
     Raises:
         SettingError: where the environment does not repeat an episode.
@@ -209,7 +208,7 @@ def find_ordering(
     tilt = tilt or Tilt()
     estimator: Disagreement = getattr(agent, "disagreement", "log_prob")
     places = [(number, step) for number in range(len(episodes)) for step in at]
-    with simulator_of(agent, env, action_repeat) as simulator:
+    with simulator_of(agent, env) as simulator:
         found = [
             moment(agent, episodes[place[0]], simulator, place, variants, tilt, steps, samples, estimator)
             for place in track(places, "orderings", transient=True)

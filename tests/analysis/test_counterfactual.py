@@ -23,6 +23,7 @@ from moto_pl.analysis.counterfactual import (
     imagine,
     taken,
 )
+from moto_pl.analysis.episodes import RunEnvironment
 from moto_pl.datasets.recording import run_scripted
 from moto_pl.envs import make
 from moto_pl.envs.observation import ObservationConfig
@@ -161,12 +162,13 @@ def test_an_estimator_that_knows_is_told_from_one_that_does_not(knows: bool, val
         return Branch(true + wrong, true, {"mean": np.full(6, 1.0 if wrong and knows else 0.1)})
 
     found = [{"recorded": branch(False), "zero": branch(True)} for _ in range(4)]
-    result = estimator_auroc(found, "mean", 0.5, resamples=20)
-    assert result.value == value and result.interval.low == result.interval.high == value
+    result, interval = estimator_auroc(found, "mean", 0.5, resamples=20)
+    assert result == value and interval.low == interval.high == value
 
 
 def test_a_finding(agent: MOTO, episodes: list[Episode]) -> None:
-    finding = find_counterfactual(agent, episodes, "three episodes", (ENV, OPTIONS), CONTEXT, STEPS, samples=2)
+    env = RunEnvironment(ENV, OPTIONS)
+    finding = find_counterfactual(agent, episodes, "three episodes", env, CONTEXT, STEPS, samples=2)
     assert len(finding.rows) == 3 * len(KINDS) * STEPS
     assert {"error_zero", "auroc_mean", "auroc_logit", "auroc_log_prob"} <= finding.summary.keys()
     zero = [row for row in finding.rows if row["actions"] == "zero" and row["step"] > STEPS - 5]

@@ -11,6 +11,7 @@ import torch
 from moto_pl.agents import MOTO
 from moto_pl.agents.settings import BehaviourConfig
 from moto_pl.analysis.counterfactual import Simulator, filtered
+from moto_pl.analysis.episodes import RunEnvironment
 from moto_pl.analysis.ordering import Moment, Tilt, agreement, chosen, find_ordering, imagined_scores, moment
 from moto_pl.datasets.recording import run_scripted
 from moto_pl.envs import make
@@ -140,7 +141,7 @@ def test_agreement_is_within_moments() -> None:
 
 
 def test_a_finding(agent: MOTO, own: list[Episode]) -> None:
-    finding = find_ordering(agent, own, (ENV, OPTIONS), (2, 6), 3, TILT, STEPS, 2)
+    finding = find_ordering(agent, own, RunEnvironment(ENV, OPTIONS), (2, 6), 3, TILT, STEPS, 2)
     assert len(finding.rows) == 3 * 2 * 3 and {row["step"] for row in finding.rows} == {2, 6}
     own_return = np.mean([row["earned"] for row in finding.rows if row["variant"] == 0])
     assert finding.summary["own"] == pytest.approx(own_return)
