@@ -121,16 +121,13 @@ def check_finished(run: Run, settings: Settings) -> None:
         raise SettingError("runs", f"{run.directory}, without its settings", "Use another directory.") from None
     now = settings.model_and_data
     # What either does not have is a default of another version.
-    differing = [name for name in sorted(then.keys() & now.keys()) if then[name] != now[name] and _matters(name)]
+    shared = [name for name in sorted(then.keys() & now.keys()) if name.rsplit(".", 1)[-1] not in _NO_MATTER]
+    differing = [name for name in shared if then[name] != now[name]]
     if differing:
         shown = ", ".join(f"{name} {then[name]} -> {now[name]}" for name in differing[:3])
         more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
         fix = f"Give runs another directory, or delete {run.directory} to run it again."
         raise SettingError("runs", f"{run.directory}, finished with other settings ({shown}{more})", fix)
-
-
-def _matters(name: str) -> bool:
-    return name.rsplit(".", 1)[-1] not in _NO_MATTER
 
 
 def _place(checker: Checker, campaign: Campaign, run: Run, said: str) -> str:

@@ -99,8 +99,7 @@ class _Submitted:
     def stop(self) -> None:
         self._job.cancel(check=False)
 
-    def kill(self) -> None:
-        self._job.cancel(check=False)
+    kill = stop
 
 
 class RayWorkers:
