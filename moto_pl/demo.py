@@ -68,18 +68,13 @@ def summary(directory: Path) -> Table:
     for evaluation in (*read_run(directory).evaluations, _CLONING_ONLY):
         if evaluation.stage != "eval" or evaluation.phase not in _PHASES:
             continue
-        count = evaluation.episodes
-        low, high = wilson_interval(evaluation.successes, count)
-        last, steps = evaluation.success_last, evaluation.success_steps
+        low, high = wilson_interval(evaluation.successes, evaluation.episodes)
         table.add_row(
             _PHASES[evaluation.phase],
             str(evaluation.step),
             str(evaluation.online_episodes),
-            f"{evaluation.successes} of {count}",
+            f"{evaluation.successes} of {evaluation.episodes}",
             f"{low:.0%} to {high:.0%}",
-            # A run that an older version began may have records without these.
-            f"{sum(last)} of {count}" if last else "-",
-            f"{sum(steps) / count:.1f}" if steps else "-",
-            f"{sum(evaluation.returns) / count:.1f}",
+            *evaluation.cells(),
         )
     return table

@@ -9,7 +9,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
 
-import numpy as np
 import torch
 import yaml
 
@@ -178,10 +177,8 @@ def _table(evaluations: list[Evaluation], step: int) -> str:
         if one.step > step:
             continue
         low, high = wilson_interval(one.successes, one.episodes)
-        last = "-" if one.at_last is None else f"{one.at_last} of {one.episodes}"
-        stays = "-" if one.steps_in_success is None else f"{one.steps_in_success:.1f}"
         rows.append(
             f"| {'test' if one.stage == 'test' else 'evaluation'} | {one.step:,} | {one.successes} of {one.episodes} "
-            f"| {low:.0%} to {high:.0%} | {last} | {stays} | {np.mean(one.returns):.1f} |"
+            f"| {low:.0%} to {high:.0%} | {' | '.join(one.cells())} |"
         )
     return "\n".join(rows) if len(rows) > 2 else "It was not evaluated."

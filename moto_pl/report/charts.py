@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import matplotlib
@@ -48,6 +48,8 @@ _STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "legend.fontsize": 9,
 }
+#: Within ``with charts_style():`` figures look like our charts.
+charts_style = partial(matplotlib.rc_context, _STYLE)
 
 
 class Curve(NamedTuple):
@@ -157,7 +159,7 @@ def seeds_chart(
         name: as in :func:`line_chart`.
     """
     shown = [outcome for outcome in OUTCOME_COLOURS if any(outcome in row for row in outcomes)]
-    with matplotlib.rc_context(_STYLE):
+    with charts_style():
         figure = Figure(figsize=(8.4, 1.1 + 0.19 * len(seeds)), layout="constrained")
         axes = figure.subplots()
         for outcome in shown:
@@ -205,7 +207,7 @@ def comparison_figure(comparison: Comparison) -> Figure:
     """
     label = METRIC_LABELS[comparison.metric]
     offline = any(method.offline for method in comparison.methods)
-    with matplotlib.rc_context(_STYLE):
+    with charts_style():
         figure = Figure(figsize=(8.4, 4.2), layout="constrained")
         if offline:
             left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1, 3))
@@ -260,7 +262,7 @@ def _svg(
     offline_steps: int | None,
     bounds: tuple[float, float] | None,
 ) -> str:
-    with matplotlib.rc_context(_STYLE):
+    with charts_style():
         figure = Figure(figsize=(4.4, 2.8), layout="constrained")
         axes = figure.subplots()
         draw(axes)
@@ -275,13 +277,6 @@ def _svg(
         return inline_svg(figure, name)
 
 
-@contextmanager
-def charts_style() -> Iterator[None]:
-    """Within it figures look like our charts."""
-    with matplotlib.rc_context(_STYLE):
-        yield
-
-
 def image_bytes(figure: Figure, kind: Literal["png", "svg"]) -> bytes:
     """A figure as a file's content, on white."""
     with charts_style():
@@ -293,7 +288,7 @@ def image_bytes(figure: Figure, kind: Literal["png", "svg"]) -> bytes:
 
 def inline_svg(figure: Figure, name: str) -> str:
     """A figure as an ``<svg>`` element that takes its text colour from the page; ``name`` is unique on the page."""
-    with matplotlib.rc_context(_STYLE):
+    with charts_style():
         buffer = io.BytesIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = buffer.getvalue().decode()

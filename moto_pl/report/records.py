@@ -84,6 +84,24 @@ class Evaluation:
         """Mean number of steps in success; None where they were not recorded."""
         return float(np.mean(self.success_steps)) if self.success_steps else None
 
+    @property
+    def mean_return(self) -> float:
+        """Over the episodes."""
+        return float(np.mean(self.returns))
+
+    @property
+    def mean_length(self) -> float:
+        """Over the episodes, in steps."""
+        return float(np.mean(self.length))
+
+    def cells(self) -> tuple[str, str, str]:
+        """Success at the last step, steps in success and return, for a table; a dash for what was not recorded."""
+        return (
+            "-" if self.at_last is None else f"{self.at_last} of {self.episodes}",
+            "-" if self.steps_in_success is None else f"{self.steps_in_success:.1f}",
+            f"{self.mean_return:.1f}",
+        )
+
 
 @dataclass(frozen=True)
 class RunRecord:
@@ -177,16 +195,13 @@ def _schedule(data: Any) -> Schedule | None:
 
 def _read_dataset(path: Path, missing: list[str]) -> dict[str, Any]:
     try:
-        dataset = read_json(path, dict)
+        dataset: dict[str, Any] = read_json(path, dict)
+        return dataset
     except FileNotFoundError:
         missing.append("replay/dataset.json is not there: no demonstrations have been taken in.")
-        return {}
     except (OSError, ValueError):
-        dataset = None
-    if not isinstance(dataset, dict):
         missing.append("replay/dataset.json cannot be read.")
-        return {}
-    return dataset
+    return {}
 
 
 def _read_evaluations(
@@ -218,23 +233,23 @@ def _read_evaluations(
 
 
 def _evaluation(record: dict[str, Any]) -> Evaluation | None:
-    """A record, read; None where it is not whole. What older records do not have stays empty."""
+    """A record, whose types are checked; None where it is not whole. What older ones do not have stays empty."""
     try:
         found = Evaluation(
-            stage=str(record["stage"]),
-            step=int(record["step"]),
-            phase=str(record["phase"]),
-            online_episodes=int(record["online_episodes"]),
+            stage=record["stage"],
+            step=record["step"],
+            phase=record["phase"],
+            online_episodes=record["online_episodes"],
             returns=[float(value) for value in record["return"]],
-            success=[bool(value) for value in record["success"]],
-            length=[int(value) for value in record["length"]],
-            objects=tuple(str(name) for name in record.get("objects", ())),
-            completed=tuple(tuple(bool(value) for value in row) for row in record.get("completed", ())),
-            seed=tuple(int(value) for value in record.get("seed", ())),
-            success_last=tuple(bool(value) for value in record.get("success_last", ())),
-            success_steps=tuple(int(value) for value in record.get("success_steps", ())),
+            success=record["success"],
+            length=record["length"],
+            objects=tuple(record.get("objects", ())),
+            completed=tuple(map(tuple, record.get("completed", ()))),
+            seed=tuple(record.get("seed", ())),
+            success_last=tuple(record.get("success_last", ())),
+            success_steps=tuple(record.get("success_steps", ())),
         )
-    except (KeyError, TypeError, ValueError, OverflowError):
+    except KeyError:
         return None
     count = found.episodes
     added = (found.seed, found.success_last, found.success_steps)

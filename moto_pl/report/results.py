@@ -61,27 +61,19 @@ MEASURES = (
 
 
 class EvaluationRow(NamedTuple):
-    """An evaluation in its table: counts and means over its episodes; None for what was not recorded.
+    """An evaluation in its table.
 
     Attributes:
         policy: which one was evaluated, in words.
+        of: the evaluation.
         rate_interval: Wilson's.
-        at_last: episodes in success at the last step.
         return_interval: bootstrap of the mean; None for a single episode.
     """
 
     policy: str
-    step: int
-    online_episodes: int
-    episodes: int
-    successes: int
-    rate: float
+    of: Evaluation
     rate_interval: Interval
-    at_last: int | None
-    steps_in_success: float | None
-    mean_return: float
     return_interval: Interval | None
-    mean_length: float
 
 
 class ObjectsRow(NamedTuple):
@@ -142,20 +134,8 @@ def evaluation_curves(record: RunRecord) -> list[Chart]:
 
 
 def _row(e: Evaluation) -> EvaluationRow:
-    return EvaluationRow(
-        policy=PHASES.get(e.phase, e.phase),
-        step=e.step,
-        online_episodes=e.online_episodes,
-        episodes=e.episodes,
-        successes=e.successes,
-        rate=e.successes / e.episodes,
-        rate_interval=wilson_interval(e.successes, e.episodes),
-        at_last=e.at_last,
-        steps_in_success=e.steps_in_success,
-        mean_return=float(np.mean(e.returns)),
-        return_interval=_of_mean(e.returns),
-        mean_length=float(np.mean(e.length)),
-    )
+    policy = PHASES.get(e.phase, e.phase)
+    return EvaluationRow(policy, e, wilson_interval(e.successes, e.episodes), _of_mean(e.returns))
 
 
 def _objects_row(e: Evaluation) -> ObjectsRow:

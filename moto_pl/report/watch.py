@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from rich.console import Console, Group, RenderableType
@@ -218,15 +218,10 @@ def _figures(record: RunRecord) -> Table | None:
             style = "" if np.isfinite(value) else "bold red"
             cells.append((name, Text(f"{value:.4g}", style, justify="right"), Text(f"{series.step[-1]:,}", "dim")))
     table = Table.grid(padding=(0, 2))
-    for left, right in _pairs(cells):
+    half = -(-len(cells) // 2)
+    for left, right in zip_longest(cells[:half], cells[half:], fillvalue=("", "", "")):
         table.add_row(*left, "   ", *right)
     return table if cells else None
-
-
-def _pairs(cells: list[Any]) -> Iterator[tuple[Any, Any]]:
-    half = -(-len(cells) // 2)
-    for index in range(half):
-        yield cells[index], cells[half + index] if half + index < len(cells) else ("", "", "")
 
 
 def _evaluations(evaluations: list[Evaluation]) -> Table:
@@ -238,15 +233,12 @@ def _evaluations(evaluations: list[Evaluation]) -> Table:
         table.add_column(name, justify="right")
     ordered = sorted(evaluations, key=lambda evaluation: (evaluation.step, evaluation.stage))
     for one in ordered[-EVALUATIONS:]:
-        count = one.episodes
         table.add_row(
             f"{one.step:,}",
             "test" if one.stage == "test" else "evaluation",
             _plain(one.phase),
-            f"{one.successes} of {count}",
-            "-" if one.at_last is None else f"{one.at_last} of {count}",
-            "-" if one.steps_in_success is None else f"{one.steps_in_success:.1f}",
-            f"{np.mean(one.returns):.1f}",
+            f"{one.successes} of {one.episodes}",
+            *one.cells(),
         )
     return table
 
