@@ -24,6 +24,17 @@ ERRORS = "errors.log"
 
 
 @contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Has the system's errors name ``path``: a full disk does not say whose write it refuses."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+@contextmanager
 def whole(path: Path, previous: Path | None = None) -> Iterator[IO[bytes]]:
     """A file to write, which stands at ``path`` once it is whole.
 
@@ -42,7 +53,7 @@ def whole(path: Path, previous: Path | None = None) -> Iterator[IO[bytes]]:
         OSError: where it cannot be written. After this and any other error ``path`` is what it was.
     """
     temporary = temporary_path(path)
-    with os.fdopen(_open_held(temporary), "wb") as file:
+    with naming(path), os.fdopen(_open_held(temporary), "wb") as file:
         try:
             yield file
             file.flush()
@@ -50,9 +61,7 @@ def whole(path: Path, previous: Path | None = None) -> Iterator[IO[bytes]]:
             if previous is not None and path.exists():
                 os.replace(path, previous)
             os.replace(temporary, path)
-        except BaseException as error:
-            if isinstance(error, OSError) and error.errno is not None and error.filename is None:
-                error.filename = str(path)  # a full disk does not say whose write it refuses
+        except BaseException:
             temporary.unlink(missing_ok=True)
             raise
     sync(path.parent)

@@ -18,7 +18,7 @@ from moto_pl.agents.base import Agent
 from moto_pl.envs.observation import cameras_beside
 from moto_pl.errors import SettingError
 from moto_pl.evaluations import FILE
-from moto_pl.files import make_directory, open_to_add, sync
+from moto_pl.files import make_directory, naming, open_to_add, sync
 from moto_pl.ops import Key
 from moto_pl.replay.episode import Episode
 from moto_pl.replay.sampler import episode_batch
@@ -240,7 +240,7 @@ class EvaluateEpisodes(L.Callback):
             record["objects"] = list(objects)
             record["completed"] = [row["completed"] for row in results]
         make_directory(root)
-        with open_to_add(root / FILE) as file:
+        with naming(root / FILE), open_to_add(root / FILE) as file:
             file.write(json.dumps(record).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())

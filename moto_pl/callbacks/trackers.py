@@ -13,8 +13,8 @@ import json
 import os
 import threading
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -26,7 +26,7 @@ from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from PIL import Image
 
 from moto_pl.errors import SettingError
-from moto_pl.files import make_directory
+from moto_pl.files import make_directory, naming
 from moto_pl.reading import read_json
 
 DIRECTORY = "trackers"
@@ -102,7 +102,8 @@ class Sent:
         """
         make_directory(self.path.parent)
         temporary = self.path.with_name(f".{self.path.name}.tmp")
-        temporary.write_text(json.dumps(self._known))
+        with naming(self.path):
+            temporary.write_text(json.dumps(self._known))
         os.replace(temporary, self.path)
 
 
@@ -160,14 +161,8 @@ class TensorBoardTracker(TensorBoardLogger):
         directory = Path(str(self.save_dir)) / "tensorboard"
         return str(directory / self.sent.id if self.sent.begun_anew else directory)
 
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        """What the disk refuses names a file: TensorBoard does not say whose write that was."""
-        try:
-            yield
-        except OSError as error:
-            error.filename = error.filename or self.log_dir
-            raise
+    def _writing(self) -> AbstractContextManager[None]:
+        return naming(Path(self.log_dir))
 
     def open(self) -> None:
         """As :class:`Album`."""
@@ -180,7 +175,12 @@ class TensorBoardTracker(TensorBoardLogger):
         at = _step(self.at, step)
         if new := self.sent.take(list(metrics), at):
             with self._writing():
-                super().log_metrics({name: metrics[name] for name in new}, at)
+                try:
+                    super().log_metrics({name: metrics[name] for name in new}, at)
+                except ValueError as error:
+                    if isinstance(error.__cause__, OSError):  # which Lightning takes for a value that is no number
+                        raise error.__cause__ from None
+                    raise
                 self.experiment.flush()
 
     @rank_zero_only
@@ -212,13 +212,27 @@ class TensorBoardTracker(TensorBoardLogger):
         """As :class:`Album`."""
         lines = [columns, ["---"] * len(columns), *rows]
         text = "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
-        self.experiment.add_text(name, text, step)
-        self.experiment.flush()
+        with self._writing():
+            self.experiment.add_text(name, text, step)
+            self.experiment.flush()
+
+    @rank_zero_only
+    def save(self) -> None:
+        """As the base class."""
+        with self._writing():
+            super().save()
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """As the base class."""
+        with self._writing():
+            super().finalize(status)
 
     @rank_zero_only
     def close(self, failed: bool) -> None:
         """As :class:`Album`."""
-        self.experiment.close()
+        with self._writing():
+            self.experiment.close()
 
 
 class RemoteTracker(Logger):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import resource
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -84,6 +85,13 @@ def test_a_record_says_of_each_episode_how_it_stood_in_success(tmp_path: Path, m
     (found,) = read_run(tmp_path).evaluations
     assert found.success_last == (False, True, False, True) and found.success_steps == (2, 1, 0, 1)
     assert found.seed == (50, 51, 52, 53) and found.successes == 3
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, ((tmp_path / "evaluations.jsonl").stat().st_size, hard))
+    try:
+        with pytest.raises(OSError, match="File too large.*evaluations.jsonl"):
+            evaluate.on_validation_end(trainer, agent)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_records_of_older_versions_are_read(tmp_path: Path) -> None:

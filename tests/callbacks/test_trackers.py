@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -384,21 +384,54 @@ def test_only_csv(reach_dataset: Path, tmp_path: Path) -> None:
     assert "csv" in there and not there & {"tensorboard", "trackers", "wandb"}
 
 
+@pytest.fixture
+def full() -> Iterator[Callable[[int], None]]:
+    """Lets no file grow beyond so many bytes from then on."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
 def test_a_disk_that_refuses_tensorboard_is_said_by_who_waits_for_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    full: Callable[[int], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown: list[Any] = []
     monkeypatch.setattr(threading, "excepthook", shown.append)
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     tracker = TensorBoardTracker(tmp_path)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
-    try:
-        with pytest.raises(OSError, match="File too large.*tensorboard"):
-            tracker.open()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    full(0)
+    with pytest.raises(OSError, match="File too large.*tensorboard"):
+        tracker.open()
     assert not shown
     other = threading.Thread(target=lambda: [][0])  # what ends another thread is shown as ever
     other.start()
     other.join()
     assert len(shown) == 1
+
+
+@pytest.mark.parametrize("write", ["log_metrics", "log_film", "log_table", "save", "finalize", "close"])
+def test_a_disk_that_is_full_later_names_tensorboards_files(
+    write: str, full: Callable[[int], None], tmp_path: Path
+) -> None:
+    frames, tracker = np.zeros((2, 32, 32, 3), np.uint8), TensorBoardTracker(tmp_path)
+    tracker.open()
+    tracker.experiment.add_text("long", "before" * 999, 0)
+    tracker.experiment.flush()
+    (events,) = Path(tracker.log_dir).iterdir()
+    arguments: dict[str, tuple[Any, ...]] = {
+        "log_metrics": ({"loss": 1.0}, 1),
+        "log_film": ("videos/eval", tmp_path, frames[0], frames, 1),
+        "log_table": ("evaluations", ["step"], [[1]], 1),
+        "finalize": ("success",),
+        "close": (False,),
+    }
+    full(events.stat().st_size)
+    tracker.experiment.add_text("long", "after", 1)
+    with pytest.raises(OSError, match="File too large") as refused:
+        getattr(tracker, write)(*arguments.get(write, ()))
+    assert refused.value.filename == tracker.log_dir
+
+
+def test_a_full_disk_names_the_note_of_what_was_sent(full: Callable[[int], None], tmp_path: Path) -> None:
+    full(0)
+    with pytest.raises(OSError, match="File too large.*wandb.json"):
+        Sent(tmp_path / "wandb.json").take(["a"], 0)
