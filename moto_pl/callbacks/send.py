@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -80,22 +81,30 @@ class SendToTrackers(L.Callback):
             path = root / "videos" / f"{name}_{step:07d}.mp4"
             for tracker in trackers(trainer) if trainer.is_global_zero and is_inside(path, root) else ():
                 if tracker.sent.take([f"videos/{name}"], step):
-                    try:
+                    with _warning(str(path)):
                         frames = _small(path)
                         tracker.log_film(f"videos/{name}", path, _sheet(frames), frames, step)
-                    except Exception as error:  # of decoders and of trackers
-                        rank_zero_warn(f"{path} could not be sent to a tracker ({error}); training goes on.")
 
     def _table(self, trainer: L.Trainer, step: int, name: str) -> None:
         rows = list(_rows(Path(trainer.default_root_dir)))
         for tracker in trackers(trainer) if trainer.is_global_zero and rows else ():
             if tracker.sent.take([name], step):
-                tracker.log_table(name, COLUMNS, rows, step)
+                with _warning(f"The table of {name}"):
+                    tracker.log_table(name, COLUMNS, rows, step)
 
 
 def trackers(trainer: L.Trainer) -> list[Album]:
     """Those of a trainer's loggers that are told more than numbers."""
     return [logger for logger in trainer.loggers if isinstance(logger, RemoteTracker | TensorBoardTracker)]
+
+
+@contextmanager
+def _warning(what: str) -> Iterator[None]:
+    """Whatever fails in here is a warning that says what was not sent."""
+    try:
+        yield
+    except Exception as error:  # of decoders and of trackers
+        rank_zero_warn(f"{what} could not be sent to a tracker ({error}); the run goes on.")
 
 
 def _settings(root: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
+from moto_pl.callbacks.send import SendToTrackers
 from moto_pl.callbacks.trackers import RemoteTracker, Sent, TensorBoardTracker
 from moto_pl.cli import main
 from moto_pl.errors import SettingError
@@ -284,6 +286,23 @@ def test_a_damaged_note_begins_another_curve_and_says_so(content: str, tmp_path:
     with pytest.warns(UserWarning, match="begins another curve"):
         assert Sent(path).take(["a"], 3) == ["a"]
     assert Sent(path).begun_anew and Sent(path).take(["a"], 3) == []
+
+
+@pytest.mark.parametrize("hook", ["on_train_end", "on_test_end"])
+def test_a_tracker_that_refuses_a_table_is_a_warning(
+    hook: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: Any) -> None:
+        raise RuntimeError("no tables today")
+
+    monkeypatch.setattr(RemoteTracker, "log_table", refuse)
+    record = {"stage": "eval", "step": 20, "return": [1.0], "success": [True], "length": [3]}
+    (tmp_path / "evaluations.jsonl").write_text(json.dumps(record) + "\n")
+    trainer: Any = SimpleNamespace(
+        default_root_dir=str(tmp_path), is_global_zero=True, global_step=20, loggers=[RemoteTracker("wandb", tmp_path)]
+    )
+    with pytest.warns(UserWarning, match=r"of (evaluations|tests) could not be sent to a tracker \(no tables today\)"):
+        getattr(SendToTrackers(), hook)(trainer, SimpleNamespace(trained_steps=20))
 
 
 # The setting.
