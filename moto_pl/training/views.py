@@ -25,7 +25,7 @@ class Views:
 
     def __init__(self, store: EpisodeStore, offline_episodes: int, objects: tuple[str, ...]) -> None:
         self.store, self.offline_episodes, self.objects = store, offline_episodes, objects
-        self._kept: dict[tuple[str, float, int], int] = {}  # rows, by filter, threshold and episode
+        self._kept: dict[tuple[str, int], int] = {}  # rows, by filter and episode
         self._left_out: dict[str, int] = {}
         self._warned = False
 
@@ -42,11 +42,14 @@ class Views:
             if part.filter == "none":  # all of it, which no file has to be opened for
                 entries.append((i, episode.num_rows))
                 continue
-            kept = (part.filter, threshold, episode.crc)
-            if kept not in self._kept:
-                self._kept[kept] = keep_rows(self.store[i], part.filter, threshold, self.objects)
-            if self._kept[kept]:
-                entries.append((i, self._kept[kept]))
+            key = (part.filter, episode.crc)
+            rows = self._kept.get(key)
+            if rows is None:
+                rows = keep_rows(self.store[i], part.filter, threshold, self.objects)
+                if part.filter != "return":  # whose threshold moves from round to round
+                    self._kept[key] = rows
+            if rows:
+                entries.append((i, rows))
         if len(self.store) and part.filter != "none" and all(rows < part.length for _, rows in entries):
             rank_zero_warn(
                 f"No episode of at least {part.length} rows passes the filter '{part.filter}': "
