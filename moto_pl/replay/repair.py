@@ -13,6 +13,7 @@ from typing import Any
 from moto_pl.checkpoints import LAST, PREVIOUS, load_checkpoint
 from moto_pl.errors import SettingError
 from moto_pl.files import lock_run, make_directory, sync, write_whole
+from moto_pl.reading import check, read_json
 from moto_pl.replay.episode_file import check_episode
 from moto_pl.replay.latents import HALVES, crc_of
 from moto_pl.replay.store import HELD_OUT, MARKER
@@ -20,6 +21,8 @@ from moto_pl.replay.store import HELD_OUT, MARKER
 ASIDE = "damaged"
 """Where damaged files go, below the run's directory."""
 _EPISODE = re.compile(r"(\d{6,})\.safetensors")
+_LATENTS = re.compile(rf"({'|'.join(HALVES)})-\d{{6,}}\.pt")
+_LATENT_REPLAY = {"manifest?": {f"{half}?": [{"file": str, "crc32": int}] for half in HALVES}}
 _HALF_WRITTEN = re.compile(r"\.?\d+\.safetensors(\.\d+)?\.tmp")
 
 
@@ -111,14 +114,14 @@ def look_at_replay(path: Path) -> ReplayRepair:
     replay = path / "replay" if (path / "replay").is_dir() else path
     found = ReplayRepair(replay.parent if replay.name == "replay" else replay, replay)
     marker = _marker(found)
-    offline = int(marker.get("episodes", 0)) if marker else 0
+    offline = marker.get("episodes", 0) if marker else 0
     broken = _look_at_episodes(found, replay, offline)
     held_out = _look_at_episodes(found, replay / HELD_OUT, 10**9)
     lost = {name for name in broken if int(name.split(".")[0]) >= offline}
     missing = [i for i in range(offline) if not (replay / f"{i:06d}.safetensors").exists()]
     for index in missing:
         found.damages.append(Damage(replay / f"{index:06d}.safetensors", "missing", _FROM_DATASET))
-    wanted = int(marker.get("val_episodes", 0)) if marker and offline else 0
+    wanted = marker.get("val_episodes", 0) if marker and offline else 0
     gaps = [i for i in range(wanted) if not (replay / HELD_OUT / f"{i:06d}.safetensors").exists()]
     for index in gaps:
         found.damages.append(Damage(replay / HELD_OUT / f"{index:06d}.safetensors", "missing", _FROM_DATASET))
@@ -137,10 +140,9 @@ def _marker(found: ReplayRepair) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        marker = json.loads(path.read_bytes())
-        int(marker.get("episodes", 0)), int(marker.get("val_episodes", 0))
-        return dict(marker)
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        marker: dict[str, Any] = read_json(path, {"episodes?": int, "val_episodes?": int})
+        return marker
+    except (OSError, ValueError) as error:
         found.damages.append(Damage(path, f"damaged ({error})", f"moved aside; {_FROM_DATASET}"))
         return None
 
@@ -164,11 +166,11 @@ def _look_at_episodes(found: ReplayRepair, directory: Path, offline: int) -> set
 
 def _look_at_checkpoints(found: ReplayRepair, offline: int, lost: set[str]) -> None:
     """Which checkpoints are whole, with all episodes and latents that they name."""
-    latents: dict[Path, int | None] = {}
+    needed_latents: dict[Path, bool] = {}  # by file, whether it is what a checkpoint was made with
     for path in sorted((found.root / "checkpoints").glob("*.ckpt")):
         try:
             checkpoint = load_checkpoint(path)
-            needed = _episodes(checkpoint)
+            needed, latents = _episodes(checkpoint), _latents(checkpoint)
             step = int(checkpoint["global_step"])
         except (SettingError, KeyError, TypeError, ValueError) as error:
             problem = str(error.found) if isinstance(error, SettingError) else f"no checkpoint of a run ({error})"
@@ -176,13 +178,19 @@ def _look_at_checkpoints(found: ReplayRepair, offline: int, lost: set[str]) -> N
             continue
         names = {name for name in needed if int(name.split(".")[0]) >= offline}
         gone = sorted(name for name in names if name in lost or not (found.replay / name).exists())
-        gone += [name for name in _latents(checkpoint, found.root, latents) if name not in gone]
+        for name, crc in latents.items():
+            file = found.root / "latent_replay" / name
+            if crc_of(file) == crc:
+                needed_latents[file] = True
+            else:
+                needed_latents.setdefault(file, False)
+                gone.append(f"latent_replay/{name}")
         if gone:
             found.damages.append(Damage(path, f"needs {', '.join(gone)}", "moved aside"))
         else:
             found.checkpoints[path.name] = step
-    for file, crc in latents.items():
-        if crc is None and file.exists():
+    for file, is_whole in needed_latents.items():
+        if not is_whole and file.exists():
             found.damages.append(Damage(file, "not what any checkpoint was made with", "moved aside"))
 
 
@@ -190,29 +198,22 @@ def _episodes(checkpoint: dict[str, Any]) -> list[str]:
     """The episodes that a checkpoint names."""
     for part in checkpoint.values():
         if isinstance(part, dict) and isinstance(part.get("manifest"), list):
-            return [str(entry["file"]) for entry in part["manifest"]]
+            return [_known_name(entry["file"], _EPISODE) for entry in part["manifest"]]
     raise ValueError("it names no episodes")
 
 
-def _latents(checkpoint: dict[str, Any], root: Path, known: dict[Path, int | None]) -> list[str]:
-    """The files of latents that a checkpoint needs and that are not what they were.
+def _latents(checkpoint: dict[str, Any]) -> dict[str, int]:
+    """The files of latents that a checkpoint names, and their checksums."""
+    found = check(checkpoint.get("latent_replay") or {}, _LATENT_REPLAY)
+    entries = [entry for half in HALVES for entry in found.get("manifest", {}).get(half, ())]
+    return {_known_name(entry["file"], _LATENTS): entry["crc32"] for entry in entries}
 
-    Args:
-        checkpoint: its content.
-        root: the run's directory.
-        known: the checksum of each file that was needed; None once it is nobody's.
-    """
-    manifest = (checkpoint.get("latent_replay") or {}).get("manifest", {})
-    wrong = []
-    for half in HALVES:
-        for entry in manifest.get(half, ()):
-            path = root / "latent_replay" / str(entry["file"])
-            if crc_of(path) == entry["crc32"]:
-                known[path] = int(entry["crc32"])
-            else:
-                known.setdefault(path, None)
-                wrong.append(f"latent_replay/{path.name}")
-    return wrong
+
+def _known_name(name: Any, pattern: re.Pattern[str]) -> str:
+    """The name of a file as this package gives it: any other may lie outside of the run."""
+    if not pattern.fullmatch(str(name)):
+        raise ValueError(f"it names {name!r}, which is no file of a run")
+    return str(name)
 
 
 def _move(root: Path, path: Path) -> None:

@@ -123,6 +123,40 @@ def test_damaged_checkpoints_and_half_written_files_go_aside(run: Path, capsys: 
     assert moved == {"last.ckpt", half.name, "dataset.json"}
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("OfflineToOnlineDataModule", {"manifest": [{"file": "x", "length": 3, "crc32": 0}]}, "'x', which is no file"),
+        ("latent_replay", [1], "it is list, not an object"),
+        ("latent_replay", {"manifest": [1]}, "manifest is list, not an object"),
+        ("latent_replay", {"manifest": {"real": 3}}, "manifest.real is int"),
+        ("latent_replay", {"manifest": {"real": [{"file": "real-000004.pt"}]}}, "has no crc32"),
+        ("latent_replay", {"manifest": {"real": [{"file": "../../x", "crc32": 1}]}}, "'../../x', which is no file"),
+        ("latent_replay", {"manifest": {"real": [{"file": "/x", "crc32": 1}]}}, "'/x', which is no file"),
+    ],
+)
+def test_a_checkpoint_that_names_what_is_no_file_of_a_run_goes_aside(
+    name: str, content: Any, said: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outside = run.parent / "x"
+    outside.write_bytes(b"not the run's")
+    path = run / "checkpoints/last.ckpt"
+    path.write_bytes(b"")  # it does not stay as the one before
+    checkpoint = {"state_dict": {}, "global_step": 5, name: content}
+    DurableCheckpointIO().save_checkpoint({"OfflineToOnlineDataModule": {"manifest": []}, **checkpoint}, path)
+    (run / "checkpoints/previous.ckpt").unlink()
+    line = next(line for line in repaired(run, capsys).splitlines() if "checkpoints/last.ckpt: " in line)
+    assert said in line and line.endswith("moved aside")
+    assert outside.read_bytes() == b"not the run's"
+
+
+@pytest.mark.parametrize("content", ["[]", '{"episodes": Infinity}', '{"episodes": "three"}', '{"val_episodes": []}'])
+def test_a_damaged_note_of_the_dataset_goes_aside(content: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / "replay/dataset.json").write_text(content)
+    assert "replay/dataset.json: damaged (" in repaired(run, capsys)
+    assert (run / "damaged/replay/dataset.json").read_text() == content
+
+
 def test_nothing_is_moved_onto_what_was_moved_before(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for _ in range(2):
         episode(run, 6).write_bytes(b"no episode")
