@@ -6,7 +6,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryFile
+from typing import IO, Any
 
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_warn
@@ -26,7 +27,8 @@ class ReportWriter:
 
     def __init__(self, run: Path) -> None:
         self.run = run
-        self._process: subprocess.Popen[str] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._errors: IO[bytes] | None = None
 
     @property
     def busy(self) -> bool:
@@ -39,9 +41,11 @@ class ReportWriter:
             return
         self._said()
         command = [sys.executable, "-c", _CODE, "report", str(self.run)]
+        # A file: a pipe that nobody reads meanwhile would stop it once it is full.
+        self._errors = TemporaryFile()
         # In a session of its own: Ctrl-C in the run's terminal is not meant for it.
         self._process = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+            command, stdout=subprocess.DEVNULL, stderr=self._errors, start_new_session=True
         )
 
     def finish(self, timeout_s: float = 120.0) -> None:
@@ -56,13 +60,14 @@ class ReportWriter:
 
     def _said(self) -> None:
         """Warns of what went wrong in the one that has ended."""
-        if self._process is None:
+        if self._process is None or self._errors is None:
             return
-        _, error = self._process.communicate()
-        if self._process.returncode:
-            last = (error.strip().splitlines() or ["it said nothing"])[-1]
-            rank_zero_warn(f"The report could not be written ({last}); training goes on.")
-        self._process = None
+        with self._errors as file:
+            if self._process.wait():
+                file.seek(0)
+                last = (file.read().decode(errors="replace").strip().splitlines() or ["it said nothing"])[-1]
+                rank_zero_warn(f"The report could not be written ({last}); training goes on.")
+        self._process = self._errors = None
 
 
 #: Of lower priority than training.
