@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 import lightning as L
 import torch
@@ -30,6 +30,9 @@ from moto_pl.threads import share_cores
 
 from .metrics import EpisodeMetrics
 from .run import RunData, fitting, run_agent, run_data, stopping_together
+
+if TYPE_CHECKING:
+    from moto_pl.datasets.minari_io import DatasetReader
 
 _COLLECT = 0xC011
 
@@ -97,20 +100,6 @@ class CollectSettings:
             )
 
 
-class Demonstrations(Protocol):
-    """What a dataset holds, as far as an environment is compared with it."""
-
-    id: str
-    action_size: int
-    observation: Observation
-    bounded: bool
-    scale: ActionScale
-
-    @property
-    def longest(self) -> int | None:
-        """Steps of the longest, as the metadata says; None where it does not."""
-
-
 class CollectEpisodes(L.Callback):
     """Begins each online round with one episode of the present policy in each environment.
 
@@ -143,15 +132,7 @@ class CollectEpisodes(L.Callback):
         self._limit = NO_LIMIT_SET
         self._scale: ActionScale | None = None
         self._pool: EnvPool | None = None
-        self._collector = Collector(
-            settings.env,
-            settings.env_options,
-            settings.env_workers,
-            settings.worker_timeout_s,
-            settings.observation,
-            settings.image_size,
-            settings.action_repeat,
-        )
+        self._collector = Collector(*self._environments)
 
     @property
     def objects(self) -> tuple[str, ...]:
@@ -162,23 +143,20 @@ class CollectEpisodes(L.Callback):
     def pool(self) -> EnvPool:
         """The environment workers, started at first use."""
         if self._pool is None:
-            of = self.settings
-            self._pool = EnvPool(
-                of.env,
-                of.env_options,
-                of.env_workers,
-                of.worker_timeout_s,
-                self._limit,
-                of.image_size,
-                of.observation,
-                self._scale,
-                of.action_repeat,
-            )
+            self._pool = EnvPool(*self._environments)
             if self._pool.resized:
-                rank_zero_info(f"{of.env}: {self._pool.resized}, resized to {of.image_size}x{of.image_size}")
+                size = self.settings.image_size
+                rank_zero_info(f"{self.settings.env}: {self._pool.resized}, resized to {size}x{size}")
         return self._pool
 
-    def meet(self, demonstrations: Demonstrations) -> None:
+    @property
+    def _environments(self) -> tuple[Any, ...]:
+        """The arguments of :class:`EnvPool`."""
+        of = self.settings
+        workers = of.env_workers, of.worker_timeout_s, self._limit
+        return of.env, of.env_options, *workers, of.image_size, of.observation, self._scale, of.action_repeat
+
+    def meet(self, demonstrations: DatasetReader) -> None:
         """Starts the environment workers and compares them with demonstrations that have yet to be taken in.
 
         Raises:
@@ -196,8 +174,8 @@ class CollectEpisodes(L.Callback):
         if self._pool is not None and (limit, scale) != (self._limit, self._scale):
             self._pool.close()
             self._pool = None
-        self._limit = self._collector.limit = limit
-        self._scale = self._collector.scale = scale
+        self._limit, self._scale = limit, scale
+        self._collector.environments = self._environments
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Shares out the machine's cores, starts the environment workers and tells the agent of its run."""

@@ -12,9 +12,6 @@ from typing import Any, NamedTuple
 import torch
 
 from moto_pl import signals
-from moto_pl.envs.actions import ActionScale
-from moto_pl.envs.checks import NO_LIMIT_SET
-from moto_pl.envs.observation import IMAGE_ALONE, ObservationConfig
 from moto_pl.errors import SettingError
 from moto_pl.ops import Key
 from moto_pl.replay.episode import Episode
@@ -43,34 +40,14 @@ class Collector:
     A process that dies is replaced and given its job again, which gives the same episodes.
 
     Args:
-        env: the environment's id.
-        env_options: its keyword arguments.
-        workers: environment workers; 0 keeps the environment in the collecting process.
-        timeout_s: seconds after which a silent environment worker is replaced.
-        wanted: what of the environment's observations is learned from.
-        image_size: height and width of its images; None takes any.
-        action_repeat: steps of the environment for each action.
+        environments: the arguments of :class:`~moto_pl.rollout.pool.EnvPool`.
 
     Attributes:
-        limit: where an episode is cut off; to be set before the first job.
-        scale: what policies' actions stand for; likewise.
+        environments: the same; may be set anew before the first job.
     """
 
-    def __init__(
-        self,
-        env: str,
-        env_options: dict[str, Any],
-        workers: int,
-        timeout_s: float,
-        wanted: ObservationConfig = IMAGE_ALONE,
-        image_size: int | None = None,
-        action_repeat: int = 1,
-    ) -> None:
-        self._arguments = (env, env_options, workers, timeout_s)
-        self._seen = (image_size, wanted)
-        self._action_repeat = action_repeat
-        self.limit = NO_LIMIT_SET
-        self.scale: ActionScale | None = None
+    def __init__(self, *environments: Any) -> None:
+        self.environments = environments
         self._process: Any = None
         self._connection: Connection | None = None
         self._message: tuple[bytes, Job] | None = None
@@ -137,11 +114,7 @@ class Collector:
             context = multiprocessing.get_context("spawn")
             self._connection, theirs = context.Pipe()
             # Not a daemon: those may have no environment workers. It ends when our end of the pipe is closed.
-            self._process = context.Process(
-                target=_serve,
-                args=(theirs, (*self._arguments, self.limit, *self._seen, self.scale, self._action_repeat)),
-                name="collector",
-            )
+            self._process = context.Process(target=_serve, args=(theirs, self.environments), name="collector")
             self._process.start()
             theirs.close()
         try:

@@ -83,7 +83,9 @@ def test_a_page_that_cannot_be_written_is_a_warning(tmp_path: Path) -> None:
 def test_a_page_that_says_more_than_a_pipe_holds_is_not_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(live_report, "_CODE", "import sys; print(10**6 * chr(10), file=sys.stderr); sys.exit('the last')")
+    monkeypatch.setattr(
+        live_report, "_CODE", "import sys; print(10**6 * chr(10), file=sys.stderr); sys.exit('the last')"
+    )
     writer = ReportWriter(tmp_path)
     writer.start()
     with pytest.warns(UserWarning, match=r"could not be written \(the last\)"):
