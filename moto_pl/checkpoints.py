@@ -146,11 +146,6 @@ def find_checkpoint(directory: Path) -> tuple[Path | None, dict[str, str]]:
     return found, damaged
 
 
-def newest_checkpoint(directory: Path) -> Path | None:
-    """The first of what :func:`find_checkpoint` returns."""
-    return find_checkpoint(directory)[0]
-
-
 def set_aside(directory: Path, damaged: Iterable[str]) -> None:
     """Renames damaged checkpoints, so that the next one that is written does not push them over a whole one."""
     for name in damaged:

@@ -135,10 +135,6 @@ class Schedule:
         """Gradient steps of a round."""
         return self.start_of(index + 1) - self.start_of(index)
 
-    def is_online(self, index: int) -> bool:
-        """Whether a round collects."""
-        return index >= self.offline_rounds
-
     def trains(self, step: int) -> Components:
         """Which components gradient step ``step`` (from 0) trains."""
         if self.pretrain == "joint" or step >= self.pretraining_steps:

@@ -19,7 +19,7 @@ from moto_pl.callbacks.video import write_video
 from moto_pl.campaigns.plan import Campaign, read_campaign
 from moto_pl.campaigns.progress import Note, State
 from moto_pl.campaigns.results import keep_campaign, keep_rows, rows_path
-from moto_pl.checkpoints import BEST, DurableCheckpointIO, load_checkpoint, newest_checkpoint
+from moto_pl.checkpoints import BEST, DurableCheckpointIO, find_checkpoint, load_checkpoint
 from moto_pl.datasets import staging
 from moto_pl.datasets.minari_io import open_dataset
 from moto_pl.datasets.minari_write import write_dataset
@@ -77,7 +77,7 @@ def latents(root: Path) -> None:
 
 
 def check_latents(root: Path, acknowledged: list[str]) -> None:
-    newest = newest_checkpoint(root / "run" / "checkpoints")
+    newest, _ = find_checkpoint(root / "run" / "checkpoints")
     assert newest is not None or not acknowledged
     if newest is not None:
         found = load_checkpoint(newest)
@@ -102,7 +102,7 @@ def check_checkpoints(root: Path, acknowledged: list[str]) -> None:
     for path in directory.glob("*.ckpt") if directory.exists() else ():
         found = load_checkpoint(path)  # whatever has a checkpoint's name is one
         assert (found["state_dict"]["w"] == found["global_step"]).all()
-    newest = newest_checkpoint(directory)
+    newest, _ = find_checkpoint(directory)
     step = 0 if newest is None else load_checkpoint(newest)["global_step"]
     assert step >= max(numbers(acknowledged), default=0)
     assert "best" not in acknowledged or load_checkpoint(directory / BEST)["global_step"] == 2
@@ -228,7 +228,7 @@ def check_run(root: Path, acknowledged: list[str]) -> None:
         if (file := path.stat()).st_nlink == 1 or file.st_ino not in _LOADED:  # states link to what they have in common
             load_checkpoint(path)  # whatever has a checkpoint's name is one
             _LOADED.add(file.st_ino)
-    newest = newest_checkpoint(run / "checkpoints")
+    newest, _ = find_checkpoint(run / "checkpoints")
     step = 0 if newest is None else int(load_checkpoint(newest)["global_step"])
     assert step >= max(numbers(acknowledged), default=0), f"the newest checkpoint is of step {step}"
     if newest is not None:

@@ -289,15 +289,15 @@ def test_a_wrong_key_among_options(
 def test_truncated_checkpoint_falls_back_to_the_one_before(
     tmp_path: Path, dataset: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from moto_pl.checkpoints import newest_checkpoint
+    from moto_pl.checkpoints import find_checkpoint
 
     torch.save({"state_dict": {}, "global_step": 3}, tmp_path / "previous.ckpt")
     torch.save({"state_dict": {}, "global_step": 4}, tmp_path / "last.ckpt")
-    assert newest_checkpoint(tmp_path) == tmp_path / "last.ckpt"
+    assert find_checkpoint(tmp_path)[0] == tmp_path / "last.ckpt"
     whole = (tmp_path / "last.ckpt").read_bytes()
     (tmp_path / "last.ckpt").write_bytes(whole[: len(whole) // 2])
     with pytest.warns(UserWarning, match="last.ckpt"):
-        assert newest_checkpoint(tmp_path) == tmp_path / "previous.ckpt"
+        assert find_checkpoint(tmp_path)[0] == tmp_path / "previous.ckpt"
 
 
 def test_a_run_is_held_by_one_process(tmp_path: Path) -> None:

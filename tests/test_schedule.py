@@ -55,7 +55,6 @@ def test_by_hand() -> None:
         6,
         6,
     ]
-    assert [schedule.is_online(i) for i in range(6)] == [False] * 3 + [True] * 3
     phases = [schedule.phase(step) for step in (0, 1, 24, 25, 26, 31, 32)]
     assert phases == ["untrained", "offline", "offline", "pretrained", "online", "online", "final"]
     assert [schedule.evaluation_due(i, 0) for i in range(6)] == [False, False, True, False, False, True]
@@ -77,7 +76,6 @@ def test_model_first_by_hand() -> None:
     ]
     assert Schedule(6, 5, 4, 3).describe_step(2) == "offline"
     assert [i for i in range(7) if schedule.evaluation_due(i, 0)] == [4, 6]
-    assert not schedule.is_online(4) and schedule.is_online(5)
 
 
 @given(schedules)
@@ -106,7 +104,7 @@ def test_rounds_partition_the_steps(schedule: Schedule) -> None:
     for i, steps in enumerate(walked):
         assert schedule.start_of(i) == steps[0]
         assert {schedule.round_of(step) for step in steps} == {i}
-        assert {schedule.is_online(i)} == {step >= schedule.pretraining_steps for step in steps}
+        assert {i >= schedule.offline_rounds} == {step >= schedule.pretraining_steps for step in steps}
     assert schedule.start_of(schedule.rounds) == schedule.total_steps
     assert schedule.round_of(schedule.total_steps) == schedule.rounds
 
@@ -115,7 +113,7 @@ def test_rounds_partition_the_steps(schedule: Schedule) -> None:
 def test_episodes_are_counted_as_rounds_collect_them(schedule: Schedule) -> None:
     collected = 0
     for i, steps in enumerate(rounds_by_walking(schedule)):
-        collected += schedule.episodes_per_round * schedule.is_online(i)
+        collected += schedule.episodes_per_round * (i >= schedule.offline_rounds)
         assert {schedule.episodes_at(step) for step in steps} == {collected}
     assert schedule.episodes_at(schedule.total_steps) == collected == schedule.online_episodes
 

@@ -18,7 +18,7 @@ from moto_pl.checkpoints import BEST, LAST, PRETRAINED
 from moto_pl.errors import SettingError
 from moto_pl.reading import check
 
-from .run import fitting, run_agent, run_data
+from .run import fitting, gathered, run_agent, run_data
 
 
 class RunCheckpoint(Checkpoint):
@@ -176,11 +176,7 @@ class RunCheckpoint(Checkpoint):
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Gathers the generators of every rank."""
-        states: list[Any] = [rng_state()]
-        if trainer.world_size > 1:
-            states = [None] * trainer.world_size
-            torch.distributed.all_gather_object(states, rng_state())
-        checkpoint["rng"] = states
+        checkpoint["rng"] = gathered(trainer, rng_state())
         self._newest = checkpoint  # the module's own part is added after this
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:

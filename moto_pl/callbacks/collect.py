@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import lightning as L
-import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
@@ -29,7 +28,7 @@ from moto_pl.rollout.roll import roll_episodes, training_seed
 from moto_pl.threads import share_cores
 
 from .metrics import EpisodeMetrics
-from .run import RunData, fitting, run_agent, run_data, stopping_together
+from .run import RunData, fitting, gathered, run_agent, run_data, stopping_together
 
 if TYPE_CHECKING:
     from moto_pl.datasets.minari_io import DatasetReader
@@ -363,10 +362,8 @@ class CollectEpisodes(L.Callback):
         begun, data, exchange = time.perf_counter(), run_data(trainer), self.settings.exchange
         known = data.offline_episodes + self.collected_episodes
         first = known + self._share(trainer).start
-        if exchange == "broadcast" and trainer.world_size > 1:
-            gathered: list[Any] = [None] * trainer.world_size
-            torch.distributed.all_gather_object(gathered, episodes)
-            first, episodes = known, [episode for rank in gathered for episode in rank]
+        if exchange == "broadcast":
+            first, episodes = known, [episode for rank in gathered(trainer, episodes) for episode in rank]
         if exchange == "shared" or trainer.local_rank == 0:
             for i, episode in enumerate(episodes):
                 data.store.append(episode, first + i)

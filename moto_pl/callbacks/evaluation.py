@@ -22,12 +22,12 @@ from moto_pl.files import make_directory, naming, open_to_add, sync
 from moto_pl.ops import Key
 from moto_pl.replay.episode import Episode
 from moto_pl.replay.sampler import episode_batch
-from moto_pl.rollout.roll import EVALUATION_SEEDS, TEST_SEEDS, Rolled, roll_on
+from moto_pl.rollout.roll import Rolled, roll_on
 from moto_pl.schedule import Schedule
 
 from .collect import CollectEpisodes
 from .metrics import VALUE_FIGURES, EpisodeMetrics, return_to_go
-from .run import fitting, run_agent, stopping_together
+from .run import fitting, gathered, run_agent, stopping_together
 from .video import side_by_side, write_video
 
 #: What a record says of each episode; see :class:`moto_pl.report.records.Evaluation`.
@@ -57,14 +57,6 @@ class EvaluationSettings:
         if self.value_every < 1:
             raise SettingError("data.value_every", self.value_every, "Give at least 1 evaluation.")
 
-    def evaluation_seeds(self, rank: int, world_size: int, side_by_side: int) -> SeedBatches:
-        """A process's share of the evaluation episodes' seeds, which are never trained on."""
-        return SeedBatches.share(EVALUATION_SEEDS, self.eval_episodes, rank, world_size, side_by_side)
-
-    def test_seeds(self, rank: int, world_size: int, side_by_side: int) -> SeedBatches:
-        """The same of the test episodes', disjoint from training and evaluation."""
-        return SeedBatches.share(TEST_SEEDS, self.test_episodes, rank, world_size, side_by_side)
-
     def steps_beyond(self, schedule: Schedule, step: int, in_training: bool) -> int:
         """Steps that the episodes of an evaluation after gradient step ``step`` go on after a time limit."""
         if step == 0:
@@ -75,23 +67,23 @@ class EvaluationSettings:
 
 
 class SeedBatches:
-    """Environment seeds int64, as many at a time as there are environments, then empty batches up to ``least``."""
+    """A process's share of environment seeds, int64, as many at a time as there are environments.
 
-    def __init__(self, seeds: Tensor, size: int, least: int = 1) -> None:
-        batches = seeds.split(size)
-        self.batches = [*batches, *(seeds[:0] for _ in range(least - len(batches)))]
+    Whole batches are dealt out: what an episode draws depends on those beside it, never on the processes. Each gets as
+    many, because after each batch they agree on whether to go on; those beyond the last seed are empty.
 
-    @classmethod
-    def share(cls, first: int, count: int, rank: int, world_size: int, size: int) -> SeedBatches:
-        """A process's share of ``count`` seeds from ``first`` on, ``size`` at a time.
+    Args:
+        first: seed of all processes.
+        count: how many there are, 0 or more.
+        rank: this process, in [0, ``world_size``).
+        world_size: how many processes share them.
+        size: seeds of a batch, at least 1.
+    """
 
-        Whole batches are dealt out: what an episode draws depends on those beside it, never on the processes.
-        """
-        seeds = torch.arange(first, first + count)
-        batches = seeds.split(size)
-        # As many on every process, because after each they agree on whether to go on.
-        most = -(-len(batches) // world_size)
-        return cls(torch.cat((seeds[:0], *batches[rank::world_size])), size, most)
+    def __init__(self, first: int, count: int, rank: int, world_size: int, size: int) -> None:
+        batches = torch.arange(first, first + count).split(size)
+        own, most = batches[rank::world_size], -(-len(batches) // world_size)
+        self.batches = [*own, *[batches[0][:0]] * (most - len(own))]
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -125,9 +117,7 @@ class EvaluateEpisodes(L.Callback):
         """Begins a record."""
         self._results, self._videos = [], []
 
-    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Begins a record."""
-        self._results, self._videos = [], []
+    on_test_start = on_validation_start
 
     def on_validation_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -218,11 +208,8 @@ class EvaluateEpisodes(L.Callback):
                 self._videos.append(cameras_beside(episode.image))
 
     def _write(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        results = self._results
-        if trainer.world_size > 1:
-            gathered: list[Any] = [None] * trainer.world_size
-            torch.distributed.all_gather_object(gathered, results)
-            results = sorted((row for rank in gathered for row in rank), key=lambda row: row["seed"])
+        of_all = gathered(trainer, self._results)
+        results = sorted((row for rank in of_all for row in rank), key=lambda row: row["seed"])
         if not results or not trainer.is_global_zero:
             return
         root = Path(trainer.default_root_dir)

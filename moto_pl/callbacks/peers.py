@@ -24,6 +24,8 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from moto_pl.errors import SettingError, tell
 
+from .run import gathered
+
 #: What collectives' errors say of themselves, whatever carries them.
 _COLLECTIVE = re.compile(r"gloo|nccl|ProcessGroup|TCPStore|Connection (closed|reset)|Broken pipe", re.IGNORECASE)
 _ENDED, _STOPPED = "has ended", "is stopped"
@@ -94,9 +96,7 @@ class Peers(L.Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Hears from every process which it is."""
         if trainer.world_size > 1 and not self._peers:
-            gathered: list[Any] = [None] * trainer.world_size
-            torch.distributed.all_gather_object(gathered, (socket.gethostname(), os.getpid()))
-            self._peers = [Peer(*peer) for peer in gathered]
+            self._peers = [Peer(*peer) for peer in gathered(trainer, (socket.gethostname(), os.getpid()))]
             self._ask_for_patience(trainer)
 
     def _ask_for_patience(self, trainer: L.Trainer) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import lightning as L
+import torch
 
 from moto_pl import signals
 from moto_pl.agents.base import Agent, RoundData
@@ -15,6 +16,8 @@ from moto_pl.envs.actions import ActionScale
 from moto_pl.envs.observation import Observation
 from moto_pl.replay.sampler import SequenceBatch
 from moto_pl.schedule import Schedule
+
+T = TypeVar("T")
 
 
 class RunData(RoundData, Protocol):
@@ -24,40 +27,19 @@ class RunData(RoundData, Protocol):
     dataset: str | None
     offline_episodes: int
     before_fit: bool
-
-    @property
-    def longest_demonstration(self) -> int | None:
-        """Steps of the longest demonstration; None where there is none."""
-
-    @property
-    def demonstrated(self) -> Observation | None:
-        """What demonstrations hold of what is learned from, with its statistics; None where there are none."""
-
-    @property
-    def demonstrated_scale(self) -> ActionScale | None:
-        """What -1 and 1 stand for in demonstrated actions; None: themselves, or there are none."""
-
-    @property
-    def terminates(self) -> bool:
-        """Whether a demonstration ends early."""
-
-    @property
-    def writes(self) -> bool:
-        """Whether this process is the one that writes what its machine's disk holds."""
-
-    @property
-    def round_wait_seconds(self) -> float:
-        """Seconds in which the present round's steps have waited for their batches."""
+    longest_demonstration: int | None
+    demonstrated: Observation | None
+    demonstrated_scale: ActionScale | None
+    terminates: bool
+    writes: bool
+    round_wait_seconds: float
+    can_sample: bool
 
     def refresh(self) -> None:
         """Takes the store's new episodes into what batches are drawn from."""
 
     def demonstration_shares(self) -> dict[str, float]:
         """Which share of each part's sequences comes from demonstrations."""
-
-    @property
-    def can_sample(self) -> bool:
-        """Whether there are sequences to look at."""
 
     def preview(self, count: int) -> SequenceBatch:
         """``count`` sequences for pictures."""
@@ -76,6 +58,15 @@ def run_agent(module: L.LightningModule) -> Agent:
 def fitting(trainer: L.Trainer) -> bool:
     """Whether the trainer trains, an evaluation within training included."""
     return trainer.state.fn == "fit"
+
+
+def gathered(trainer: L.Trainer, own: T) -> list[T]:
+    """What each process has, in the order of their ranks. All of them call it; what they have is pickled."""
+    if trainer.world_size == 1:
+        return [own]
+    of_all: list[Any] = [None] * trainer.world_size
+    torch.distributed.all_gather_object(of_all, own)
+    return of_all
 
 
 @contextmanager

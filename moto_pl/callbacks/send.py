@@ -16,7 +16,7 @@ from moto_pl.evaluations import read_evaluations
 from moto_pl.reading import is_inside, parse_yaml, read_text
 
 from .run import fitting, run_agent
-from .trackers import Album, RemoteTracker, TensorBoardTracker
+from .trackers import RemoteTracker, TensorBoardTracker
 
 #: Frames of a film that its picture shows.
 SHEET = 4
@@ -44,17 +44,14 @@ class SendToTrackers(L.Callback):
                 tracker.log_settings(_settings(root))
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Says at which step an evaluation outside of training is."""
-        self._at(trainer, pl_module)
+        """Says at which step an evaluation is.
 
-    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Says at which step it is."""
-        self._at(trainer, pl_module)
-
-    def _at(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Within training Lightning says it: the index, from 0, of the last step that was taken."""
+        Within training Lightning says it: the index, from 0, of the last step that was taken.
+        """
         for tracker in trackers(trainer):
             tracker.at = None if fitting(trainer) else max(0, run_agent(pl_module).trained_steps - 1)
+
+    on_test_start = on_validation_start
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Leaves the steps to Lightning."""
@@ -93,7 +90,7 @@ class SendToTrackers(L.Callback):
                     tracker.log_table(name, COLUMNS, rows, step)
 
 
-def trackers(trainer: L.Trainer) -> list[Album]:
+def trackers(trainer: L.Trainer) -> list[RemoteTracker | TensorBoardTracker]:
     """Those of a trainer's loggers that are told more than numbers."""
     return [logger for logger in trainer.loggers if isinstance(logger, RemoteTracker | TensorBoardTracker)]
 

@@ -25,7 +25,7 @@ class Throughput(L.Callback):
     ) -> None:
         """The clock starts at the round's first batch; what comes before is collecting."""
         if self._begun is None:
-            self._begun, self._step, self._wait = time.perf_counter(), trainer.global_step, 0.0
+            self._begun, self._step = time.perf_counter(), trainer.global_step
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int

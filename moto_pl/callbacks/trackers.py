@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import yaml
@@ -107,28 +107,6 @@ class Sent:
         os.replace(temporary, self.path)
 
 
-class Album(Protocol):
-    """A logger that is told more than numbers; see :class:`moto_pl.callbacks.send.SendToTrackers`."""
-
-    sent: Sent
-    at: int | None
-
-    def open(self) -> None:
-        """Begins, or goes on with, the run's curve."""
-
-    def log_settings(self, settings: dict[str, Any]) -> None:
-        """Says what the run was asked for."""
-
-    def log_film(self, name: str, path: Path, sheet: np.ndarray, frames: np.ndarray, step: int) -> None:
-        """Shows a film: its file, a picture of it, uint8 [H, W, 3], and its frames, uint8 [T, H, W, 3]."""
-
-    def log_table(self, name: str, columns: list[str], rows: list[list[Any]], step: int) -> None:
-        """Shows a table."""
-
-    def close(self, failed: bool) -> None:
-        """Ends, for this process."""
-
-
 def _say_once() -> None:
     """Keeps TensorBoard's writing thread from showing where a disk refused it: the error is raised again, for a line.
 
@@ -165,7 +143,7 @@ class TensorBoardTracker(TensorBoardLogger):
         return naming(Path(self.log_dir))
 
     def open(self) -> None:
-        """As :class:`Album`."""
+        """Begins, or goes on with, the run's curve."""
         with self._writing():
             self.experiment  # noqa: B018
 
@@ -185,7 +163,7 @@ class TensorBoardTracker(TensorBoardLogger):
 
     @rank_zero_only
     def log_settings(self, settings: dict[str, Any]) -> None:
-        """As :class:`Album`."""
+        """Says what the run was asked for."""
         if self.sent.take(["settings"], 0):
             text = yaml.safe_dump(settings, sort_keys=False)
             with self._writing():
@@ -193,7 +171,10 @@ class TensorBoardTracker(TensorBoardLogger):
 
     @rank_zero_only
     def log_film(self, name: str, path: Path, sheet: np.ndarray, frames: np.ndarray, step: int) -> None:
-        """As :class:`Album`; TensorBoard plays animated GIFs."""
+        """Shows a film: its file, a picture of it, uint8 [H, W, 3], and its frames, uint8 [T, H, W, 3].
+
+        TensorBoard plays animated GIFs.
+        """
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         film = io.BytesIO()
@@ -209,7 +190,7 @@ class TensorBoardTracker(TensorBoardLogger):
 
     @rank_zero_only
     def log_table(self, name: str, columns: list[str], rows: list[list[Any]], step: int) -> None:
-        """As :class:`Album`."""
+        """Shows a table."""
         lines = [columns, ["---"] * len(columns), *rows]
         text = "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
         with self._writing():
@@ -230,7 +211,7 @@ class TensorBoardTracker(TensorBoardLogger):
 
     @rank_zero_only
     def close(self, failed: bool) -> None:
-        """As :class:`Album`."""
+        """Ends, for this process."""
         with self._writing():
             self.experiment.close()
 
@@ -264,14 +245,17 @@ class RemoteTracker(Logger):
 
     @rank_zero_only
     def open(self) -> None:
-        """As :class:`Album`.
+        """As :class:`TensorBoardTracker`.
 
         Raises:
             SettingError: it is not installed, or it cannot begin: without a network, say, or without an account.
         """
         if self._run is not None:
             return
-        self._library = imported(self.kind)
+        try:
+            self._library = importlib.import_module(self.kind)
+        except ImportError:
+            raise missing(self.kind) from None
         name = self.root.resolve().name
         try:
             if self.kind == "wandb":
@@ -307,7 +291,7 @@ class RemoteTracker(Logger):
 
     @rank_zero_only
     def log_settings(self, settings: dict[str, Any]) -> None:
-        """As :class:`Album`."""
+        """As :class:`TensorBoardTracker`."""
         self.open()
         if self.kind == "wandb":
             self._run.config.update(settings, allow_val_change=True)
@@ -316,14 +300,14 @@ class RemoteTracker(Logger):
 
     @rank_zero_only
     def log_film(self, name: str, path: Path, sheet: np.ndarray, frames: np.ndarray, step: int) -> None:
-        """As :class:`Album`."""
+        """As :class:`TensorBoardTracker`."""
         self.open()
         film = self._library.Video(str(path), format="mp4")
         self._send({f"{name}_film": film, name: self._library.Image(sheet)}, step)
 
     @rank_zero_only
     def log_table(self, name: str, columns: list[str], rows: list[list[Any]], step: int) -> None:
-        """As :class:`Album`."""
+        """As :class:`TensorBoardTracker`."""
         self.open()
         self._send({name: self._library.Table(columns=columns, data=rows)}, step)
 
@@ -336,7 +320,7 @@ class RemoteTracker(Logger):
 
     @rank_zero_only
     def close(self, failed: bool) -> None:
-        """As :class:`Album`."""
+        """As :class:`TensorBoardTracker`."""
         if self._run is None:
             return
         if self.kind == "wandb":
@@ -351,18 +335,6 @@ _BEGIN = {
     "wandb": "Log in with wandb login, or keep what it is told on the disk: WANDB_MODE=offline.",
     "trackio": "Without TRACKIO_SPACE_ID and TRACKIO_SERVER_URL it keeps what it is told on the disk.",
 }
-
-
-def imported(kind: Kind) -> Any:
-    """The library.
-
-    Raises:
-        SettingError: it is not installed.
-    """
-    try:
-        return importlib.import_module(kind)
-    except ImportError:
-        raise missing(kind) from None
 
 
 def missing(kind: str) -> SettingError:

@@ -118,14 +118,12 @@ def look_at_replay(path: Path) -> ReplayRepair:
     broken = _look_at_episodes(found, replay, offline)
     held_out = _look_at_episodes(found, replay / HELD_OUT, 10**9)
     lost = {name for name in broken if int(name.split(".")[0]) >= offline}
-    missing = [i for i in range(offline) if not (replay / f"{i:06d}.safetensors").exists()]
-    for index in missing:
-        found.damages.append(Damage(replay / f"{index:06d}.safetensors", "missing", _FROM_DATASET))
     wanted = marker.get("val_episodes", 0) if marker and offline else 0
-    gaps = [i for i in range(wanted) if not (replay / HELD_OUT / f"{i:06d}.safetensors").exists()]
-    for index in gaps:
-        found.damages.append(Damage(replay / HELD_OUT / f"{index:06d}.safetensors", "missing", _FROM_DATASET))
-    if marker and (missing or gaps or held_out or broken - lost):
+    files = [replay / f"{i:06d}.safetensors" for i in range(offline)]
+    files += [replay / HELD_OUT / f"{i:06d}.safetensors" for i in range(wanted)]
+    missing = [file for file in files if not file.exists()]
+    found.damages += [Damage(file, "missing", _FROM_DATASET) for file in missing]
+    if marker and (missing or held_out or broken - lost):
         # Without this the next start takes the dataset for taken in.
         found.marker = {name: value for name, value in marker.items() if name not in ("episodes", "longest")}
     _look_at_checkpoints(found, offline, lost)

@@ -39,11 +39,6 @@ class Known(NamedTuple):
     nbytes: int
     crc: int
 
-    @classmethod
-    def of(cls, path: Path, facts: FileFacts) -> Known:
-        """That of an episode whose file was looked at."""
-        return cls(path, facts.num_rows - 1, facts.num_rows, facts.nbytes, facts.crc)
-
 
 class EpisodeStore:
     """An append-only directory of episodes, ``000000.safetensors`` on.
@@ -108,7 +103,7 @@ class EpisodeStore:
         """Adds an episode at the end, whose file was looked at."""
         number = len(self._known)
         self._index.note(number, facts)
-        self._known.append(Known.of(self._path(number), facts))
+        self._known.append(Known(self._path(number), facts.num_rows - 1, facts.num_rows, facts.nbytes, facts.crc))
         self._nbytes += facts.nbytes
 
     @property

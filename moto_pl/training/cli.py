@@ -35,7 +35,6 @@ from moto_pl.checkpoints import (
     DurableCheckpointIO,
     find_checkpoint,
     load_checkpoint,
-    newest_checkpoint,
     set_aside,
 )
 from moto_pl.errors import SettingError
@@ -377,7 +376,7 @@ class MotoCLI(LightningCLI):
             return str(directory / BEST)
         if ckpt_path not in (None, "last"):
             return str(ckpt_path)
-        newest = newest_checkpoint(directory)
+        newest, _ = find_checkpoint(directory)
         if newest is None:
             raise SettingError("ckpt_path", f"no checkpoint in {directory}", "Train with moto fit first, or name one.")
         return str(newest)

@@ -15,6 +15,7 @@ from moto_pl.envs import check_arguments, task_objects
 from moto_pl.envs.actions import ActionScale, ActionScaling
 from moto_pl.envs.observation import IMAGE_ALONE, IMAGE_SIZE, Observation, ObservationConfig, env_arguments
 from moto_pl.errors import SettingError
+from moto_pl.evaluations import EVALUATION_SEEDS, TEST_SEEDS
 from moto_pl.replay import DeviceMirror, EpisodeSet, EpisodeStore, SequenceBatch, SequenceSampler
 from moto_pl.replay.parts import Batch, BatchPart, Learner
 from moto_pl.schedule import Pretrain, Schedule
@@ -439,8 +440,7 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
 
     def val_dataloader(self) -> list[Any]:
         """Evaluation seeds, and held-out batches; empty in rounds after which no evaluation is due."""
-        side_by_side = self.collecting.side_by_side
-        loaders: list[Any] = [self.evaluation.evaluation_seeds(self.rank, self.world_size, side_by_side)]
+        loaders: list[Any] = [self._seeds(EVALUATION_SEEDS, self.evaluation.eval_episodes)]
         if not self._fitting:
             return loaders
         assert self._loader is not None  # of the round, which Lightning asks for first
@@ -452,7 +452,10 @@ class OfflineToOnlineDataModule(L.LightningDataModule):
 
     def test_dataloader(self) -> SeedBatches:
         """Test seeds, disjoint from training and evaluation."""
-        return self.evaluation.test_seeds(self.rank, self.world_size, self.collecting.side_by_side)
+        return self._seeds(TEST_SEEDS, self.evaluation.test_episodes)
+
+    def _seeds(self, first: int, count: int) -> SeedBatches:
+        return SeedBatches(first, count, self.rank, self.world_size, self.collecting.side_by_side)
 
     # Resume.
 

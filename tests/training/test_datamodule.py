@@ -340,10 +340,11 @@ def test_seeds_of_training_evaluation_and_test_are_apart() -> None:
 
 
 def test_seed_batches_cover_every_seed_once() -> None:
-    batches = list(SeedBatches(torch.arange(5, 12), 3))
-    assert [len(batch) for batch in batches] == [3, 3, 1]
-    assert torch.cat(batches).tolist() == list(range(5, 12))
-    assert [len(batch) for batch in SeedBatches(torch.arange(0), 3)] == [0]  # a rank beyond the last seed
+    for world_size, sizes in ((1, [[3, 3, 1]]), (2, [[3, 1], [3, 0]]), (4, [[3], [3], [1], [0]])):
+        ranks = [list(SeedBatches(5, 7, rank, world_size, 3)) for rank in range(world_size)]
+        assert [[len(batch) for batch in batches] for batches in ranks] == sizes  # as many on every rank
+        assert sorted(torch.cat([batch for batches in ranks for batch in batches]).tolist()) == list(range(5, 12))
+    assert [len(batch) for batch in SeedBatches(5, 0, 1, 2, 3)] == [0]
 
 
 def test_rolled_episodes_depend_on_seed_and_key_alone() -> None:
