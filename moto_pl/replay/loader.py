@@ -6,9 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Generic, TypeVar
-
-from torch import Tensor
+from typing import Generic, TypeVar
 
 from moto_pl.errors import SettingError
 
@@ -23,16 +21,15 @@ class PrefetchLoader(Generic[T]):
     batches do not depend on how far ahead it runs.
 
     Args:
-        make: gives the batch of a step: tensors in tuples, named tuples, lists and dicts.
+        make: gives the batch of a step.
         steps: the steps, in order.
         depth: batches that are made ahead, at least 1.
-        pin: moves CPU tensors to page-locked memory, from which copies to a CUDA device run asynchronously.
     """
 
-    def __init__(self, make: Callable[[int], T], steps: range, depth: int = 2, pin: bool = False) -> None:
+    def __init__(self, make: Callable[[int], T], steps: range, depth: int = 2) -> None:
         if depth < 1:
             raise SettingError("data.prefetch", depth, "Give at least 1 batch.")
-        self._make, self._steps, self._depth, self._pin = make, steps, depth, pin
+        self._make, self._steps, self._depth = make, steps, depth
         self._worker: _Worker[T] | None = None
         #: Seconds in which a step waited for its batch, over all iterations.
         self.wait_seconds = 0.0
@@ -42,7 +39,7 @@ class PrefetchLoader(Generic[T]):
 
     def __iter__(self) -> Iterator[T]:
         self.close()
-        worker = self._worker = _Worker(self._make, self._steps, self._depth, self._pin)
+        worker = self._worker = _Worker(self._make, self._steps, self._depth)
         try:
             for _ in self._steps:
                 begun = time.perf_counter()
@@ -62,12 +59,12 @@ class PrefetchLoader(Generic[T]):
 class _Worker(Generic[T]):
     """The thread of one iteration. It holds no reference to whom it works for, so that dropping those ends it."""
 
-    def __init__(self, make: Callable[[int], T], steps: range, depth: int, pin: bool) -> None:
+    def __init__(self, make: Callable[[int], T], steps: range, depth: int) -> None:
         self._made: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
         self._room = threading.Semaphore(depth)
         self._stop = threading.Event()
         self._thread = threading.Thread(
-            target=self._run, args=(make, steps, pin, self._made, self._room, self._stop), name="prefetch", daemon=True
+            target=self._run, args=(make, steps, self._made, self._room, self._stop), name="prefetch", daemon=True
         )
         self._thread.start()
 
@@ -75,7 +72,6 @@ class _Worker(Generic[T]):
     def _run(
         make: Callable[[int], T],
         steps: range,
-        pin: bool,
         made: queue.SimpleQueue[tuple[T | None, BaseException | None]],
         room: threading.Semaphore,
         stop: threading.Event,
@@ -85,8 +81,7 @@ class _Worker(Generic[T]):
             if stop.is_set():
                 return
             try:
-                batch = make(step)
-                made.put((_pinned(batch) if pin else batch, None))
+                made.put((make(step), None))
             except BaseException as error:  # raised again where the batch is taken
                 made.put((None, error))
                 return
@@ -106,15 +101,3 @@ class _Worker(Generic[T]):
         # The garbage collector may run in any thread, this one among them.
         if threading.current_thread() is not self._thread:
             self._thread.join()
-
-
-def _pinned(batch: Any) -> Any:
-    if isinstance(batch, Tensor):
-        return batch.pin_memory() if batch.device.type == "cpu" else batch
-    if isinstance(batch, dict):
-        return {name: _pinned(value) for name, value in batch.items()}
-    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*map(_pinned, batch))
-    if isinstance(batch, (tuple, list)):
-        return type(batch)(map(_pinned, batch))
-    return batch

@@ -199,7 +199,6 @@ class SequenceSampler:
         online_fraction: share in [0, 1] of a batch (over all ranks, to the nearest sequence) that comes from episodes
             collected online, once there is one; None is uniform over all.
         mirror: gathers on its device; None gathers from the files.
-        pin: allocates batches of the host in page-locked memory.
     """
 
     def __init__(
@@ -209,11 +208,10 @@ class SequenceSampler:
         stream: str | int,
         online_fraction: float | None = None,
         mirror: DeviceMirror | None = None,
-        pin: bool = False,
     ) -> None:
         if online_fraction is not None and not 0 <= online_fraction <= 1:
             raise SettingError("data.online_fraction", online_fraction, "Give a share in [0, 1], or null.")
-        self.store, self.online_fraction, self.mirror, self.pin = store, online_fraction, mirror, pin
+        self.store, self.online_fraction, self.mirror = store, online_fraction, mirror
         if isinstance(stream, str):
             stream = int.from_bytes(hashlib.blake2b(stream.encode(), digest_size=8).digest(), "little")
         self._key = np.array([seed % 2**64, stream % 2**64], np.uint64)
@@ -265,15 +263,8 @@ class SequenceSampler:
 
     def _gathered(self, chosen: Sequence[EpisodeView], starts: np.ndarray, length: int) -> tuple[Tensor, ...]:
         """As :meth:`DeviceMirror.gather`, from the files."""
-        parts = tuple(
-            _host_tensor(
-                (len(chosen), length, *array.shape[1:]),
-                torch.uint8 if array.dtype == np.uint8 else torch.float32,
-                self.pin,
-            )
-            for array in chosen[0].arrays
-        )
-        targets = [part.numpy() for part in parts]
+        # NumPy asks the system for huge pages: filling a fresh batch takes a third of the time.
+        targets = [np.empty((len(chosen), length, *array.shape[1:]), array.dtype) for array in chosen[0].arrays]
         chunks = [slice(max(0, start), start + length) for start in starts]
         if self.store.beyond_memory:
             pairs = zip(chosen, chunks, strict=True)
@@ -283,7 +274,7 @@ class SequenceSampler:
             for target, source in zip(targets, episode.arrays, strict=True):
                 target[b, before:] = source[chunk]
                 target[b, :before] = source[0]
-        return parts
+        return tuple(map(torch.from_numpy, targets))
 
     def draw(
         self,
@@ -330,10 +321,3 @@ class SequenceSampler:
             share, row = round(self.online_fraction * total), np.arange(begin, begin + batch_size)
             online = (row + 1) * share // total > row * share // total
         return np.where(online, offline_count, 0), np.where(online, online_count, offline_count).astype(np.uint64)
-
-
-def _host_tensor(shape: tuple[int, ...], dtype: torch.dtype, pin: bool) -> Tensor:
-    if pin:
-        return torch.empty(shape, dtype=dtype, pin_memory=True)
-    # NumPy asks the system for huge pages: filling a fresh batch takes a third of the time.
-    return torch.from_numpy(np.empty(shape, np.uint8 if dtype == torch.uint8 else np.float32))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -40,8 +41,9 @@ class RoundLoader:
     def __iter__(self) -> Iterator[Batch]:
         first, last = self.trainer.global_step, self.schedule.start_of(self.round + 1)
         steps = range(first * self.accumulate, last * self.accumulate)
-        pin = self.trainer.strategy.root_device.type == "cuda"
-        loader = self._loader = PrefetchLoader(self.make, steps, self.prefetch, pin)
+        on_cuda = self.trainer.strategy.root_device.type == "cuda"
+        make = partial(_pinned, self.make) if on_cuda else self.make
+        loader = self._loader = PrefetchLoader(make, steps, self.prefetch)
         try:
             yield from loader
         finally:
@@ -59,6 +61,14 @@ class RoundLoader:
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Nothing to load."""
+
+
+def _pinned(make: Callable[[int], Batch], index: int) -> Batch:
+    """A batch in page-locked memory, from which copies to a CUDA device run asynchronously; what is there stays."""
+    return {
+        name: part.map(lambda tensor: tensor.pin_memory() if tensor.device.type == "cpu" else tensor)
+        for name, part in make(index).items()
+    }
 
 
 class HeldOut:

@@ -2,14 +2,17 @@ import gc
 import threading
 import time
 from collections.abc import Iterator
-from typing import NamedTuple
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from replay_episodes import make_episode
 
 from moto_pl.errors import SettingError
-from moto_pl.replay import EpisodeSet, EpisodeStore, PrefetchLoader, SequenceSampler
+from moto_pl.replay import EpisodeSet, EpisodeStore, PrefetchLoader, SequenceBatch, SequenceSampler
+from moto_pl.schedule import Schedule
+from moto_pl.training.loaders import RoundLoader
 
 
 def threads() -> list[str]:
@@ -158,17 +161,27 @@ def test_prefetch_changes_no_batch(tmp_path_factory: pytest.TempPathFactory) -> 
         assert all(map(torch.equal, PrefetchLoader(make, range(20), depth), alone))
 
 
-class Pair(NamedTuple):
-    one: torch.Tensor
-    rest: list[torch.Tensor]
+def round_loader(device: str, batch: SequenceBatch) -> RoundLoader:
+    trainer: Any = SimpleNamespace(
+        global_step=0, accumulate_grad_batches=1, strategy=SimpleNamespace(root_device=torch.device(device))
+    )
+    return RoundLoader(lambda index: {"model": batch}, trainer, Schedule(1, 0, 1, 1), 1)
+
+
+def test_batches_for_a_cuda_device_are_pinned_and_others_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    pinned: list[torch.Tensor] = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor)
+    batch = SequenceBatch(*(torch.full((1,), float(i)) for i in range(5)))
+    (made,) = round_loader("cpu", batch)
+    assert made["model"].image is batch.image and not pinned
+    (made,) = round_loader("cuda", batch)
+    assert made["model"].vector is None and all(part is of for part, of in zip(pinned, batch[:5], strict=True))
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_pins() -> None:
-    def make(step: int) -> dict[str, object]:
-        return {"pair": Pair(torch.zeros(3), [torch.ones(2)]), "there": torch.zeros(1, device="cuda"), "step": step}
-
-    (batch,) = PrefetchLoader(make, range(1), pin=True)
-    pair = batch["pair"]
-    assert isinstance(pair, Pair) and pair.one.is_pinned() and pair.rest[0].is_pinned()
+    there = torch.ones(1, device="cuda")
+    (made,) = round_loader("cuda", SequenceBatch(*(torch.zeros(3) for _ in range(4)), there))
+    assert made["model"].image.is_pinned() and made["model"].is_first.is_pinned()
+    assert made["model"].is_terminal is there
