@@ -359,7 +359,8 @@ class _Worker:
         try:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", _MAIN.format(path=path, fd=theirs.fileno(), memory=memory)],
-                env={**_worker_environment(), **gl},
+                # The workers are the parallelism: threads of their own would only compete.
+                env={**os.environ, **ONE_THREAD, **gl},
                 stdin=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(), memory),
             )
@@ -415,11 +416,6 @@ def _memory_directory() -> str | None:
 def _map(fd: int, count: int, image_shape: Sequence[int]) -> np.ndarray:
     size = count * int(np.prod(image_shape))
     return np.frombuffer(mmap.mmap(fd, size), np.uint8).reshape(count, *image_shape)
-
-
-def _worker_environment() -> dict[str, str]:
-    # The workers are the parallelism: threads of their own would only compete.
-    return {**os.environ, **ONE_THREAD}
 
 
 def _worker(fd: int, memory: int) -> None:
