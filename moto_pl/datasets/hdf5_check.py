@@ -24,6 +24,7 @@ def check_hdf5(path: Path) -> None:
     Raises:
         ValueError: says what is wrong.
         OSError: there is no such file.
+        SettingError: no process could look through it, which is no fault of the file's.
     """
     status = path.stat()
     _check(path, status.st_mtime_ns, status.st_size, status.st_ino)
@@ -37,7 +38,7 @@ def _check(path: Path, modified: int, size: int, inode: int) -> None:
         command = [sys.executable, "-P", __file__, str(path)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=limit)
     except OSError as error:  # no fault of the file's
-        raise _no_process(path, str(error.strerror)) from error
+        raise no_process(path, str(error.strerror)) from error
     except subprocess.TimeoutExpired as error:
         raise ValueError(f"the HDF5 library did not get through it in {limit:.0f} s") from error
     if done.returncode == _REFUSED:
@@ -45,10 +46,11 @@ def _check(path: Path, modified: int, size: int, inode: int) -> None:
     if done.returncode < 0:
         raise ValueError(f"the HDF5 library crashed on it ({signal.Signals(-done.returncode).name})")
     if done.returncode != 0:
-        raise _no_process(path, " ".join(done.stderr.split())[-300:])
+        raise no_process(path, " ".join(done.stderr.split())[-300:])
 
 
-def _no_process(path: Path, reason: str) -> Exception:
+def no_process(path: Path, reason: str) -> Exception:
+    """The error where the process that was to look through a file could not start, or came to nothing."""
     from moto_pl.errors import SettingError  # not by the child, which is not of the package
 
     fix = f"Make {sys.executable} runnable, with room for one more process."

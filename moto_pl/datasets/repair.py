@@ -17,7 +17,7 @@ from minari.serialization import serialize_space
 
 from moto_pl.datasets import salvage
 from moto_pl.datasets.formats.whole import is_source, look_at_source
-from moto_pl.datasets.hdf5_check import TIME_LIMIT_S, check_hdf5
+from moto_pl.datasets.hdf5_check import TIME_LIMIT_S, check_hdf5, no_process
 from moto_pl.datasets.minari_io import DATA_FILE, DatasetReader, locate
 from moto_pl.datasets.staging import staged
 from moto_pl.errors import SettingError
@@ -134,7 +134,7 @@ def look_at_dataset(path: Path) -> DatasetRepair:
     """Reads every byte of a dataset; nothing is changed.
 
     Raises:
-        SettingError: it is not of the format HDF5.
+        SettingError: it is not of the format HDF5, or no process could look through it.
     """
     found = DatasetRepair(path.parent if path.name == "data" and not (path / "data").is_dir() else path)
     file = found.path / "data" / DATA_FILE
@@ -155,6 +155,8 @@ def look_at_dataset(path: Path) -> DatasetRepair:
     _look_through(found, file, min(claimed, file.stat().st_size // 100))
     try:
         check_hdf5(file)
+    except SettingError:
+        raise
     except (ValueError, OSError, RuntimeError) as error:
         found.problem = found.problem or f"{file.name}: {error}"
     if not found.problem and claimed != len(found.whole) + len(found.damages):
@@ -188,11 +190,20 @@ def _look_through(found: DatasetRepair, file: Path, claimed: int) -> None:
 
 
 def _salvage(arguments: list[Any], file: Path) -> list[dict[str, Any]]:
-    """What :mod:`moto_pl.datasets.salvage` says in a process of its own, as far as it gets."""
+    """What :mod:`moto_pl.datasets.salvage` says in a process of its own, as far as it gets.
+
+    Raises:
+        SettingError: there was no such process: the file may be sound.
+    """
     limit = 2 * TIME_LIMIT_S + 60 * file.stat().st_size / 2**30
     command = [sys.executable, "-P", str(salvage.__file__), json.dumps(arguments)]
     try:
-        output = subprocess.run(command, capture_output=True, timeout=limit).stdout
+        done = subprocess.run(command, capture_output=True, timeout=limit)
+        if done.returncode > 0:  # a crash's is below 0, and else the child ends with 0
+            raise no_process(file, " ".join(done.stderr.decode(errors="replace").split())[-300:])
+        output = done.stdout
+    except OSError as error:
+        raise no_process(file, str(error.strerror)) from error
     except subprocess.TimeoutExpired as error:
         output = error.stdout or b""
     lines = output[: output.rfind(b"\n") + 1].splitlines()

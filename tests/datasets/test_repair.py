@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import numpy as np
 import pytest
 
 from moto_pl import cli
-from moto_pl.datasets import salvage
+from moto_pl.datasets import hdf5_check, salvage
 from moto_pl.datasets.builders import build
 from moto_pl.datasets.minari_io import list_datasets, open_dataset
 from moto_pl.datasets.repair import look_at_dataset
@@ -66,6 +68,30 @@ def test_a_sound_dataset_is_left_alone(dataset: Path, capsys: pytest.CaptureFixt
     before = files(dataset.parent)
     assert cli.main(["data", "repair", str(dataset), "--apply"]) == 0
     assert "nothing to repair" in capsys.readouterr().out
+    assert files(dataset.parent) == before
+
+
+@pytest.mark.parametrize("said", ["not runnable", "fails", "fails later"])
+def test_a_process_that_cannot_start_is_no_damage(
+    said: str, dataset: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hdf5_check._check.cache_clear()
+    before, run = files(dataset.parent), subprocess.run
+    child = tmp_path / "python"
+    child.write_text("#!/bin/sh\necho no room >&2\nexit 1\n")
+    child.chmod(0o755)
+
+    def fails_later(command: list[str], **options: object) -> object:
+        own = command[2] == salvage.__file__
+        return run(command if own else [str(child)], **options)  # type: ignore[call-overload]
+
+    if said == "fails later":  # what looks for episodes starts, and what looks through the file does not
+        monkeypatch.setattr(subprocess, "run", fails_later)
+    else:
+        monkeypatch.setattr(sys, "executable", "/etc/passwd" if said == "not runnable" else str(child))
+    for apply in ([], ["--apply"]):
+        assert cli.main(["data", "repair", str(dataset), *apply]) == 2
+        assert "main_data.hdf5, which no process could look through" in capsys.readouterr().err
     assert files(dataset.parent) == before
 
 

@@ -45,9 +45,12 @@ def checked(path: Path) -> Path:
 
     Raises:
         Damaged: it is not.
+        SettingError: no process could look through it.
     """
     try:
         check_hdf5(path)
+    except SettingError:
+        raise
     except (OSError, ValueError) as error:
         raise damaged(path, error) from error
     return path

@@ -60,7 +60,7 @@ def look_at_source(path: Path) -> Whole:
     """Reads a source as far as it is whole; nothing is changed.
 
     Raises:
-        SettingError: it is of no known format.
+        SettingError: it is of no known format, or what is wrong does not lie in it.
     """
     open_unit.cache_clear()
     count, title = 0, ""
@@ -73,7 +73,8 @@ def look_at_source(path: Path) -> Whole:
                 _read(source.read(index))
                 count += 1
     except SettingError as error:
-        if not title and not isinstance(error, Damaged):
+        # Of data.dataset: no process could look through a file, which may be sound.
+        if error.setting == "data.dataset" or (not title and not isinstance(error, Damaged)):
             raise
         return Whole(path, title, count, str(error.found), isinstance(error, Damaged))
     return Whole(path, title, count)

@@ -176,6 +176,8 @@ class MinariStates(StateDataset):
             raise SettingError(self.id, "no episodes", "Use a dataset with at least one.")
         try:
             check_hdf5(data / DATA_FILE)
+        except SettingError:
+            raise
         except READ_ERRORS as error:
             raise SettingError(self.id, f"a damaged dataset ({error})", "Copy or download it again.") from error
 

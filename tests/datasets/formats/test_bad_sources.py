@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tarfile
 import zipfile
 from pathlib import Path
@@ -28,6 +29,7 @@ from layouts import (
 )  # fmt: skip
 
 from moto_pl.cli import main
+from moto_pl.datasets import hdf5_check
 from moto_pl.datasets.formats.importing import import_dataset
 from moto_pl.datasets.formats.table import FORMATS
 from moto_pl.datasets.minari_io import open_dataset
@@ -169,6 +171,51 @@ def test_a_file_that_was_cut_anywhere_is_named(kind: str, tmp_path: Path, root: 
         with pytest.raises(SettingError, match=f"source: found .*{file.name}") as error:
             bring(path)
         assert "\n" not in str(error.value) and nothing_is_left(root)
+
+
+@pytest.fixture
+def no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No process can look through an HDF5 file, as where there is no room for one more."""
+    hdf5_check._check.cache_clear()
+    monkeypatch.setattr(sys, "executable", "/etc/passwd")
+
+
+@pytest.mark.parametrize("write", [robomimic, d4rl])
+def test_a_process_that_cannot_start_is_no_damage(
+    write: Any, tmp_path: Path, root: Path, no_process: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It costs no episode, and no report calls the file damaged."""
+    path = write(tmp_path / "lift.hdf5", LENGTHS)
+    for keep in (False, True):
+        with pytest.raises(SettingError, match="lift.hdf5, which no process could look through") as error:
+            bring(path, keep_whole_episodes=keep)
+        assert "\n" not in str(error.value) and "cannot be read" not in str(error.value)
+    assert nothing_is_left(root)
+    assert main(["data", "repair", str(path)]) == 2
+    assert "which no process could look through" in capsys.readouterr().err
+
+
+def test_a_process_that_cannot_start_for_the_second_of_two_files(
+    tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "arm").mkdir()
+    paths = [robomimic(tmp_path / "arm" / name, LENGTHS) for name in ("a.hdf5", "b.hdf5")]
+    check = hdf5_check.check_hdf5
+    opened: list[Path] = []
+
+    def later(path: Path) -> None:
+        opened.append(path)
+        if opened.count(paths[1]) > 1:  # the first time its format was looked for
+            raise hdf5_check.no_process(path, "no room")
+        check(path)
+
+    monkeypatch.setattr("moto_pl.datasets.formats.hdf5.check_hdf5", later)
+    with pytest.raises(SettingError, match="which no process could look through .no room"):
+        bring(tmp_path / "arm", keep_whole_episodes=True)
+    assert nothing_is_left(root)
+    opened.clear()
+    assert main(["data", "repair", str(tmp_path / "arm")]) == 2
+    assert "which no process could look through" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -1,3 +1,4 @@
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -6,6 +7,7 @@ from gymnasium import spaces
 from kitchen_datasets import record_states, with_in_place, write_log, write_minari, write_sequences
 from minari.dataset.minari_storage import MinariStorage
 
+from moto_pl.datasets import hdf5_check
 from moto_pl.datasets.builders import build
 from moto_pl.datasets.kitchen.states import StateEpisode, join_state, open_states, split_state
 from moto_pl.envs.kitchen import objects_in_place
@@ -80,6 +82,17 @@ def test_which_objects_are_in_place_along_an_episode(recorded: list[dict[str, np
     expected = np.zeros((7, 7), bool)
     expected[3:, 1] = True
     np.testing.assert_array_equal(objects_in_place(states[0].positions), expected)
+
+
+def test_a_process_that_cannot_start_is_no_damage(
+    recorded: list[dict[str, np.ndarray]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_minari(tmp_path / "a", recorded, "D4RL/kitchen/tiny-v2")
+    hdf5_check._check.cache_clear()
+    monkeypatch.setattr(sys, "executable", "/etc/passwd")
+    with pytest.raises(SettingError, match="which no process could look through") as error:
+        open_states(tmp_path / "a")
+    assert "damaged" not in str(error.value)
 
 
 def test_a_dataset_by_its_id(recorded: list[dict[str, np.ndarray]], root: Path) -> None:
