@@ -81,7 +81,7 @@ class Recorded:
 
     def __post_init__(self) -> None:
         steps = len(self.action)
-        if self.action.ndim != 2 or self.action.dtype.kind != "f":
+        if self.action.ndim != 2 or self.action.dtype.kind != "f" or not self.action.shape[1]:
             found = f"actions {self.action.dtype} {self.action.shape} in {self.place}"
             raise SettingError("source", found, "Expected numbers, one row a step: write it again.")
         if not 1 <= steps <= MAX_STEPS:

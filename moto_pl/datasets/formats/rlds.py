@@ -18,6 +18,8 @@ from moto_pl.envs.actions import ActionScale
 from moto_pl.errors import SettingError
 
 STEPS = "steps/"
+COLUMNS = ("reward", "discount")
+"""What is one number a step."""
 _FLAGS = ("is_first", "is_last", "is_terminal")
 _SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff")
 
@@ -46,7 +48,7 @@ class RLDS:
         self.cameras = tuple(name for name, values in first.items() if _is_camera(values))
         rows = max(1, len(first.get(_FLAGS[0], ())))
         self.vectors = tuple(name for name, values in first.items() if _is_vector(name, values, rows))
-        self.columns = tuple(name for name in ("reward", "discount") if isinstance(first.get(name), np.ndarray))
+        self.columns = tuple(name for name in COLUMNS if isinstance(first.get(name), np.ndarray))
         self.reward = "reward" if "reward" in self.columns else None
 
     def __len__(self) -> int:
@@ -59,17 +61,21 @@ class RLDS:
         features = self._features(index)
         place = f"episode {index} of {self.path}"
         rows = self._rows(features, place)
-        if "action" not in features:
+        numbers = {name: values for name, values in features.items() if isinstance(values, np.ndarray)}
+        if "action" not in numbers:
             parts = [name for name in features if name.startswith("action/")]
-            found = f"an action in {len(parts)} parts ({', '.join(parts)})" if parts else "no action"
+            found = "an action that is no numbers" if "action" in features else "no action"
+            found = f"an action in {len(parts)} parts ({', '.join(parts)})" if parts else found
             fix = "One flat action a step is read: put the parts into one when writing."
             raise SettingError("source", f"{found} in {place}", fix)
-        numbers = {name: values for name, values in features.items() if isinstance(values, np.ndarray)}
         for name, values in numbers.items():
-            if len(values) % rows and (name in ("action", "reward") or values.dtype.kind == "f"):
+            if name in COLUMNS:
+                wrong = len(values) != rows
+            else:  # a vector a row, or integers that are not read
+                wrong = len(values) % rows > 0 and (name == "action" or values.dtype.kind == "f")
+            if wrong:
                 raise SettingError("source", f"{len(values)} numbers of {name} in {rows} rows of {place}", "Mend it.")
         vectors = {name: values.reshape(rows, -1) for name, values in numbers.items() if _is_vector(name, values, rows)}
-        action = numbers.get("action", np.zeros(0, np.float32))
         cameras = {
             name: self._camera(values, name, rows, place) for name, values in features.items() if name in self.cameras
         }
@@ -78,7 +84,7 @@ class RLDS:
             place=place,
             cameras=cameras,
             vectors=vectors,
-            action=action.reshape(rows, -1)[:-1],
+            action=numbers["action"].reshape(rows, -1)[:-1],
             columns={name: numbers[name][: rows - 1].astype(np.float32) for name in self.columns if name in numbers},
             terminated=terminal is not None and bool(terminal[-1]),
             info={"source": f"{self.path.name}/{index}"},
