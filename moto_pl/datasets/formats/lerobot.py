@@ -28,8 +28,10 @@ MAX_WIDTH = 1 << 20
 """Numbers that one row of a column may hold."""
 SUCCESS, REWARD = "next.success", "next.reward"
 #: What a path may be put together from; a template of others' is not formatted unseen.
-TEMPLATE = re.compile(r"(?:[\w./-]|\{(?:episode_chunk|episode_index|chunk_index|file_index|video_key)(?::0?\d)?d?\})+")
-_NAMES = {2: {"episode_chunk", "episode_index", "video_key"}, 3: {"chunk_index", "file_index", "video_key"}}
+TEMPLATE = re.compile(
+    r"(?:[\w./-]|\{video_key\}|\{(?:episode_chunk|episode_index|chunk_index|file_index)(?::0?\d)?d?\})+"
+)
+_NAMES = {2: {"episode_chunk", "episode_index"}, 3: {"chunk_index", "file_index"}}
 _DEFAULTS = {
     2: (
         "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet",
@@ -82,10 +84,9 @@ class LeRobot:
         self.fps: float | None = float(info["fps"])
         self._rate = self.fps
         self.features = {name: self._feature(name, found) for name, found in info["features"].items()}
-        self._data_path, self._video_path = (
-            self._template(info.get(key) or default)
-            for key, default in zip(("data_path", "video_path"), _DEFAULTS[self.major], strict=True)
-        )
+        data, video = _DEFAULTS[self.major]
+        self._data_path = self._template(info.get("data_path") or data, _NAMES[self.major])
+        self._video_path = self._template(info.get("video_path") or video, {*_NAMES[self.major], "video_key"})
         self._chunk = max(1, info.get("chunks_size", 1000))
         frames = ("video", "image")
         self.cameras = tuple(n for n, found in self.features.items() if found.dtype in frames and not found.depth)
@@ -162,14 +163,17 @@ class LeRobot:
 
     def _inside(self, relative: str) -> Path:
         """A file of the dataset, also where the hub's cache keeps it beside the folder; no link leads elsewhere."""
-        path = (self.root / relative).resolve()
-        root = self.root.resolve()
+        try:
+            path, root = (self.root / relative).resolve(), self.root.resolve()
+            there = path.is_file()
+        except (OSError, ValueError, RuntimeError) as error:  # a name that no file can have, a link to itself
+            raise damaged(self.root, error, relative[:80]) from error
         home = root.parent.parent if root.parent.name == "snapshots" else root
         if not path.is_relative_to(home):
             raise SettingError(
                 "source", f"{relative} of {self.root}, which leads elsewhere", "Copy the files themselves."
             )
-        if not path.is_file():
+        if not there:
             raise Damaged(f"{self.root}, in which {relative} is missing")
         return path
 
@@ -206,7 +210,7 @@ class LeRobot:
             raise damaged(self.root / INFO, "no dtype and shape", f"feature {name[:80]}")
         if dtype in ("video", "image"):
             # Older writers put the channels first, and say so in the names.
-            shape = shape[1:] if shape[0] in (1, 3) and shape[-1] not in (1, 3) else shape[:2]
+            shape = shape[1:] if shape and shape[0] in (1, 3) and shape[-1] not in (1, 3) else shape[:2]
             if len(shape) != 2 or shape[0] * shape[1] > MAX_PIXELS:
                 raise damaged(self.root / INFO, f"frames of {found['shape']}", f"feature {name[:80]}")
         elif math.prod(shape) > MAX_WIDTH:
@@ -215,9 +219,9 @@ class LeRobot:
         said = said if isinstance(said, dict) else {}
         return Feature(dtype, tuple(shape), bool(said.get("is_depth_map") or said.get("video.is_depth_map")))
 
-    def _template(self, text: str) -> str:
+    def _template(self, text: str, names: set[str]) -> str:
         used = set(re.findall(r"{(\w+)", text))
-        if not TEMPLATE.fullmatch(text) or ".." in text or text.startswith("/") or not used <= _NAMES[self.major]:
+        if not TEMPLATE.fullmatch(text) or ".." in text or text.startswith("/") or not used <= names:
             raise damaged(self.root / INFO, f"a path {text[:80]!r}")
         return text
 
@@ -251,6 +255,9 @@ class LeRobot:
                 f"videos/{name}/{key}" for name in videos for key in ("chunk_index", "file_index", "from_timestamp")
             ]
             table = {name: file.numbers(name, rows) for name in names}
+            for name, values in table.items():
+                if not np.isfinite(values).all():
+                    raise damaged(path, f"{values[~np.isfinite(values)][0]}", f"column {name}")
             for row in rows:
                 at = {name: values[row].item() for name, values in table.items()}
                 if not 1 <= at["length"] <= MAX_STEPS or at["dataset_from_index"] < 0:

@@ -70,7 +70,11 @@ def edit_info(root: Path, **changes: Any) -> None:
         ({"features": {"action": {"dtype": "float32"}}}, "feature action"),
         ({"features": {"action": {"dtype": "float32", "shape": [2, 3]}}}, "no flat action"),
         ({"features": {"v": {"dtype": "video", "shape": [1 << 20, 1 << 20, 3]}}}, "feature v"),
+        ({"features": {"v": {"dtype": "video", "shape": []}}}, r"feature v of .*frames of \[\]"),
+        ({"features": {"action": {"dtype": "float32", "shape": []}}}, "no flat action"),
         ({"data_path": "{episode_index.__class__}"}, "a path"),
+        ({"data_path": "data/{video_key}/{episode_index:06d}.parquet"}, "a path"),
+        ({"video_path": "videos/{video_key:03d}/{episode_index:06d}.mp4"}, "a path"),
         ({"data_path": "data/{episode_index:099999999d}.parquet"}, "a path"),
         ({"data_path": "../{episode_index}.parquet"}, "a path"),
         ({"data_path": "/etc/passwd"}, "a path"),
@@ -82,6 +86,40 @@ def test_metadata_that_is_wrong(changes: dict[str, Any], said: str, tmp_path: Pa
     edit_info(root, **changes)
     with pytest.raises(SettingError, match=f"source: found .*{said}"):
         LeRobot(root)
+
+
+def test_names_that_no_file_has(tmp_path: Path) -> None:
+    root = lerobot_v2(tmp_path / "arm", [3], [TOP])
+    info = json.loads((root / "meta/info.json").read_text())
+    camera = info["features"].pop(TOP)
+    for name in ("a\0b", "a" * 300):
+        edit_info(root, features={**info["features"], name: camera})
+        with pytest.raises(Damaged, match="videos/chunk-000/a"):
+            list(LeRobot(root).read(0).cameras[name].frames())
+    edit_info(root, features=info["features"], data_path=f"data/{'a' * 300}.parquet")
+    with pytest.raises(Damaged, match="data/aaa"):
+        LeRobot(root).read(0)
+    (root / "data/loop.parquet").symlink_to(root / "data/loop.parquet")
+    edit_info(root, data_path="data/loop.parquet")
+    with pytest.raises(Damaged, match="data/loop.parquet"):
+        LeRobot(root).read(0)
+    root = lerobot_v3(tmp_path / "arm3", [[3]], [TOP], embedded=True)
+    replace_column(root / "meta/episodes/chunk-000/file-000.parquet", "data/file_index", pa.array([1e300]))
+    with pytest.raises(Damaged, match="data/chunk-000/file-1000"):
+        LeRobot(root).read(0)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])
+@pytest.mark.parametrize(
+    "name", ["episode_index", "length", "data/file_index", "dataset_from_index", f"videos/{TOP}/from_timestamp"]
+)
+def test_where_an_episode_lies_is_no_place(name: str, value: float, tmp_path: Path) -> None:
+    root = lerobot_v3(tmp_path / "arm", [[3, 4]], [TOP])
+    path = root / "meta/episodes/chunk-000/file-000.parquet"
+    replace_column(path, name, pa.array([value, 3.0]))
+    with pytest.raises(Damaged) as error:
+        list(LeRobot(root).read(0).cameras[TOP].frames())
+    assert "\n" not in str(error.value)
 
 
 def replace_column(path: Path, name: str, array: Any) -> None:
