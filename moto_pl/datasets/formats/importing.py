@@ -287,7 +287,7 @@ def _settings(plan: _Plan, jobs: Sequence[Job]) -> dict[str, Any]:
     digest = hashlib.sha256()
     for unit in plan.units:
         files = sorted(unit.path.rglob("*")) if unit.path.is_dir() else [unit.path]
-        for file in files:
+        for file in filter(Path.exists, files):  # a link may lead to nothing
             status = file.stat()
             digest.update(f"{file}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
     if (labels := plan.labels) is not None:

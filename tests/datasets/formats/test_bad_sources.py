@@ -228,6 +228,28 @@ def test_a_bad_action_is_named_and_nothing_is_left(value: float, tmp_path: Path,
     assert nothing_is_left(root)
 
 
+def test_actions_without_numbers(tmp_path: Path, root: Path) -> None:
+    path = robomimic(tmp_path / "lift.hdf5", [4])
+    with h5py.File(path, "a") as file:
+        del file["data/demo_0/actions"]
+        file["data/demo_0/actions"] = np.zeros((4, 0))
+    with pytest.raises(SettingError, match=r"source: found actions float32 \(4, 0\) in demo_0 of "):
+        bring(path)
+    assert nothing_is_left(root)
+
+
+def test_a_link_to_nothing_in_a_folder(tmp_path: Path) -> None:
+    """What is no file is no source, whatever the folder's format."""
+    (tmp_path / "arm").mkdir()
+    robomimic(tmp_path / "arm" / "lift.hdf5", [4])
+    (tmp_path / "arm" / "gone.hdf5").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "arm" / "loop").symlink_to(tmp_path / "arm" / "loop")
+    assert bring(tmp_path / "arm").episodes == 1
+    bring(tmp_path / "arm", overwrite=True)
+    (Path(shutil.move(open_dataset(ID).path, tmp_path / "copy")) / "notes").symlink_to(tmp_path / "nowhere")
+    assert bring(tmp_path / "copy").episodes == 1
+
+
 def test_episodes_of_several_sizes(tmp_path: Path, root: Path) -> None:
     path = robomimic(tmp_path / "lift.hdf5", LENGTHS)
     with h5py.File(path, "a") as file:
