@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
@@ -20,6 +20,44 @@ from moto_pl.reading import open_regular
 MAX_RECORD = 1 << 32
 """Bytes of one record, which is an episode."""
 MAX_FEATURES = 10_000
+#: ``tensorflow/core/example/example.proto`` and ``feature.proto``, of which there is no package without TensorFlow.
+_SCHEMA = """
+name: "example.proto"
+syntax: "proto3"
+message_type {
+  name: "BytesList"
+  field { name: "value" number: 1 label: LABEL_REPEATED type: TYPE_BYTES }
+}
+message_type {
+  name: "FloatList"
+  field { name: "value" number: 1 label: LABEL_REPEATED type: TYPE_FLOAT }
+}
+message_type {
+  name: "Int64List"
+  field { name: "value" number: 1 label: LABEL_REPEATED type: TYPE_INT64 }
+}
+message_type {
+  name: "Feature"
+  field { name: "bytes_list" number: 1 label: LABEL_OPTIONAL type_name: "BytesList" oneof_index: 0 }
+  field { name: "float_list" number: 2 label: LABEL_OPTIONAL type_name: "FloatList" oneof_index: 0 }
+  field { name: "int64_list" number: 3 label: LABEL_OPTIONAL type_name: "Int64List" oneof_index: 0 }
+  oneof_decl { name: "kind" }
+}
+message_type {
+  name: "Features"
+  field { name: "feature" number: 1 label: LABEL_REPEATED type_name: "FeatureEntry" }
+  nested_type {
+    name: "FeatureEntry"
+    options { map_entry: true }
+    field { name: "key" number: 1 label: LABEL_OPTIONAL type: TYPE_STRING }
+    field { name: "value" number: 2 label: LABEL_OPTIONAL type_name: "Feature" }
+  }
+}
+message_type {
+  name: "Example"
+  field { name: "features" number: 1 label: LABEL_OPTIONAL type_name: "Features" }
+}
+"""
 _LANES = 1024
 _POLYNOMIAL = 0x82F63B78
 
@@ -60,25 +98,26 @@ def read_record(path: Path, offset: int, length: int) -> dict[str, Values]:
             data = file.read(length)
             if len(data) != length or int.from_bytes(file.read(4), "little") != _masked(crc32c(data)):
                 raise ValueError("a checksum that does not match its record")
-        return parse_example(memoryview(data))
+        return parse_example(data)
     except (OSError, ValueError, MemoryError) as error:
         raise damaged(path, error, f"the record at byte {offset - 12}") from error
 
 
-def parse_example(data: memoryview) -> dict[str, Values]:
+def parse_example(data: bytes) -> dict[str, Values]:
     """The features of a serialized ``tf.train.Example``.
 
     Raises:
         ValueError: it is none.
     """
-    found: dict[str, Values] = {}
-    for _, features in _fields(data, 1):
-        for _, entry in _fields(features, 1):
-            parts = dict(_fields(entry, 1, 2))
-            if len(found) >= MAX_FEATURES:
-                raise ValueError(f"more than {MAX_FEATURES:,} features")
-            found[bytes(parts.get(1, b"")).decode()] = _values(parts.get(2, memoryview(b"")))
-    return found
+    from google.protobuf.message import DecodeError
+
+    try:
+        features = _example().FromString(data).features.feature
+    except DecodeError as error:
+        raise ValueError(str(error)) from error
+    if len(features) > MAX_FEATURES:
+        raise ValueError(f"more than {MAX_FEATURES:,} features")
+    return {name: _values(feature) for name, feature in features.items()}
 
 
 def crc32c(data: bytes) -> int:
@@ -148,85 +187,21 @@ def _apply(images: tuple[int, ...], crc: int) -> int:
     return result
 
 
-def _fields(data: memoryview, *wanted: int) -> Iterator[tuple[int, memoryview]]:
-    """The length-delimited fields of a message, by number; others are skipped."""
-    place = 0
-    while place < len(data):
-        key, place = _varint(data, place)
-        number, kind = key >> 3, key & 7
-        if kind == 2:
-            length, place = _varint(data, place)
-            if length > len(data) - place:
-                raise ValueError("a field that is longer than its message")
-            if number in wanted:
-                yield number, data[place : place + length]
-            place += length
-        elif kind == 0:
-            _, place = _varint(data, place)
-        elif kind in (1, 5):
-            place += 8 if kind == 1 else 4
-        else:
-            raise ValueError(f"a field of kind {kind}")
-    if place != len(data):
-        raise ValueError("a message that was cut short")
+@cache
+def _example() -> Any:
+    """The class of ``tf.train.Example``; its package is imported once one is read."""
+    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
+
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(text_format.Parse(_SCHEMA, descriptor_pb2.FileDescriptorProto()))
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("Example"))
 
 
-def _varint(data: memoryview, place: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        if place >= len(data):
-            raise ValueError("a message that was cut short")
-        byte = data[place]
-        place += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value & 0xFFFFFFFFFFFFFFFF, place
-    raise ValueError("a number of more than 64 bits")
-
-
-def _values(feature: memoryview) -> Values:
-    """A Feature's list: of bytes (1), floats (2) or integers (3)."""
-    for number, held in _fields(feature, 1, 2, 3):
-        if number == 1:
-            return [bytes(value) for _, value in _fields(held, 1)]
-        if number == 2:
-            return _floats(held)
-        return _integers(held)
-    return []
-
-
-def _floats(held: memoryview) -> np.ndarray:
-    """Packed floats, or one by one (kind 5), each behind a byte that says so."""
-    if held[:1] == b"\x0d":
-        if len(held) % 5 or (np.frombuffer(held, np.uint8)[::5] != 0x0D).any():
-            raise ValueError("a list of floats that was cut short")
-        return np.frombuffer(held, np.uint8).reshape(-1, 5)[:, 1:].copy().view("<f4")[:, 0]
-    parts = [np.frombuffer(value, "<f4") for _, value in _fields(held, 1)]
-    return np.concatenate(parts) if parts else np.zeros(0, np.float32)
-
-
-def _integers(held: memoryview) -> np.ndarray:
-    """Packed varints, or one by one (kind 0), each behind a byte that says so."""
-    if held[:1] == b"\x08":
-        values, place = [], 0
-        while place < len(held):
-            _, place = _varint(held, place)
-            value, place = _varint(held, place)
-            values.append(value)
-        return np.array(values, np.uint64).view(np.int64)
-    parts = [_varints(np.frombuffer(value, np.uint8)) for _, value in _fields(held, 1)]
-    return np.concatenate(parts) if parts else np.zeros(0, np.int64)
-
-
-def _varints(data: np.ndarray) -> np.ndarray:
-    """Varints one behind another: int64."""
-    ends = np.flatnonzero(data < 0x80)
-    if len(data) and (len(ends) == 0 or ends[-1] != len(data) - 1):
-        raise ValueError("a list of integers that was cut short")
-    starts = np.concatenate([[0], ends[:-1] + 1]) if len(ends) else ends
-    sizes = ends - starts + 1
-    if (sizes > 10).any():
-        raise ValueError("a number of more than 64 bits")
-    shifts = 7 * (np.arange(len(data)) - np.repeat(starts, sizes))
-    bits = (data & 0x7F).astype(np.uint64) << shifts.astype(np.uint64)
-    return np.add.reduceat(bits, starts).view(np.int64) if len(starts) else np.zeros(0, np.int64)
+def _values(feature: Any) -> Values:
+    """A Feature's list."""
+    kind = feature.WhichOneof("kind")
+    if kind == "float_list":
+        return np.array(feature.float_list.value, np.float32)
+    if kind == "int64_list":
+        return np.array(feature.int64_list.value, np.int64)
+    return list(feature.bytes_list.value)

@@ -55,16 +55,27 @@ def test_lists_of_numbers(packed: bool) -> None:
             b"".join(b"\x08" + varint(i & (1 << 64) - 1) for i in integers),
         )
     entries = [field(1, field(1, n) + field(2, field(k, h))) for n, k, h in ((b"f", 2, held[0]), (b"i", 3, held[1]))]
-    found = reader.parse_example(memoryview(field(1, b"".join(entries))))
+    found = reader.parse_example(field(1, b"".join(entries)))
     np.testing.assert_array_equal(found["f"], floats)
     assert isinstance(found["i"], np.ndarray) and found["i"].tolist() == integers
+
+
+def test_features_that_are_named_twice_or_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reader, "MAX_FEATURES", 2)
+    twice = example({"a": [b"x"], "b": [b"y"]}) + example({"a": [b"z"]})
+    assert reader.parse_example(twice) == {"a": [b"z"], "b": [b"y"]}
+    with pytest.raises(ValueError, match="more than 2 features"):
+        reader.parse_example(twice + example({"c": [b""]}))
+    nan = np.array([0x7F800001, 0x7FC12345, 0xFF812345], "<u4")
+    found = reader.parse_example(example({"a": nan.view("<f4")}))["a"]
+    assert isinstance(found, np.ndarray) and found.view("<u4").tolist() == nan.tolist(), "bit for bit"
 
 
 @given(st.binary(max_size=80))
 @settings(max_examples=200, deadline=None)
 def test_any_bytes_are_parsed_or_refused(data: bytes) -> None:
     try:
-        reader.parse_example(memoryview(data))
+        reader.parse_example(data)
     except ValueError:  # UnicodeDecodeError is one
         pass
 
