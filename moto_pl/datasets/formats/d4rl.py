@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 
 from moto_pl.datasets.formats.hdf5 import READ_ERRORS, camera, checked, holds, is_camera, is_vector, numbers, vector
-from moto_pl.datasets.formats.recorded import MAX_STEPS, Recorded, damaged
+from moto_pl.datasets.formats.recorded import MAX_STEPS, Recorded, reading
 from moto_pl.envs.actions import ActionScale
 from moto_pl.errors import SettingError
 
@@ -26,7 +26,7 @@ class D4RL:
 
     def __init__(self, path: Path) -> None:
         self.path = checked(path)
-        try:
+        with reading(path, READ_ERRORS):
             with h5py.File(path, "r") as file:
                 self._seen = _observations(file)
                 self.cameras = tuple(name for name, place in self._seen.items() if is_camera(file[place]))
@@ -42,10 +42,6 @@ class D4RL:
                                 "source", f"{len(flags)} {name} for {steps} rewards in {path}", "Mend it."
                             )
                         ends |= flags > 0
-        except READ_ERRORS as error:
-            if isinstance(error, SettingError):
-                raise
-            raise damaged(path, error) from error
         if not self.cameras and self._seen:
             fix = "Frames are needed: `moto data render` draws the kitchen's states."
             raise SettingError("source", f"no frames in {path}: states and actions alone", fix)
@@ -67,13 +63,9 @@ class D4RL:
             raise SettingError(
                 "source", f"{len(span):,} steps in {place}", "Mark where episodes end: terminals, timeouts."
             )
-        try:
+        with reading(self.path, READ_ERRORS, f"episode {index}"):
             with h5py.File(self.path, "r") as file:
                 return self._recorded(file, span, place, index)
-        except READ_ERRORS as error:
-            if isinstance(error, SettingError):
-                raise
-            raise damaged(self.path, error, f"episode {index}") from error
 
     def _recorded(self, file: h5py.File, span: range, place: str, index: int) -> Recorded:
         rows = slice(span.start, span.stop)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from moto_pl.datasets.formats.recorded import Camera, Recorded, damaged
+from moto_pl.datasets.formats.recorded import Camera, Recorded, reading
 from moto_pl.datasets.npz_import import READ_ERRORS, NpzRows, check_members, is_camera, is_vector, read_rows
 from moto_pl.envs.actions import ActionScale
 from moto_pl.errors import SettingError
@@ -163,12 +163,10 @@ def _chunks(path: Path) -> list[tuple[Path, re.Match[str]]]:
 @lru_cache(maxsize=2)
 def _load(path: Path, names: tuple[str, ...] | None = None) -> dict[str, np.ndarray]:
     """A chunk's arrays, of one number of rows."""
-    try:
+    with reading(path, READ_ERRORS):
         check_members(path)
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: np.asarray(file[name]) for name in names or file.files}
-    except READ_ERRORS as error:
-        raise damaged(path, error) from error
     needed = names or ("action", "reward", "is_first", "is_last", "is_terminal")
     if missing := [name for name in needed if name not in arrays]:
         raise SettingError("source", f"no {', '.join(missing)} in {path}", "A chunk of a replay has them.")

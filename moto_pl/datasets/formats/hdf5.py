@@ -8,7 +8,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from moto_pl.datasets.formats.recorded import MAX_PIXELS, MAX_STEPS, Camera, damaged
+from moto_pl.datasets.formats.recorded import MAX_PIXELS, MAX_STEPS, Camera, reading
 from moto_pl.datasets.hdf5_check import check_hdf5
 from moto_pl.errors import SettingError
 from moto_pl.reading import open_regular
@@ -47,12 +47,8 @@ def checked(path: Path) -> Path:
         Damaged: it is not.
         SettingError: no process could look through it.
     """
-    try:
+    with reading(path, (OSError, ValueError)):
         check_hdf5(path)
-    except SettingError:
-        raise
-    except (OSError, ValueError) as error:
-        raise damaged(path, error) from error
     return path
 
 
@@ -112,14 +108,12 @@ def camera(path: Path, name: str, rows: range, last: tuple[str, int] | None = No
     """
 
     def frames() -> Iterator[np.ndarray]:
-        try:
+        with reading(path, READ_ERRORS, name):
             with h5py.File(path, "r") as file:
                 for start in range(rows.start, rows.stop, ROWS):
                     yield from _channel_last(file[name][start : min(start + ROWS, rows.stop)])
                 if last is not None:
                     yield from _channel_last(file[last[0]][last[1] : last[1] + 1])
-        except READ_ERRORS as error:
-            raise damaged(path, error, name) from error
 
     return Camera(len(rows) + (last is not None), frames)
 

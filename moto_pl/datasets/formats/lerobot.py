@@ -16,7 +16,7 @@ import numpy as np
 
 from moto_pl.datasets.formats import video
 from moto_pl.datasets.formats.parquet import ParquetFile
-from moto_pl.datasets.formats.recorded import MAX_PIXELS, MAX_STEPS, Camera, Damaged, Recorded, damaged
+from moto_pl.datasets.formats.recorded import MAX_PIXELS, MAX_STEPS, Camera, Damaged, Recorded, damaged, reading
 from moto_pl.envs.actions import ActionScale
 from moto_pl.errors import SettingError
 from moto_pl.reading import parse_json, read_bytes, read_json
@@ -163,11 +163,10 @@ class LeRobot:
 
     def _inside(self, relative: str) -> Path:
         """A file of the dataset, also where the hub's cache keeps it beside the folder; no link leads elsewhere."""
-        try:
+        # A name that no file can have, or a link to itself.
+        with reading(self.root, (OSError, ValueError, RuntimeError), relative[:80]):
             path, root = (self.root / relative).resolve(), self.root.resolve()
             there = path.is_file()
-        except (OSError, ValueError, RuntimeError) as error:  # a name that no file can have, a link to itself
-            raise damaged(self.root, error, relative[:80]) from error
         home = root.parent.parent if root.parent.name == "snapshots" else root
         if not path.is_relative_to(home):
             raise SettingError(
@@ -187,12 +186,10 @@ class LeRobot:
             "data_path?": str | None,
             "video_path?": str | None,
         }
-        try:
+        with reading(path, (OSError, ValueError)):
             info = read_json(path, shape, MAX_META)
             if not all(isinstance(found, dict) for found in info["features"].values()):
                 raise ValueError("a feature without a dtype")
-        except (OSError, ValueError) as error:
-            raise damaged(path, error) from error
         version = info["codebase_version"]
         if not re.fullmatch(r"v?(2\.[01]|3\.\d+)(\.\d+)?", version):
             found = f"{path}: version {version[:20]!r}"
@@ -228,15 +225,13 @@ class LeRobot:
     def _episodes(self) -> Iterator[Place]:
         """Of v2.1: a line an episode."""
         path = self.root / "meta/episodes.jsonl"
-        try:
+        with reading(path, (OSError, ValueError)):
             for line in read_bytes(path, MAX_META).splitlines():
                 found = parse_json(line, {"episode_index": int, "length": int})
                 index = found["episode_index"]
                 if not 0 <= index < MAX_EPISODES or not 1 <= found["length"] <= MAX_STEPS:
                     raise ValueError(f"episode {index} of length {found['length']}")
                 yield Place(index, found["length"], {"episode_chunk": index // self._chunk, "episode_index": index})
-        except (OSError, ValueError) as error:
-            raise damaged(path, error) from error
 
     def _packed_episodes(self) -> Iterator[Place]:
         """Of v3: rows of parquet files that say where each episode lies."""

@@ -10,7 +10,7 @@ from gymnasium import spaces
 from minari.dataset.minari_storage import METADATA_FILE_NAME, MinariStorage
 
 from moto_pl.datasets.formats.hdf5 import checked
-from moto_pl.datasets.formats.recorded import MAX_PIXELS, Camera, Recorded, damaged
+from moto_pl.datasets.formats.recorded import MAX_PIXELS, Camera, Recorded, damaged, reading
 from moto_pl.datasets.minari_files import READ_ERRORS, read_metadata
 from moto_pl.datasets.minari_io import DATA_FILE
 from moto_pl.datasets.offered import is_vector, leaves, observed
@@ -53,7 +53,7 @@ class MinariSource:
     def read(self, index: int) -> Recorded:
         """One episode."""
         place = f"episode {index} of {self.path}"
-        try:
+        with reading(self.path, READ_ERRORS, f"episode {index}"):
             raw = next(iter(self._storage.get_episodes([index])))
             names = (*self.cameras, *self.vectors)
             seen = {name: np.asarray(observed(raw["observations"], self._keys[name])) for name in names}
@@ -67,8 +67,6 @@ class MinariSource:
                 for name, values in infos.items()
                 if name not in SUCCESS_KEYS and (rows := step_rows(values, len(action))) is not None
             }
-        except READ_ERRORS as error:
-            raise damaged(self.path, error, f"episode {index}") from error
         if terminations[:-1].any():
             found = f"a termination before the last step in {place}"
             raise SettingError("source", found, "Make what follows another episode, and write it again.")

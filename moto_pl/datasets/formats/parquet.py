@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from moto_pl.datasets.formats.recorded import MAX_PIXELS, MAX_STEPS, Damaged, damaged
+from moto_pl.datasets.formats.recorded import MAX_PIXELS, MAX_STEPS, Damaged, damaged, reading
 from moto_pl.errors import SettingError
 from moto_pl.reading import open_regular
 
@@ -47,14 +47,12 @@ class ParquetFile:
         arrow = pyarrow()
         self.path = path
         self._errors = (arrow.ArrowException, OSError, ValueError, TypeError, OverflowError, MemoryError)
-        try:
+        with reading(path, self._errors):
             self._file = arrow.parquet.ParquetFile(open_regular(path))
             self._metadata = self._file.metadata
             groups = range(self._metadata.num_row_groups)
             sizes = [self._metadata.row_group(group).total_byte_size for group in groups]
             self._rows = [self._metadata.row_group(group).num_rows for group in groups]
-        except self._errors as error:
-            raise damaged(path, error) from error
         if max(sizes, default=0) > MAX_ROW_GROUP or min([*sizes, *self._rows, 0]) < 0:
             raise Damaged(f"{path}, of which a part claims {max(sizes):,} bytes", "Write it in smaller row groups.")
         self.names = tuple(self._file.schema_arrow.names)
@@ -85,7 +83,7 @@ class ParquetFile:
     def images(self, name: str, rows: range) -> Iterator[np.ndarray]:
         """Rows of a column of embedded images, decoded one by one: uint8 [H, W, 3]."""
         place = f"column {name}"
-        try:
+        with reading(self.path, self._errors, place):
             for piece in self._batches(name, rows, size=16):
                 for value in piece:
                     content = value.as_py()
@@ -94,10 +92,6 @@ class ParquetFile:
                         found = f"no image in column {name} of {self.path}"
                         raise SettingError("source", found, "Embed the images in the file, or store videos.")
                     yield decode_image(content, self.path, place)
-        except self._errors as error:
-            if isinstance(error, SettingError):
-                raise
-            raise damaged(self.path, error, place) from error
 
     def _batches(self, name: str, rows: range, size: int = 4096) -> Iterator[Any]:
         """The column's arrays over some rows of the file, from the row groups that hold them."""
@@ -165,10 +159,8 @@ def decode_image(content: bytes, path: Path, place: str) -> np.ndarray:
     Raises:
         Damaged: it is none, or has too many pixels.
     """
-    try:
+    with reading(path, (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError), place):
         with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"an image of {image.width} x {image.height}")
             return np.asarray(image.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise damaged(path, error, place) from error

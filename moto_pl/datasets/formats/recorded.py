@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -141,6 +142,23 @@ class Source(Protocol):
             SettingError: it is not what the format says.
         """
         ...
+
+
+@contextmanager
+def reading(path: Path, errors: tuple[type[Exception], ...], place: str = "") -> Iterator[None]:
+    """A block that reads ``path``: what a library raises on a damaged file becomes the error for it.
+
+    A SettingError, which says already what is wrong, stays as it is.
+
+    Raises:
+        Damaged: in place of ``errors``; names the place in the file.
+    """
+    try:
+        yield
+    except SettingError:
+        raise
+    except errors as error:
+        raise damaged(path, error, place) from error
 
 
 def damaged(path: Path, error: object, place: str = "") -> Damaged:

@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 
 from moto_pl.datasets.formats.hdf5 import READ_ERRORS, camera, checked, holds, is_camera, is_vector, numbers, vector
-from moto_pl.datasets.formats.recorded import Recorded, damaged
+from moto_pl.datasets.formats.recorded import Recorded, reading
 from moto_pl.envs.actions import ActionScale
 from moto_pl.errors import SettingError
 from moto_pl.reading import parse_json
@@ -27,7 +27,7 @@ class Robomimic:
 
     def __init__(self, path: Path) -> None:
         self.path = checked(path)
-        try:
+        with reading(path, READ_ERRORS):
             with h5py.File(path, "r") as file:
                 data = file["data"]
                 #: In the order in which they were recorded: demo_10 after demo_9.
@@ -41,10 +41,6 @@ class Robomimic:
                 self.cameras = tuple(name for name in seen if is_camera(seen[name]))
                 self.vectors = tuple(name for name in seen if is_vector(seen[name]))
                 self.columns = tuple(name for name in ("rewards", "dones") if name in first)
-        except READ_ERRORS as error:
-            if isinstance(error, SettingError):
-                raise
-            raise damaged(path, error) from error
         self.reward = "rewards" if "rewards" in self.columns else None
 
     def __len__(self) -> int:
@@ -53,13 +49,9 @@ class Robomimic:
     def read(self, index: int) -> Recorded:
         """One demonstration."""
         name = self.demos[index]
-        try:
+        with reading(self.path, READ_ERRORS, name):
             with h5py.File(self.path, "r") as file:
                 return self._recorded(name, file["data"][name])
-        except READ_ERRORS as error:
-            if isinstance(error, SettingError):
-                raise
-            raise damaged(self.path, error, name) from error
 
     def _recorded(self, name: str, demo: h5py.Group) -> Recorded:
         seen, after = demo["obs"], demo.get("next_obs", {})

@@ -14,7 +14,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from moto_pl.datasets.formats.recorded import Damaged, damaged
+from moto_pl.datasets.formats.recorded import reading
 from moto_pl.reading import open_regular
 
 MAX_RECORD = 1 << 32
@@ -71,7 +71,7 @@ def offsets(path: Path) -> Iterator[tuple[int, int]]:
     Raises:
         Damaged: the file is cut short, or a length's checksum is wrong.
     """
-    try:
+    with reading(path, (OSError, ValueError)):
         with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
             place = 0
@@ -80,10 +80,6 @@ def offsets(path: Path) -> Iterator[tuple[int, int]]:
                 yield place + 12, length
                 place += 16 + length
                 file.seek(place)
-    except (OSError, ValueError) as error:
-        if isinstance(error, Damaged):
-            raise
-        raise damaged(path, error) from error
 
 
 def read_record(path: Path, offset: int, length: int) -> dict[str, Values]:
@@ -92,15 +88,13 @@ def read_record(path: Path, offset: int, length: int) -> dict[str, Values]:
     Raises:
         Damaged: its checksum is wrong, or it is no Example.
     """
-    try:
+    with reading(path, (OSError, ValueError, MemoryError), f"the record at byte {offset - 12}"):
         with open_regular(path) as file:
             file.seek(offset)
             data = file.read(length)
             if len(data) != length or int.from_bytes(file.read(4), "little") != _masked(crc32c(data)):
                 raise ValueError("a checksum that does not match its record")
         return parse_example(data)
-    except (OSError, ValueError, MemoryError) as error:
-        raise damaged(path, error, f"the record at byte {offset - 12}") from error
 
 
 def parse_example(data: bytes) -> dict[str, Values]:

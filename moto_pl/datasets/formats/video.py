@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from moto_pl.datasets.formats.recorded import MAX_PIXELS, Damaged, damaged
+from moto_pl.datasets.formats.recorded import MAX_PIXELS, Damaged, reading
 from moto_pl.errors import SettingError
 from moto_pl.reading import open_regular
 
@@ -45,13 +45,9 @@ def frames(path: Path, times: np.ndarray, fps: float, shape: tuple[int, int]) ->
         Damaged: it cannot be read, frames have another size, or one is missing.
     """
     av = pyav()
-    try:
+    with reading(path, (av.error.FFmpegError, OSError, ValueError, IndexError, TypeError, OverflowError, MemoryError)):
         with open_regular(path) as file, av.open(file, format="mp4") as container:
             yield from _decoded(path, container, times, fps, shape)
-    except (av.error.FFmpegError, OSError, ValueError, IndexError, TypeError, OverflowError, MemoryError) as error:
-        if isinstance(error, SettingError):
-            raise
-        raise damaged(path, error) from error
 
 
 def _decoded(path: Path, container: Any, times: np.ndarray, fps: float, shape: tuple[int, int]) -> Iterator[np.ndarray]:
