@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import zipfile
@@ -31,13 +32,8 @@ MAX_NPZ = 1 << 32
 """Bytes that an episode's arrays may come to."""
 
 
-def read_npz(
-    path: str | os.PathLike[str],
-    success_reward: float | None = None,
-    objects: Sequence[str] = (),
-    counted_in_order: bool = False,
-) -> Episode:
-    """Read and validate one episode.
+def read_npz(path: str | os.PathLike[str], objects: Sequence[str] = ()) -> Episode:
+    """Read and validate one episode; a step with a reward above 0 is a success.
 
     Row t of each array holds the action that led to frame t and the reward received with it; row 0 is the reset.
 
@@ -49,18 +45,14 @@ def read_npz(
         path: an npz file with ``image`` uint8 [T + 1, H, W, 3], ``action`` float [T + 1, A] in [-1, 1], ``reward``
             float [T + 1] (unless the task's objects have theirs), and bool ``is_first``, ``is_last``, ``is_terminal``
             [T + 1]; other arrays are left unread.
-        success_reward: a step with this reward or more is a success; None: any step with a reward above 0.
         objects: the task's objects in the task's order; none for a task without.
-        counted_in_order: where there is no array for each object, take the task's i-th object to be in place wherever
-            ``reward`` is i or more: right for episodes whose reward counts the task's objects and that complete them in
-            the task's order.
 
     Raises:
         SettingError: the file cannot be read, an array is missing or has another shape, type or range, the first row is
-            no reset, there are several episodes in the file, or ``reward`` is no count of the task's objects.
+            no reset, or there are several episodes in the file.
     """
     path = Path(path)
-    rows = read_rows(path, objects, counted_in_order)
+    rows = read_rows(path, objects)
     try:
         return Episode(
             image=rows.seen["image"],
@@ -68,7 +60,7 @@ def read_npz(
             reward=rows.reward,
             terminated=rows.terminated,
             truncated=not rows.terminated,
-            success=rows.reward > 0 if success_reward is None else rows.reward >= success_reward,
+            success=rows.reward > 0,
             extras=rows.extras,
             info={"source": path.name},
         )
@@ -95,7 +87,18 @@ class NpzRows(NamedTuple):
 
 
 def read_rows(path: Path, objects: Sequence[str] = (), counted_in_order: bool = False) -> NpzRows:
-    """Reads and validates one episode; see :func:`read_npz`, but actions may have any size."""
+    """Reads and validates one episode; see :func:`read_npz`, but actions may have any size.
+
+    Args:
+        path: an npz file.
+        objects: the task's objects in the task's order; none for a task without.
+        counted_in_order: where there is no array for each object, take the task's i-th object to be in place wherever
+            ``reward`` is i or more: right for episodes whose reward counts the task's objects and that complete them in
+            the task's order.
+
+    Raises:
+        SettingError: as :func:`read_npz`, or ``reward`` is no count of the task's objects.
+    """
     arrays, of_objects, seen = _read_arrays(path, objects)
     _check_rows(path, arrays)
     states = {name: arrays[key][1:] > 0 for name, key in of_objects.items()}
@@ -193,10 +196,7 @@ def _check_header(member: IO[bytes], entry: zipfile.ZipInfo) -> None:
         shape, _, dtype = read(member)
     except Exception as error:  # NumPy reads it as Python's own text, which is wrong in many ways
         raise ValueError(f"{entry.filename} has no header ({type(error).__name__})") from None
-    items = 1
-    for length in shape:
-        items *= length
-    if not dtype.hasobject and items * dtype.itemsize != entry.file_size - member.tell():
+    if not dtype.hasobject and math.prod(shape) * dtype.itemsize != entry.file_size - member.tell():
         raise ValueError(f"{entry.filename} claims another shape than it holds")
 
 
@@ -240,21 +240,3 @@ def _check_rows(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
         raise SettingError(
             f"{path}: action", "an action in row 0", "Row t holds the action that led to frame t; row 0 has none: zero."
         )
-
-
-def find_npz(sources: Sequence[str | os.PathLike[str]]) -> list[Path]:
-    """The npz files among ``sources`` and in the directories among them, sorted within each.
-
-    Raises:
-        SettingError: a source that is not there, or a directory without an npz file.
-    """
-    found: list[Path] = []
-    for source in map(Path, sources):
-        files = sorted(source.glob("*.npz")) if source.is_dir() else [source]
-        if not files or not files[0].is_file():
-            what = "a directory without npz files" if source.is_dir() else "no such file"
-            raise SettingError("source", f"{source}: {what}", "Give npz files, or a directory that holds some.")
-        found += files
-    if not found:
-        raise SettingError("source", "nothing", "Give npz files, or a directory that holds some.")
-    return found

@@ -65,7 +65,8 @@ def test_the_action_of_a_row_is_the_one_before_its_frame(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(("least", "expected"), [(None, [1, 1, 1, 1]), (3.0, [0, 0, 1, 1])])
 def test_which_steps_are_a_success(tmp_path: Path, least: float | None, expected: list[int]) -> None:
-    np.testing.assert_array_equal(read_npz(save(tmp_path / "a.npz"), least).success, np.array(expected, bool))
+    import_npz([save(tmp_path / "a.npz")], "moto_pl/x-v0", success_reward=least)
+    np.testing.assert_array_equal(open_dataset("moto_pl/x-v0")[0].success, np.array(expected, bool))
 
 
 def test_a_directory_becomes_a_dataset(tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -253,8 +254,9 @@ def test_real_episodes_get_their_prefixes(expert: Path, gl: str) -> None:
     """The order that their count stands for is that in which the simulator sees their actions complete objects."""
     mixed = KITCHEN_TASKS["mixed"]
     env = KitchenEnv(joint_noise=0.0)
-    for number in (0, 1, 4):  # whose actions complete all four again
-        episode = read_npz(expert / f"expert_{number}.npz", objects=mixed, counted_in_order=True)
+    files = [expert / f"expert_{number}.npz" for number in (0, 1, 4)]  # whose actions complete all four again
+    import_npz(files, "moto_pl/expert-v0", "moto_pl/Kitchen-mixed-v0", counted_in_order=True)
+    for episode in open_dataset("moto_pl/expert-v0"):
         env.start(0)
         in_place = []
         for action in episode.action:

@@ -14,7 +14,7 @@ from rich.progress import track
 
 from moto_pl.datasets.minari_io import check_target, default_id, open_dataset
 from moto_pl.datasets.minari_write import write_dataset
-from moto_pl.datasets.npz_import import find_npz, read_npz
+from moto_pl.datasets.npz_import import read_npz
 from moto_pl.datasets.parallel import in_processes
 from moto_pl.datasets.recording import Built, Recording, check_counts, demonstration_seed, versions
 from moto_pl.envs import KITCHEN_TASKS, kitchen_id
@@ -173,7 +173,10 @@ def _actions(source: str | os.PathLike[str], objects: Sequence[str]) -> Iterator
     """Names and actions [T, 9] of the source's episodes, of a task with these objects."""
     path = Path(source).expanduser()
     if path.suffix == ".npz" or (path.is_dir() and any(path.glob("*.npz"))):
-        files = find_npz([path])
+        files = sorted(path.glob("*.npz")) if path.is_dir() else [path]
+        if not files or not files[0].is_file():
+            what = "a directory without npz files" if path.is_dir() else "no such file"
+            raise SettingError("source", f"{path}: {what}", "Give npz files, or a directory that holds some.")
         episodes: Iterator[tuple[str, np.ndarray]] = ((f.name, read_npz(f, objects=objects).action) for f in files)
     else:
         reader = open_dataset(source)
