@@ -16,8 +16,6 @@ from typing import Any
 from moto_pl.errors import SettingError
 from moto_pl.files import is_held, make_directory, sync
 
-_HIDDEN = r"\.{name}\.[0-9a-f]{{8}}(\.old)?"
-
 
 @contextmanager
 def staged(path: Path) -> Iterator[Path]:
@@ -84,7 +82,7 @@ def begin_parts(parts: Path, settings: Mapping[str, Any], done: str) -> None:
 
 def _sweep(path: Path) -> None:
     """Removes what killed writers left. One that was killed between its renames left ``path`` itself, as ``.old``."""
-    pattern = re.compile(_HIDDEN.format(name=re.escape(path.name)))
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}(\.old)?")
     for left in sorted(path.parent.glob(f".{path.name}.*")):
         if not pattern.fullmatch(left.name) or not left.is_dir() or left.is_symlink():
             continue

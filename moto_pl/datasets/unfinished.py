@@ -41,19 +41,14 @@ def unfinished(
     path, _ = target_path(target)
     parts = path.parent / f".{path.name}.{work}ing"
     begin_parts(parts, settings, done)
-    with lock_run(parts, "output", f"another {work} is at work"), _removed_where_refused(parts):
-        yield _whole_parts(parts)
+    with lock_run(parts, "output", f"another {work} is at work"):
+        try:
+            yield _whole_parts(parts)
+        except SettingError as error:
+            if not error.setting.startswith(str(parts)):
+                shutil.rmtree(parts)
+            raise
         shutil.rmtree(parts)
-
-
-@contextmanager
-def _removed_where_refused(parts: Path) -> Iterator[None]:
-    try:
-        yield
-    except SettingError as error:
-        if not error.setting.startswith(str(parts)):
-            shutil.rmtree(parts)
-        raise
 
 
 def _whole_parts(parts: Path) -> EpisodeStore:
