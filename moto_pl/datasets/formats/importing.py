@@ -103,7 +103,7 @@ def import_dataset(
             hub, or of a local Minari dataset.
         output: dataset id or path; None is ``moto_pl/import/<name>-v0``.
         env: the environment that the episodes came from, kept in the dataset.
-        counted_in_order: as in :func:`~moto_pl.datasets.npz_import.read_npz`, of the objects of ``env``.
+        counted_in_order: as in :func:`~moto_pl.datasets.npz_import.read_rows`, of the objects of ``env``.
         cameras: those to keep, as ``NAME=CAMERA``: your name for it, and the source's.
         state: state vectors to keep beside them, as ``NAME=VECTOR``; none by default.
         action_bounds: lowest and highest action, of all numbers or of each; none: the format's own, else the data's.
@@ -129,27 +129,28 @@ def import_dataset(
     check_target(target, overwrite)
     trim, bounds = (trim_start, trim_end), tuple(action_bounds)
     words = Words(cameras, state, bounds, reward, success_reward, fps, merge_actions, trim, image_size)
-    plan = _plan(units, words, keep_whole_episodes)
-    return _carry_out(plan, target, env, overwrite, workers)
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """What is read, and what is made of it.
-
-    Attributes:
-        units: the sources, of one format.
-        selection: what is kept of each episode.
-        labels: rewards from a file.
-        keep: whether a source may be cut short.
-        observation: what the dataset's frames and vectors are.
-    """
-
-    units: Sequence[Unit]
-    selection: Selection
-    labels: Labels | None
-    keep: bool
-    observation: Observation
+    selection, labels = _selected(units, words)
+    seen = ObservationConfig(tuple(selection.cameras), tuple(selection.sizes))
+    observation = Observation.of(seen, selection.sizes, selection.image_size)
+    jobs = list(_jobs(units, selection, labels, keep_whole_episodes))
+    settings = _settings(units, selection, labels, len(jobs), keep_whole_episodes)
+    with unfinished(target, settings, "import", "imported") as store:
+        resumed = len(store)
+        stop, reason = _read_all(store, jobs, workers)
+        actions = _own_actions(selection.bounds, [store[index] for index in range(stop)])
+        metadata = {
+            "env_kwargs": {},
+            "source": units[0].format,
+            "episodes": stop,
+            "cameras": selection.cameras,
+            "state": selection.state,
+            "selection": asdict(selection),
+            "versions": versions("minari", "numpy", "pillow"),
+        }
+        episodes = (store[index].as_episode() for index in range(stop))
+        written = write_dataset(target, episodes, env, metadata, overwrite, observation, actions)
+    left_out = len(jobs) - stop
+    return Imported(written, units[0].format, stop, min(resumed, stop), left_out, reason, actions.bounds)
 
 
 def _units(source: Sequence[str | os.PathLike[str]], env: str | None, counted_in_order: bool) -> list[Unit]:
@@ -162,38 +163,14 @@ def _units(source: Sequence[str | os.PathLike[str]], env: str | None, counted_in
     return [replace(unit, objects=objects, counted_in_order=counted_in_order) for unit in units]
 
 
-def _plan(units: Sequence[Unit], words: Words, keep: bool) -> _Plan:
+def _selected(units: Sequence[Unit], words: Words) -> tuple[Selection, Labels | None]:
     """What the user's words mean for the first of the sources that has an episode: the others have to be like it."""
     first = next((opened for opened in map(open_unit, units) if len(opened)), None)
     if first is None:
         raise SettingError("source", f"no episodes in {units[0].path}", "Give a source with at least one.")
     if words.success_reward is None and units[0].objects:
         words = words._replace(success_reward=float(len(units[0].objects)))
-    selection, labels = select(first, words)
-    seen = ObservationConfig(tuple(selection.cameras), tuple(selection.sizes))
-    return _Plan(units, selection, labels, keep, Observation.of(seen, selection.sizes, selection.image_size))
-
-
-def _carry_out(plan: _Plan, target: str | os.PathLike[str], env: str | None, overwrite: bool, workers: int) -> Imported:
-    """Reads what is not read yet, and writes the dataset."""
-    jobs = list(_jobs(plan))
-    with unfinished(target, _settings(plan, jobs), "import", "imported") as store:
-        resumed = len(store)
-        stop, reason = _read_all(store, jobs, workers)
-        actions = _own_actions(plan.selection.bounds, [store[index] for index in range(stop)])
-        metadata = {
-            "env_kwargs": {},
-            "source": plan.units[0].format,
-            "episodes": stop,
-            "cameras": plan.selection.cameras,
-            "state": plan.selection.state,
-            "selection": asdict(plan.selection),
-            "versions": versions("minari", "numpy", "pillow"),
-        }
-        episodes = (store[index].as_episode() for index in range(stop))
-        written = write_dataset(target, episodes, env, metadata, overwrite, plan.observation, actions)
-    form, left_out = plan.units[0].format, len(jobs) - stop
-    return Imported(written, form, stop, min(resumed, stop), left_out, reason, actions.bounds)
+    return select(first, words)
 
 
 def _own_actions(bounds: ActionScale | None, episodes: Sequence[Any]) -> OwnActions:
@@ -231,9 +208,9 @@ def read_job(job: Job) -> Episode | str:
 def _read_all(store: Any, jobs: Sequence[Job], workers: int) -> tuple[int, str]:
     """Reads what the store does not have yet; returns how many episodes there are, and what ended them."""
     todo = jobs[len(store) :]
-    done = (
-        _in_turn(todo) if workers == 1 else in_processes(read_job, todo, min(workers, len(todo) or 1), TIMEOUT_S, False)
-    )
+    done: Iterator[tuple[int, Episode | str]] = enumerate(map(read_job, todo))
+    if workers > 1:
+        done = in_processes(read_job, todo, min(workers, len(todo) or 1), TIMEOUT_S, False)
     stop, reason, waiting = len(jobs), "", set(range(len(store), len(jobs)))
     for place, episode in track(done, "importing", total=len(todo), transient=True, console=Console(stderr=True)):
         number = todo[place].number
@@ -251,11 +228,6 @@ def _read_all(store: Any, jobs: Sequence[Job], workers: int) -> tuple[int, str]:
     return stop, reason
 
 
-def _in_turn(jobs: Sequence[Job]) -> Iterator[tuple[int, Episode | str]]:
-    for place, job in enumerate(jobs):
-        yield place, read_job(job)
-
-
 def _objects(format: str, env: str | None, counted_in_order: bool) -> tuple[str, ...]:
     """The objects of a kitchen task, of which npz episodes may tell each; none for any other source."""
     objects = tuple(task_objects(env, {})) if env is not None and format == "dreamer" else ()
@@ -268,32 +240,34 @@ def _objects(format: str, env: str | None, counted_in_order: bool) -> tuple[str,
     return objects
 
 
-def _jobs(plan: _Plan) -> Iterator[Job]:
+def _jobs(units: Sequence[Unit], selection: Selection, labels: Labels | None, keep: bool) -> Iterator[Job]:
     number = 0
-    for unit in plan.units:
+    for unit in units:
         try:
             count = len(open_unit(unit))
         except Damaged:
-            if not plan.keep or number == 0:
+            if not keep or number == 0:
                 raise
             count = 1  # which will be found damaged, and end the import
         for index in range(count):
-            yield Job(unit, index, number, plan.selection, plan.labels, plan.keep)
+            yield Job(unit, index, number, selection, labels, keep)
             number += 1
 
 
-def _settings(plan: _Plan, jobs: Sequence[Job]) -> dict[str, Any]:
+def _settings(
+    units: Sequence[Unit], selection: Selection, labels: Labels | None, episodes: int, keep: bool
+) -> dict[str, Any]:
     """What a half import must have in common with the one that goes on with it."""
     digest = hashlib.sha256()
-    for unit in plan.units:
+    for unit in units:
         files = sorted(unit.path.rglob("*")) if unit.path.is_dir() else [unit.path]
         for file in filter(Path.exists, files):  # a link may lead to nothing
             status = file.stat()
             digest.update(f"{file}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
-    if (labels := plan.labels) is not None:
+    if labels is not None:
         digest.update(json.dumps([labels.last, labels.steps, labels.success], sort_keys=True).encode())
-    own = {"source": digest.hexdigest(), "episodes": len(jobs), "keep_whole_episodes": plan.keep}
-    return own | asdict(plan.selection)
+    own = {"source": digest.hexdigest(), "episodes": episodes, "keep_whole_episodes": keep}
+    return own | asdict(selection)
 
 
 def _name(source: str | os.PathLike[str]) -> str:

@@ -8,13 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from moto_pl.datasets.formats import d4rl, dreamer, lerobot, minari_source, rlds, robomimic
-from moto_pl.datasets.formats.d4rl import D4RL
-from moto_pl.datasets.formats.dreamer import Chunks, Npz
-from moto_pl.datasets.formats.lerobot import LeRobot
-from moto_pl.datasets.formats.minari_source import MinariSource
 from moto_pl.datasets.formats.recorded import Source
-from moto_pl.datasets.formats.rlds import RLDS
-from moto_pl.datasets.formats.robomimic import Robomimic
 from moto_pl.errors import SettingError
 
 MAX_FILES = 1_000_000
@@ -43,34 +37,26 @@ class Format:
     """A format.
 
     Attributes:
-        name: the word for it.
         title: what it is called in a list.
         recognises: whether a file or a folder is of it; looks at little.
-        open: its episodes.
+        open: its episodes, of a path.
     """
 
-    name: str
     title: str
     recognises: Callable[[Path], bool]
-    open: Callable[[Unit], Source]
-
-
-def _npz(unit: Unit) -> Source:
-    return Npz(unit.path, unit.objects, unit.counted_in_order)
+    open: Callable[..., Source]
 
 
 FORMATS: dict[str, Format] = {
-    found.name: found
-    for found in (
-        Format("lerobot", "LeRobot v2 and v3 (a folder)", lerobot.recognises, lambda unit: LeRobot(unit.path)),
-        Format("robomimic", "robomimic, LIBERO (HDF5)", robomimic.recognises, lambda unit: Robomimic(unit.path)),
-        Format("minari", "Minari (a folder)", minari_source.recognises, lambda unit: MinariSource(unit.path)),
-        Format("d4rl", "D4RL (HDF5)", d4rl.recognises, lambda unit: D4RL(unit.path)),
-        Format("rlds", "RLDS (tfrecord)", rlds.recognises, lambda unit: RLDS(unit.path)),
-        Format("dreamer", "DreamerV2 (npz)", dreamer.recognises, _npz),
-        Format("dreamerv3", "DreamerV3 (npz chunks)", dreamer.recognises_chunks, lambda unit: Chunks(unit.path)),
-    )
+    "lerobot": Format("LeRobot v2 and v3 (a folder)", lerobot.recognises, lerobot.LeRobot),
+    "robomimic": Format("robomimic, LIBERO (HDF5)", robomimic.recognises, robomimic.Robomimic),
+    "minari": Format("Minari (a folder)", minari_source.recognises, minari_source.MinariSource),
+    "d4rl": Format("D4RL (HDF5)", d4rl.recognises, d4rl.D4RL),
+    "rlds": Format("RLDS (tfrecord)", rlds.recognises, rlds.RLDS),
+    "dreamer": Format("DreamerV2 (npz)", dreamer.recognises, dreamer.Npz),
+    "dreamerv3": Format("DreamerV3 (npz chunks)", dreamer.recognises_chunks, dreamer.Chunks),
 }
+"""By the word for each."""
 
 
 def find_units(paths: Sequence[Path]) -> list[Unit]:
@@ -95,7 +81,7 @@ def _units(path: Path) -> list[Unit]:
     files = sorted(_files(path)) if path.is_dir() else []
     units = [Unit(name, file) for file in files if (name := recognise(file)) is not None]
     if not units:
-        known = "; ".join(f"{found.title}" for found in FORMATS.values())
+        known = "; ".join(found.title for found in FORMATS.values())
         raise SettingError("source", f"{path}, which is of no known format", f"Known are: {known}.")
     return units
 
@@ -108,7 +94,8 @@ def recognise(path: Path) -> str | None:
 @lru_cache(maxsize=4)
 def open_unit(unit: Unit) -> Source:
     """Opens a source; the last few stay open."""
-    return FORMATS[unit.format].open(unit)
+    own = (unit.objects, unit.counted_in_order) if unit.format == "dreamer" else ()
+    return FORMATS[unit.format].open(unit.path, *own)
 
 
 def _files(folder: Path) -> Iterator[Path]:
