@@ -34,7 +34,7 @@ def find_image(
         SettingError: it is not there, or it is not clear which one is meant.
     """
     found = dict(leaves(space))
-    images = {key: leaf for key, leaf in found.items() if _is_image(leaf)}
+    images = {key: leaf for key, leaf in found.items() if is_image(leaf)}
     described = ", ".join(f"{key or 'observation'} {_describe(leaf)}" for key, leaf in found.items())
     if not images:
         fix = "Training needs an image, uint8 height x width x 3: render one into the dataset, or use another."
@@ -68,7 +68,7 @@ def find_cameras(
     """
     cameras = IMAGE_ALONE.cameras if wanted is None else wanted.cameras
     if wanted is None and own and image_key is None:
-        cameras = tuple(key for key, leaf in leaves(space) if _is_image(leaf)) or cameras
+        cameras = tuple(key for key, leaf in leaves(space) if is_image(leaf)) or cameras
     if cameras == IMAGE_ALONE.cameras:
         found = {"image": find_image(label, space, image_key)}
     else:
@@ -84,7 +84,7 @@ def everything(label: str, space: gym.Space[Any]) -> ObservationConfig:
         SettingError: there is no image.
     """
     found = dict(leaves(space))
-    cameras = tuple(key for key, leaf in found.items() if _is_image(leaf))
+    cameras = tuple(key for key, leaf in found.items() if is_image(leaf))
     if len(cameras) < 2:
         key, _ = find_image(label, space, None)
         cameras = (key,) if key.isidentifier() else IMAGE_ALONE.cameras
@@ -180,7 +180,8 @@ def check_same_repeat(label: str, own: Mapping[str, Any], repeat: int) -> None:
         raise SettingError("data.action_repeat", f"{repeat}, where {label} was recorded with {recorded}", fix)
 
 
-def _is_image(space: gym.Space[Any]) -> TypeGuard[spaces.Box]:
+def is_image(space: gym.Space[Any]) -> TypeGuard[spaces.Box]:
+    """Whether a space holds an image: uint8 [H, W, 3]."""
     return isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) == 3 and space.shape[2] == 3
 
 

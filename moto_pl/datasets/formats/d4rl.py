@@ -11,18 +11,14 @@ import h5py
 import numpy as np
 
 from moto_pl.datasets.formats.hdf5 import READ_ERRORS, camera, checked, holds, is_camera, is_vector, numbers, vector
-from moto_pl.datasets.formats.recorded import MAX_STEPS, Recorded, reading
-from moto_pl.envs.actions import ActionScale
+from moto_pl.datasets.formats.recorded import MAX_STEPS, Recorded, Source, reading
 from moto_pl.errors import SettingError
 
 OWN = ("actions", "rewards", "terminals", "timeouts")
 
 
-class D4RL:
+class D4RL(Source):
     """A file of D4RL's; see :class:`~moto_pl.datasets.formats.recorded.Source`."""
-
-    fps: float | None = None
-    actions: ActionScale | None = None
 
     def __init__(self, path: Path) -> None:
         self.path = checked(path)
@@ -45,12 +41,11 @@ class D4RL:
         if not self.cameras and self._seen:
             fix = "Frames are needed: `moto data render` draws the kitchen's states."
             raise SettingError("source", f"no frames in {path}: states and actions alone", fix)
-        stops = [*(np.flatnonzero(ends) + 1).tolist()]
-        if steps and (not stops or stops[-1] != steps):
-            stops.append(steps)
+        ends[-1:] = True
+        stops = (np.flatnonzero(ends) + 1).tolist()
         self._spans = [range(start, stop) for start, stop in zip([0, *stops], stops, strict=False)]
-        self.columns: tuple[str, ...] = ("rewards",)
-        self.reward: str | None = "rewards"
+        self.columns = ("rewards",)
+        self.reward = "rewards"
 
     def __len__(self) -> int:
         return len(self._spans)

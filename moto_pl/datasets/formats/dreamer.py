@@ -12,28 +12,25 @@ from pathlib import Path
 
 import numpy as np
 
-from moto_pl.datasets.formats.recorded import Camera, Recorded, reading
+from moto_pl.datasets.formats.recorded import Camera, Recorded, Source, reading
 from moto_pl.datasets.npz_import import READ_ERRORS, NpzRows, check_members, is_camera, is_vector, read_rows
-from moto_pl.envs.actions import ActionScale
 from moto_pl.errors import SettingError
 
 CHUNK = re.compile(r"(?P<time>\d{8}T\d{6}F\d+)-(?P<own>\w+)-(?P<next>\w+)-\d+\.npz")
 """Name of a chunk: when it was begun, its own mark, that of the chunk that follows, its rows."""
 
 
-class Npz:
+class Npz(Source):
     """An episode of DreamerV2's; see :class:`~moto_pl.datasets.formats.recorded.Source`.
 
     Args:
         path: the file. It is read when something is asked of it, as there may be thousands.
-        objects: as in :func:`~moto_pl.datasets.npz_import.read_npz`.
+        objects: as in :func:`~moto_pl.datasets.npz_import.read_rows`.
         counted_in_order: the same.
     """
 
-    fps: float | None = None
-    actions: ActionScale | None = None
-    columns: tuple[str, ...] = ("reward",)
-    reward: str | None = "reward"
+    columns = ("reward",)
+    reward = "reward"
 
     def __init__(self, path: Path, objects: Sequence[str] = (), counted_in_order: bool = False) -> None:
         self.path, self._objects, self._counted = path, tuple(objects), counted_in_order
@@ -42,17 +39,13 @@ class Npz:
     def _rows(self) -> NpzRows:
         return read_rows(self.path, self._objects, self._counted)
 
-    @property
-    def cameras(self) -> tuple[str, ...]:
+    @cached_property
+    def cameras(self) -> tuple[str, ...]:  # type: ignore[override]
         """``image``, and other frames."""
-        return self._cameras(self._rows)
+        return tuple(name for name, array in self._rows.seen.items() if name == "image" or is_camera(array))
 
-    @staticmethod
-    def _cameras(rows: NpzRows) -> tuple[str, ...]:
-        return tuple(name for name, array in rows.seen.items() if name == "image" or is_camera(array))
-
-    @property
-    def vectors(self) -> tuple[str, ...]:
+    @cached_property
+    def vectors(self) -> tuple[str, ...]:  # type: ignore[override]
         """Arrays of one vector a frame."""
         return tuple(name for name, array in self._rows.seen.items() if is_vector(array))
 
@@ -61,12 +54,12 @@ class Npz:
 
     def read(self, index: int) -> Recorded:
         """The episode."""
-        rows = self._rows
+        rows, cameras, vectors = self._rows, self.cameras, self.vectors
         del self._rows  # it is read once, and takes memory
         return Recorded(
             place=str(self.path),
-            cameras={name: Camera.of(rows.seen[name]) for name in self._cameras(rows)},
-            vectors={name: array for name, array in rows.seen.items() if is_vector(array)},
+            cameras={name: Camera.of(rows.seen[name]) for name in cameras},
+            vectors={name: rows.seen[name] for name in vectors},
             action=rows.action,
             columns={"reward": rows.reward},
             terminated=rows.terminated,
@@ -75,7 +68,7 @@ class Npz:
         )
 
 
-class Chunks:
+class Chunks(Source):
     """A replay folder of DreamerV3's; see :class:`~moto_pl.datasets.formats.recorded.Source`.
 
     Episodes whose first or last row is in no chunk are left out.
@@ -84,10 +77,8 @@ class Chunks:
         path: the folder.
     """
 
-    fps: float | None = None
-    actions: ActionScale | None = None
-    columns: tuple[str, ...] = ("reward",)
-    reward: str | None = "reward"
+    columns = ("reward",)
+    reward = "reward"
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -16,8 +16,7 @@ import numpy as np
 
 from moto_pl.datasets.formats import video
 from moto_pl.datasets.formats.parquet import ParquetFile
-from moto_pl.datasets.formats.recorded import MAX_PIXELS, MAX_STEPS, Camera, Damaged, Recorded, damaged, reading
-from moto_pl.envs.actions import ActionScale
+from moto_pl.datasets.formats.recorded import MAX_PIXELS, MAX_STEPS, Camera, Damaged, Recorded, Source, damaged, reading
 from moto_pl.errors import SettingError
 from moto_pl.reading import parse_json, read_bytes, read_json
 
@@ -32,15 +31,14 @@ TEMPLATE = re.compile(
     r"(?:[\w./-]|\{video_key\}|\{(?:episode_chunk|episode_index|chunk_index|file_index)(?::0?\d)?d?\})+"
 )
 _NAMES = {2: {"episode_chunk", "episode_index"}, 3: {"chunk_index", "file_index"}}
+DATA = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+VIDEO = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 _DEFAULTS = {
     2: (
         "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet",
         "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4",
     ),
-    3: (
-        "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet",
-        "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4",
-    ),
+    3: (DATA, VIDEO),
 }
 
 
@@ -72,17 +70,14 @@ class Place:
     videos: dict[str, tuple[dict[str, int], float]] = field(default_factory=dict)
 
 
-class LeRobot:
+class LeRobot(Source):
     """A LeRobot dataset in a local folder; see :class:`~moto_pl.datasets.formats.recorded.Source`."""
-
-    actions: ActionScale | None = None
 
     def __init__(self, root: Path) -> None:
         self.root = root
         info = self._info()
         self.major = int(re.sub(r"\D*(\d).*", r"\1", info["codebase_version"]))
-        self.fps: float | None = float(info["fps"])
-        self._rate = self.fps
+        self.fps = self._rate = float(info["fps"])
         self.features = {name: self._feature(name, found) for name, found in info["features"].items()}
         data, video = _DEFAULTS[self.major]
         self._data_path = self._template(info.get("data_path") or data, _NAMES[self.major])
@@ -148,10 +143,10 @@ class LeRobot:
 
         def frames() -> Iterator[np.ndarray]:
             path = self._inside(self._video_path.format(video_key=name, **values))
-            times = start + np.arange(place.length) / (self._rate or 1.0)
+            times = start + np.arange(place.length) / self._rate
             if "timestamp" in self.features:
                 times = start + file.numbers("timestamp", rows, 1)[:, 0].astype(np.float64)
-            return video.frames(path, times, self._rate or 1.0, (shape[0], shape[1]))
+            return video.frames(path, times, self._rate, (shape[0], shape[1]))
 
         return Camera(place.length, frames)
 

@@ -10,21 +10,20 @@ from gymnasium import spaces
 from minari.dataset.minari_storage import METADATA_FILE_NAME, MinariStorage
 
 from moto_pl.datasets.formats.hdf5 import checked
-from moto_pl.datasets.formats.recorded import MAX_PIXELS, Camera, Recorded, damaged, reading
+from moto_pl.datasets.formats.recorded import MAX_PIXELS, Camera, Recorded, Source, damaged, reading
 from moto_pl.datasets.minari_files import READ_ERRORS, read_metadata
 from moto_pl.datasets.minari_io import DATA_FILE
-from moto_pl.datasets.offered import is_vector, leaves, observed
+from moto_pl.datasets.offered import is_image, is_vector, leaves, observed
 from moto_pl.datasets.raw_episode import step_rows
 from moto_pl.envs.actions import SUCCESS_KEYS, ActionScale
 from moto_pl.errors import SettingError
 
 
-class MinariSource:
+class MinariSource(Source):
     """A Minari dataset's folder; see :class:`~moto_pl.datasets.formats.recorded.Source`."""
 
-    fps: float | None = None
-    columns: tuple[str, ...] = ("rewards",)
-    reward: str | None = "rewards"
+    columns = ("rewards",)
+    reward = "rewards"
 
     def __init__(self, path: Path) -> None:
         self.path, self._data = path, path / "data"
@@ -90,6 +89,4 @@ def recognises(path: Path) -> bool:
 
 
 def _is_camera(space: spaces.Space[Any]) -> bool:
-    if not isinstance(space, spaces.Box) or space.dtype != np.uint8 or len(space.shape) != 3:
-        return False
-    return space.shape[2] == 3 and space.shape[0] * space.shape[1] <= MAX_PIXELS
+    return is_image(space) and space.shape[0] * space.shape[1] <= MAX_PIXELS

@@ -145,11 +145,10 @@ def _values(array: Any, width: int | None) -> np.ndarray:
         return _values(flat, None).reshape(len(array), width)
     if types.is_boolean(kind) or types.is_integer(kind) or types.is_floating(kind):
         values = np.asarray(array.to_numpy(zero_copy_only=False))
-        return values if width is None else values.reshape(len(values), 1) if width == 1 else _refuse(kind)
-    return _refuse(kind)
-
-
-def _refuse(kind: Any) -> np.ndarray:
+        if width is None:
+            return values
+        if width == 1:
+            return values.reshape(len(values), 1)
     raise _WrongType(str(kind))
 
 

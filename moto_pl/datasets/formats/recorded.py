@@ -109,26 +109,20 @@ class Source(Protocol):
     """Recorded episodes of one format, read one at a time.
 
     Attributes:
-        fps: steps a second, where the format says so.
-        actions: the bounds of the Box of actions, where the format declares one.
+        cameras: names of what holds frames.
+        vectors: names of what holds a vector of numbers for each frame.
         columns: names of what may be taken for the reward.
         reward: the one of them that the format calls the reward, or None.
+        fps: steps a second, where the format says so.
+        actions: the bounds of the Box of actions, where the format declares one.
     """
 
-    fps: float | None
-    actions: ActionScale | None
+    cameras: tuple[str, ...]
+    vectors: tuple[str, ...]
     columns: tuple[str, ...]
     reward: str | None
-
-    @property
-    def cameras(self) -> tuple[str, ...]:
-        """Names of what holds frames."""
-        ...
-
-    @property
-    def vectors(self) -> tuple[str, ...]:
-        """Names of what holds a vector of numbers for each frame."""
-        ...
+    fps: float | None = None
+    actions: ActionScale | None = None
 
     def __len__(self) -> int:
         """Episodes."""

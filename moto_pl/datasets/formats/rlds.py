@@ -12,9 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from moto_pl.datasets.formats.parquet import decode_image
-from moto_pl.datasets.formats.recorded import Camera, Damaged, Recorded
+from moto_pl.datasets.formats.recorded import Camera, Damaged, Recorded, Source
 from moto_pl.datasets.formats.tfrecord import Values, offsets, read_record
-from moto_pl.envs.actions import ActionScale
 from moto_pl.errors import SettingError
 
 STEPS = "steps/"
@@ -24,14 +23,11 @@ _FLAGS = ("is_first", "is_last", "is_terminal")
 _SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff")
 
 
-class RLDS:
+class RLDS(Source):
     """A file of episodes; see :class:`~moto_pl.datasets.formats.recorded.Source`.
 
     Of a file that was cut short, the last episode is the one that cannot be read.
     """
-
-    fps: float | None = None
-    actions: ActionScale | None = None
 
     def __init__(self, path: Path) -> None:
         self.path = path

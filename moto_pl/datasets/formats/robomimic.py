@@ -14,16 +14,13 @@ import h5py
 import numpy as np
 
 from moto_pl.datasets.formats.hdf5 import READ_ERRORS, camera, checked, holds, is_camera, is_vector, numbers, vector
-from moto_pl.datasets.formats.recorded import Recorded, reading
-from moto_pl.envs.actions import ActionScale
+from moto_pl.datasets.formats.recorded import Recorded, Source, reading
 from moto_pl.errors import SettingError
 from moto_pl.reading import parse_json
 
 
-class Robomimic:
+class Robomimic(Source):
     """A file of robomimic's; see :class:`~moto_pl.datasets.formats.recorded.Source`."""
-
-    actions: ActionScale | None = None
 
     def __init__(self, path: Path) -> None:
         self.path = checked(path)

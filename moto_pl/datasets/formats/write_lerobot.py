@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from moto_pl.datasets.formats.lerobot import DATA, VIDEO
 from moto_pl.datasets.formats.parquet import pyarrow
 from moto_pl.datasets.formats.video import pyav
 from moto_pl.datasets.own_actions import OwnActions
@@ -22,8 +23,6 @@ from moto_pl.replay.episode import Episode
 
 CAMERA, STATE = "observation.image", "observation.state"
 """One camera, and one vector. Of several each has its own: ``observation.images.NAME``, ``observation.NAME``."""
-DATA = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
-VIDEO = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 DATA_MB, VIDEO_MB, FILES_PER_CHUNK = 100, 200, 1000
 """Sizes from which a new file is begun, and files in a folder: lerobot's own."""
 QUANTILES = {"q01": 0.01, "q10": 0.1, "q50": 0.5, "q90": 0.9, "q99": 0.99}
