@@ -83,8 +83,10 @@ def test_an_error_there_is_raised_here_and_the_process_goes_on(collector: Collec
 
 
 def test_an_environment_that_cannot_be_made_is_said(agent: MOTO, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module, name in ((background.signals, "ignore"), (background.signals, "end_with"), (background, "one_thread")):
-        monkeypatch.setattr(module, name, lambda *_: None)  # this process's, which is the learner's here
+    # What is done to the process, which is the learner's here.
+    of_process = (background.signals, "ignore"), (background.signals, "end_with"), (background, "one_thread")
+    for module, name in (*of_process, (background.os, "_exit")):
+        monkeypatch.setattr(module, name, lambda *_: None)
     ours, theirs = Pipe()
     made = Collector("moto_pl/NoSuch-v0", {}, 0, 60)
     made._connection = ours

@@ -102,6 +102,7 @@ def test_a_worker_has_one_thread(monkeypatch):
     """Whatever the learner has."""
     for name in ONE_THREAD:
         monkeypatch.setenv(name, "3")
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "envs"))
     with EnvPool("busy:moto_pl_test/Busy-v0", {}, 2) as pool:
         pool.reset([0, 1])
         assert pool.step(np.zeros((2, 2), np.float32))[1].tolist() == [1.0, 1.0]
