@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from moto_pl.errors import SettingError
-from moto_pl.files import is_held, make_directory, sync
+from moto_pl.files import is_held, lock_run, make_directory, sync
 
 
 @contextmanager
@@ -73,11 +73,29 @@ def begin_parts(parts: Path, settings: Mapping[str, Any], done: str) -> None:
                 f"{parts}, half {done} from another source or with other settings",
                 "Run that command again to finish it, or remove the directory.",
             )
-        for left_over in parts.glob(".episode_*"):
-            left_over.unlink()
         return
     with staged(parts) as directory:
         (directory / "settings.json").write_text(text)
+
+
+@contextmanager
+def held_parts(parts: Path, settings: Mapping[str, Any], work: str, done: str) -> Iterator[None]:
+    """A directory of finished parts (:func:`begin_parts`) for one process alone, without what a killed one left.
+
+    Args:
+        parts: the directory.
+        settings: JSON-able.
+        work: what is done to the parts, in a word for people, such as ``render``.
+        done: what they are then: ``rendered``.
+
+    Raises:
+        SettingError: it was begun with other settings, or another process is at it.
+    """
+    begin_parts(parts, settings, done)
+    with lock_run(parts, "output", f"another {work} is at work"):
+        for left_over in parts.glob(".episode_*"):
+            left_over.unlink()
+        yield
 
 
 def _sweep(path: Path) -> None:

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moto_pl.datasets.minari_io import target_path
-from moto_pl.datasets.staging import begin_parts
+from moto_pl.datasets.staging import held_parts
 from moto_pl.errors import SettingError
-from moto_pl.files import lock_run
 
 if TYPE_CHECKING:  # it imports torch, which a list of verbs does not wait for
     from moto_pl.replay.store import EpisodeStore
@@ -40,8 +39,7 @@ def unfinished(
     """
     path, _ = target_path(target)
     parts = path.parent / f".{path.name}.{work}ing"
-    begin_parts(parts, settings, done)
-    with lock_run(parts, "output", f"another {work} is at work"):
+    with held_parts(parts, settings, work, done):
         try:
             yield _whole_parts(parts)
         except SettingError as error:

@@ -22,7 +22,7 @@ from moto_pl.datasets.minari_io import check_target, default_id, target_path
 from moto_pl.datasets.minari_write import write_dataset
 from moto_pl.datasets.parallel import in_processes
 from moto_pl.datasets.recording import versions
-from moto_pl.datasets.staging import begin_parts
+from moto_pl.datasets.staging import held_parts
 from moto_pl.envs import KITCHEN_OBJECTS, KITCHEN_TASKS, kitchen_id
 from moto_pl.envs.kitchen import ACTION_SIZE, KitchenEnv, check_objects, objects_in_place
 from moto_pl.envs.rendering import Quality, select_backend
@@ -119,7 +119,8 @@ def render_states(
 
     Raises:
         SettingError: a dataset of something else, a state that cannot be, transitions that are not reproduced, an
-            unknown object, a dataset that exists, or one half rendered with other settings.
+            unknown object, a dataset that exists, one half rendered with other settings, or one that another process
+            renders.
     """
     if task not in KITCHEN_TASKS:
         raise SettingError("task", repr(task), f"Use one of {', '.join(KITCHEN_TASKS)}.")
@@ -154,21 +155,6 @@ def render_states(
     path, _ = target_path(target)
     parts = path.parent / f".{path.name}.rendering"
     settings = {**kwargs, "source": fingerprint.hexdigest(), "episodes": count}
-    begin_parts(parts, settings, "rendered")
-    jobs = [Job(str(Path(source).expanduser()), index, kwargs, str(_part(parts, index))) for index in range(count)]
-    todo = [job for job in jobs if _read_part(Path(job.part)) is None]
-    work = in_processes(render_part, todo, min(workers, max(1, len(todo))), timeout_s) if todo else iter(())
-    done = track(work, f"rendering {states.id}", total=len(todo), console=console)
-    for _ in done:
-        pass
-
-    def finished() -> Iterator[Episode]:
-        for job, state_episode in zip(jobs, _first(states, count), strict=True):
-            image = _read_part(Path(job.part))
-            if image is None:
-                raise SettingError("output", f"{job.part}, damaged since it was written", "Run the same command again.")
-            yield label(state_episode, image, counted, {"source": states.id, "render_quality": render_quality})
-
     metadata = {
         "env_kwargs": kwargs,
         "source": f"states of {states.id}",
@@ -177,8 +163,22 @@ def render_states(
         "verification": asdict(verification),
         "versions": versions("mujoco", "gymnasium-robotics", "gymnasium", "minari", "numpy"),
     }
-    path = write_dataset(target, finished(), kitchen_id(task), metadata, overwrite)
-    shutil.rmtree(parts)
+    jobs = [Job(str(Path(source).expanduser()), index, kwargs, str(_part(parts, index))) for index in range(count)]
+
+    def finished() -> Iterator[Episode]:
+        for job, state_episode in zip(jobs, _first(states, count), strict=True):
+            image = _read_part(Path(job.part))
+            if image is None:
+                raise SettingError("output", f"{job.part}, damaged since it was written", "Run the same command again.")
+            yield label(state_episode, image, counted, {"source": states.id, "render_quality": render_quality})
+
+    with held_parts(parts, settings, "render", "rendered"):
+        todo = [job for job in jobs if _read_part(Path(job.part)) is None]
+        work = in_processes(render_part, todo, min(workers, max(1, len(todo))), timeout_s) if todo else iter(())
+        for _ in track(work, f"rendering {states.id}", total=len(todo), console=console):
+            pass
+        path = write_dataset(target, finished(), kitchen_id(task), metadata, overwrite)
+        shutil.rmtree(parts)
     return Rendered(path, count, count - len(todo), verification)
 
 

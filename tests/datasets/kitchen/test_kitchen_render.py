@@ -36,12 +36,14 @@ def source(tmp_path, recorded):
     return write_minari(tmp_path / "states", recorded, "D4RL/kitchen/tiny-v2")
 
 
+def in_turn(function, jobs, *_):
+    return ((i, function(job)) for i, job in enumerate(jobs))
+
+
 @pytest.fixture
 def in_this_process(monkeypatch):
     """Renders without processes, which take seconds to start."""
-    monkeypatch.setattr(
-        render, "in_processes", lambda function, jobs, *_: ((i, function(job)) for i, job in enumerate(jobs))
-    )
+    monkeypatch.setattr(render, "in_processes", in_turn)
 
 
 def parts(root: Path) -> list[Path]:
@@ -105,6 +107,22 @@ def test_a_killed_render_goes_on_where_it_was(tmp_path, recorded, root):
     reader = open_dataset(rendered.path)
     np.testing.assert_array_equal(reader[0].image, reader[3].image)  # the same states
     assert not np.array_equal(reader[0].image, reader[1].image)
+
+
+def test_of_two_at_once_the_second_is_refused(source, monkeypatch):
+    """And leaves alone what the first is writing."""
+
+    def in_the_middle(function, jobs, *_):
+        half = Path(jobs[0].part).with_name(".episode_000000.npz.tmp")
+        half.touch()
+        monkeypatch.setattr(render, "in_processes", in_turn)
+        with pytest.raises(SettingError, match="output: found .*rendering, in which another render is at work"):
+            render_states(source, **SMALL)
+        assert half.exists()
+        return in_turn(function, jobs)
+
+    monkeypatch.setattr(render, "in_processes", in_the_middle)
+    assert len(open_dataset(render_states(source, **SMALL).path)) == 3
 
 
 def test_the_first_episodes_only(source, in_this_process):
