@@ -166,8 +166,11 @@ class DatasetReader:
 
     @property
     def transitions(self) -> int:
-        """Steps in all, as the metadata says."""
-        return int(self.metadata.get("total_steps", 0))
+        """Steps in all, as the metadata says; 0 where it does not."""
+        try:
+            return int(self.metadata["total_steps"])
+        except READ_ERRORS:
+            return 0
 
     @property
     def longest(self) -> int | None:

@@ -144,7 +144,7 @@ def look_at_dataset(path: Path) -> DatasetRepair:
         if not all(isinstance(metadata[name], str) for name in ("observation_space", "action_space", "data_format")):
             raise ValueError("not Minari's")
         found.metadata = metadata
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         found.problem, claimed = f"{METADATA_FILE_NAME} is damaged or missing ({error}), and made anew", 0
     if found.metadata is not None and found.metadata["data_format"] != "hdf5":
         raise SettingError("dataset", f"the format {found.metadata['data_format']}", "Only HDF5 can be repaired.")

@@ -170,7 +170,7 @@ def _look_at_checkpoints(found: ReplayRepair, offline: int, lost: set[str]) -> N
             checkpoint = load_checkpoint(path)
             needed, latents = _episodes(checkpoint), _latents(checkpoint)
             step = int(checkpoint["global_step"])
-        except (SettingError, KeyError, TypeError, ValueError) as error:
+        except (SettingError, KeyError, TypeError, ValueError, OverflowError) as error:
             problem = str(error.found) if isinstance(error, SettingError) else f"no checkpoint of a run ({error})"
             found.damages.append(Damage(path, problem, "moved aside"))
             continue

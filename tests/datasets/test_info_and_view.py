@@ -99,6 +99,13 @@ def test_the_papers_tasks() -> None:
     assert tuple(PAPER_RETURNS) == PAPER_TASKS
 
 
+@pytest.mark.parametrize("steps", [float("inf"), "many", None])
+def test_a_dataset_that_does_not_say_its_steps_is_listed(steps: object, root: Path) -> None:
+    path = write_dataset("test/good-v0", EPISODES) / "data" / "metadata.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"total_steps": steps}))
+    assert list(list_table().columns[2].cells) == ["0"]
+
+
 def test_list(root: Path) -> None:
     write_dataset("test/good-v0", EPISODES)
     bad = write_dataset("test/bad-v0", EPISODES)

@@ -209,7 +209,7 @@ def test_a_builder_that_was_killed_leaves_what_it_had(
     assert len(open_dataset(dataset)) == EPISODES
 
 
-@pytest.mark.parametrize("content", [b"", b'{"total_epi', b"\0" * 500])
+@pytest.mark.parametrize("content", [b"", b'{"total_epi', b"\0" * 500, b'{"total_episodes": 1e999}'])
 def test_metadata_are_made_anew(content: bytes, sound: Path, dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (dataset / "data" / "metadata.json").write_bytes(content)
     assert "metadata.json is damaged" in repaired(dataset, capsys)

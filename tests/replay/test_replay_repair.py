@@ -111,12 +111,15 @@ def test_latents_cost_them_too(run: Path, capsys: pytest.CaptureFixture[str]) ->
     assert look_at_replay(run).checkpoints == {"previous.ckpt": 4}
 
 
-def test_damaged_checkpoints_and_half_written_files_go_aside(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("marker", ["{", '{"episodes": 1e999}'])
+def test_damaged_checkpoints_and_half_written_files_go_aside(
+    marker: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     half = run / "replay" / "000006.safetensors.123.tmp"
     half.write_bytes(b"half")
     last = run / "checkpoints/last.ckpt"
     last.write_bytes(last.read_bytes()[:500])
-    (run / "replay/dataset.json").write_text("{")
+    (run / "replay/dataset.json").write_text(marker)
     said = repaired(run, capsys)
     assert "half written" in said and "dataset.json: damaged" in said
     moved = {path.name for path in (run / "damaged").rglob("*") if path.is_file()}
