@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,9 +15,11 @@ from filelock import FileLock, Timeout
 from gymnasium.envs.registration import load_env_creator
 
 from moto_pl.datasets.kitchen.demonstrations import EARLIER, build_kitchen
+from moto_pl.datasets.kitchen.orders import FREE_TASK_SHARE
 from moto_pl.datasets.kitchen.replay import build_replay
 from moto_pl.datasets.metaworld import build_metaworld
 from moto_pl.datasets.minari_io import (
+    DatasetReader,
     buildable_names,
     check_target,
     default_id,
@@ -27,9 +30,8 @@ from moto_pl.datasets.minari_io import (
     target_path,
 )
 from moto_pl.datasets.minari_write import write_dataset
-from moto_pl.datasets.recording import Built, Plan, record, versions
-from moto_pl.envs import check_given, kitchen_id, metaworld_id
-from moto_pl.envs.observation import IMAGE_ALONE
+from moto_pl.datasets.recording import Built, Plan, environment_defaults, record, versions
+from moto_pl.envs import KITCHEN_TASKS, check_given, kitchen_id, metaworld_id
 from moto_pl.errors import SettingError, did_you_mean, tell
 from moto_pl.files import make_directory
 
@@ -173,22 +175,35 @@ def ensure(name: str, **options: Any) -> Path:
         return locate(name)  # how a dataset of ours is made, and what it is called, is nothing to another
     found = builder(short)
     _check_options(short, found, options)
-    target = options.get("output", name)
+    target = options.get("output") or name
     if not exists(target):
         with _alone(target_path(options.get("output") or default_id(short))[0]):
             if not exists(target):  # nor has another process built it in the meantime
                 return found.build(options).path
     reader = open_dataset(target)
-    kwargs = reader.own.get("env_kwargs")
-    if kwargs is not None:
-        built = {"action_repeat": 1, **EARLIER, **reader.own, **kwargs, "steps": kwargs.get("episode_steps")}
-        observed = set(kwargs.get("observe", IMAGE_ALONE.names))  # more than is asked for does no harm
-        options = {key: value for key, value in options.items() if key != "observe" or not observed >= set(value)}
-        for key, value in options.items():
-            if key not in ("output", "workers", "overwrite") and built.get(key) != value:
-                fix = (
-                    f"Asked for {value}: build it under another name with `output`, or again with --overwrite; to take "
-                    f"it as it is, leave {key} out (data.build_options)."
-                )
-                raise SettingError(key, f"{built.get(key)} in {reader.id}, which is already there", fix)
+    if reader.own.get("env_kwargs") is not None:
+        _check_built(reader, found, options)
     return reader.path
+
+
+def _check_built(reader: DatasetReader, found: Builder, options: Mapping[str, Any]) -> None:
+    """Refuses a dataset that was built with other options."""
+    own = reader.own
+    kwargs = {**environment_defaults(found.environment), **own["env_kwargs"]}
+    task = next((task for task in KITCHEN_TASKS if kitchen_id(task) == own.get("env_id")), None)
+    built = {"action_repeat": 1, "task": task, **EARLIER, **own, **kwargs, "steps": kwargs["episode_steps"]}
+    for key, value in options.items():
+        if key in ("output", "workers", "overwrite"):
+            continue
+        if key == "observe" and set(kwargs["observe"]) >= set(value):
+            continue  # more than is asked for does no harm
+        if key == "task_share" and value is None and built["order"] == "free":
+            value = FREE_TASK_SHARE[found.fixed["kind"]]
+        said = built.get(key)
+        # The metadata are JSON, which has neither paths nor tuples.
+        if said != value and said != json.loads(json.dumps(value, default=str)):
+            fix = (
+                f"Asked for {value}: build it under another name with `output`, or again with --overwrite; to take it "
+                f"as it is, leave {key} out (data.build_options)."
+            )
+            raise SettingError(key, f"{said} in {reader.id}, which is already there", fix)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -68,9 +68,8 @@ class Plan:
 
     def describe(self) -> dict[str, Any]:
         """The plan as JSON-able metadata of a dataset; the environment's arguments with their defaults filled in."""
-        parameters = inspect.signature(load_env_creator(gym.spec(self.env_id).entry_point)).parameters.values()  # type: ignore[arg-type]
-        defaults = {p.name: p.default for p in parameters if p.default is not p.empty and p.name != "render_mode"}
-        env_kwargs = {**defaults, **self.env_kwargs}
+        creator = load_env_creator(gym.spec(self.env_id).entry_point)  # type: ignore[arg-type]
+        env_kwargs = {**environment_defaults(creator), **self.env_kwargs}
         repeat = {} if self.action_repeat == 1 else {"action_repeat": self.action_repeat}
         return {"env_kwargs": env_kwargs, "episodes": self.episodes, "seed": self.seed, "noise": self.noise, **repeat}
 
@@ -96,6 +95,12 @@ class Built:
 
     path: Path
     recording: Recording
+
+
+def environment_defaults(creator: Callable[..., Any]) -> dict[str, Any]:
+    """The arguments that an environment has where none are given, but for how it is shown."""
+    parameters = inspect.signature(creator).parameters.values()
+    return {p.name: p.default for p in parameters if p.default is not p.empty and p.name != "render_mode"}
 
 
 def check_counts(episodes: int, seed: int, workers: int) -> None:

@@ -154,6 +154,11 @@ def test_ensure_by_id_builds() -> None:
     assert ensure("moto_pl/reach-v0", episodes=1) == open_dataset("reach").path
 
 
+def test_no_output_is_the_one_by_default() -> None:
+    path = ensure("reach", episodes=1, output=None)
+    assert path == open_dataset("moto_pl/reach-v0").path == ensure("moto_pl/reach-v0", output=None)
+
+
 def test_ensure_notices_other_options() -> None:
     ensure("reach", episodes=1, image_size=32)
     with pytest.raises(SettingError, match="image_size: found 32 in moto_pl/reach-v0.*Asked for 64"):

@@ -161,7 +161,8 @@ def play(attempt: Attempt) -> Episode | None:
         env.start(attempt.seed)
         ever = np.zeros(len(env.objects), bool)
         for row in action:
-            env.advance(row)
+            if not env.advance(row):
+                break  # as the episode does
             ever |= env.objects_in_place()
         if ever.sum() < attempt.least:
             return None

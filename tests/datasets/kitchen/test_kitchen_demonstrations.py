@@ -145,6 +145,20 @@ def test_whose_episodes_are_taken(root: Path, monkeypatch: pytest.MonkeyPatch) -
     assert recorded("partial", *common, overwrite=True)[1] == 1, "a damaged one is no help"
 
 
+def test_defaults_may_be_named_of_one_that_is_there(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    common = np.zeros((5, 7), bool), monkeypatch, root
+    path, _ = recorded("mixed", *common, joint_noise=0.0)
+    assert ensure("kitchen/mixed", joint_noise=0.0, camera="paper", task_share=None) == path
+    with pytest.raises(SettingError, match="joint_noise: found 0.0 in"):
+        ensure("kitchen/mixed", joint_noise=0.01)
+    free, _ = recorded("mixed", *common, order="free", output="moto_pl/free-v0")
+    named = {"output": "moto_pl/free-v0", "order": "free"}
+    assert ensure("kitchen/mixed", **named, task_share=None) == ensure("kitchen/mixed", **named, task_share=0.1) == free
+    recorded("mixed", *common, order="free", task_share=0.5, output="moto_pl/free-v0", overwrite=True)
+    with pytest.raises(SettingError, match="task_share: found 0.5 in"):
+        ensure("kitchen/mixed", **named, task_share=None)
+
+
 def test_a_killed_build_goes_on_where_it_was(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Episodes that come in another order, some behind one that is missing, end in the dataset of an unbroken build."""
     recorded: list[int] = []

@@ -3,10 +3,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moto_pl.datasets.builders import build
+from moto_pl.datasets.builders import build, ensure
 from moto_pl.datasets.kitchen import replay
 from moto_pl.datasets.kitchen.replay import build_replay
 from moto_pl.datasets.minari_io import open_dataset
+from moto_pl.envs.kitchen import KitchenEnv
 from moto_pl.errors import SettingError
 
 pytestmark = pytest.mark.usefixtures("gl")
@@ -88,6 +89,30 @@ def test_attempts_that_reach_too_little_are_dropped(tmp_path, in_this_process, r
     with pytest.raises(SettingError, match="least: found 0 of"):
         build_replay(episode(tmp_path / "0.npz", steps=2), 1, least=1, **SMALL)
     assert not any(root.rglob("*")) if root.exists() else True
+
+
+def test_what_comes_after_a_blow_up_is_not_counted(tmp_path, in_this_process, monkeypatch):
+    """The episode ends there, and the simulator has gone back to its zero state."""
+    begin = KitchenEnv.start
+
+    def fast(env, seed=None):
+        begin(env, seed)
+        env.data.qvel[:] = 1e9
+
+    monkeypatch.setattr(KitchenEnv, "start", fast)
+    monkeypatch.setattr(KitchenEnv, "objects_in_place", lambda env: np.ones(len(env.objects), bool))
+    with pytest.raises(SettingError, match="least: found 0 of"):
+        build_replay(episode(tmp_path / "0.npz", steps=3), 1, least=1, **SMALL)
+
+
+def test_one_that_is_there_was_built_with_its_task_source_and_defaults(tmp_path, in_this_process):
+    source = episode(tmp_path / "0.npz")
+    path = ensure("kitchen/replay", source=source, task="partial", episodes=1, **SMALL)
+    defaults = {"task": "partial", "source": source, "camera": "paper", "joint_noise": 0.01, "state": False}
+    assert ensure("kitchen/replay", **defaults, observe=["image"]) == path
+    for name, value in {"task": "mixed", "joint_noise": 0.0, "camera": "left_cap"}.items():
+        with pytest.raises(SettingError, match=f"{name}: found {defaults[name]} in moto_pl/kitchen/replay-v0"):
+            ensure("kitchen/replay", **{name: value})
 
 
 @pytest.mark.parametrize(
