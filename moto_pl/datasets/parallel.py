@@ -41,7 +41,7 @@ def in_processes(
     Args:
         function: a module's function, whose import needs no OpenGL; the same for a job wherever it runs.
         jobs: its arguments, which can be pickled.
-        workers: processes at a time.
+        workers: processes at a time, at most one a job.
         timeout_s: the most seconds that a job may take, the start of its process included.
         draws: whether jobs need OpenGL, which then has to work here.
 
@@ -51,6 +51,7 @@ def in_processes(
     """
     if workers < 1:
         raise SettingError("workers", workers, "Use 1 or more.")
+    workers = min(workers, len(jobs))
     backend = select_backend() if draws else ""  # once here: the processes inherit it
     waiting = deque(enumerate(jobs))
     losses = [0] * len(jobs)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -129,17 +128,24 @@ def record(plan: Plan, workers: int = 1, draws: bool = False) -> Recording:
     """
     if workers < 1:
         raise SettingError("workers", workers, "Use 1 or more.")
-    recorded: dict[int, tuple[Episode, int]] = {}
-    observation = Observation()
-    with _progress(plan) as advance:
-        for index, taken in _in_turn(plan) if workers == 1 else _in_parallel(plan, workers, draws):
-            recorded[index], observation = (taken.episode, taken.retries), taken.observation
-            advance(taken.retries)
-    return Recording(
-        episodes=[recorded[index][0] for index in range(plan.episodes)],
-        retries=sum(retries for _, retries in recorded.values()),
-        observation=observation,
-    )
+    jobs = [(plan, index) for index in range(plan.episodes)]
+    work = _in_turn(plan) if workers == 1 else in_processes(_in_worker, jobs, workers, TIMEOUT_S, draws)
+    columns = [
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("episodes, {task.fields[retries]} retries"),
+        TimeRemainingColumn(),
+    ]
+    episodes: dict[int, Episode] = {}
+    retries, observation = 0, Observation()
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(plan.env_id.rpartition("/")[2], total=plan.episodes, retries=0)
+        for index, taken in work:
+            episodes[index], observation = taken.episode, taken.observation
+            retries += taken.retries
+            progress.update(task, advance=1, retries=retries)
+    return Recording([episodes[index] for index in range(plan.episodes)], retries, observation)
 
 
 def run_scripted(env: gym.Env[Any, Any], seed: int, noise: float = 0.0) -> Episode:
@@ -214,29 +220,3 @@ def _in_worker(job: tuple[Plan, int]) -> _Taken:
     if _worker_env is None:
         _worker_env = _make(plan)
     return _attempt(_worker_env, plan, index)
-
-
-def _in_parallel(plan: Plan, workers: int, draws: bool) -> Iterator[tuple[int, _Taken]]:
-    jobs = [(plan, index) for index in range(plan.episodes)]
-    yield from in_processes(_in_worker, jobs, min(workers, plan.episodes), TIMEOUT_S, draws)
-
-
-@contextmanager
-def _progress(plan: Plan) -> Iterator[Any]:
-    columns = [
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("episodes, {task.fields[retries]} retries"),
-        TimeRemainingColumn(),
-    ]
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(plan.env_id.rpartition("/")[2], total=plan.episodes, retries=0)
-        total = 0
-
-        def advance(retries: int) -> None:
-            nonlocal total
-            total += retries
-            progress.update(task, advance=1, retries=total)
-
-        yield advance

@@ -210,7 +210,7 @@ def _read_all(store: Any, jobs: Sequence[Job], workers: int) -> tuple[int, str]:
     todo = jobs[len(store) :]
     done: Iterator[tuple[int, Episode | str]] = enumerate(map(read_job, todo))
     if workers > 1:
-        done = in_processes(read_job, todo, min(workers, len(todo) or 1), TIMEOUT_S, False)
+        done = in_processes(read_job, todo, workers, TIMEOUT_S, False)
     stop, reason, waiting = len(jobs), "", set(range(len(store), len(jobs)))
     for place, episode in track(done, "importing", total=len(todo), transient=True, console=Console(stderr=True)):
         number = todo[place].number

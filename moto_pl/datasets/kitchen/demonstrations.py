@@ -184,7 +184,7 @@ def build_kitchen(
 def _record_all(plans: Sequence[Demonstration], store: Any, workers: int, console: Console) -> None:
     """Records what the store does not have yet."""
     begun = len(store)
-    results = in_processes(record_demonstration, plans[begun:], min(workers, len(plans)), timeout_s=1800.0)
+    results = in_processes(record_demonstration, plans[begun:], workers, timeout_s=1800.0)
     name = f"kitchen/{plans[0].kind}"
     for place, episode in track(results, name, total=len(plans), completed=begun, console=console):
         store.append(episode, begun + place)

@@ -134,7 +134,7 @@ def _reach(attempt: Callable[[int], Attempt], episodes: int, least: int, workers
         if dropped > 20 * episodes:
             found = f"{len(kept)} of {first} attempts with {least} or more objects"
             raise SettingError("least", found, "Ask for fewer objects, or use less noise.")
-        results = in_processes(play, [attempt(index) for index in range(first, first + count)], min(workers, count))
+        results = in_processes(play, [attempt(index) for index in range(first, first + count)], workers)
         shown = track(results, "replaying", total=count, console=Console(stderr=True))
         reached = [episode for _, episode in sorted(shown, key=lambda pair: pair[0]) if episode is not None]
         kept += reached
