@@ -23,6 +23,10 @@ ARM = 7
 TOOL = 0.03
 """Metres from the simulator's end-effector site to the point between the finger pads."""
 OPEN, CLOSED = 0.04, 0.0
+APPROACH_STEPS, APPROACHED = 30, 0.2
+"""Steps after which an approach gives up, and radians of the worst joint within which its posture is reached."""
+ATTEMPTS = 3
+"""Times that an object is tried before the next one."""
 # How much of a commanded change the slow joint motors have made at the end of a step is about half.
 GAIN = 1.7
 # The intersection of the model's joint ranges and the controller's, a little inside.
@@ -178,7 +182,7 @@ class KitchenArm:
         for _ in range(steps):
             yield self._towards(self._point, self._turn, grip)
 
-    def approach(self, point: Point, turn: np.ndarray, grip: float, steps: int = 30, tolerance: float = 0.2) -> Actions:
+    def approach(self, point: Point, turn: np.ndarray, grip: float) -> Actions:
         """Actions that bring the tool near a point, all joints moving evenly to a solution in the object's posture.
 
         The way from one object to the next is long, and along a straight path of the hand the joints would run into
@@ -188,14 +192,11 @@ class KitchenArm:
             point: where to, in metres.
             turn: the hand's orientation there.
             grip: opening of each finger in metres.
-            steps: give up after so many.
-            tolerance: radians of the worst joint within which the posture is reached.
         """
         self._joints = self._posture.copy()
         goal = self._solve(point - TOOL * turn[:, 2], turn, iterations=60)
-        for _ in range(steps):
-            away = goal - self._data.qpos[:ARM]
-            if np.abs(away).max() < tolerance:
+        for _ in range(APPROACH_STEPS):
+            if np.abs(goal - self._data.qpos[:ARM]).max() < APPROACHED:
                 break
             yield self._act(goal, grip)
         self._joints = self._data.qpos[:ARM].copy()
@@ -244,15 +245,15 @@ class KitchenArm:
 
     # The objects
 
-    def sequence(self, objects: Sequence[str], attempts: int = 3) -> Actions:
+    def sequence(self, objects: Sequence[str]) -> Actions:
         """Actions, without end, that operate objects one after another and then wait with the hand away from them all.
 
         Args:
-            objects: in which order.
-            attempts: times to try an object before the next one; what is not in place at the end is tried again.
+            objects: in which order; each is tried ``ATTEMPTS`` times before the next one, and at the end again until
+                it is in place.
         """
         for name in objects:
-            for _ in range(attempts):
+            for _ in range(ATTEMPTS):
                 yield from self.operate(name)
                 if self.in_place(name):
                     break
@@ -268,8 +269,8 @@ class KitchenArm:
         scripts: dict[str, Callable[[], Actions]] = {
             "microwave": self._microwave,
             "kettle": self._kettle,
-            "bottom burner": lambda: self._burner("bottom burner", "knob2_site", "knob_Joint_2"),
-            "top burner": lambda: self._burner("top burner", "knob4_site", "knob_Joint_4"),
+            "bottom burner": lambda: self._burner("knob2_site", "knob_Joint_2"),
+            "top burner": lambda: self._burner("knob4_site", "knob_Joint_4"),
             "light switch": self._light_switch,
             "slide cabinet": self._slide_cabinet,
             "hinge cabinet": self._hinge_cabinet,
@@ -290,7 +291,6 @@ class KitchenArm:
         yield from self.move(grasp + [0.0, 0.02, 0.0] + self._stray(0.5), hand, OPEN, 14, speed=0.04, tolerance=0.015)
         yield from self.hold(CLOSED, 3)
         goal = -self._rng.uniform(0.6, 0.85)
-        here, _ = self.tool()
         start = self.joint("microwave")
 
         def ahead() -> Point:
@@ -356,7 +356,7 @@ class KitchenArm:
         ]
         return min(posts[:3], key=lambda g: self._data.geom_xpos[g][0])
 
-    def _burner(self, name: str, site: str, joint: str) -> Actions:
+    def _burner(self, site: str, joint: str) -> Actions:
         knob = self.site(site)
         pitch = 0.2
         roll = self._rng.uniform(-0.4, -0.1)

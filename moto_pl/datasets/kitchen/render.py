@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -144,7 +146,7 @@ def render_states(
     console = Console(stderr=True)
     # All are looked at before the first is drawn: a bad state in the last would be found hours later.
     fingerprint, lengths = hashlib.sha256(), []
-    for episode in track(_first(states, count), "reading", total=count, transient=True, console=console):
+    for episode in track(itertools.islice(states, count), "reading", total=count, transient=True, console=console):
         lengths.append(len(episode.action))
         fingerprint.update(episode.positions.tobytes() + episode.action.tobytes())
     verification = verify(states, lengths, tolerance)
@@ -166,7 +168,7 @@ def render_states(
     jobs = [Job(str(Path(source).expanduser()), index, kwargs, str(_part(parts, index))) for index in range(count)]
 
     def finished() -> Iterator[Episode]:
-        for job, state_episode in zip(jobs, _first(states, count), strict=True):
+        for job, state_episode in zip(jobs, itertools.islice(states, count), strict=True):
             image = _read_part(Path(job.part))
             if image is None:
                 raise SettingError("output", f"{job.part}, damaged since it was written", "Run the same command again.")
@@ -174,7 +176,7 @@ def render_states(
 
     with held_parts(parts, settings, "render", "rendered"):
         todo = [job for job in jobs if _read_part(Path(job.part)) is None]
-        work = in_processes(render_part, todo, min(workers, max(1, len(todo))), timeout_s) if todo else iter(())
+        work = in_processes(render_part, todo, workers, timeout_s) if todo else iter(())
         for _ in track(work, f"rendering {states.id}", total=len(todo), console=console):
             pass
         path = write_dataset(target, finished(), kitchen_id(task), metadata, overwrite)
@@ -211,13 +213,10 @@ def verify(states: StateDataset, lengths: Sequence[int], tolerance: float = TOLE
     env = KitchenEnv(joint_noise=0.0)
     starts = np.cumsum([0, *lengths])
     robot, objects = [], []
-    episode, loaded = None, -1
+    load = functools.lru_cache(1)(states.__getitem__)
     for flat in np.unique(np.linspace(0, starts[-1] - 1, SAMPLED).astype(int)):
         index = int(np.searchsorted(starts, flat, side="right")) - 1
-        if index != loaded:
-            episode, loaded = states[index], index
-        assert episode is not None
-        step = int(flat - starts[index])
+        episode, step = load(index), int(flat - starts[index])
         env.set_state(episode.positions[step], episode.velocities[step])
         stable = env.advance(episode.action[step])
         difference = np.abs(env.data.qpos - episode.positions[step + 1])
@@ -248,7 +247,7 @@ class Job:
 _open: dict[str, Any] = {}
 
 
-def render_part(job: Job) -> int:
+def render_part(job: Job) -> None:
     """Draw one episode's states into a file, in a worker process; the simulator is kept for the next one."""
     key = json.dumps([job.source, job.env_kwargs])
     if _open.get("key") != key:
@@ -260,11 +259,6 @@ def render_part(job: Job) -> int:
         frames.append(env.render())
     with whole(Path(job.part)) as file:
         np.savez_compressed(file, image=np.stack(frames))
-    return job.index
-
-
-def _first(states: StateDataset, count: int) -> Iterator[StateEpisode]:
-    return (states[index] for index in range(count))
 
 
 def _part(parts: Path, index: int) -> Path:

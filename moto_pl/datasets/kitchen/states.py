@@ -40,10 +40,8 @@ class StateEpisode:
     Attributes:
         name: where it was found.
         positions: float64 [T + 1, 30].
-        velocities: float64 [T + 1, 29]; where ``measured`` is false, differences of the positions.
-        measured: whether the dataset holds velocities.
+        velocities: float64 [T + 1, 29]; where the dataset holds none, differences of the positions.
         action: float32 [T, 9] in [-1, 1].
-        terminated: the recorder's flag.
 
     Raises:
         SettingError: wrong shapes, or a number that is not finite or not in range.
@@ -52,9 +50,7 @@ class StateEpisode:
     name: str
     positions: np.ndarray
     velocities: np.ndarray
-    measured: bool
     action: np.ndarray
-    terminated: bool = False
 
     def __post_init__(self) -> None:
         steps = len(self.action)
@@ -97,13 +93,6 @@ def split_state(numbers: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray 
     raise SettingError(name, found, "A kitchen state has 59 numbers (Minari) or 60 (30 positions and a goal).")
 
 
-def join_state(positions: np.ndarray, velocities: np.ndarray) -> np.ndarray:
-    """States in Minari's layout, [..., 59], from positions [..., 30] and velocities [..., 29]."""
-    robot, objects = np.split(positions, [9], axis=-1)
-    robot_speed, speed = np.split(velocities, [9], axis=-1)
-    return np.concatenate([robot, robot_speed, objects, speed], axis=-1)
-
-
 def open_states(source: str | os.PathLike[str], download: bool = False) -> StateDataset:
     """Open a dataset of kitchen states.
 
@@ -138,7 +127,6 @@ class StateDataset:
     """Episodes of kitchen states, read one at a time."""
 
     id: str
-    path: Path
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -154,7 +142,6 @@ class MinariStates(StateDataset):
     """A Minari dataset whose observation, or whose observation ``observation``, is a kitchen state."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
         data = path if path.name == "data" else path / "data"
         metadata = read_metadata(data / METADATA_FILE_NAME)
         self.id = str(metadata.get("dataset_id", path.name))
@@ -190,17 +177,16 @@ class MinariStates(StateDataset):
             raw = next(iter(self._storage.get_episodes([index])))
             numbers = raw["observations"][self._key] if self._key else raw["observations"]
             action = np.asarray(raw["actions"], np.float32)
-            terminated = bool(np.asarray(raw["terminations"])[-1])
         except READ_ERRORS as error:
             raise SettingError(name, f"a damaged episode ({error})", "Copy or download it again.") from error
-        return _episode(name, np.asarray(numbers), action, terminated)
+        return _episode(name, np.asarray(numbers), action)
 
 
 class SequenceStates(StateDataset):
     """The demonstrations as three arrays: states [T, N, 60], actions [T, N, 9] and a mask [T, N] of what exists."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.id = path, path.name
+        self.id = path.name
         try:
             self._states, self._actions, self._mask = (
                 np.load(path / name, mmap_mode="r", allow_pickle=False) for name in SEQUENCE_FILES
@@ -226,7 +212,7 @@ class LogStates(StateDataset):
     """MuJoCo logs (``.mjl``) of the demonstrations: an episode a file."""
 
     def __init__(self, path: Path, logs: Sequence[Path]) -> None:
-        self.path, self.id, self._logs = path, path.stem, list(logs)
+        self.id, self._logs = path.stem, list(logs)
 
     def __len__(self) -> int:
         return len(self._logs)
@@ -257,15 +243,12 @@ def read_log(path: Path) -> StateEpisode:
     positions, velocities, controls = np.split(records[:, 1 : 1 + nq + nv + ACTION_SIZE], [nq, nq + nv], axis=1)
     action = (controls[:-1] - positions[:-1, :ACTION_SIZE]) / (STEP_S * ACTION_SPEED)
     action = np.clip(action, -ACTION_LIMIT, ACTION_LIMIT).astype(np.float32)
-    return StateEpisode(path.name, positions, velocities, True, action)
+    return StateEpisode(path.name, positions, velocities, action)
 
 
-def _episode(name: str, numbers: np.ndarray, action: np.ndarray, terminated: bool = False) -> StateEpisode:
+def _episode(name: str, numbers: np.ndarray, action: np.ndarray) -> StateEpisode:
     positions, velocities = split_state(numbers, name)
-    measured = velocities is not None
-    if velocities is None:
-        velocities = _differences(positions)
-    return StateEpisode(name, positions, velocities, measured, action, terminated)
+    return StateEpisode(name, positions, _differences(positions) if velocities is None else velocities, action)
 
 
 def _differences(positions: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from minari.dataset.minari_storage import MinariStorage
 
 from moto_pl.datasets import hdf5_check
 from moto_pl.datasets.builders import build
-from moto_pl.datasets.kitchen.states import StateEpisode, join_state, open_states, split_state
+from moto_pl.datasets.kitchen.states import STEP_S, StateEpisode, open_states, split_state
 from moto_pl.envs.kitchen import objects_in_place
 from moto_pl.errors import SettingError
 
@@ -30,14 +30,13 @@ def recorded() -> list[dict[str, np.ndarray]]:
     return RECORDED
 
 
-def test_splitting_and_joining_a_state() -> None:
+def test_splitting_a_state() -> None:
     """The order of Minari's 59 numbers, by their places."""
     numbers = np.arange(59.0)
     positions, velocities = split_state(numbers, "x")
     assert velocities is not None
     assert positions.tolist() == [*range(9), *range(18, 39)]
     assert velocities.tolist() == [*range(9, 18), *range(39, 59)]
-    np.testing.assert_array_equal(join_state(positions, velocities), numbers)
     positions, none = split_state(np.arange(60.0), "x")
     assert positions.tolist() == list(range(30)) and none is None
 
@@ -70,9 +69,12 @@ def test_every_layout_gives_the_states_that_were_recorded(
         if layout == "log":  # of controls, which the simulator has limited to the joints' ranges
             action = (expected["control"][:-1] - expected["position"][:-1, :9]) / 0.16
         np.testing.assert_allclose(found.action, action, atol=1e-4)
-        assert found.measured == (layout in ("minari", "log"))
-        if found.measured:
+        if layout in ("minari", "log"):
             np.testing.assert_allclose(found.velocities, expected["velocity"], atol=1e-5)
+        else:  # differences, but of the kettle's quaternion
+            moved = np.diff(found.positions[:, :26], axis=0) / STEP_S
+            np.testing.assert_array_equal(found.velocities[1:, :26], moved)
+            assert not found.velocities[0].any() and not found.velocities[:, 26:].any()
         assert found.action.dtype == np.float32
 
 
@@ -160,6 +162,6 @@ def test_directories_that_hold_nothing(tmp_path: Path, recorded: list[dict[str, 
 )
 def test_states_that_cannot_be(change: dict[str, np.ndarray], message: str) -> None:
     good = {"positions": np.zeros((3, 30)), "velocities": np.zeros((3, 29)), "action": np.zeros((2, 9), np.float32)}
-    StateEpisode("x", measured=True, **good)
+    StateEpisode("x", **good)
     with pytest.raises(SettingError, match=message):
-        StateEpisode("x", measured=True, **{**good, **change})
+        StateEpisode("x", **{**good, **change})
