@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Sequence
+from json import dumps
 from typing import Any
 
 from rich.console import Console
@@ -106,7 +106,7 @@ def _info(dataset: str, json: bool = False) -> int:
     """
     numbers = info(dataset, Console(quiet=True) if json else None)
     if json:
-        print(_json(numbers))
+        print(dumps(numbers, indent=2))
     return 0
 
 
@@ -121,10 +121,6 @@ def _list() -> int:
     """List the local Minari datasets."""
     Console().print(list_table())
     return 0
-
-
-def _json(numbers: dict[str, Any]) -> str:
-    return json.dumps(numbers, indent=2)
 
 
 VERBS: dict[str, Verb] = {

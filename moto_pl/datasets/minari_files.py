@@ -30,19 +30,17 @@ MAX_METADATA = 1 << 24
 def read_metadata(path: Path) -> dict[str, Any]:
     """A dataset's metadata.json, with all that is needed to read it without making its environment."""
     try:
-        metadata = read_json(path, dict, MAX_METADATA)
+        metadata: dict[str, Any] = read_json(path, dict, MAX_METADATA)
     except FileNotFoundError as error:
         raise SettingError("dataset", f"no file {path}", "Copy or build the dataset again.") from error
     except (OSError, ValueError) as error:
         raise damaged("dataset", path, error) from error
     # Without its spaces Minari would create the environment that the file names: a dataset could run code.
     needed = {"observation_space": str, "action_space": str, "data_format": str, "total_episodes": int}
-    wrong = [
-        key for key, kind in needed.items() if not isinstance(metadata, dict) or not isinstance(metadata.get(key), kind)
-    ]
+    wrong = [key for key, kind in needed.items() if not isinstance(metadata.get(key), kind)]
     if not wrong and metadata["total_episodes"] > sys.maxsize:  # more than len() can say
         wrong = ["total_episodes"]
     if wrong:
         fix = "Build it again, or write it with Minari 0.5 or newer."
         raise SettingError("dataset", f"a file {path} without a valid {', '.join(wrong)}", fix)
-    return dict(metadata)
+    return metadata

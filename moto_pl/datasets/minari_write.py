@@ -58,56 +58,46 @@ def write_dataset(
     """
     path, dataset_id = target_path(target)
     check_target(target, overwrite)
-    with staged(path) as directory:
-        said = (dataset_id, env_id, dict(metadata or {}))
-        _write(directory / "data", episodes, *said, observation or Observation(), actions)
-    return path
-
-
-def _write(
-    data_path: Path,
-    episodes: Iterable[Episode],
-    dataset_id: str,
-    env_id: str | None,
-    metadata: dict[str, Any],
-    observation: Observation,
-    actions: OwnActions | None,
-) -> None:
+    observation = observation or Observation()
+    metadata = dict(metadata or {})
     storage: MinariStorage | None = None
     count = steps = 0
     image_shape, action_size = (0, 0, 0), 0
-    # The file is open only while an episode is added, since Minari's storage creates it and later measures its size.
-    for count, episode in enumerate(episodes, start=1):
+    with staged(path) as directory:
+        data_path = directory / "data"
+        # The file is open only while an episode is added: Minari's storage creates it and later measures its size.
+        for count, episode in enumerate(episodes, start=1):
+            if storage is None:
+                image_shape, action_size = episode.image.shape[1:], episode.action.shape[1]
+                if image_shape[2] != observation.channels:
+                    found = f"frames of {image_shape[2]} channels"
+                    raise SettingError("episodes", found, f"Write episodes that hold {', '.join(observation.cameras)}.")
+                bounds = ActionScale.within(1.0, action_size) if actions is None else actions.bounds
+                storage = _new_storage(data_path, image_shape, bounds, env_id, metadata, observation)
+            if episode.image.shape[1:] != image_shape or episode.action.shape[1] != action_size:
+                sizes = (episode.image.shape[1:], episode.action.shape[1])
+                found = f"image and action sizes {sizes} after {(image_shape, action_size)}"
+                raise SettingError("episodes", found, "Write episodes of one image and one action size.")
+            if (0 if episode.vector is None else episode.vector.shape[1]) != observation.vector_size:
+                found = f"a vector of shape {None if episode.vector is None else episode.vector.shape}"
+                raise SettingError("episodes", found, f"Write episodes that hold {dict(observation.state)}.")
+            with h5py.File(data_path / DATA_FILE, "a", track_order=True) as file:
+                own = episode.action if actions is None else actions.of(episode)
+                _add(file.create_group(f"episode_{count - 1}"), episode, count - 1, observation, own)
+            steps += episode.length
         if storage is None:
-            image_shape, action_size = episode.image.shape[1:], episode.action.shape[1]
-            if image_shape[2] != observation.channels:
-                found = f"frames of {image_shape[2]} channels"
-                raise SettingError("episodes", found, f"Write episodes that hold {', '.join(observation.cameras)}.")
-            bounds = ActionScale.within(1.0, action_size) if actions is None else actions.bounds
-            storage = _new_storage(data_path, image_shape, bounds, env_id, metadata, observation)
-        if episode.image.shape[1:] != image_shape or episode.action.shape[1] != action_size:
-            sizes = (episode.image.shape[1:], episode.action.shape[1])
-            found = f"image and action sizes {sizes} after {(image_shape, action_size)}"
-            raise SettingError("episodes", found, "Write episodes of one image and one action size.")
-        if (0 if episode.vector is None else episode.vector.shape[1]) != observation.vector_size:
-            found = f"a vector of shape {None if episode.vector is None else episode.vector.shape}"
-            raise SettingError("episodes", found, f"Write episodes that hold {dict(observation.state)}.")
-        with h5py.File(data_path / DATA_FILE, "a", track_order=True) as file:
-            own = episode.action if actions is None else actions.of(episode)
-            _add(file.create_group(f"episode_{count - 1}"), episode, count - 1, observation, own)
-        steps += episode.length
-    if storage is None:
-        raise SettingError("episodes", "none", "Write at least one.")
-    storage.update_metadata(
-        {
-            "dataset_id": dataset_id,
-            "minari_version": minari.__version__,
-            "total_episodes": count,
-            "total_steps": steps,
-            "dataset_size": float(storage.get_size()),
-            NAMESPACE: metadata | ({} if env_id is None else {"env_id": env_id}),
-        }
-    )
+            raise SettingError("episodes", "none", "Write at least one.")
+        storage.update_metadata(
+            {
+                "dataset_id": dataset_id,
+                "minari_version": minari.__version__,
+                "total_episodes": count,
+                "total_steps": steps,
+                "dataset_size": float(storage.get_size()),
+                NAMESPACE: metadata | ({} if env_id is None else {"env_id": env_id}),
+            }
+        )
+    return path
 
 
 def _new_storage(

@@ -6,6 +6,7 @@ file is run by its path and imports nothing of the package, whose imports take s
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -19,8 +20,8 @@ _BEYOND = 0xA5  # what lies beyond the end of a truncated file; not zeros, whose
 _ROOM = 2**40
 
 
-class Padded:
-    """A file that goes on beyond its end, so that the library opens one that is truncated.
+class Padded(io.RawIOBase):
+    """A file to read that goes on beyond its end, so that the library opens one that is truncated.
 
     Args:
         path: the file.
@@ -37,10 +38,6 @@ class Padded:
         self._place = base + offset
         return self._place
 
-    def tell(self) -> int:
-        """That place."""
-        return self._place
-
     def readinto(self, buffer: Any) -> int:
         """Reads bytes into a buffer, and fills it up."""
         view = memoryview(buffer).cast("B")
@@ -49,23 +46,6 @@ class Padded:
         view[len(found) :] = bytes([_BEYOND]) * (len(view) - len(found))
         self._place += len(view)
         return len(view)
-
-    def read(self, size: int = -1) -> bytes:
-        """Reads bytes."""
-        buffer = bytearray(size)
-        self.readinto(buffer)
-        return bytes(buffer)
-
-    def write(self, data: bytes) -> int:
-        """Refuses: the file is not changed."""
-        raise OSError("read-only")
-
-    def truncate(self, size: int | None = None) -> int:
-        """Refuses: the file is not changed."""
-        raise OSError("read-only")
-
-    def flush(self) -> None:
-        """Nothing to do."""
 
 
 def number(name: str) -> int:

@@ -57,7 +57,9 @@ def view(
     output.mkdir(parents=True, exist_ok=True)
     stem = reader.id.replace("/", "_")
     sheet, film = output / f"{stem}.png", output / f"{stem}.mp4"
-    _save_sheet(contact_sheet(shown, columns, f"{reader.id}: {len(shown)} of {len(reader)} episodes"), sheet)
+    drawn = contact_sheet(shown, columns, f"{reader.id}: {len(shown)} of {len(reader)} episodes")
+    with whole(sheet) as file:
+        drawn.save(file, format="PNG")
     _save_film(shown, film, fps)
     return sheet, film
 
@@ -94,11 +96,6 @@ def contact_sheet(episodes: Sequence[Episode], columns: int, title: str) -> Imag
             succeeded = step > 0 and episode.success[step - 1]
             draw.text((left, top + height), f"step {step}", SUCCESS if succeeded else TEXT, font)
     return sheet
-
-
-def _save_sheet(sheet: Image.Image, path: Path) -> None:
-    with whole(path) as file:
-        sheet.save(file, format="PNG")
 
 
 def _save_film(episodes: Sequence[Episode], path: Path, fps: int) -> None:
