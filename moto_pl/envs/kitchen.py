@@ -90,15 +90,7 @@ class KitchenEnv(MujocoPixelEnv):
         super().__init__(ACTION_SIZE, image_size, episode_steps, render_mode, camera, render_quality, observe)
         import mujoco
 
-        kitchen = _simulator()
-        self.goals: dict[str, np.ndarray] = {
-            name: np.array(kitchen.OBS_ELEMENT_GOALS[name]) for name in KITCHEN_OBJECTS
-        }
-        self.indices: dict[str, np.ndarray] = {
-            name: np.array(kitchen.OBS_ELEMENT_INDICES[name]) for name in KITCHEN_OBJECTS
-        }
-        self.threshold = float(kitchen.BONUS_THRESH)
-        self._robot: Any = kitchen.KitchenEnv(robot_noise_ratio=joint_noise).robot_env
+        self._robot: Any = _simulator().KitchenEnv(robot_noise_ratio=joint_noise).robot_env
         self._unstable = (
             mujoco.mjtWarning.mjWARN_BADQPOS,
             mujoco.mjtWarning.mjWARN_BADQVEL,
@@ -123,10 +115,6 @@ class KitchenEnv(MujocoPixelEnv):
     def state(self) -> np.ndarray:
         """Positions and velocities of the simulator: float64 ``[59]``, a copy."""
         return np.concatenate([self.data.qpos, self.data.qvel])
-
-    def distances(self) -> dict[str, float]:
-        """How far each of the seven objects is from its goal, in the joints' units; in place is below ``threshold``."""
-        return dict(zip(KITCHEN_OBJECTS, goal_distances(self.data.qpos).tolist(), strict=True))
 
     def objects_in_place(self) -> np.ndarray:
         """Which of the task's objects are in their right configuration now: bool ``[objects]``, in the task's order."""
@@ -228,21 +216,13 @@ class KitchenEnv(MujocoPixelEnv):
         }
 
 
-def goal_distances(positions: np.ndarray) -> np.ndarray:
-    """How far the seven objects are from their goals: float64 ``[..., 7]`` of positions ``[..., 30]``."""
-    kitchen = _simulator()
-    return np.stack(
-        [
-            np.linalg.norm(positions[..., kitchen.OBS_ELEMENT_INDICES[name]] - kitchen.OBS_ELEMENT_GOALS[name], axis=-1)
-            for name in KITCHEN_OBJECTS
-        ],
-        axis=-1,
-    )
-
-
 def objects_in_place(positions: np.ndarray) -> np.ndarray:
     """Which of the seven objects are in their right configuration: bool ``[..., 7]`` of positions ``[..., 30]``."""
-    return np.asarray(goal_distances(positions) < _simulator().BONUS_THRESH)
+    kitchen = _simulator()
+    away = [
+        positions[..., kitchen.OBS_ELEMENT_INDICES[name]] - kitchen.OBS_ELEMENT_GOALS[name] for name in KITCHEN_OBJECTS
+    ]
+    return np.stack([np.linalg.norm(difference, axis=-1) < kitchen.BONUS_THRESH for difference in away], axis=-1)
 
 
 @functools.cache

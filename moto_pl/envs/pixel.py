@@ -109,19 +109,17 @@ class PixelEnv(gym.Env[dict[str, Any], np.ndarray], ABC):
         images = {name: self.view(name) for name in self.observation.cameras}
         return images | {name: self.vector(name) for name in self.observation.state}
 
+    def render(self) -> np.ndarray:
+        """Draw the present state as the camera ``image`` sees it: uint8 ``[image_size, image_size, 3]``."""
+        return self.view("image")
+
+    @abstractmethod
     def view(self, name: str) -> np.ndarray:
         """What one of ``CAMERAS`` sees of the present state: uint8 ``[image_size, image_size, 3]``."""
-        if name != "image":
-            raise NotImplementedError(name)
-        return self.render()
 
     def vector(self, name: str) -> np.ndarray:
         """One of ``VECTORS`` in the present state: float64 ``[n]``, a copy."""
         raise NotImplementedError(name)
-
-    @abstractmethod
-    def render(self) -> np.ndarray:
-        """Draw the present state as the camera ``image`` sees it: uint8 ``[image_size, image_size, 3]``."""
 
     @abstractmethod
     def _begin(self) -> None:
@@ -155,17 +153,12 @@ class PixelEnv(gym.Env[dict[str, Any], np.ndarray], ABC):
 
 
 class MujocoPixelEnv(PixelEnv):
-    """A :class:`PixelEnv` whose image a camera takes in a MuJoCo scene.
+    """A :class:`PixelEnv` whose image a camera takes in a MuJoCo scene; the arguments are that one's, and two more.
 
     Args:
-        action_size: numbers in an action.
-        image_size: height and width of each image in pixels.
-        episode_steps: steps in an episode.
-        render_mode: ``"rgb_array"`` or None.
         camera: what ``image`` is seen through: ``"paper"``, a camera of the scene by name, or a free camera
             (:class:`~moto_pl.envs.rendering.Camera`, or its fields as a mapping).
         render_quality: ``"fast"`` (no shadows, reflections, multisampling) or ``"full"``.
-        observe: what is observed: at least one of ``CAMERAS``, and any of ``VECTORS``.
 
     Attributes:
         SCENE_CAMERAS: those of ``CAMERAS`` that are not ``image``: free ones, those that a hand carries, or what the
@@ -205,10 +198,6 @@ class MujocoPixelEnv(PixelEnv):
     @abstractmethod
     def data(self) -> Any:
         """The scene's present state, a ``mujoco.MjData``."""
-
-    def render(self) -> np.ndarray:
-        """Draw the present state as the camera ``image`` sees it: uint8 ``[image_size, image_size, 3]``."""
-        return self.view("image")
 
     def view(self, name: str) -> np.ndarray:
         """See :meth:`PixelEnv.view`."""

@@ -99,10 +99,6 @@ class ReachEnv(PixelEnv):
         """The action that moves straight to the goal: float32 ``[2]`` in [-1, 1]."""
         return np.clip((self._goal - self._hand) / STEP_LENGTH, -1.0, 1.0).astype(np.float32)
 
-    def render(self) -> np.ndarray:
-        """The current image: uint8 ``[image_size, image_size, 3]``."""
-        return self.view("image")
-
     def view(self, name: str) -> np.ndarray:
         """The whole arena, or what is near the hand; the arena's walls are seen there."""
         image = np.full((self.image_size, self.image_size, 3), (40, 40, 60), np.uint8)

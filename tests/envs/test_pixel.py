@@ -19,7 +19,7 @@ class Counter(PixelEnv):
         super().__init__(2, image_size, episode_steps, "rgb_array")
         self.value = 0
 
-    def render(self) -> np.ndarray:
+    def view(self, name: str) -> np.ndarray:
         return np.full((self.image_size, self.image_size, 3), self.value, np.uint8)
 
     def _begin(self) -> None:
@@ -60,4 +60,4 @@ def test_bad_sizes_are_refused() -> None:
 
 def test_a_part_that_is_missing_is_named() -> None:
     with pytest.raises(TypeError, match="_begin"):
-        type("Half", (PixelEnv,), {"render": Counter.render, "_simulate": Counter._simulate})(2, 16, 3, None)
+        type("Half", (PixelEnv,), {"view": Counter.view, "_simulate": Counter._simulate})(2, 16, 3, None)
