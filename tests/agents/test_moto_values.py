@@ -78,11 +78,15 @@ def test_the_value_is_heard_as_episodes_come_in(monkeypatch: pytest.MonkeyPatch)
     assert moved(agent.actor)
 
 
-@pytest.mark.parametrize(("episodes", "said"), [((20, 30), True), ((19, 30), False), ((0, 0), False)])
+@pytest.mark.parametrize(
+    ("episodes", "said"),
+    [((20, 30), True), ((19, 30), False), ((20, 20), False), ((21, 21), True), ((0, 0), False)],
+)
 def test_a_value_that_is_never_heard_is_said(episodes: tuple[int, int], said: bool) -> None:
-    """20 episodes are collected."""
+    """20 episodes are collected, the last two before the last round's steps."""
     agent = make(value_episodes=episodes)
     agent.facts = RunFacts(2, False, Schedule(4, 60, 2, 3, 2))
+    assert (max(agent.value_share(step) for step in range(64)) == 0) == said
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always")
         agent.on_fit_start()
