@@ -6,6 +6,7 @@ One letter has one meaning in all shapes, here and in ``nn``; docs/shapes.md has
 from __future__ import annotations
 
 from abc import abstractmethod
+from contextlib import nullcontext
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -102,10 +103,15 @@ class ModelBasedAgent(Agent):
         """Says which operators train; refuses ``ops: compiled`` where there are none before anything runs."""
         state, unknown = torch.empty(0, device=self.device), self.world_model.latent.uncompiled
         built = use_compiled(self.ops, self.device)
-        form = "compiled operators train"
-        if not built or compiled_products("observe", self.ops, state, unknown) is None:
+        # Autocast decides too, and Lightning has it around steps alone.
+        with self._trainer.precision_plugin.train_step_context() if self._trainer else nullcontext():
+            compiled = built and compiled_products("observe", self.ops, state, unknown) is not None
+        form, why = "compiled operators train", ""
+        if not compiled:
             form = f"plain-PyTorch references {' and '.join(self.operators)}"
-        why = f" (compiled operators do not know world_model.{unknown})" if built and unknown else ""
+        if built and not compiled:
+            setting = f"world_model.{unknown}" if unknown else f"trainer.precision: {self.trainer.precision}"
+            why = f" (compiled operators do not know {setting})"
         rank_zero_info(f"ops: {self.ops}: the {form} on {self.device}{why}. {status()}")
         if self.model_config.discount_head == "auto":
             found = "some demonstrations end" if self.world_model.discount else "no demonstration ends"

@@ -8,9 +8,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.plugins import MixedPrecision, Precision
 
 from moto_pl.agents import BC, COMBO, CQL, IQL, LOMPO, MOTO, SAC, DreamerV2
 from moto_pl.agents.base import RunFacts
@@ -42,6 +44,7 @@ def tiny(target_every: int = 100, **optim: Any) -> MOTO:
         accumulate_grad_batches=1,
         log_every_n_steps=1,
         is_last_batch=False,
+        precision_plugin=Precision(),
     )
     agent._trainer = trainer
     agent.meet(RunFacts(2, False, Schedule(10, 20, 5, 5)))
@@ -322,6 +325,35 @@ def test_a_run_says_which_operators_it_has(ops: Any, device: str, said: str, mon
     agent.to(device)
     agent.on_fit_start()
     assert said in heard[0] and f"on {device}" in heard[0]
+
+
+@pytest.mark.skipif(not available(), reason="no compiled operators")
+@pytest.mark.parametrize(
+    ("precision", "said"),
+    [
+        ("bf16-mixed", "compiled operators train on cpu. "),
+        (
+            "16-mixed",
+            "references imagine and observe on cpu (compiled operators do not know trainer.precision: 16-mixed)",
+        ),
+    ],
+)
+def test_a_run_says_which_precision_no_operator_knows(
+    precision: Any, said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A CPU has autocast to float16 too, which the Trainer alone would not give it."""
+    heard: list[str] = []
+    monkeypatch.setattr("moto_pl.agents.model_based.rank_zero_info", heard.append)
+    agent = tiny()
+    plugin = MixedPrecision(precision, "cpu")
+    agent.trainer = L.Trainer(default_root_dir=tmp_path, accelerator="cpu", logger=False, plugins=[plugin])
+    agent.ops = "auto"
+    agent.on_fit_start()
+    assert said in heard[0]
+    agent.ops = "compiled"
+    refused = pytest.raises(SettingError, match=r"ops: found 'compiled' with autocast to torch\.float16 in observe")
+    with refused if precision == "16-mixed" else nullcontext():
+        agent.on_fit_start()
 
 
 def test_runs_of_before_settings_were_settings_go_on() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.plugins import Precision
 from torch.distributions import Normal
 
 from moto_pl.agents import COMBO, LOMPO
@@ -334,6 +335,7 @@ def in_a_run(root: Path, agent: Any, store: EpisodeStore, schedule: Schedule) ->
     agent._trainer = SimpleNamespace(
         **{"default_root_dir": str(root), "world_size": 1, "global_rank": 0, "local_rank": 0, "is_global_zero": True},
         global_step=0,
+        precision_plugin=Precision(),
     )
     agent.data = SimpleNamespace(store=store, collected_end_early=False, common_batch=lambda *_: rows())
     agent.meet(RunFacts(2, False, schedule))
@@ -433,7 +435,7 @@ def test_a_copy_that_collects_has_no_replay() -> None:
 @pytest.mark.parametrize(("processes", "fits"), [(3, True), (2, False)])
 def test_processes_share_the_batch(processes: int, fits: bool, tmp_path: Path) -> None:
     agent, *_ = refreshed()
-    agent._trainer = SimpleNamespace(world_size=processes)
+    agent._trainer = SimpleNamespace(world_size=processes, precision_plugin=Precision())
     if fits:
         seen = []
         learn = agent.transition_losses
