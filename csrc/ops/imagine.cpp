@@ -27,9 +27,6 @@ using Gradients = std::tuple<Tensor, Tensor, std::vector<Tensor>>;
 #define MOTO_IMAGINE_OPTIONS                                                                                              \
   at::IntArrayRef latent, int64_t seed, c10::SymInt offset, const OptionalTensor &words, int64_t first_row, int64_t rows, \
       int64_t steps, int64_t action_kind, double min_std, bool by_row, int64_t spread, bool bfloat16
-#define MOTO_IMAGINE_OPTIONS_INT                                                                                      \
-  at::IntArrayRef latent, int64_t seed, int64_t offset, const OptionalTensor &words, int64_t first_row, int64_t rows, \
-      int64_t steps, int64_t action_kind, double min_std, bool by_row, int64_t spread, bool bfloat16
 #define MOTO_IMAGINE_ARGUMENTS latent, seed, offset, words, first_row, rows, steps, action_kind, min_std, by_row, spread, bfloat16
 #define MOTO_IMAGINE_SCHEMA                                                                                                      \
   "Tensor[] actor, Tensor[] cell, Tensor[] prior, int[] latent, int seed, SymInt offset, Tensor? key, int first_row, int rows, " \
@@ -37,21 +34,13 @@ using Gradients = std::tuple<Tensor, Tensor, std::vector<Tensor>>;
   "action_kind, "                                                                                                                \
   "float min_std, bool by_row, int spread, bool bfloat16"
 
-// Sizes, symbolic so that the same code serves real and fake tensors.
-struct Sizes {
-  c10::SymInt batch, deter, hidden, members, actions;
-  LatentShape latent;
-};
-
-Sizes sizes_of(const Tensor& deter, TensorList actor, TensorList prior, at::IntArrayRef latent) {
-  return {deter.sym_size(0),   deter.sym_size(1), prior[0].sym_size(2), prior[0].sym_size(0), actor.back().sym_size(0) / 2,
-          latent_shape(latent)};
-}
-
-Outputs allocate(const Tensor& deter, TensorList actor, TensorList cell, const Sizes& n, int64_t steps, bool bfloat16, bool save) {
+// Symbolic sizes: the same code serves real and fake tensors.
+Outputs allocate(const Tensor& deter, TensorList actor, TensorList cell, TensorList prior, const LatentShape& latent, int64_t steps,
+                 bool bfloat16, bool save) {
   const auto options = deter.options();
   const auto storage = bfloat16 ? options.dtype(at::kBFloat16) : options;
-  const c10::SymInt H = steps, B = n.batch, Z = n.latent.size(), P = n.latent.params(), V = cell[1].sym_size(0);
+  const c10::SymInt H = steps, B = deter.sym_size(0), D = deter.sym_size(1), Z = latent.size(), P = latent.params();
+  const c10::SymInt K = prior[0].sym_size(0), U = prior[0].sym_size(2), V = cell[1].sym_size(0), A = actor.back().sym_size(0) / 2;
   c10::SymInt units = 0;
   for (size_t i = 0; i + 2 < actor.size(); i += 2) units += actor[i].sym_size(0);
   const auto make = [&](const at::TensorOptions& o, std::vector<c10::SymInt> sizes) { return at::empty_symint(sizes, o); };
@@ -59,28 +48,26 @@ Outputs allocate(const Tensor& deter, TensorList actor, TensorList cell, const S
     if (!save) sizes[0] = 0;
     return make(o, std::move(sizes));
   };
-  return {make(options, {H + 1, B, n.deter}),
+  return {make(options, {H + 1, B, D}),
           make(options, {H + 1, B, Z}),
-          make(options, {H + 1, B, n.actions}),
+          make(options, {H + 1, B, A}),
           make(options, {H + 1, B}),
           make(options, {H, B}),
-          saved(storage, {H + 1, B, V + n.deter}),
-          saved(storage, {H, B, 3 * n.deter}),
+          saved(storage, {H + 1, B, V + D}),
+          saved(storage, {H, B, 3 * D}),
           saved(options, {H, B, 2}),
-          saved(storage, {H, n.members, B, n.hidden}),
-          saved(storage, {H, n.members, B, P}),
+          saved(storage, {H, K, B, U}),
+          saved(storage, {H, K, B, P}),
           saved(storage, {(H + 1) * B * units}),
-          saved(options, {H + 1, B, 2 * n.actions})};
+          saved(options, {H + 1, B, 2 * A})};
 }
 
 Outputs imagine_meta(const Tensor& deter, const Tensor& stoch, TensorList actor, TensorList cell, TensorList prior,
                      MOTO_IMAGINE_OPTIONS, bool save) {
-  const Sizes n = sizes_of(deter, actor, prior, latent);
-  return allocate(deter, actor, cell, n, steps, bfloat16, save);
+  return allocate(deter, actor, cell, prior, latent_shape(latent), steps, bfloat16, save);
 }
 
-std::tuple<Tensor, Tensor, std::vector<Tensor>> empty_gradients(const Tensor& deter, const Tensor& stoch, TensorList actor,
-                                                                bool to_start, bool to_actor) {
+Gradients empty_gradients(const Tensor& deter, const Tensor& stoch, TensorList actor, bool to_start, bool to_actor) {
   // deter and stoch are rollouts here: their first rows are the start.
   const auto rows = [](const Tensor& rollout, bool wanted) {
     return wanted ? at::empty_symint({rollout.sym_size(1), rollout.sym_size(2)}, rollout.options())
@@ -107,14 +94,14 @@ bool keeps_probs(const LatentShape& latent, Spread kind) {
 
 template <typename Device>
 void forward(const Outputs& outputs, const Tensor& start_deter, const Tensor& start_stoch, TensorList actor, TensorList cell,
-             TensorList prior, const Sizes& n, MOTO_IMAGINE_OPTIONS_INT, bool save) {
+             TensorList prior, MOTO_IMAGINE_OPTIONS, bool save) {
   using T = typename Device::Full;
   using S = typename Device::Storage;
-  const LatentShape z_shape = n.latent;
+  const LatentShape z_shape = latent_shape(latent);
   const int64_t B = start_deter.size(0), D = start_deter.size(1), Z = z_shape.size(), P = z_shape.params();
   const int64_t K = prior[0].size(0), U = prior[0].size(2), V = cell[1].size(0), A = actor.back().size(0) / 2;
   const bool categorical = z_shape.kind == Latent::categorical;
-  const PhiloxKey key = philox_key<Device>(seed, offset, words, first_row, rows);
+  const PhiloxKey key = philox_key<Device>(seed, offset.expect_int(), words, first_row, rows);
   const auto full = start_deter.options(), storage = full.dtype(kStorage<S>);
   const auto cast = [&](const Tensor& weight) { return weight.to(kStorage<S>); };
   const Device device(z_shape, K, B, start_deter);
@@ -255,8 +242,7 @@ void forward(const Outputs& outputs, const Tensor& start_deter, const Tensor& st
 template <typename Device>
 void backward(const OptionalTensor& grad_deter, const OptionalTensor& grad_stoch, const OptionalTensor& grad_action,
               const OptionalTensor& grad_entropy, const OptionalTensor& grad_disagreement, TensorList saved, TensorList actor,
-              TensorList cell, TensorList prior, const Gradients& gradients, MOTO_IMAGINE_OPTIONS_INT, bool to_start,
-              bool to_actor) {
+              TensorList cell, TensorList prior, const Gradients& gradients, MOTO_IMAGINE_OPTIONS, bool to_start, bool to_actor) {
   using T = typename Device::Full;
   using S = typename Device::Storage;
   const LatentShape z_shape = latent_shape(latent);
@@ -264,7 +250,7 @@ void backward(const OptionalTensor& grad_deter, const OptionalTensor& grad_stoch
                params = saved[6], actor_hidden = saved[7], raw = saved[8];
   const int64_t B = deter.size(1), D = deter.size(2), Z = z_shape.size(), P = z_shape.params();
   const int64_t K = prior[0].size(0), U = prior[0].size(2), V = cell[1].size(0), A = actor.back().size(0) / 2;
-  const PhiloxKey key = philox_key<Device>(seed, offset, words, first_row, rows);
+  const PhiloxKey key = philox_key<Device>(seed, offset.expect_int(), words, first_row, rows);
   const auto full = deter.options(), storage = full.dtype(kStorage<S>);
   const auto cast = [&](const Tensor& weight) { return weight.to(kStorage<S>); };
   const Device device(z_shape, K, B, deter);
@@ -389,14 +375,13 @@ void backward(const OptionalTensor& grad_deter, const OptionalTensor& grad_stoch
 // The implementations of both operators for one kind of device.
 template <template <typename, typename> typename Device>
 Outputs imagine_on(const Tensor& deter, const Tensor& stoch, TensorList actor, TensorList cell, TensorList prior,
-                   MOTO_IMAGINE_OPTIONS_INT, bool save) {
+                   MOTO_IMAGINE_OPTIONS, bool save) {
   // Autocast has been settled by `bfloat16`: the products here are in the dtype that they are given in.
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
   const c10::OptionalDeviceGuard guard(deter.device());
-  const Sizes n = sizes_of(deter, actor, prior, latent);
-  const Outputs outputs = allocate(deter, actor, cell, n, steps, bfloat16, save);
+  const Outputs outputs = allocate(deter, actor, cell, prior, latent_shape(latent), steps, bfloat16, save);
   with_types(deter, bfloat16, [&](auto t, auto s) {
-    forward<Device<decltype(t), decltype(s)>>(outputs, deter, stoch, actor, cell, prior, n, MOTO_IMAGINE_ARGUMENTS, save);
+    forward<Device<decltype(t), decltype(s)>>(outputs, deter, stoch, actor, cell, prior, MOTO_IMAGINE_ARGUMENTS, save);
   });
   return outputs;
 }
@@ -404,7 +389,7 @@ Outputs imagine_on(const Tensor& deter, const Tensor& stoch, TensorList actor, T
 template <template <typename, typename> typename Device>
 Gradients imagine_backward_on(const OptionalTensor& grad_deter, const OptionalTensor& grad_stoch, const OptionalTensor& grad_action,
                               const OptionalTensor& grad_entropy, const OptionalTensor& grad_disagreement, TensorList saved,
-                              TensorList actor, TensorList cell, TensorList prior, MOTO_IMAGINE_OPTIONS_INT, bool to_start,
+                              TensorList actor, TensorList cell, TensorList prior, MOTO_IMAGINE_OPTIONS, bool to_start,
                               bool to_actor) {
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
   const c10::OptionalDeviceGuard guard(saved[0].device());
