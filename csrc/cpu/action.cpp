@@ -24,13 +24,6 @@ T load(const S* p) {
   }
 }
 
-template <typename T, typename S>
-ActionDraw<T, Normal> draw(const Act<T, S>& x, int64_t b, int64_t a) {
-  const T* raw = x.raw + 2 * b * x.actions;
-  const uint32_t word = philox_word(x.key, Stream::action, static_cast<uint64_t>((x.first + b) * x.actions + a));
-  return {x.kind, raw[a], raw[x.actions + a], x.min_std, philox_uniform<T>(word)};
-}
-
 }  // namespace
 
 template <typename T, typename S>
@@ -40,7 +33,7 @@ void act(const Act<T, S>& x, int64_t begin, int64_t end) {
   for (int64_t b = begin; b < end; ++b) {
     T total = 0;
     for (int64_t a = 0; a < A; ++a) {
-      const auto d = draw(x, b, a);
+      const auto d = draw_action<Normal>(x, b, a);
       x.action[b * A + a] = d.action;
       total += d.entropy();
     }
@@ -55,7 +48,7 @@ void act_backward(const Act<T, S>& x, int64_t begin, int64_t end) {
     T* grad_raw = x.grad_raw + 2 * b * A;
     for (int64_t a = 0; a < A; ++a) {
       const T grad = x.grad_action ? x.grad_action[b * A + a] : T(0);
-      draw(x, b, a).backward(grad, x.grad_entropy ? x.grad_entropy[b] : T(0), grad_raw[a], grad_raw[A + a]);
+      draw_action<Normal>(x, b, a).backward(grad, x.grad_entropy ? x.grad_entropy[b] : T(0), grad_raw[a], grad_raw[A + a]);
     }
   }
 }

@@ -8,13 +8,6 @@
 namespace moto::cuda {
 namespace {
 
-template <typename T, typename S>
-__device__ inline ActionDraw<T, Normal> draw_action(const Act<T, S>& x, int64_t b, int64_t a) {
-  const T* raw = x.raw + 2 * b * x.actions;
-  const uint32_t word = philox_word(x.key, Stream::action, static_cast<uint64_t>((x.first + b) * x.actions + a));
-  return ActionDraw<T, Normal>(x.kind, raw[a], raw[x.actions + a], x.min_std, philox_uniform<T>(word));
-}
-
 // The actor's last layer (a warp an output), the actions, and the layer that takes them.
 template <typename T, typename S>
 __global__ void act_kernel(Act<T, S> x, GatherLayer<T, S> layer) {
@@ -34,7 +27,7 @@ __global__ void act_kernel(Act<T, S> x, GatherLayer<T, S> layer) {
   __syncthreads();
   T entropy = 0;
   for (int64_t a = threadIdx.x; a < A; a += blockDim.x) {
-    const auto draw = draw_action(x, b, a);
+    const auto draw = draw_action<Normal>(x, b, a);
     x.action[b * A + a] = draw.action;
     entropy += draw.entropy();
   }
@@ -53,7 +46,7 @@ __global__ void act_backward_kernel(Act<T, S> x, int64_t rows) {
   const int64_t b = i / A, a = i % A;
   T* grad_raw = x.grad_raw + 2 * b * A;
   const T grad = x.grad_action ? x.grad_action[i] : T(0);
-  draw_action(x, b, a).backward(grad, x.grad_entropy ? x.grad_entropy[b] : T(0), grad_raw[a], grad_raw[A + a]);
+  draw_action<Normal>(x, b, a).backward(grad, x.grad_entropy ? x.grad_entropy[b] : T(0), grad_raw[a], grad_raw[A + a]);
 }
 
 }  // namespace

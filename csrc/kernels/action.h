@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "kernels/arguments.h"
 #include "kernels/philox.h"
 
 namespace moto {
@@ -113,6 +114,14 @@ struct ActionDraw {
     grad_std = to_std * gate * (1 - gate);
   }
 };
+
+// Row b's action a.
+template <typename Normal, typename T, typename S>
+MOTO_DEVICE inline ActionDraw<T, Normal> draw_action(const Act<T, S>& x, int64_t b, int64_t a) {
+  const T* raw = x.raw + 2 * b * x.actions;
+  const uint32_t word = philox_word(x.key, Stream::action, static_cast<uint64_t>((x.first + b) * x.actions + a));
+  return {x.kind, raw[a], raw[x.actions + a], x.min_std, philox_uniform<T>(word)};
+}
 
 }  // namespace
 }  // namespace moto

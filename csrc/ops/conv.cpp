@@ -23,7 +23,8 @@ constexpr int64_t kChunkBytes = 512 * 1024;
 constexpr int64_t kGrain = 1 << 18;
 
 // Symbolic sizes: the same checks serve real and fake tensors.
-void check_layer(const char* op, const Tensor& x, const Tensor& weight, const Tensor& bias, int64_t inputs, int64_t outputs) {
+void check_layer(const char* op, const Tensor& x, const Tensor& weight, const Tensor& bias, int64_t inputs, int64_t outputs,
+                 int64_t activation) {
   TORCH_CHECK(x.dim() == 4, op, ": x must be [frames, channels, rows, columns], found shape ", x.sym_sizes());
   TORCH_CHECK(weight.dim() == 4 && weight.sym_size(2) == weight.sym_size(3), op, ": weight must have a square kernel, found shape ",
               weight.sym_sizes());
@@ -35,16 +36,12 @@ void check_layer(const char* op, const Tensor& x, const Tensor& weight, const Te
               weight.sym_size(outputs), "], found ", bias.sym_sizes());
   TORCH_CHECK(bias.scalar_type() == dtype, op, ": bias must have weight's dtype ", dtype, ", found ", bias.scalar_type());
   TORCH_CHECK(x.device() == weight.device() && bias.device() == weight.device(), op, ": x, weight and bias must be on one device");
-}
-
-void check_activation(const char* op, int64_t activation) {
   TORCH_CHECK(activation >= 0 && activation <= 2, op, ": activation must be 0 (none), 1 (ELU) or 2 (ReLU), found ", activation);
 }
 
 void check_conv(const Tensor& x, const Tensor& weight, const Tensor& bias, int64_t activation) {
   constexpr const char* op = "moto::conv";
-  check_layer(op, x, weight, bias, 1, 0);
-  check_activation(op, activation);
+  check_layer(op, x, weight, bias, 1, 0, activation);
   TORCH_CHECK(x.scalar_type() == at::kByte || x.scalar_type() == weight.scalar_type(), op,
               ": x must be uint8 or have weight's dtype, found ", x.scalar_type());
   TORCH_CHECK(x.sym_size(2) >= weight.sym_size(2) && x.sym_size(3) >= weight.sym_size(2), op, ": the kernel is larger than x, ",
@@ -53,8 +50,7 @@ void check_conv(const Tensor& x, const Tensor& weight, const Tensor& bias, int64
 
 void check_transpose(const Tensor& x, const Tensor& weight, const Tensor& bias, int64_t activation) {
   constexpr const char* op = "moto::conv_transpose";
-  check_layer(op, x, weight, bias, 0, 1);
-  check_activation(op, activation);
+  check_layer(op, x, weight, bias, 0, 1, activation);
   TORCH_CHECK(x.scalar_type() == weight.scalar_type(), op, ": x must have weight's dtype, found ", x.scalar_type());
 }
 

@@ -47,16 +47,6 @@ void with_type(const Tensor& tensor, const Body& body) {
   }
 }
 
-template <typename T>
-const T* read(const Tensor& tensor) {
-  return static_cast<const T*>(tensor.const_data_ptr());
-}
-
-template <typename T>
-T* write(const Tensor& tensor) {
-  return static_cast<T*>(tensor.mutable_data_ptr());
-}
-
 // One body for both devices: `forward` and `backward` are the device's kernels, taking pointers and a shape.
 template <typename Narrow, typename Kernel>
 Tensor run_forward(const Tensor& reward, const Tensor& value, const Tensor& discount, double lambda, const Kernel& kernel) {
@@ -64,7 +54,7 @@ Tensor run_forward(const Tensor& reward, const Tensor& value, const Tensor& disc
   const LambdaReturnShape shape{reward.size(0), reward.size(1), lambda};
   with_type<Narrow>(r, [&](auto zero) {
     using T = decltype(zero);
-    kernel(read<T>(r), read<T>(v), read<T>(d), write<T>(returns), shape);
+    kernel(data<T>(r), data<T>(v), data<T>(d), data<T>(returns), shape);
   });
   return returns;
 }
@@ -77,7 +67,7 @@ Gradients run_backward(const Tensor& grad, const Tensor& value, const Tensor& di
   const LambdaReturnShape shape{grad.size(0), grad.size(1), lambda};
   with_type<Narrow>(g, [&](auto zero) {
     using T = decltype(zero);
-    kernel(read<T>(g), read<T>(v), read<T>(d), read<T>(out), write<T>(to_reward), write<T>(to_value), write<T>(to_discount), shape);
+    kernel(data<T>(g), data<T>(v), data<T>(d), data<T>(out), data<T>(to_reward), data<T>(to_value), data<T>(to_discount), shape);
   });
   return {to_reward, to_value, to_discount};
 }
