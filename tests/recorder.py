@@ -16,13 +16,14 @@ class RecordSteps(L.Callback):
         self.replayed = 0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        replay = capture.Recorder.replay
+        def recorded(step: capture.Step) -> capture.Step:
+            def replay() -> capture.Outcome:
+                self.replayed += 1
+                return step()
 
-        def counted(recorder: capture.Recorder) -> capture.Outcome:
-            self.replayed += 1
-            return replay(recorder)
+            return replay
 
-        capture.Recorder.replay = counted  # type: ignore[method-assign]
+        capture.recorded = recorded
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         print(f"{self.replayed} steps were replayed", flush=True)

@@ -20,7 +20,8 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from functools import cache
+from typing import Any, Literal, NamedTuple
 
 import torch
 from lightning.pytorch.plugins import MixedPrecision
@@ -41,7 +42,7 @@ Agent = Any  # base.Agent: that module imports this one
 #: Whether a run's steps are captured; ``auto``: where they can be.
 CaptureMode = Literal["auto"] | bool
 
-#: Types of the devices that have graphs; tests add the CPU, with :class:`Recorder`.
+#: Types of the devices that have graphs; tests add the CPU, with :func:`recorded`.
 DEVICES = ["cuda"]
 
 #: Eager steps of each kind before its capture: libraries choose their kernels and set up their memory in them.
@@ -57,41 +58,33 @@ class Outcome(NamedTuple):
     total: Tensor
 
 
-class Graph(Protocol):
-    """Something that takes a step again."""
-
-    def replay(self) -> Outcome:
-        """Takes it, on what the static tensors now hold."""
+#: A gradient step, taken on what the static tensors hold when it is called.
+Step = Callable[[], Outcome]
 
 
-class CudaGraph:
-    """``step`` captured on the device; capturing does not run it."""
-
-    pool: Any = None  # of all graphs: they never run at once, and each one's results are read before the next runs
-
-    def __init__(self, step: Callable[[], Outcome]) -> None:
-        if CudaGraph.pool is None:
-            CudaGraph.pool = torch.cuda.graph_pool_handle()
-        self._graph = torch.cuda.CUDAGraph()
-        # Other threads (those that pin a loader's batches) may go on calling the driver meanwhile.
-        with torch.cuda.graph(self._graph, pool=CudaGraph.pool, capture_error_mode="thread_local"):
-            self._outcome = step()
-
-    def replay(self) -> Outcome:
-        """See :class:`Graph`."""
-        self._graph.replay()
-        return self._outcome
+@cache
+def _pool() -> Any:
+    """Memory of all graphs: they never run at once, and each one's results are read before the next runs."""
+    return torch.cuda.graph_pool_handle()
 
 
-class Recorder:
-    """Stands in for :class:`CudaGraph` without a device: it runs ``step`` again, with all that it closes over."""
+def cuda_graph(step: Step) -> Step:
+    """Captures ``step`` on the device, which does not run it; returns what replays it."""
+    graph = torch.cuda.CUDAGraph()
+    # Other threads (those that pin a loader's batches) may go on calling the driver meanwhile.
+    with torch.cuda.graph(graph, pool=_pool(), capture_error_mode="thread_local"):
+        outcome = step()
 
-    def __init__(self, step: Callable[[], Outcome]) -> None:
-        self._step = step
+    def replay() -> Outcome:
+        graph.replay()
+        return outcome
 
-    def replay(self) -> Outcome:
-        """See :class:`Graph`."""
-        return self._step()
+    return replay
+
+
+def recorded(step: Step) -> Step:
+    """Stands in for :func:`cuda_graph` without a device: ``step`` itself, run again with all that it closes over."""
+    return step
 
 
 class _Numbers:
@@ -117,7 +110,7 @@ class _Static:
     inputs: list[Any]
     structure: Any
     keys: KeyTable
-    graph: Graph | None = None
+    graph: Step | None = None
 
 
 class CapturedStep:
@@ -127,7 +120,7 @@ class CapturedStep:
         agent: whose losses, targets and average.
         optimizer: AdamW, whose state earlier steps have made.
         device: where all of it is.
-        graphs: what captures a step; by default :class:`CudaGraph` on a GPU and :class:`Recorder` elsewhere.
+        graphs: what captures a step; by default :func:`cuda_graph` on a GPU and :func:`recorded` elsewhere.
     """
 
     def __init__(
@@ -135,10 +128,10 @@ class CapturedStep:
         agent: Agent,
         optimizer: torch.optim.Optimizer,
         device: torch.device,
-        graphs: Callable[[Callable[[], Outcome]], Graph] | None = None,
+        graphs: Callable[[Step], Step] | None = None,
     ) -> None:
         self._agent, self._optimizer, self._device = agent, optimizer, device
-        self._graphs = graphs or (CudaGraph if device.type == "cuda" else Recorder)
+        self._graphs = graphs or (cuda_graph if device.type == "cuda" else recorded)
         self._numbers = _Numbers(len(optimizer.param_groups), device)
         self._kinds: dict[Hashable, _Static] = {}
         self._seen: dict[Hashable, int] = {}
@@ -204,7 +197,7 @@ class CapturedStep:
             )
         # After the capture, in which keys have got their rows.
         static.keys.write(key)
-        return static.graph.replay()
+        return static.graph()
 
     def _step(
         self,

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.train_step import ACTIONS, AGENTS, agent_of_size, load_agent, random_batch
 from moto_pl.agents.base import RunFacts
-from moto_pl.agents.capture import WARM_UP, CapturedStep, Outcome, Recorder
+from moto_pl.agents.capture import WARM_UP, CapturedStep, Outcome, Step
 from moto_pl.agents.param_groups import Clipping
 from moto_pl.ops import Key, KeyTable, Stream, normal, uniform
 from moto_pl.ops.extension import without_operators
@@ -100,19 +101,15 @@ def test_what_waits_is_refused(wait: Any) -> None:
         wait(x)
 
 
-class _Strict(Recorder):
+def _strict(step: Step) -> Step:
     """Runs the step where nothing may wait, but for the first time, when its keys get their rows."""
+    waiting = chain([nullcontext], repeat(no_waiting))
 
-    def __init__(self, step: Any) -> None:
-        super().__init__(step)
-        self.first = True
+    def replay() -> Outcome:
+        with next(waiting)():
+            return step()
 
-    def replay(self) -> Outcome:
-        if self.first:
-            self.first = False
-            return super().replay()
-        with no_waiting():
-            return super().replay()
+    return replay
 
 
 def clippings(agent: Any) -> list[Clipping]:
@@ -161,7 +158,7 @@ def test_replayed_steps_are_the_eager_ones_and_wait_for_nothing(name: str, monke
     if hasattr(eager, "replay"):  # which no copy takes along
         captured.replay = eager.replay
     optimizers = eager.configure_optimizers(), captured.configure_optimizers()
-    steps = CapturedStep(captured, optimizers[1], CPU, _Strict)
+    steps = CapturedStep(captured, optimizers[1], CPU, _strict)
     for step in range(1, 21):
         monkeypatch.setattr(type(eager), "global_step", step - 1)
         batch, key = random_batch(eager, CPU), Key(3, step).fold(7)
@@ -233,7 +230,7 @@ def test_keys_in_a_table() -> None:
 def test_a_gradient_that_is_not_finite_changes_nothing_and_is_reported() -> None:
     agent = make("MOTO")
     optimizer = agent.configure_optimizers()
-    steps = CapturedStep(agent, optimizer, CPU, _Strict)
+    steps = CapturedStep(agent, optimizer, CPU, _strict)
     for step in range(1, 7):
         batch = random_batch(agent, CPU)
         if step in (3, 4):
