@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal, NamedTuple
 
+import lightning as L
 import torch
 from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.strategies import SingleDeviceStrategy
@@ -415,7 +416,6 @@ def _why_eager(agent: Agent) -> str | None:
     return None
 
 
-def _overrides(callback: Any, hook: str) -> bool:
-    import lightning as L
-
-    return getattr(type(callback), hook) is not getattr(L.Callback, hook)
+def _overrides(callback: L.Callback, hook: str) -> bool:
+    """Whether a callback has this hook, from its class or, as LambdaCallback, as an attribute of its own."""
+    return getattr(getattr(callback, hook), "__func__", None) is not getattr(L.Callback, hook)

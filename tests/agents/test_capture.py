@@ -12,15 +12,20 @@ from dataclasses import replace
 from functools import partial
 from itertools import chain, repeat
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
+import lightning as L
 import pytest
 import torch
+from lightning.pytorch.callbacks import LambdaCallback
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.train_step import ACTIONS, AGENTS, agent_of_size, load_agent, random_batch
+from moto_pl.agents import capture
 from moto_pl.agents.base import RunFacts
 from moto_pl.agents.capture import WARM_UP, CapturedStep, Outcome, Step
 from moto_pl.agents.param_groups import Clipping
@@ -28,6 +33,7 @@ from moto_pl.ops import Key, KeyTable, Stream, normal, uniform
 from moto_pl.ops.extension import without_operators
 from moto_pl.ops.philox import philox, philox_ref, uniform_ref
 from moto_pl.schedule import Schedule
+from recorder import Watches
 from runs import assert_same_end, fault, final, fit
 
 CPU = torch.device("cpu")
@@ -330,6 +336,23 @@ def test_a_captured_run_is_the_eager_one_also_when_killed_and_resumed(
     resumed = fit(tmp_path / "run", *data, *record, *seldom, agent=agent)
     assert resumed.returncode == 0, resumed.stderr
     assert_same_end(tmp_path / "eager", tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("callback", "watches"),
+    [
+        (L.Callback(), False),
+        (LambdaCallback(on_train_start=print), False),
+        (Watches(), True),
+        (LambdaCallback(on_after_backward=print), True),
+    ],
+)
+def test_a_callback_that_watches_keeps_steps_eager(callback: L.Callback, watches: bool, tmp_path: Path) -> None:
+    trainer = L.Trainer(default_root_dir=tmp_path, accelerator="cpu", devices=1, logger=False, callbacks=[callback])
+    agent = SimpleNamespace(trainer=trainer, device=CPU)
+    with patch.object(capture, "DEVICES", ["cpu"]):
+        reason = capture._why_eager(agent)
+    assert reason == (f"{type(callback).__name__} looks at each step's backward pass" if watches else None)
 
 
 @pytest.mark.slow
