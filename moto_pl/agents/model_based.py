@@ -102,14 +102,13 @@ class ModelBasedAgent(Agent):
     def on_fit_start(self) -> None:
         """Says which operators train; refuses ``ops: compiled`` where there are none before anything runs."""
         state, unknown = torch.empty(0, device=self.device), self.world_model.latent.uncompiled
-        built = use_compiled(self.ops, self.device)
         # Autocast decides too, and Lightning has it around steps alone.
         with self._trainer.precision_plugin.train_step_context() if self._trainer else nullcontext():
-            compiled = built and compiled_products("observe", self.ops, state, unknown) is not None
+            compiled = compiled_products("observe", self.ops, state, unknown) is not None
         form, why = "compiled operators train", ""
         if not compiled:
             form = f"plain-PyTorch references {' and '.join(self.operators)}"
-        if built and not compiled:
+        if not compiled and use_compiled(self.ops, self.device):
             setting = f"world_model.{unknown}" if unknown else f"trainer.precision: {self.trainer.precision}"
             why = f" (compiled operators do not know {setting})"
         rank_zero_info(f"ops: {self.ops}: the {form} on {self.device}{why}. {status()}")
@@ -230,16 +229,7 @@ class Starts(NamedTuple):
 
 
 class ImaginationAgent(ModelBasedAgent):
-    """Learns to act in rollouts of its world model that start in posterior states of real sequences.
-
-    Args:
-        world_model: sizes and losses of the world model.
-        behaviour: actor, critic, imagination.
-        batch: sizes of a training batch.
-        optim: learning rates and clipping.
-        ops: which operators imagine, observe and sum returns.
-        seed: keys initial weights and noise.
-    """
+    """Learns to act in rollouts of its world model that start in posterior states of real sequences."""
 
     config: ImaginationConfig
     batch: BatchConfig

@@ -133,7 +133,7 @@ def use_compiled(ops: Ops, device: torch.device) -> bool:
 
 
 def compiled_products(name: str, ops: Ops, state: torch.Tensor, uncompiled: str | None = None) -> bool | None:
-    """Whether an operator's products are to be in bfloat16; None where only its reference can serve.
+    """Whether an operator's products are to be in bfloat16; None where its reference serves.
 
     The operators take float32 and float64, and do under bfloat16 autocast what it does to the reference.
 
@@ -149,6 +149,8 @@ def compiled_products(name: str, ops: Ops, state: torch.Tensor, uncompiled: str 
     Raises:
         SettingError: naming ``ops``, where it is ``compiled`` and the operator does not do this.
     """
+    if not use_compiled(ops, state.device):
+        return None
     if uncompiled is not None:
         found = f"world_model.{uncompiled}"
     elif state.dtype not in (torch.float32, torch.float64):

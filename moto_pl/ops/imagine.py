@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import SettingError
 from .action import ActionDist, ActionKind
-from .extension import Ops, check_tensors, compiled_products, use_compiled
+from .extension import Ops, check_tensors, compiled_products
 from .latent import Disagreement, LatentSpec, check_disagreement, disagreement, draw_noise, sample
 from .observe import CellWeights, transition
 from .philox import Key, Stream, integers, operator_key, uniform
@@ -198,10 +198,7 @@ def imagine(
         SettingError: naming the argument whose shape, dtype, device or value is wrong, or ``ops`` where it is
             ``compiled`` and there is no operator for this.
     """
-    if (
-        not use_compiled(ops, deter.device)
-        or (bfloat16 := compiled_products("imagine", ops, deter, latent.uncompiled)) is None
-    ):
+    if (bfloat16 := compiled_products("imagine", ops, deter, latent.uncompiled)) is None:
         return imagine_ref(
             deter,
             stoch,

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..errors import SettingError
-from .extension import Ops, use_compiled
+from .extension import Ops, check_tensors, use_compiled
 
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 
@@ -19,13 +19,7 @@ def _check(reward: Tensor, value: Tensor, discount: Tensor, lambda_: float) -> N
     if reward.dtype not in _DTYPES:
         raise SettingError("reward", reward.dtype, "Use float32, float64 or bfloat16.")
     steps, batch = reward.shape
-    for name, tensor, shape in (("value", value, (steps + 1, batch)), ("discount", discount, (steps, batch))):
-        if tensor.shape != shape:
-            raise SettingError(name, f"shape {tuple(tensor.shape)}", f"Give it as {shape}, as reward demands.")
-        if tensor.dtype != reward.dtype:
-            raise SettingError(name, tensor.dtype, f"Use reward's dtype, {reward.dtype}.")
-        if tensor.device != reward.device:
-            raise SettingError(name, f"device {tensor.device}", f"Put it on reward's device, {reward.device}.")
+    check_tensors("reward", reward, [("value", value, (steps + 1, batch)), ("discount", discount, (steps, batch))])
 
 
 def lambda_return_ref(reward: Tensor, value: Tensor, discount: Tensor, lambda_: float) -> Tensor:

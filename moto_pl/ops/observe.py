@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import SettingError
-from .extension import Ops, check_tensors, compiled_products, use_compiled
+from .extension import Ops, check_tensors, compiled_products
 from .latent import LatentSpec, draw_noise, sample
 from .philox import Key, operator_key
 
@@ -50,25 +50,21 @@ def transition(deter: Tensor, stoch: Tensor, action: Tensor, weights: CellWeight
     return gru(x, deter, weights)
 
 
-class _Pieces(NamedTuple):
-    """What both forms start from: weights by what they multiply, and the products that need no state."""
-
-    stoch_weight: Tensor  # [U, Z]
-    deter_weight: Tensor  # [U, D]
-    from_action: Tensor  # [T, B, U]
-    from_embed: Tensor  # [T, B, U]
-
-
 def _pieces(
     action: Tensor, embed: Tensor, is_first: Tensor, cell: CellWeights, posterior: PosteriorWeights, latent: LatentSpec
-) -> _Pieces:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What both forms start from: weights by what they multiply, and the products that need no state.
+
+    Returns:
+        Weights of z [U, Z] and of the state [U, D]; what comes of actions and of embeddings, both [T, B, U].
+    """
     keep = (~is_first).to(action.dtype).unsqueeze(-1)  # [T, B, 1]
     stoch_weight, action_weight = cell.input_weight.split((latent.size, action.shape[-1]), -1)
     size = posterior.hidden_weight.shape[-1] - embed.shape[-1]
     deter_weight, embed_weight = posterior.hidden_weight.split((size, embed.shape[-1]), -1)
     from_action = F.linear(action * keep, action_weight, cell.input_bias)
     from_embed = F.linear(embed, embed_weight, posterior.hidden_bias)
-    return _Pieces(stoch_weight, deter_weight, from_action, from_embed)
+    return stoch_weight, deter_weight, from_action, from_embed
 
 
 def _check(
@@ -198,10 +194,7 @@ def observe(
         SettingError: naming the argument whose shape, dtype or device is wrong, or ``ops`` where it is ``compiled`` and
             there is no operator for this.
     """
-    if (
-        not use_compiled(ops, deter.device)
-        or (bfloat16 := compiled_products("observe", ops, deter, latent.uncompiled)) is None
-    ):
+    if (bfloat16 := compiled_products("observe", ops, deter, latent.uncompiled)) is None:
         return observe_ref(action, embed, is_first, deter, stoch, cell, posterior, latent, key)
     _check(action, embed, is_first, deter, stoch, cell, posterior, latent)
     dtype = deter.dtype
