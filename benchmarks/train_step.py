@@ -191,7 +191,7 @@ def measure(name: str, device: torch.device, rounds: int) -> dict[str, float]:
             step()
 
     def model() -> None:
-        losses, _, _ = agent.world_model.loss(batch["model"], Key(0, 0))
+        losses, _ = agent.world_model.loss(batch["model"], Key(0, 0))
         optimizer.zero_grad()
         torch.stack([loss.float() for loss in losses.values()]).sum().backward()
 

@@ -53,7 +53,7 @@ class DreamerV2(ImaginationAgent):
         losses: Named = {}
         metrics: Named = {}
         if components != "behaviour":
-            losses, metrics, _ = self.world_model.loss(batch["model"], key.fold(MODEL))  # Eq. 2
+            losses, metrics = self.world_model.loss(batch["model"], key.fold(MODEL))  # Eq. 2
         if components != "model":
             starts = self.draw_starts(batch["agent"], key)
             rollout = self.imagine(starts.states, key)

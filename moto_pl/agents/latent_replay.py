@@ -38,12 +38,6 @@ class LatentReplayAgent(ModelBasedAgent):
     """Learns a world model from sequences, and twin critics and a deterministic policy from its latent transitions.
 
     Args:
-        world_model: sizes and losses of the world model.
-        behaviour: policy, critics, imagination.
-        batch: sizes of a training batch and of the replay.
-        optim: learning rates and clipping.
-        ops: ``compiled`` or ``reference`` operators for observation; ``auto``: compiled where they were built.
-        seed: keys initial weights and noise.
         settings: the subclass's further settings, for the checkpoint.
     """
 
@@ -289,7 +283,7 @@ class LatentReplayAgent(ModelBasedAgent):
         losses: Named = {}
         metrics: Named = {}
         if components != "behaviour":
-            losses, metrics, _ = self.world_model.loss(batch["model"], key.fold(MODEL))
+            losses, metrics = self.world_model.loss(batch["model"], key.fold(MODEL))
         if components != "model":
             drawn: Any = batch if "real" in batch else self.drawn_on_host(components, batch, key)
             more, figures = self.transition_losses(drawn["real"], drawn["imagined"], key)

@@ -122,7 +122,7 @@ class MOTO(ImaginationAgent):
         heard = known.get(_VALUE_SHARE)
         if components != "behaviour":
             # The ensemble RSSM: its evidence lower bound (DreamerV2, Eq. 2).
-            losses, metrics, _ = self.world_model.loss(batch["model"], key.fold(MODEL))
+            losses, metrics = self.world_model.loss(batch["model"], key.fold(MODEL))
         if components == "model":
             return scaled(losses, self.scales(components)), metrics
 

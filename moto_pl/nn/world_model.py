@@ -322,7 +322,7 @@ class WorldModel(nn.Module):
             scales |= {"model/open_loop_reward": config.reward_scale, "model/open_loop_kl": config.kl_scale}
         return scales
 
-    def loss(self, batch: SequenceBatch, key: Key) -> tuple[dict[str, Tensor], dict[str, Tensor], Posterior]:
+    def loss(self, batch: SequenceBatch, key: Key) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The negative evidence lower bound of a batch, by parts.
 
         Additive constants of the Gaussian log-likelihoods are left out; image, vector and latent terms are sums over
@@ -333,7 +333,7 @@ class WorldModel(nn.Module):
             key: names the draws of latents and members.
 
         Returns:
-            Losses, each to be multiplied with its entry in :attr:`scales`, metrics to log, and the posterior.
+            Losses, each to be multiplied with its entry in :attr:`scales`, and metrics to log.
         """
         post = self.observe(batch, key)
         features = post.states.features  # [T, B, F]
@@ -361,7 +361,7 @@ class WorldModel(nn.Module):
                 "model/posterior_entropy": entropy(self.latent, post.params).mean(),
                 "model/data_disagreement": self.disagreement(prior, post.states.stoch, "mean").mean(),
             }
-        return losses, metrics, post
+        return losses, metrics
 
     def _vector_loss(self, batch: SequenceBatch, features: Tensor) -> Tensor:
         """Half the squared error of the normalised vectors [T, B, V], summed over V: a Gaussian of unit variance."""

@@ -73,7 +73,7 @@ def test_vectors_join_the_embedding_and_move_the_posterior() -> None:
 
 def test_the_loss_of_vectors_by_hand() -> None:
     model, rows = make(vector_scale=3.0), batch()
-    losses, _, post = model.loss(rows, KEY)
+    (losses, _), post = model.loss(rows, KEY), model.observe(rows, KEY)
     assert rows.vector is not None and model.vector is not None and model.scales["model/vector"] == 3.0
     target = ((rows.vector - torch.tensor(HAND.mean)) / torch.tensor(HAND.std)).clamp(-LIMIT, LIMIT)
     wanted = 0.0

@@ -74,7 +74,7 @@ def test_loss_by_hand(latent: str, kl_member: str, free_nats: float) -> None:
         kl_scale=2.0,
     )
     batch = sequences()
-    losses, metrics, post = model.loss(batch, KEY)
+    (losses, metrics), post = model.loss(batch, KEY), model.observe(batch, KEY)
     image = reward = discount = 0.0
     for b in range(3):
         for t in range(5):
@@ -212,7 +212,7 @@ def test_one_row_for_all_sequences_is_no_batch(part: str) -> None:
 @BOTH
 def test_every_parameter_learns(latent: str) -> None:
     model = make(latent=latent, discount_head=True, kl_member="all")
-    losses, _, _ = model.loss(sequences(), KEY)
+    losses, _ = model.loss(sequences(), KEY)
     torch.stack(list(losses.values())).sum().backward()
     assert [name for name, p in model.named_parameters() if p.grad is None or not (p.grad != 0).any()] == []
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
@@ -220,7 +220,7 @@ def test_every_parameter_learns(latent: str) -> None:
 
 def test_sampled_prior_leaves_the_other_members_alone() -> None:
     model, batch = make(), sequences(length=1)
-    losses, _, _ = model.loss(batch, KEY)
+    losses, _ = model.loss(batch, KEY)
     losses["model/kl"].backward()
     member = int(integers(KEY, Stream.MEMBER, 3, (1,)))
     moved = [bool((model.rssm.prior_out.grad[k] != 0).any()) for k in range(3)]
@@ -265,9 +265,9 @@ def test_heads() -> None:
 
 def test_bfloat16_autocast_is_close() -> None:
     model, batch = make(latent="gaussian", discount_head=True), sequences()
-    full, _, _ = model.loss(batch, KEY)
+    full, _ = model.loss(batch, KEY)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        half, _, post = model.loss(batch, KEY)
+        (half, _), post = model.loss(batch, KEY), model.observe(batch, KEY)
     for name, value in full.items():
         assert half[name].dtype == torch.float32
         assert half[name].item() == pytest.approx(value.item(), rel=0.05), name
@@ -413,7 +413,7 @@ def test_open_loop_losses_by_hand(latent: str, steps: int) -> None:
     """One state at a time, each with the member and the noise that are its own."""
     model = make(latent=latent, open_loop_steps=steps, open_loop_rows=7, kl_scale=0.3, reward_scale=2.0)
     batch = sequences()
-    losses, _, post = model.loss(batch, KEY)
+    (losses, _), post = model.loss(batch, KEY), model.observe(batch, KEY)
     key = KEY.fold(0x09E7)
     B, T = batch.is_first.shape
     taken = min(steps, T - 1)
@@ -444,7 +444,7 @@ def test_open_loop_losses_by_hand(latent: str, steps: int) -> None:
 def test_open_loop_losses_teach_what_rolls() -> None:
     """Transition, every head and the reward; not, through its targets, the posterior of what followed."""
     model = make(open_loop_steps=3, open_loop_rows=32)
-    losses, _, _ = model.loss(sequences(), KEY)
+    losses, _ = model.loss(sequences(), KEY)
     (losses["model/open_loop_reward"] + losses["model/open_loop_kl"]).backward()
     heads = model.rssm.prior_out.grad
     assert heads is not None and all(bool((head != 0).any()) for head in heads)
@@ -454,8 +454,8 @@ def test_open_loop_losses_teach_what_rolls() -> None:
 
 
 def test_open_loop_losses_change_no_other_draw() -> None:
-    plain, _, _ = make().loss(sequences(), KEY)
-    more, _, _ = make(open_loop_steps=2).loss(sequences(), KEY)
+    plain, _ = make().loss(sequences(), KEY)
+    more, _ = make(open_loop_steps=2).loss(sequences(), KEY)
     assert more.keys() - plain.keys() == {"model/open_loop_reward", "model/open_loop_kl"}
     for name, loss in plain.items():
         assert torch.equal(loss, more[name])
