@@ -140,6 +140,16 @@ def check(value: Any, shape: Any = Any, place: str = "") -> Any:
     return value
 
 
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """The values of a document by dotted names, which begin with ``prefix``; one that is no object is ``prefix``'s."""
+    if not isinstance(value, dict):
+        return {prefix: value}
+    out: dict[str, Any] = {}
+    for name, item in value.items():
+        out |= flatten(item, f"{prefix}.{name}" if prefix else str(name))
+    return out
+
+
 def _count(value: Any, known: dict[int, int | None], depth: int) -> int:
     """Values in a value, those that are named twice counted twice, without going through them twice."""
     if not isinstance(value, dict | list | tuple):

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from moto_pl.envs.actions import ActionScale
 from moto_pl.envs.observation import Observation, ObservationConfig
 from moto_pl.errors import SettingError
+from moto_pl.reading import flatten
 
 from .earlier import complete
 
@@ -68,8 +69,10 @@ def check_same_agent(found: dict[str, Any] | None, ours: dict[str, Any]) -> None
             f"a checkpoint of {found['class_path']}",
             f"This run trains {ours['class_path']}: use another trainer.default_root_dir.",
         )
-    _check_same_observation(found, ours)
-    before, after = (_flatten({**part, "observation": None}) for part in (complete(found), ours))
+    saved, present = observation_of(found), observation_of(ours)
+    if saved.layout != present.layout:
+        raise _other_observation(str(present), saved)
+    before, after = (flatten({**part, "observation": None}) for part in (complete(found), ours))
     changed = [
         f"{name.removeprefix('init_args.')}: {before.get(name)} -> {after.get(name)}"
         for name in sorted(before.keys() | after.keys())
@@ -96,21 +99,6 @@ def check_same_names(found: dict[str, Any], wanted: ObservationConfig, image_siz
         raise SettingError("data.image_size", found_sizes, fix)
 
 
-def _check_same_observation(found: dict[str, Any], ours: dict[str, Any]) -> None:
-    saved, present = observation_of(found), observation_of(ours)
-    if saved.layout != present.layout:
-        raise _other_observation(str(present), saved)
-
-
 def _other_observation(present: str, saved: Observation) -> SettingError:
     fix = "Restore data.observation, or start a new run in another trainer.default_root_dir."
     return SettingError("data.observation", f"{present}, where the checkpoint's agent sees {saved}", fix)
-
-
-def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    if isinstance(value, dict):
-        out: dict[str, Any] = {}
-        for name, item in value.items():
-            out.update(_flatten(item, f"{prefix}.{name}" if prefix else name))
-        return out
-    return {prefix: value}

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from moto_pl.errors import SettingError
+from moto_pl.reading import flatten
 from moto_pl.report.records import Evaluation, RunRecord, read_run
 from moto_pl.report.statistics import Interval, bootstrap_interval, interquartile_mean
 
@@ -182,16 +183,7 @@ def _check(runs: Sequence[tuple[str | None, RunRecord]]) -> None:
 
 def _settings(run: RunRecord) -> dict[str, Any]:
     """A method's settings by dotted name, the seed and what changes no result left out."""
-    flat: dict[str, Any] = {}
-
-    def walk(value: Any, name: str) -> None:
-        if isinstance(value, dict):
-            for key, item in value.items():
-                walk(item, f"{name}.{key}" if name else str(key))
-        else:
-            flat[name] = value
-
-    walk(run.setting("model", "init_args") or {}, "")
+    flat = flatten(run.setting("model", "init_args") or {})
     return {name: value for name, value in flat.items() if name not in _NOT_THE_METHODS}
 
 
