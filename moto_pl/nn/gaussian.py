@@ -14,17 +14,15 @@ _LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 
 
 class SquashedNormal:
-    """``tanh`` of a normal whose mean and log-std are a network's output (SAC).
+    """``tanh`` of a normal whose mean and log-std are a network's output, the log-std within -20 and 2 (SAC).
 
     Args:
         raw: [..., 2A].
-        min_log_std: lower bound of the log-std.
-        max_log_std: upper bound.
     """
 
-    def __init__(self, raw: Tensor, min_log_std: float = -20.0, max_log_std: float = 2.0) -> None:
+    def __init__(self, raw: Tensor) -> None:
         self.mean, log_std = full(raw).chunk(2, -1)
-        self.log_std = log_std.clamp(min_log_std, max_log_std)
+        self.log_std = log_std.clamp(-20.0, 2.0)
 
     def mode(self) -> Tensor:
         """The median action [..., A]."""

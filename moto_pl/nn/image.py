@@ -180,10 +180,6 @@ class Stacked(NamedTuple):
     image: Tensor
     vector: Tensor
 
-    def map(self, function: Callable[[Tensor], Tensor]) -> Stacked:
-        """The same function on both parts."""
-        return Stacked(function(self.image), function(self.vector))
-
 
 #: Stacked frames, and the vectors beside them where there are any.
 Seen = Tensor | Stacked

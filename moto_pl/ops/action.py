@@ -69,7 +69,7 @@ class ActionDist:
             x = torch.atanh(action)
             squash = 2 * (math.log(2) - x - F.softplus(-2 * x))
             return (self._normal_log_prob(x) - squash).sum(-1)
-        return (self._normal_log_prob(action) - self._log_mass()).sum(-1)
+        return (self._normal_log_prob(action) - self._mass().log()).sum(-1)
 
     def entropy(self, noise: Tensor) -> Tensor:
         """Entropy in nats, summed over A: [...]. Exact for ``trunc_normal``; one-sample for ``tanh_normal``."""
@@ -82,9 +82,6 @@ class ActionDist:
 
     def _mass(self) -> Tensor:
         return _cdf((1 - self.mean) / self.std) - _cdf((-1 - self.mean) / self.std)
-
-    def _log_mass(self) -> Tensor:
-        return self._mass().log()
 
     def _normal_log_prob(self, x: Tensor) -> Tensor:
         return -0.5 * ((x - self.mean) / self.std).square() - self.std.log() - _LOG_SQRT_2PI
