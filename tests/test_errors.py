@@ -67,7 +67,6 @@ PUT_TOGETHER = {
     ("envs/__init__.py", "setting"): "given by the caller, whose call is looked at too",
     ("ops/latent.py", "setting"): "given by the caller: disagreement, or behaviour.disagreement",
     ("ops/extension.py", "name"): "an operator's tensor",
-    ("ops/lambda_return.py", "name"): "an operator's tensor",
     ("ops/observe.py", "name"): "an operator's tensor",
     ("datasets/parallel.py", "*value"): "an error of another process",
     ("datasets/formats/options.py", "setting"): "given by the caller: --cameras, or --state",
