@@ -33,6 +33,10 @@ class SettingError(ValueError):
         return type(self), (self.setting, str(self.found), self.fix)
 
 
+class MachineError(SettingError):
+    """What was brought may be sound, but this machine cannot look at it: a package is not installed, say."""
+
+
 class EnvironmentRaised(SettingError):
     """A user's environment raised an exception.
 

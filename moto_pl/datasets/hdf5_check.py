@@ -51,10 +51,10 @@ def _check(path: Path, modified: int, size: int, inode: int) -> None:
 
 def no_process(path: Path, reason: str) -> Exception:
     """The error where the process that was to look through a file could not start, or came to nothing."""
-    from moto_pl.errors import SettingError  # not by the child, which is not of the package
+    from moto_pl.errors import MachineError  # not by the child, which is not of the package
 
     fix = f"Make {sys.executable} runnable, with room for one more process."
-    return SettingError("data.dataset", f"{path}, which no process could look through ({reason})", fix)
+    return MachineError("data.dataset", f"{path}, which no process could look through ({reason})", fix)
 
 
 def look_through(group: h5py.Group) -> None:

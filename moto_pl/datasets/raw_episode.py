@@ -52,7 +52,7 @@ class RawEpisode:
         Raises:
             SettingError: it has other sizes, it goes on after its end, or a value is not finite or out of range.
         """
-        reward = _column(self.reward)
+        reward = column(self.reward)
         steps = len(reward)
         if reward.ndim != 1 or steps == 0:
             raise self._error(f"rewards {self.reward.shape}", "Expected one number a step: write it again.")
@@ -81,7 +81,7 @@ class RawEpisode:
 
     def _end(self, steps: int) -> tuple[bool, bool]:
         """Whether it was terminated, and whether truncated: in its last step alone."""
-        flags = {"termination": _column(self.terminations), "truncation": _column(self.truncations)}
+        flags = {"termination": column(self.terminations), "truncation": column(self.truncations)}
         for name, values in flags.items():
             if values.shape != (steps,):
                 raise self._error(f"{name}s {values.shape} for {steps} rewards", "Expected one a step: build it again.")
@@ -161,7 +161,7 @@ def clip_rounding(action: np.ndarray) -> np.ndarray:
     return np.where(np.abs(action) <= 1 + ROUNDING, np.clip(action, -1, 1), action)
 
 
-def _column(array: np.ndarray) -> np.ndarray:
+def column(array: np.ndarray) -> np.ndarray:
     """[T, 1] as [T]; all else as it is."""
     return array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
 

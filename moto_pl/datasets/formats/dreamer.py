@@ -120,8 +120,9 @@ class Chunks(Source):
         parts = self._episodes[index]
         place = f"episode {index} of {self.path}"
         names = ("action", "reward", "is_terminal", *self.cameras, *self.vectors)
-        found = [{name: _load(path)[name][start:stop] for name in names} for path, start, stop in parts]
-        arrays = {name: np.concatenate([part[name] for part in found]) for name in names}
+        found = [{name: rows[start:stop] for name, rows in _load(path, names).items()} for path, start, stop in parts]
+        with reading(self.path, (ValueError,), f"episode {index}"):  # chunks of different shapes
+            arrays = {name: np.concatenate([part[name] for part in found]) for name in names}
         if arrays["action"].ndim != 2 or arrays["reward"].ndim != 1 or arrays["is_terminal"].ndim != 1:
             shapes = f"action {arrays['action'].shape}, reward {arrays['reward'].shape}"
             raise SettingError("source", f"{shapes} in {place}", "Expected a flat action and one reward a row.")
@@ -154,13 +155,13 @@ def _chunks(path: Path) -> list[tuple[Path, re.Match[str]]]:
 @lru_cache(maxsize=2)
 def _load(path: Path, names: tuple[str, ...] | None = None) -> dict[str, np.ndarray]:
     """A chunk's arrays, of one number of rows."""
+    needed = names or ("action", "reward", "is_first", "is_last", "is_terminal")
     with reading(path, READ_ERRORS):
         check_members(path)
         with np.load(path, allow_pickle=False) as file:
+            if missing := [name for name in needed if name not in file.files]:
+                raise SettingError("source", f"no {', '.join(missing)} in {path}", "Each chunk of a replay has them.")
             arrays = {name: np.asarray(file[name]) for name in names or file.files}
-    needed = names or ("action", "reward", "is_first", "is_last", "is_terminal")
-    if missing := [name for name in needed if name not in arrays]:
-        raise SettingError("source", f"no {', '.join(missing)} in {path}", "A chunk of a replay has them.")
     if len({array.shape[:1] for array in arrays.values()}) != 1:
         raise SettingError("source", f"arrays of different lengths in {path}", "A chunk has as many rows of each.")
     return arrays

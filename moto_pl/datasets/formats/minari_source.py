@@ -14,9 +14,9 @@ from moto_pl.datasets.formats.recorded import MAX_PIXELS, Camera, Recorded, Sour
 from moto_pl.datasets.minari_files import READ_ERRORS, read_metadata
 from moto_pl.datasets.minari_io import DATA_FILE
 from moto_pl.datasets.offered import is_image, is_vector, leaves, observed
-from moto_pl.datasets.raw_episode import step_rows
+from moto_pl.datasets.raw_episode import column, step_rows
 from moto_pl.envs.actions import SUCCESS_KEYS, ActionScale
-from moto_pl.errors import SettingError
+from moto_pl.errors import MachineError, SettingError
 
 
 class MinariSource(Source):
@@ -34,7 +34,7 @@ class MinariSource(Source):
             self._storage = MinariStorage.read(self._data)
         except ImportError as error:
             fix = 'Install what reads it: pip install "moto_pl[lerobot]".'
-            raise SettingError("source", f"{path} in the format {metadata['data_format']}", fix) from error
+            raise MachineError("source", f"{path} in the format {metadata['data_format']}", fix) from error
         except READ_ERRORS as error:
             raise damaged(path, error) from error
         found = dict(leaves(self._storage.observation_space))
@@ -57,26 +57,22 @@ class MinariSource(Source):
             names = (*self.cameras, *self.vectors)
             seen = {name: np.asarray(observed(raw["observations"], self._keys[name])) for name in names}
             action = np.asarray(raw["actions"], np.float32)
-            rewards = np.asarray(raw["rewards"], np.float32)
-            terminations = np.asarray(raw["terminations"], bool)
+            steps = len(action)
+            rewards = column(np.asarray(raw["rewards"], np.float32))
+            terminations = np.asarray(raw["terminations"], bool).reshape(-1)
             infos = raw["infos"] or {}
-            success = next((infos[name] for name in SUCCESS_KEYS if name in infos), None)
-            extras = {
-                name: rows
-                for name, values in infos.items()
-                if name not in SUCCESS_KEYS and (rows := step_rows(values, len(action))) is not None
-            }
+            extras = {name: rows for name, values in infos.items() if (rows := step_rows(values, steps)) is not None}
+        flags = [column(extras.pop(name)) for name in SUCCESS_KEYS if name in extras]
         if terminations[:-1].any():
             found = f"a termination before the last step in {place}"
             raise SettingError("source", found, "Make what follows another episode, and write it again.")
-        flags = None if success is None else np.asarray(success).reshape(-1)[-len(action) :] > 0
         return Recorded(
             place=place,
             cameras={name: Camera.of(seen[name]) for name in self.cameras},
             vectors={name: seen[name] for name in self.vectors},
             action=action,
-            columns={"rewards": rewards.reshape(len(rewards), -1)[:, 0] if rewards.ndim else rewards},
-            success=flags if flags is not None and len(flags) == len(action) else None,
+            columns={"rewards": rewards},
+            success=flags[0] > 0 if flags and flags[0].ndim == 1 else None,
             terminated=bool(terminations[-1:].any()),
             extras=extras,
             info={"source": f"{self.path.name}/{index}"},

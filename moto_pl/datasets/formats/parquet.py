@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from moto_pl.datasets.formats.recorded import MAX_PIXELS, MAX_STEPS, Damaged, damaged, reading
-from moto_pl.errors import SettingError
+from moto_pl.errors import MachineError, SettingError
 from moto_pl.reading import open_regular
 
 MAX_ROW_GROUP = 1 << 31
@@ -22,14 +22,14 @@ def pyarrow() -> Any:
     """The package, which is an extra.
 
     Raises:
-        SettingError: it is not installed.
+        MachineError: it is not installed.
     """
     try:
         import pyarrow.compute
         import pyarrow.parquet
     except ImportError as error:
         fix = 'Install what reads it: pip install "moto_pl[lerobot]".'
-        raise SettingError("source", "a format in parquet files, and no pyarrow", fix) from error
+        raise MachineError("source", "a format in parquet files, and no pyarrow", fix) from error
     return pyarrow
 
 

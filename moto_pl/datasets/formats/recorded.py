@@ -87,6 +87,10 @@ class Recorded:
             raise SettingError("source", found, "Expected numbers, one row a step: write it again.")
         if not 1 <= steps <= MAX_STEPS:
             raise SettingError("source", f"{steps:,} steps in {self.place}", f"Expected 1 to {MAX_STEPS:,}.")
+        for name, array in self.vectors.items():
+            if array.ndim != 2 or array.dtype.kind not in "fiub":
+                found = f"{name} {array.dtype} {array.shape} in {self.place}"
+                raise SettingError("source", found, "Expected a vector of numbers a row: write it again.")
         counts = {name: camera.count for name, camera in self.cameras.items()}
         counts |= {name: len(array) for name, array in self.vectors.items()}
         for name, count in counts.items():

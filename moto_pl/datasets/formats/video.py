@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from moto_pl.datasets.formats.recorded import MAX_PIXELS, Damaged, reading
-from moto_pl.errors import SettingError
+from moto_pl.errors import MachineError
 from moto_pl.reading import open_regular
 
 
@@ -17,14 +17,14 @@ def pyav() -> Any:
     """The package, which is an extra.
 
     Raises:
-        SettingError: it is not installed.
+        MachineError: it is not installed.
     """
     try:
         import av
         import av.error
     except ImportError as error:
         fix = 'Install what decodes it: pip install "moto_pl[lerobot]".'
-        raise SettingError("source", "frames in mp4 files, and no av", fix) from error
+        raise MachineError("source", "frames in mp4 files, and no av", fix) from error
     return av
 
 

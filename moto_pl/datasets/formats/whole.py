@@ -12,7 +12,7 @@ from rich.progress import track
 from moto_pl.datasets.formats.recorded import Damaged, Recorded
 from moto_pl.datasets.formats.table import FORMATS, find_units, open_unit, recognise
 from moto_pl.datasets.minari_io import exists
-from moto_pl.errors import SettingError
+from moto_pl.errors import MachineError, SettingError
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,7 @@ def look_at_source(path: Path) -> Whole:
                 _read(source.read(index))
                 count += 1
     except SettingError as error:
-        # Of data.dataset: no process could look through a file, which may be sound.
-        if error.setting == "data.dataset" or (not title and not isinstance(error, Damaged)):
+        if isinstance(error, MachineError) or (not title and not isinstance(error, Damaged)):
             raise
         return Whole(path, title, count, str(error.found), isinstance(error, Damaged))
     return Whole(path, title, count)

@@ -227,9 +227,12 @@ def read_log(path: Path) -> StateEpisode:
     The controls are joint positions asked for; an action is the velocity that leads there in one step.
 
     Raises:
-        SettingError: the file is cut short, or a log of another model.
+        SettingError: the file is cut short, cannot be read, or is a log of another model.
     """
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise SettingError(str(path), f"a log that cannot be read ({error.strerror})", "Copy it again.") from error
     sizes = struct.unpack("<7i", content[:28]) if len(content) >= 28 else (0,) * 7
     nq, nv, nu, mocap, sensors, user, name = sizes
     if (nq, nv) != (POSITIONS, VELOCITIES) or nu < ACTION_SIZE or min(sizes) < 0:

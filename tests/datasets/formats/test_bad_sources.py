@@ -325,6 +325,20 @@ def test_a_frame_in_the_middle_is_damaged(tmp_path: Path, capsys: pytest.Capture
     assert lines[2] == "nothing was changed: copy it again, or leave that out"
 
 
+def test_a_package_that_is_not_here_is_no_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("pyarrow", reason="needs the extra lerobot")
+    pytest.importorskip("av", reason="needs the extra lerobot")
+    path = lerobot_v2(tmp_path / "arm", LENGTHS, ["observation.images.top"])
+    for name in ("av", "pyarrow.parquet"):
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, name, None)
+            assert main(["data", "repair", str(path)]) == 2
+        said = capsys.readouterr()
+        assert 'pip install "moto_pl[lerobot]"' in said.err and "are whole" not in said.out
+
+
 def test_a_source_of_which_nothing_can_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = robomimic(tmp_path / "lift.hdf5", LENGTHS)
     path.write_bytes(path.read_bytes()[:5000])

@@ -85,3 +85,16 @@ def test_chunks_that_are_wrong(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(Damaged, match="which cannot be read"):
         Chunks(folder)
+
+
+def test_a_later_chunk_that_is_not_as_the_first(tmp_path: Path) -> None:
+    rows = stream([7], unfinished=0)
+    folder = save(tmp_path / "a", rows, [4])
+    path = next(folder.glob(f"*-{MARKS[1]}-*"))
+    later = {key: array[4:] for key, array in rows.items()}
+    np.savez(path, **{key: array for key, array in later.items() if key != "wrist"})
+    with pytest.raises(SettingError, match=f"source: found no wrist in .*{path.name}"):
+        Chunks(folder).read(0)
+    np.savez(path, **{**later, "joints": np.zeros((3, 9), np.float32)})
+    with pytest.raises(Damaged, match="episode 0 of .*which cannot be read"):
+        Chunks(folder).read(0)

@@ -126,6 +126,41 @@ def test_what_is_damaged(root: Path) -> None:
         MinariSource(path)
 
 
+@pytest.mark.parametrize(
+    ("name", "array", "found"),
+    [
+        ("rewards", np.ones((STEPS, 2), np.float32), r"rewards \(4, 2\) for 4 actions in episode 0 of "),
+        ("rewards", np.ones(0, np.float32), r"rewards \(0,\) for 4 actions in episode 0 of "),
+        ("rewards", np.float32(1), "episode 0 of .*cannot be read|rewards .* for 4 actions in episode 0 of "),
+        ("observations/state", np.float32(1), "state float32 .* in episode 0 of |episode 0 of .*cannot be read"),
+        ("observations/state", np.ones((STEPS + 1, 2, 2)), r"state float64 \(5, 2, 2\) in episode 0 of "),
+        ("observations/state", np.array([b"a"] * (STEPS + 1)), "state .* in episode 0 of |cannot be read"),
+        ("terminations", np.bool_(True), "episode 0 of .*cannot be read"),
+        ("rewards", np.ones((STEPS, 1), np.float32), None),
+    ],
+)
+def test_arrays_of_other_shapes(name: str, array: np.ndarray, found: str | None, root: Path) -> None:
+    """What is not one number or one vector a step is refused in a line, not cut to it."""
+    path = write(root)
+    with h5py.File(path / "data/main_data.hdf5", "a") as file:
+        del file[f"episode_0/{name}"]
+        file[f"episode_0/{name}"] = array
+    if found is None:
+        read = MinariSource(path).read(0)
+        assert read.columns["rewards"].shape == (STEPS,) and read.terminated
+        return
+    with pytest.raises(SettingError, match=f"^source: found .*({found})"):
+        MinariSource(path).read(0)
+
+
+def test_two_flags_a_step_do_not_say_of_which_it_is_a_success(root: Path) -> None:
+    path = write(root)
+    with h5py.File(path / "data/main_data.hdf5", "a") as file:
+        del file["episode_0/infos/success"]
+        file["episode_0/infos/success"] = np.array([[0, 1]] * (STEPS + 1))
+    assert MinariSource(path).read(0).success is None
+
+
 def test_several_become_one(root: Path) -> None:
     """With all that is known of each step."""
     parts = [str(write(root, name=name)) for name in ("test/monday-v0", "test/tuesday-v0")]

@@ -142,6 +142,10 @@ def test_directories_that_hold_nothing(tmp_path: Path, recorded: list[dict[str, 
     log.write_bytes(b"1234")
     with pytest.raises(SettingError, match="a log with 0 positions"):
         open_states(log)[0]
+    log.unlink()
+    log.symlink_to(tmp_path / "nowhere.mjl")
+    with pytest.raises(SettingError, match="cut.mjl: found a log that cannot be read .No such file"):
+        open_states(tmp_path)[0]
     write_sequences(tmp_path / "s", recorded)
     np.save(tmp_path / "s" / "existence_mask.npy", np.ones((3, 2)))
     with pytest.raises(SettingError, match="arrays"):
