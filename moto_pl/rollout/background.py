@@ -114,7 +114,7 @@ class Collector:
             context = multiprocessing.get_context("spawn")
             self._connection, theirs = context.Pipe()
             # Not a daemon: those may have no environment workers. It ends when our end of the pipe is closed.
-            self._process = context.Process(target=_serve, args=(theirs, self.environments), name="collector")
+            self._process = context.Process(target=_run, args=(theirs, self.environments), name="collector")
             self._process.start()
             theirs.close()
         try:
@@ -123,11 +123,17 @@ class Collector:
             pass  # it died: fetch finds that out
 
 
-def _serve(connection: Connection, environments: tuple[Any, ...]) -> None:
-    """Rolls what is asked for; ``environments``: the arguments of :class:`EnvPool`."""
+def _run(connection: Connection, environments: tuple[Any, ...]) -> None:
+    """The process."""
     signals.ignore()
     signals.end_with(os.getppid())
     one_thread()
+    _serve(connection, environments)
+    os._exit(0)  # taking apart what was imported takes a second, for which the learner would wait
+
+
+def _serve(connection: Connection, environments: tuple[Any, ...]) -> None:
+    """Rolls what is asked for; ``environments``: the arguments of :class:`EnvPool`."""
     pool: EnvPool | None = None
     try:
         while True:
@@ -145,4 +151,3 @@ def _serve(connection: Connection, environments: tuple[Any, ...]) -> None:
     finally:
         if pool is not None:
             pool.close()
-    os._exit(0)  # taking apart what was imported takes a second, for which the learner would wait

@@ -58,24 +58,17 @@ def collecting(agent: Agent, root: Path) -> None:
 
 
 def collecting_in_the_background(agent: Agent, root: Path) -> None:
-    # The process's own function, in a thread: what it rolls is then heard here. A thread has no signals and no parent.
+    # What the process does, in a thread: what it rolls is then heard here.
     ours, theirs = multiprocessing.Pipe()
     arguments = theirs, (ENV, OPTIONS, 0, 60.0, NO_LIMIT_SET)
     thread = threading.Thread(target=background._serve, args=arguments, daemon=True)
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("signals.ignore", "signals.end_with", "one_thread"):
-            patch.setattr(f"moto_pl.rollout.background.{name}", lambda *_: None)
-        thread.start()
-        _fetched(agent, ours)
-    thread.join(10)
-
-
-def _fetched(agent: Agent, ours: Any) -> None:
+    thread.start()
     made = background.Collector(ENV, OPTIONS, 0, 60.0)
     made._connection = ours
     made.submit(agent, Job([3], "mode", Key(0, 1), EXPLORE))
     made.fetch()
     made.close()
+    thread.join(10)
 
 
 def evaluating(agent: Agent, root: Path) -> None:

@@ -82,11 +82,7 @@ def test_an_error_there_is_raised_here_and_the_process_goes_on(collector: Collec
     assert collector._process is process
 
 
-def test_an_environment_that_cannot_be_made_is_said(agent: MOTO, monkeypatch: pytest.MonkeyPatch) -> None:
-    # What is done to the process, which is the learner's here.
-    of_process = (background.signals, "ignore"), (background.signals, "end_with"), (background, "one_thread")
-    for module, name in (*of_process, (background.os, "_exit")):
-        monkeypatch.setattr(module, name, lambda *_: None)
+def test_an_environment_that_cannot_be_made_is_said(agent: MOTO) -> None:
     ours, theirs = Pipe()
     made = Collector("moto_pl/NoSuch-v0", {}, 0, 60)
     made._connection = ours
