@@ -23,7 +23,8 @@ TESTS = Path(__file__).parent
 LONGEST = (
     *("benchmarks/test_gpu_script.py", "training/test_kitchen_configs.py", "test_own_robot.py", "test_notebooks.py"),
     *("distributed/test_elastic.py", "distributed/test_machines.py", "distributed/test_ddp.py"),
-    *("resume/test_faults.py", "agents/test_learning.py", "agents/test_trainer_arguments.py", "resume/test_audit.py"),
+    *("resume/test_faults.py", "agents/test_learning.py", "agents/test_trainer_runs.py"),
+    *("agents/test_trainer_arguments.py", "resume/test_audit.py"),
     *("datasets/kitchen/test_kitchen_arm.py", "training/test_camera_runs.py", "envs/test_metaworld.py"),
     *("parity/test_cuda_emulation.py", "datasets/kitchen/test_kitchen_demonstrations.py", "agents/test_capture.py"),
     *("campaigns/test_campaign.py", "training/test_configs.py", "deploy/test_export.py", "resume/test_resume.py"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
@@ -30,6 +31,7 @@ TINY = BehaviourConfig(
     clone_scale=2.0,
 )
 KEY = Key(3, 8)
+LATENTS = pytest.mark.parametrize("latent", ["categorical", "gaussian"])
 
 
 def make(model: dict[str, Any] | None = None, seed: int = 0, **behaviour: Any) -> MOTO:

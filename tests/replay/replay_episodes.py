@@ -1,8 +1,10 @@
 """Small episodes whose content says where it comes from."""
 
+from pathlib import Path
+
 import numpy as np
 
-from moto_pl.replay import Episode, EpisodeView
+from moto_pl.replay import Episode, EpisodeStore, EpisodeView
 
 
 def make_episode(
@@ -39,3 +41,17 @@ def assert_same(view: EpisodeView, episode: Episode) -> None:
     assert (view.terminated, view.truncated, view.info) == (episode.terminated, episode.truncated, episode.info)
     assert (view.length, view.succeeded) == (episode.length, episode.succeeded)
     assert view.total_reward == episode.total_reward
+
+
+def filled(root: Path, count: int, steps: int = 5) -> EpisodeStore:
+    store = EpisodeStore(root)
+    for seed in range(count):
+        assert store.append(make_episode(seed, steps)) == seed
+    return store
+
+
+def assert_holds(store: EpisodeStore, seeds: list[int], steps: int = 5) -> None:
+    assert len(store) == len(seeds)
+    for index, seed in enumerate(seeds):
+        assert_same(store[index], make_episode(seed, steps))
+    store.verify()
