@@ -1,4 +1,7 @@
-"""The package's floors: a module imports rooms of lower floors alone, whatever kind of import it is."""
+"""The package's floors: a module imports rooms of lower floors alone, whatever kind of import it is.
+
+And no file, of the package or beside it, is too long to be read.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ import pytest
 import moto_pl
 
 ROOT = Path(moto_pl.__file__).parent
+REPOSITORY = Path(__file__).parents[1]
 #: From the ground up; rooms of one floor do not know each other. docs/architecture.md shows it.
 FLOORS = (
     ("errors", "signals", "threads"),
@@ -41,6 +45,11 @@ def modules() -> dict[str, Path]:
 
 
 MODULES = modules()
+#: Python that is not the package's.
+BESIDE = sorted(path for part in ("tests", "benchmarks", "scripts") for path in (REPOSITORY / part).rglob("*.py"))
+BESIDE += [REPOSITORY / "setup.py"]
+#: Of the longest file.
+LINES = 500
 
 
 def imports(name: str, source: str, is_package: bool) -> Iterator[str]:
@@ -116,9 +125,14 @@ def test_an_agent_knows_no_data_module_and_a_data_module_no_agent() -> None:
 @pytest.mark.parametrize("path", MODULES.values(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_file_and_no_function_is_too_long_to_be_read(path: Path) -> None:
     source = path.read_text()
-    assert source.count("\n") <= 500
+    assert source.count("\n") <= LINES
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             body = node.body[1:] if ast.get_docstring(node) is not None else node.body
             lines = body[-1].end_lineno - body[0].lineno + 1 if body else 0  # type: ignore[operator]
             assert lines <= 60, f"{node.name}: {lines} lines"
+
+
+@pytest.mark.parametrize("path", BESIDE, ids=lambda path: str(path.relative_to(REPOSITORY)))
+def test_no_file_beside_the_package_is_too_long_to_be_read(path: Path) -> None:
+    assert path.read_text().count("\n") <= LINES
