@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from gymnasium.envs.registration import load_env_creator
 
 from moto_pl.datasets.kitchen.demonstrations import EARLIER, build_kitchen
-from moto_pl.datasets.kitchen.orders import FREE_TASK_SHARE
+from moto_pl.datasets.kitchen.orders import share_of_task
 from moto_pl.datasets.kitchen.replay import build_replay
 from moto_pl.datasets.metaworld import build_metaworld
 from moto_pl.datasets.minari_io import (
@@ -197,8 +197,8 @@ def _check_built(reader: DatasetReader, found: Builder, options: Mapping[str, An
             continue
         if key == "observe" and set(kwargs["observe"]) >= set(value):
             continue  # more than is asked for does no harm
-        if key == "task_share" and value is None and built["order"] == "free":
-            value = FREE_TASK_SHARE[found.fixed["kind"]]
+        if key == "task_share":
+            value = share_of_task(found.fixed["kind"], built["order"], value)
         said = built.get(key)
         # The metadata are JSON, which has neither paths nor tuples.
         if said != value and said != json.loads(json.dumps(value, default=str)):

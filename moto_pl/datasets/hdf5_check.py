@@ -24,7 +24,7 @@ def check_hdf5(path: Path) -> None:
     Raises:
         ValueError: says what is wrong.
         OSError: there is no such file.
-        SettingError: no process could look through it, which is no fault of the file's.
+        MachineError: no process could look through it, which is no fault of the file's.
     """
     status = path.stat()
     _check(path, status.st_mtime_ns, status.st_size, status.st_ino)

@@ -41,11 +41,6 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def data(reach_dataset: Path) -> tuple[str, ...]:
-    return ("--data.dataset", str(reach_dataset), "--data.build_missing", "false")
-
-
-@pytest.fixture(scope="module")
 def unbroken(data: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("ddp") / "unbroken"
     more = ("--data.eval_episodes", "5", "--evaluate_untrained", "true", "--trainer.log_every_n_steps", "1")

@@ -17,11 +17,6 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def data(reach_dataset: Path) -> tuple[str, ...]:
-    return ("--data.dataset", str(reach_dataset), "--data.build_missing", "false")
-
-
-@pytest.fixture(scope="module")
 def dropped(
     data: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Path, Future[subprocess.CompletedProcess[str]]] | None]:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import track
 
 from moto_pl.datasets.kitchen.arm import JITTER, KitchenArm
-from moto_pl.datasets.kitchen.orders import FREE_TASK_SHARE, Order, sequence
+from moto_pl.datasets.kitchen.orders import Order, sequence, share_of_task
 from moto_pl.datasets.minari_io import DatasetReader, check_target, default_id, open_dataset
 from moto_pl.datasets.minari_write import write_dataset
 from moto_pl.datasets.parallel import in_processes
@@ -162,7 +162,7 @@ def build_kitchen(
         "noise": noise,
         "jitter": jitter,
         "order": order,
-        "task_share": FREE_TASK_SHARE[kind] if task_share is None and order == "free" else task_share,
+        "task_share": share_of_task(kind, order, task_share),
         "keep_failures": keep_failures,
         "gl_backend": backend,
         "versions": versions("mujoco", "gymnasium-robotics", "gymnasium", "minari", "numpy"),

@@ -29,8 +29,21 @@ COMBINATIONS: tuple[tuple[str, ...], ...] = tuple(
 recorded demonstrations, 15 begin with the microwave, 7 of them go on to the kettle, and none is the task ``partial``
 itself; which of the others they are is our choice: each of the five objects after the kettle is in 13 of them."""
 
-FREE_TASK_SHARE = {"mixed": 0.1, "partial": 0.0}
-"""Share of episodes of order ``free`` that operate the task's own four objects, unless asked for otherwise."""
+_FREE_TASK_SHARE = {"mixed": 0.1, "partial": 0.0}
+
+
+def share_of_task(kind: str, order: Order, task_share: float | None) -> float | None:
+    """The share of the episodes that operate the task's own four objects, where None asks for what the order has.
+
+    Args:
+        kind: as for :func:`sequence`.
+        order: the same.
+        task_share: the same.
+
+    Returns:
+        A share in [0, 1]; None where ``COMBINATIONS`` decide.
+    """
+    return _FREE_TASK_SHARE[kind] if task_share is None and order == "free" else task_share
 
 
 def sequence(
@@ -55,7 +68,7 @@ def sequence(
     if order not in ORDERS:
         raise SettingError("order", repr(order), f"Use one of {', '.join(ORDERS)}.")
     own = KITCHEN_TASKS[kind]
-    share = FREE_TASK_SHARE[kind] if task_share is None and order == "free" else task_share
+    share = share_of_task(kind, order, task_share)
     # Evenly spread, so that any number of episodes holds the share as nearly as it can.
     if share is not None and np.floor((index + 1) * share + 0.5) > np.floor(index * share + 0.5):
         return own

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -145,10 +146,8 @@ class MinariStates(StateDataset):
         data = path if path.name == "data" else path / "data"
         metadata = read_metadata(data / METADATA_FILE_NAME)
         self.id = str(metadata.get("dataset_id", path.name))
-        try:
+        with _reading(self.id, "dataset"):
             self._storage = MinariStorage.read(data)
-        except READ_ERRORS as error:
-            raise SettingError(self.id, f"a damaged dataset ({error})", "Copy or download it again.") from error
         space: Any = self._storage.observation_space
         self._key = "observation" if "observation" in getattr(space, "spaces", {}) else None
         leaf = space[self._key] if self._key else space
@@ -161,25 +160,30 @@ class MinariStates(StateDataset):
         self._length = int(metadata["total_episodes"])
         if self._length < 1:
             raise SettingError(self.id, "no episodes", "Use a dataset with at least one.")
-        try:
+        with _reading(self.id, "dataset"):
             check_hdf5(data / DATA_FILE)
-        except SettingError:
-            raise
-        except READ_ERRORS as error:
-            raise SettingError(self.id, f"a damaged dataset ({error})", "Copy or download it again.") from error
 
     def __len__(self) -> int:
         return self._length
 
     def __getitem__(self, index: int) -> StateEpisode:
         name = f"{self.id}, episode {index}"
-        try:
+        with _reading(name, "episode"):
             raw = next(iter(self._storage.get_episodes([index])))
             numbers = raw["observations"][self._key] if self._key else raw["observations"]
             action = np.asarray(raw["actions"], np.float32)
-        except READ_ERRORS as error:
-            raise SettingError(name, f"a damaged episode ({error})", "Copy or download it again.") from error
         return _episode(name, np.asarray(numbers), action)
+
+
+@contextmanager
+def _reading(name: str, what: str) -> Iterator[None]:
+    """Says what is damaged where Minari or HDF5 cannot read it; an error that says what to do stays as it is."""
+    try:
+        yield
+    except SettingError:
+        raise
+    except READ_ERRORS as error:
+        raise SettingError(name, f"a damaged {what} ({error})", "Copy or download it again.") from error
 
 
 class SequenceStates(StateDataset):
