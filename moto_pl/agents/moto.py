@@ -65,9 +65,8 @@ class MOTO(ImaginationAgent):
         begin, end = self.config.value_episodes
         if end and self.value_share(self.schedule.total_steps - 1) == 0:
             rank_zero_warn(
-                f"behaviour.value_episodes: [{begin}, {end}]: "
-                f"this run collects {self.schedule.online_episodes} episodes, "
-                "so that its actor only clones. Set it to [0, 0] to hear the value from the start."
+                f"behaviour.value_episodes: [{begin}, {end}]: this run collects {self.schedule.online_episodes} "
+                "episodes, so that its actor only clones. Set it to [0, 0] to hear the value from the start."
             )
 
     def parts(self) -> dict[str, BatchPart]:
